@@ -1,0 +1,64 @@
+"""Every error this package raises on purpose: one small tree, each message naming field, rule and value."""
+
+__all__ = [
+    "CalibrationError",
+    "ExportError",
+    "JournalError",
+    "ModelMismatchError",
+    "PluginError",
+    "ProfileError",
+    "RecipeError",
+    "RequestError",
+    "StrategyError",
+    "UnicucoError",
+    "UnknownNameError",
+    "UnsupportedModelError",
+]
+
+
+class UnicucoError(Exception):
+    """Base of all errors that a user can cause and mend; the command line prints them without a traceback."""
+
+
+class RequestError(UnicucoError, ValueError):
+    """A request is malformed, or nothing can meet it; the message says what can."""
+
+
+class StrategyError(UnicucoError, ValueError):
+    """A strategy names units that the model lacks, or values outside [0, 1]."""
+
+
+class ProfileError(UnicucoError, ValueError):
+    """A profile folder is missing, truncated, edited, or written by a newer version."""
+
+
+class ModelMismatchError(UnicucoError, ValueError):
+    """A profile or strategy belongs to a model with another structure or other weights."""
+
+
+class UnsupportedModelError(UnicucoError, ValueError):
+    """A model that cannot be pruned right; the message says why."""
+
+
+class CalibrationError(UnicucoError, ValueError):
+    """Calibration text is missing, unreadable, or too short for the windows asked for."""
+
+
+class JournalError(UnicucoError, ValueError):
+    """A training journal is absent, in use, corrupt, or belongs to other arguments."""
+
+
+class RecipeError(UnicucoError, ValueError):
+    """A recipe that the toolkit would accept and then silently not do."""
+
+
+class ExportError(UnicucoError, RuntimeError):
+    """A checkpoint could not be written, or was found wrong when read back."""
+
+
+class PluginError(UnicucoError, RuntimeError):
+    """A plugin failed, or clashes with another."""
+
+
+class UnknownNameError(UnicucoError, LookupError):
+    """No plugin provides a space, objective or scalarization of that name; the message lists those there are."""

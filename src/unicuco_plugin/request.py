@@ -1,0 +1,148 @@
+"""A request: exactly one wish about size or quality."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from unicuco_plugin.errors import RequestError
+
+__all__ = ["Request", "parse_bytes", "read_requests"]
+
+KINDS = ("sparsity", "max_params", "max_bytes", "max_divergence", "preference")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``6000000``, ``6GB`` or ``5.5 GiB`` as a number of bytes.
+
+    Raises:
+        RequestError: If the text is not a positive number with an optional unit (kB … TB are powers of 1000,
+            KiB … TiB powers of 1024).
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][0-9]+)?)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
+    if match is None or match[2].lower() not in _UNITS:
+        raise RequestError(f"max_bytes must be a number of bytes such as 6000000, 6GB or 5.5GiB, got {text!r}")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+class Request(BaseModel):
+    """What a user asks of a profile: exactly one of the fields is set.
+
+    Attributes:
+        sparsity: Share of prunable weights to remove, at least; in (0, 1).
+        max_params: Most parameters of the whole exported checkpoint.
+        max_bytes: Most bytes of the exported weight files, before any later quantisation; also ``"6GB"``.
+        max_divergence: Most nats per token of mean KL(dense‖pruned); the smallest model within it is the answer.
+        preference: The paper's lambda, always (size, quality); non-negative, scaled to sum to one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sparsity: float | None = None
+    max_params: int | None = None
+    max_bytes: int | None = None
+    max_divergence: float | None = None
+    preference: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:  # noqa: ANN401 - validated right here
+        """Build a request from keyword fields.
+
+        Raises:
+            RequestError: If not exactly one field is given, or a value is out of its range.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            reasons = []
+            for entry in error.errors():
+                where = ".".join(str(part) for part in entry["loc"])
+                message = entry["msg"].removeprefix("Value error, ")
+                if entry["type"] == "extra_forbidden":
+                    message = f"unknown field {where!r}; a request has one of {', '.join(KINDS)}"
+                elif entry["type"] != "value_error":
+                    message = f"{where}: {message}, got {entry['input']!r}"
+                reasons.append(message)
+            raise RequestError("; ".join(reasons)) from error
+
+    @field_validator("max_bytes", mode="before")
+    @classmethod
+    def _read_unit(cls, value: object) -> object:
+        return parse_bytes(value) if isinstance(value, str) else value
+
+    @field_validator("sparsity")
+    @classmethod
+    def _check_sparsity(cls, value: float | None) -> float | None:
+        if value is not None and not 0.0 < value < 1.0:
+            raise ValueError(f"sparsity must be in (0, 1), got {value}")
+        return value
+
+    @field_validator("max_params", "max_bytes")
+    @classmethod
+    def _check_positive(cls, value: int | None) -> int | None:
+        if value is not None and value <= 0:
+            raise ValueError(f"max_params and max_bytes must be positive, got {value}")
+        return value
+
+    @field_validator("max_divergence")
+    @classmethod
+    def _check_divergence(cls, value: float | None) -> float | None:
+        if value is not None and not (value > 0.0 and math.isfinite(value)):
+            raise ValueError(f"max_divergence must be positive and finite, in nats per token, got {value}")
+        return value
+
+    @field_validator("preference")
+    @classmethod
+    def _check_preference(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is None:
+            return None
+        total = value[0] + value[1]
+        if not (min(value) >= 0.0 and 0.0 < total < math.inf):
+            raise ValueError(f"preference must be two non-negative numbers (size, quality), not both 0, got {value}")
+        return (value[0] / total, value[1] / total)
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a request has exactly one of {', '.join(KINDS)}; got {', '.join(given) or 'none'}")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The name of the one field that is set."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one field as plain JSON data."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def read_requests(path: Path) -> list[Request]:
+    """Read one JSON request a line; blank lines are skipped.
+
+    Raises:
+        RequestError: If the file cannot be read or holds no request, or a line is not one; the message names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"request file {path} cannot be read: {error}") from error
+    requests = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+            if not isinstance(fields, dict):
+                raise RequestError(f'expected an object such as {{"sparsity": 0.25}}, got {line.strip()!r}')
+            requests.append(Request.of(**fields))
+        except (json.JSONDecodeError, RequestError) as error:
+            raise RequestError(f"{path}, line {number}: {error}") from error
+    if not requests:
+        raise RequestError(f"request file {path} holds no request; write one JSON object a line")
+    return requests

@@ -1,0 +1,118 @@
+"""A strategy: how much of each unit goes, and what that is known to cost."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.request import Request
+
+__all__ = ["Divergence", "ModelReference", "Source", "Strategy"]
+
+SCHEMA = 1
+Source = Literal["stratnet", "archive", "neighbour"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelReference(_Frozen):
+    """The model that a strategy or profile was made for: a name to show, a fingerprint to check."""
+
+    name: str
+    fingerprint: str
+
+
+class Divergence(_Frozen):
+    """Mean KL(dense‖pruned) per token on calibration text, in nats.
+
+    Attributes:
+        mean: The best estimate.
+        interval90: A 90 % interval around it.
+        measured: Whether this very strategy was run on windows that the search never ranked on.
+        carried_over: Whether it was found on other weights than those it is applied to.
+    """
+
+    mean: float
+    interval90: tuple[float, float]
+    measured: bool
+    carried_over: bool = False
+
+
+class Strategy(_Frozen):
+    """Unit name → share of the unit's weights removed, with the request it answers.
+
+    Attributes:
+        units: Every unit that loses something, with its share in (0, 1].
+        sparsity: Share of all prunable weights removed.
+        params: Parameters of the whole exported checkpoint.
+        bytes: Bytes of its weights in the dtype of the dense checkpoint.
+        source: Who proposed it: StratNet, the measured archive, or a neighbour found on the surrogate's posterior.
+    """
+
+    schema_: int = Field(default=SCHEMA, alias="schema")
+    space: str
+    model: ModelReference
+    request: Request
+    sparsity: float = Field(ge=0.0, le=1.0)
+    params: int = Field(gt=0)
+    bytes: int = Field(gt=0)
+    source: Source
+    divergence: Divergence
+    units: dict[str, float]
+
+    @field_validator("schema_")
+    @classmethod
+    def _check_schema(cls, value: int) -> int:
+        if value != SCHEMA:
+            raise ValueError(f"schema must be {SCHEMA}, got {value}; a newer unicuco-plugin wrote this strategy")
+        return value
+
+    @field_validator("units")
+    @classmethod
+    def _check_units(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, share in value.items():
+            if not 0.0 < share <= 1.0:
+                raise ValueError(f"units[{name!r}] must be in (0, 1], got {share}")
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's JSON object (``unicuco strategy --json``)."""
+        data = self.model_dump(mode="json", by_alias=True, exclude={"divergence": {"carried_over"}})
+        data["request"] = self.request.to_dict()
+        if self.divergence.carried_over:
+            data["divergence"]["carried_over"] = True
+        return data
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Read the contract's JSON object back.
+
+        Raises:
+            StrategyError: If it is not a strategy; the message names the field, the rule and the value.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            parts = [f"{'.'.join(map(str, e['loc'])) or 'strategy'}: {e['msg']}" for e in error.errors()]
+            raise StrategyError(f"not a strategy: {'; '.join(parts)}") from error
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a strategy file.
+
+        Raises:
+            StrategyError: If the file cannot be read or holds no strategy.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf8"))
+        except (OSError, ValueError) as error:
+            raise StrategyError(f"strategy file {path} cannot be read: {error}") from error
+        return cls.from_dict(data)
