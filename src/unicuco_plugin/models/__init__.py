@@ -1,1 +1,1 @@
-"""models."""
+"""The only room that knows Transformers: find blocks, measure them, drop and restore them, feed them text."""

@@ -1,0 +1,109 @@
+"""Blocks switched off in place: they hand on what they are given."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unicuco_plugin.models.decoder import Decoder
+
+__all__ = ["bypass_blocks", "bypassed"]
+
+
+class _Probed(Exception):  # noqa: N818 - a signal, not an error
+    """Carries a block's output out of the forward pass that is cut short."""
+
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+
+
+def bypass_blocks(decoder: Decoder, indices: Iterable[int]) -> Callable[[], None]:
+    """Make blocks return their hidden-states input, without touching weights or configuration.
+
+    Logits equal those of the model that really lost these blocks, as long as no cache is used: a bypassed block
+    writes nothing to the cache that Transformers reads the position from, so pass ``use_cache=False``.
+
+    Args:
+        decoder: The model's view.
+        indices: Blocks to bypass, each once, in [0, blocks).
+
+    Returns:
+        A function that restores the blocks; calling it again does nothing.
+
+    Raises:
+        StrategyError: If an index is out of range or occurs twice, or no block would be left.
+    """
+    chosen = decoder.check_indices(indices)
+    if not chosen:
+        return lambda: None
+    width = _output_width(decoder)
+    blocks = [decoder.blocks[index] for index in chosen]
+    # Another tool may already have put a forward of its own on the instance.
+    before = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = MethodType(_pass_tensor if width is None else _pass_tuple(width), block)
+
+    def restore() -> None:
+        while blocks:
+            block, forward = blocks.pop(), before.pop()
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+    return restore
+
+
+@contextmanager
+def bypassed(decoder: Decoder, indices: Iterable[int]) -> Iterator[None]:
+    """Bypass blocks inside a ``with``; they are restored however it ends. See :func:`bypass_blocks`.
+
+    Raises:
+        StrategyError: If an index is out of range or occurs twice, or no block would be left.
+    """
+    restore = bypass_blocks(decoder, indices)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def _pass_tensor(self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    return hidden_states
+
+
+def _pass_tuple(width: int) -> Callable[..., tuple[Tensor | None, ...]]:
+    def forward(
+        self: nn.Module,
+        hidden_states: Tensor,
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> tuple[Tensor | None, ...]:
+        return (hidden_states, *[None] * (width - 1))
+
+    return forward
+
+
+@torch.no_grad()
+def _output_width(decoder: Decoder) -> int | None:
+    """Length of the tuple that this family's blocks return, or None where it is a bare tensor.
+
+    Asked of the first block itself, with one token: annotations in Transformers are not always true.
+    """
+
+    def stop(_module: nn.Module, _inputs: object, output: object) -> None:
+        raise _Probed(output)
+
+    hook = decoder.blocks[0].register_forward_hook(stop)
+    token = torch.zeros(1, 1, dtype=torch.long, device=decoder.model.get_input_embeddings().weight.device)
+    try:
+        decoder.model(input_ids=token, use_cache=False)
+    except _Probed as probed:
+        return len(probed.output) if isinstance(probed.output, tuple) else None
+    finally:
+        hook.remove()
+    return None

@@ -1,0 +1,97 @@
+"""Tiny random models of each family, and a tokenizer for them, built offline in milliseconds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+
+__all__ = ["FAMILIES", "VOCABULARY", "tiny_model", "tiny_tokenizer"]
+
+VOCABULARY = 128
+WORDS = [f"w{i}" for i in range(VOCABULARY - 4)]
+
+_COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    # Large enough that every block matters to the logits.
+    "initializer_range": 0.2,
+}
+_MOE = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+# Pattern of six that no family's default regenerates.
+_MIXED = ["full_attention", "sliding_attention", "sliding_attention"] * 4
+
+
+def _make(model: str, config: str, **fields: Any) -> Callable[..., tf.PreTrainedModel]:
+    def build(blocks: int = 6) -> tf.PreTrainedModel:
+        given = {name: value[:blocks] if isinstance(value, list) else value for name, value in fields.items()}
+        settings = {name: value for name, value in (_COMMON | given).items() if value is not ...}
+        settings["num_hidden_layers"] = blocks
+        return getattr(tf, model)(getattr(tf, config)(**settings))
+
+    return build
+
+
+FAMILIES: dict[str, Callable[..., tf.PreTrainedModel]] = {
+    "llama": _make("LlamaForCausalLM", "LlamaConfig", tie_word_embeddings=True),
+    "mistral": _make("MistralForCausalLM", "MistralConfig", sliding_window=16),
+    "qwen2": _make("Qwen2ForCausalLM", "Qwen2Config", use_sliding_window=True, sliding_window=8, max_window_layers=3),
+    "qwen3": _make("Qwen3ForCausalLM", "Qwen3Config", head_dim=8),
+    "phi3": _make("Phi3ForCausalLM", "Phi3Config"),
+    "gemma2": _make("Gemma2ForCausalLM", "Gemma2Config", head_dim=8, sliding_window=8, query_pre_attn_scalar=8),
+    "gemma3": _make(
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        head_dim=8,
+        sliding_window=8,
+        query_pre_attn_scalar=8,
+        layer_types=_MIXED,
+    ),
+    "smollm3": _make("SmolLM3ForCausalLM", "SmolLM3Config", no_rope_layer_interval=3),
+    "olmo2": _make("Olmo2ForCausalLM", "Olmo2Config"),
+    "granite": _make("GraniteForCausalLM", "GraniteConfig", residual_multiplier=0.5, logits_scaling=2.0),
+    "gpt_neox": _make("GPTNeoXForCausalLM", "GPTNeoXConfig", num_key_value_heads=...),
+    "opt": _make(
+        "OPTForCausalLM",
+        "OPTConfig",
+        num_key_value_heads=...,
+        intermediate_size=...,
+        initializer_range=...,
+        ffn_dim=48,
+        init_std=0.2,
+        word_embed_proj_dim=32,
+    ),
+    "qwen3_moe": _make("Qwen3MoeForCausalLM", "Qwen3MoeConfig", **_MOE),
+}
+
+
+def tiny_model(family: str, *, blocks: int = 6, seed: int = 0) -> tf.PreTrainedModel:
+    """Build a random model of a family in evaluation mode; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = FAMILIES[family](blocks=blocks)
+    return model.eval()
+
+
+def tiny_tokenizer(path: Path) -> tf.PreTrainedTokenizerFast:
+    """Save a word-level tokenizer (``w0`` … ``w123``, a chat template) under ``path`` and load it as users would."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - not a password
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = tf.PreTrainedTokenizerFast(tokenizer_object=raw, **special)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<s> {{ message['role'] }} {{ message['content'] }} </s> {% endfor %}"
+    )
+    tokenizer.save_pretrained(path)
+    return tf.AutoTokenizer.from_pretrained(path)
