@@ -1,5 +1,7 @@
 """Every error this package raises on purpose: one small tree, each message naming field, rule and value."""
 
+from pydantic import ValidationError
+
 __all__ = [
     "CalibrationError",
     "ExportError",
@@ -13,6 +15,7 @@ __all__ = [
     "UnicucoError",
     "UnknownNameError",
     "UnsupportedModelError",
+    "explain",
 ]
 
 
@@ -62,3 +65,20 @@ class PluginError(UnicucoError, RuntimeError):
 
 class UnknownNameError(UnicucoError, LookupError):
     """No plugin provides a space, objective or scalarization of that name; the message lists those there are."""
+
+
+def explain(error: ValidationError) -> str:
+    """Say which fields pydantic refused, by which rule and with which value, in one line."""
+    reasons = []
+    for entry in error.errors():
+        where = ".".join(str(part) for part in entry["loc"])
+        match entry["type"]:
+            case "value_error":  # a validator of ours, whose message names all three already
+                reasons.append(entry["msg"].removeprefix("Value error, "))
+            case "extra_forbidden":
+                reasons.append(f"unknown field {where!r}")
+            case "missing":
+                reasons.append(f"{where}: {entry['msg']}")
+            case _:
+                reasons.append(f"{where}: {entry['msg']}, got {entry['input']!r}".removeprefix(": "))
+    return "; ".join(reasons)

@@ -3,17 +3,19 @@
 import json
 import math
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
-from unicuco_plugin.errors import RequestError
+from unicuco_plugin.errors import RequestError, explain
 
 __all__ = ["Request", "parse_bytes", "read_requests"]
 
 KINDS = ("sparsity", "max_params", "max_bytes", "max_divergence", "preference")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_ROUNDING = 1e-15  # two correctly rounded shares of one total sum to 1 within 2 units in the last place, 4.4e-16
 
 
 def parse_bytes(text: str) -> int:
@@ -23,10 +25,12 @@ def parse_bytes(text: str) -> int:
         RequestError: If the text is not a positive number with an optional unit (kB … TB are powers of 1000,
             KiB … TiB powers of 1024).
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][0-9]+)?)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
-    if match is None or match[2].lower() not in _UNITS:
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
+    # Decimal, because a float would round counts above 2**53.
+    count = int(Decimal(match[1]) * _UNITS.get(match[2].lower(), 0)) if match else 0
+    if count <= 0:
         raise RequestError(f"max_bytes must be a number of bytes such as 6000000, 6GB or 5.5GiB, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    return count
 
 
 class Request(BaseModel):
@@ -49,7 +53,7 @@ class Request(BaseModel):
     preference: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, **fields: Any) -> Self:  # noqa: ANN401 - validated right here
+    def of(cls, /, **fields: Any) -> Self:  # noqa: ANN401 - validated right here
         """Build a request from keyword fields.
 
         Raises:
@@ -58,16 +62,9 @@ class Request(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            reasons = []
-            for entry in error.errors():
-                where = ".".join(str(part) for part in entry["loc"])
-                message = entry["msg"].removeprefix("Value error, ")
-                if entry["type"] == "extra_forbidden":
-                    message = f"unknown field {where!r}; a request has one of {', '.join(KINDS)}"
-                elif entry["type"] != "value_error":
-                    message = f"{where}: {message}, got {entry['input']!r}"
-                reasons.append(message)
-            raise RequestError("; ".join(reasons)) from error
+            unknown = any(entry["type"] == "extra_forbidden" for entry in error.errors())
+            hint = f"; a request has one of {', '.join(KINDS)}" if unknown else ""
+            raise RequestError(explain(error) + hint) from error
 
     @field_validator("max_bytes", mode="before")
     @classmethod
@@ -83,9 +80,9 @@ class Request(BaseModel):
 
     @field_validator("max_params", "max_bytes")
     @classmethod
-    def _check_positive(cls, value: int | None) -> int | None:
+    def _check_positive(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and value <= 0:
-            raise ValueError(f"max_params and max_bytes must be positive, got {value}")
+            raise ValueError(f"{info.field_name} must be positive, got {value}")
         return value
 
     @field_validator("max_divergence")
@@ -103,7 +100,8 @@ class Request(BaseModel):
         total = value[0] + value[1]
         if not (min(value) >= 0.0 and 0.0 < total < math.inf):
             raise ValueError(f"preference must be two non-negative numbers (size, quality), not both 0, got {value}")
-        return (value[0] / total, value[1] / total)
+        # Dividing again could move the last bit, and a request read back from JSON would not equal the one written.
+        return value if abs(total - 1.0) < _ROUNDING else (value[0] / total, value[1] / total)
 
     @model_validator(mode="after")
     def _check_one(self) -> Self:
@@ -141,7 +139,7 @@ def read_requests(path: Path) -> list[Request]:
             if not isinstance(fields, dict):
                 raise RequestError(f'expected an object such as {{"sparsity": 0.25}}, got {line.strip()!r}')
             requests.append(Request.of(**fields))
-        except (json.JSONDecodeError, RequestError) as error:
+        except ValueError as error:  # ours, JSON's, and Python's own for an integer of too many digits
             raise RequestError(f"{path}, line {number}: {error}") from error
     if not requests:
         raise RequestError(f"request file {path} holds no request; write one JSON object a line")

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, explain
 from unicuco_plugin.request import Request
 
 __all__ = ["Divergence", "ModelReference", "Source", "Strategy"]
@@ -16,7 +16,8 @@ Source = Literal["stratnet", "archive", "neighbour"]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON has no NaN and no infinity: what we write, any reader must read.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelReference(_Frozen):
@@ -40,6 +41,13 @@ class Divergence(_Frozen):
     interval90: tuple[float, float]
     measured: bool
     carried_over: bool = False
+
+    @field_validator("interval90")
+    @classmethod
+    def _check_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"interval90 must be (low, high), got {value}")
+        return value
 
 
 class Strategy(_Frozen):
@@ -68,7 +76,8 @@ class Strategy(_Frozen):
     @classmethod
     def _check_schema(cls, value: int) -> int:
         if value != SCHEMA:
-            raise ValueError(f"schema must be {SCHEMA}, got {value}; a newer unicuco-plugin wrote this strategy")
+            reason = "; a newer unicuco-plugin wrote this strategy" if value > SCHEMA else ""
+            raise ValueError(f"schema must be {SCHEMA}, got {value}{reason}")
         return value
 
     @field_validator("units")
@@ -101,8 +110,7 @@ class Strategy(_Frozen):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            parts = [f"{'.'.join(map(str, e['loc'])) or 'strategy'}: {e['msg']}" for e in error.errors()]
-            raise StrategyError(f"not a strategy: {'; '.join(parts)}") from error
+            raise StrategyError(f"not a strategy: {explain(error)}") from error
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -1,0 +1,216 @@
+"""The rules of docs/architecture.md and of the house style that a machine can hold."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "unicuco_plugin"
+
+ROOMS = [
+    "errors",
+    "request",
+    "strategy",
+    "models",
+    "spaces",
+    "objectives",
+    "search",
+    "profile",
+    "answering",
+    "modifiers",
+    "plugins",
+    "report",
+    "cli",
+]
+
+# The only rooms that may know these packages.
+HOSTS = {"transformers": {"models"}, "llmcompressor": {"modifiers", "cli"}}
+
+MOST_LINES = 300
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+every_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+def room_of(module):
+    """The room of a source file; None for the package root, which may import anything."""
+    first = module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return None if first == "__init__" else first
+
+
+def name_of(module):
+    parts = module.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def parse(module):
+    return ast.parse(module.read_text(encoding="utf8"), str(module))
+
+
+def imports(tree, module):
+    """Yield (line, dotted name) of every import, wherever it stands, relative ones resolved."""
+    package = module.relative_to(PACKAGE.parent).parent.parts
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            # ``from unicuco_plugin import models`` names a room in its list, not in its module.
+            yield from ((node.lineno, f"{start}.{alias.name}") for alias in node.names)
+
+
+def wrong_imports(tree, module, rooms=ROOMS):
+    room = room_of(module)
+    found = []
+    for line, name in imports(tree, module):
+        top, _, rest = name.partition(".")
+        allowed = room is None or room in HOSTS.get(top, {room})
+        if top == "unicuco_plugin" and room is not None:
+            target = rest.partition(".")[0]
+            allowed = target in rooms and rooms.index(target) <= rooms.index(room)
+        if not allowed:
+            found.append(f"{room}, line {line}: {name}")
+    return found
+
+
+def public(body):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return [node for node in body if isinstance(node, kinds) and not node.name.startswith("_")]
+
+
+def undocumented(body, prefix=""):
+    for node in public(body):
+        if ast.get_docstring(node) is None and not any(
+            "overload" in ast.unparse(d) or ast.unparse(d).endswith(".setter") for d in node.decorator_list
+        ):
+            yield f"{prefix}{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from undocumented(node.body, f"{prefix}{node.name}.")
+
+
+def bound_names(body):
+    for node in body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Import() | ast.ImportFrom():
+                yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
+            case ast.Assign():
+                yield from (
+                    name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)
+                )
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+            case ast.If() | ast.Try() | ast.With():
+                for part in ("body", "orelse", "finalbody"):
+                    yield from bound_names(getattr(node, part, []))
+
+
+def exported(tree):
+    """The module's ``__all__``, None where it has none."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return None
+
+
+def sort_key(name):
+    # The order of ruff's RUF022: constants, classes, the rest; numbers by value.
+    kind = 0 if name.isupper() else 1 if name[:1].isupper() else 2
+    return kind, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def test_the_rooms_are_the_chain_of_the_architecture_page():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf8")
+    [chain] = [line for line in page.splitlines() if " <- " in line]
+    assert chain.strip().split(" <- ") == ROOMS
+
+
+@every_module
+def test_a_module_stands_in_a_room_of_the_chain(module):
+    assert room_of(module) in {None, *ROOMS}
+
+
+@every_module
+def test_a_module_imports_only_from_earlier_rooms_and_its_own(module):
+    assert wrong_imports(parse(module), module) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("request.py", "from unicuco_plugin.strategy import Strategy"),
+        ("request.py", "import unicuco_plugin.cli.main"),
+        ("request.py", "from unicuco_plugin import search"),
+        ("request.py", "from unicuco_plugin import load_profile"),
+        ("models/drop.py", "from ..search import trainer"),
+        ("models/drop.py", "def late():\n    from unicuco_plugin.spaces.depth import Depth"),
+        ("search/gp.py", "import transformers"),
+        ("search/gp.py", "from transformers.utils import logging"),
+        ("report/card.py", "from llmcompressor import oneshot"),
+        ("models/drop.py", "import llmcompressor.modifiers"),
+    ],
+)
+def test_the_direction_test_sees_a_wrong_import(place, source):
+    assert len(wrong_imports(ast.parse(source), PACKAGE / place)) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("search/gp.py", "from .journal import Journal\nfrom ..errors import JournalError\nimport torch"),
+        ("models/drop.py", "from transformers import AutoConfig"),
+        ("modifiers/prune.py", "import llmcompressor.core\nfrom unicuco_plugin.models import blocks"),
+        ("__init__.py", "from unicuco_plugin.cli.main import main\nfrom unicuco_plugin import plugins"),
+    ],
+)
+def test_the_direction_test_lets_a_right_import_pass(place, source):
+    assert wrong_imports(ast.parse(source), PACKAGE / place) == []
+
+
+@every_module
+def test_only_the_command_line_prints(module):
+    calls = [n for n in ast.walk(parse(module)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
+    assert room_of(module) == "cli" or not calls
+
+
+@every_module
+def test_a_module_is_one_noun_and_not_a_drawer(module):
+    assert module.stem not in {"utils", "util", "helpers", "common", "misc"}
+
+
+@every_module
+def test_a_module_is_short(module):
+    assert len(module.read_text(encoding="utf8").splitlines()) <= MOST_LINES
+
+
+@every_module
+def test_everything_public_has_a_docstring(module):
+    tree = parse(module)
+    assert ast.get_docstring(tree) is not None
+    assert list(undocumented(tree.body)) == []
+
+
+@every_module
+def test_a_module_with_public_names_lists_them_sorted_in_all(module):
+    tree = parse(module)
+    names = exported(tree)
+    if names is None:
+        assert public(tree.body) == []
+        return
+    assert names == sorted(set(names), key=sort_key)
+
+
+@every_module
+def test_all_names_only_what_exists(module):
+    tree = parse(module)
+    names = exported(tree) or []
+    bound = set(bound_names(tree.body))
+    if "__getattr__" in bound:  # lazy names exist only once asked for
+        loaded = importlib.import_module(name_of(module))
+        bound |= {name for name in names if hasattr(loaded, name)}
+    assert [name for name in names if name not in bound] == []
