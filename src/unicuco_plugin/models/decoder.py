@@ -1,8 +1,7 @@
 """A decoder-only language model seen as a row of blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -38,7 +37,7 @@ class Decoder:
         """Full module name of every block, such as ``"model.layers.0"``."""
         return tuple(f"{self.blocks_name}.{index}" for index in range(len(self.blocks)))
 
-    def check_indices(self, indices: Iterator[int] | Any) -> tuple[int, ...]:  # noqa: ANN401 - validated right here
+    def check_indices(self, indices: Iterable[int]) -> tuple[int, ...]:
         """Sort block indices, given once each and leaving at least one block.
 
         Raises:

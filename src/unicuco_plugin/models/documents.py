@@ -1,0 +1,138 @@
+"""Documents to calibrate on: text files, JSON lines, and whatever ``datasets`` can open."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.models.loading import Tokenizer
+
+__all__ = ["Document", "read_documents"]
+
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
+_TEXT = (".txt", ".md", ".text")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document to calibrate on.
+
+    Attributes:
+        text: Its text.
+        templated: Whether a chat template wrote it, special tokens included.
+    """
+
+    text: str
+    templated: bool = False
+
+
+def read_documents(
+    source: str | Path, tokenizer: Tokenizer, *, split: str = "train", samples: int | None = None
+) -> Iterator[Document]:
+    """Read the documents of one source, in its order.
+
+    Args:
+        source: A UTF-8 text file (documents between blank lines), a JSONL file with ``text`` or ``messages``, or a
+            folder or name that ``datasets`` opens, with the same columns.
+        tokenizer: Its chat template writes ``messages`` as text.
+        split: Which split of a dataset; files have none.
+        samples: At most so many documents, from the start; all by default.
+
+    Raises:
+        CalibrationError: If the source is missing, unreadable, not UTF-8, or lacks the columns; the message names it.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() or not (path.exists() or _looks_like_file(source)):
+        records = _columns(source, _open_dataset(source, path, split), tokenizer)
+    elif path.suffix.lower() in _JSON_LINES:
+        records = _columns(source, _json_lines(path), tokenizer)
+    else:
+        records = (Document(text) for text in _paragraphs(path))
+    return islice(records, samples)
+
+
+def _looks_like_file(source: str | Path) -> bool:
+    text = str(source)
+    return (
+        isinstance(source, Path)
+        or text.startswith(("/", ".", "~"))
+        or Path(text).suffix.lower() in (*_JSON_LINES, *_TEXT)
+    )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.rstrip("\n")
+    except FileNotFoundError as error:
+        raise CalibrationError(f"calibration file {path} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise CalibrationError(
+            f"calibration file {path} must be UTF-8; line {number + 1} or soon after is not"
+        ) from error
+    except OSError as error:
+        raise CalibrationError(f"calibration file {path} cannot be read: {error.strerror or error}") from error
+
+
+def _paragraphs(path: Path) -> Iterator[str]:
+    document: list[str] = []
+    for _, line in _lines(path):
+        if line.strip():
+            document.append(line)
+        elif document:
+            yield "\n".join(document)
+            document = []
+    if document:
+        yield "\n".join(document)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CalibrationError(f"{path}, line {number}: not JSON: {error}") from error
+
+
+def _open_dataset(source: str | Path, path: Path, split: str) -> Iterator[tuple[str, Any]]:
+    # Slow to import, and text files are the common case.
+    import datasets  # noqa: PLC0415
+
+    try:
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            data = datasets.load_from_disk(str(path))
+        else:
+            data = datasets.load_dataset(str(path if path.is_dir() else source), split=split)
+        if isinstance(data, datasets.DatasetDict):
+            data = data[split]
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CalibrationError(f"dataset {source}, split {split}: cannot be opened: {reason}") from error
+    return ((f"record {number}", record) for number, record in enumerate(data))
+
+
+def _columns(source: str | Path, records: Iterable[tuple[str, Any]], tokenizer: Tokenizer) -> Iterator[Document]:
+    for place, record in records:
+        if isinstance(record, dict) and isinstance(record.get("text"), str):
+            yield Document(record["text"])
+        elif isinstance(record, dict) and isinstance(record.get("messages"), list):
+            yield Document(_chat(source, place, record["messages"], tokenizer), templated=True)
+        else:
+            got = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+            raise CalibrationError(f"{source}, {place}: expected a text or messages column, got {got or 'none'}")
+
+
+def _chat(source: str | Path, place: str, messages: list[Any], tokenizer: Tokenizer) -> str:
+    if not tokenizer.chat_template:
+        raise CalibrationError(f"{source}: has messages, but the model's tokenizer has no chat template")
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception as error:
+        raise CalibrationError(f"{source}, {place}: the chat template refuses its messages: {error}") from error

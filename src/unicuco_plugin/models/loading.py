@@ -1,0 +1,128 @@
+"""Models, configurations and tokenizers from a folder or the hub, refused early and in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.demo import materialise_smollm2
+from unicuco_plugin.models.support import check_config
+
+__all__ = ["Tokenizer", "load_config", "load_model", "load_tokenizer", "materialise_smollm2"]
+
+# How many tensor names a message lists.
+_NAMED = 3
+
+
+def load_config(
+    name_or_path: str | Path, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """Read a model's configuration and refuse what it shows to be unsupported, before any weight is read.
+
+    Args:
+        name_or_path: A local folder, which is never looked up on the network, or a name on the hub.
+        revision: A branch, tag or commit on the hub.
+        trust_remote_code: Whether code in the model's own repository may run.
+
+    Raises:
+        UnsupportedModelError: If there is no such model, or it is quantised, an encoder-decoder, multimodal, or of a
+            family whose blocks cannot be dropped.
+    """
+    where = _locate(name_or_path)
+    with _one_line(name_or_path, "its configuration"):
+        config = AutoConfig.from_pretrained(**where, revision=revision, trust_remote_code=trust_remote_code)
+    check_config(config, name=str(name_or_path))
+    return config
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+) -> PreTrainedModel:
+    """Load a causal language model in evaluation mode.
+
+    Args:
+        name_or_path: A local folder, which is never looked up on the network, or a name on the hub.
+        revision: A branch, tag or commit on the hub.
+        trust_remote_code: Whether code in the model's own repository may run.
+        dtype: A floating-point dtype such as ``"bfloat16"``, or ``"auto"`` for the checkpoint's own.
+        device: Where the model is moved after it was read on the CPU.
+
+    Raises:
+        UnsupportedModelError: If there is no such model, it cannot be pruned (see :func:`load_config`), its weights
+            are incomplete, or ``dtype`` is no floating-point dtype.
+    """
+    if isinstance(dtype, str) and dtype != "auto":
+        kind = getattr(torch, dtype, None)
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+            raise UnsupportedModelError(f"dtype must be auto or a floating-point dtype such as bfloat16, got {dtype!r}")
+        dtype = kind
+    config = load_config(name_or_path, revision, trust_remote_code)
+    with _one_line(name_or_path, "its weights"):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **_locate(name_or_path),
+            config=config,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            output_loading_info=True,
+        )
+    # Transformers fills what a checkpoint lacks with random numbers and only warns.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        listed = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+        raise UnsupportedModelError(f"{name_or_path}: {len(missing)} tensors are missing from its weights: {listed}")
+    return model.to(device).eval()
+
+
+def load_tokenizer(
+    name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Tokenizer:
+    """Load the tokenizer that lies beside a model.
+
+    Args:
+        name_or_path: A local folder, which is never looked up on the network, or a name on the hub.
+        revision: A branch, tag or commit on the hub.
+        trust_remote_code: Whether code in the model's own repository may run.
+
+    Raises:
+        UnsupportedModelError: If there is none, or it cannot be read.
+    """
+    where = _locate(name_or_path)
+    with _one_line(name_or_path, "its tokenizer"):
+        return AutoTokenizer.from_pretrained(**where, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def _locate(name_or_path: str | Path) -> dict[str, Any]:
+    """Tell a folder, read offline, from a hub name; a path that does not exist is never asked of the hub."""
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UnsupportedModelError(f"{text}: the folder has no config.json, so it is not a model")
+        return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
+    if path.exists():
+        raise UnsupportedModelError(f"{text}: expected a model folder, got a file")
+    if isinstance(name_or_path, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text:
+        raise UnsupportedModelError(f"{text}: no such model folder")
+    return {"pretrained_model_name_or_path": text, "local_files_only": False}
+
+
+@contextmanager
+def _one_line(name: str | Path, what: str) -> Iterator[None]:
+    """Turn what Transformers, the hub and the file formats raise into one line that names the model."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+        # safetensors and huggingface_hub derive their own errors from these.
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UnsupportedModelError(f"{name}: {what} cannot be loaded: {reason}") from error
