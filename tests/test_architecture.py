@@ -15,6 +15,7 @@ ROOMS = [
     "request",
     "strategy",
     "models",
+    "pruning",
     "spaces",
     "objectives",
     "search",

@@ -1,0 +1,97 @@
+"""The space ``depth`` inside the toolkit's lifecycle: blocks bypassed while it runs, dropped when it ends."""
+
+import weakref
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from llmcompressor.transformers.compression.compressed_tensors_utils import modify_save_pretrained
+from torch import nn
+
+from unicuco_plugin.models.bypass import bypass_blocks
+from unicuco_plugin.models.checkpoint import check_checkpoint, write_config_fields
+from unicuco_plugin.models.config import shrink_fields
+from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.surgery import drop_blocks
+from unicuco_plugin.modifiers.experts import native_experts
+from unicuco_plugin.pruning import dropped_blocks
+from unicuco_plugin.strategy import Strategy
+
+__all__ = ["DepthHandler", "correct_saving"]
+
+
+class DepthHandler:
+    """Applies one depth strategy to one model.
+
+    The blocks must still be there when the toolkit restores the norms that it swaps for calibration, by name; so they
+    are bypassed first and dropped after that.
+
+    Args:
+        model: The model that the toolkit works on.
+        strategy: A strategy of the space ``depth``, already checked to be this model's.
+
+    Raises:
+        StrategyError: If its units are not blocks of the model.
+        UnsupportedModelError: If the model cannot be pruned.
+    """
+
+    def __init__(self, model: nn.Module, strategy: Strategy) -> None:
+        self._model = model
+        self._indices = dropped_blocks(find_decoder(model), strategy)
+        self._restore: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Bypass the blocks: later modifiers calibrate on what is left."""
+        self._restore = bypass_blocks(find_decoder(self._model), self._indices)
+
+    def finish(self) -> None:
+        """Drop the blocks for good, and make every later save of the model right.
+
+        Raises:
+            UnsupportedModelError: If the configuration cannot describe what is left; the model is then whole again.
+        """
+        self.undo()
+        decoder = find_decoder(self._model)
+        kept = [index for index in range(len(decoder.blocks)) if index not in self._indices]
+        fields = frozenset(shrink_fields(decoder.config, kept))
+        with native_experts(self._model):
+            drop_blocks(self._model, self._indices)
+        correct_saving(self._model, fields)
+
+    def undo(self) -> None:
+        """Give the blocks their own forward back; calling it again does nothing."""
+        self._restore()
+
+
+def correct_saving(model: Any, fields: frozenset[str]) -> None:  # noqa: ANN401 - save_pretrained is replaced on it
+    """Wrap ``model.save_pretrained`` once more, so that what it writes is the pruned model.
+
+    The toolkit's own save copies the original ``config.json``, block count included, and the checkpoint would reload
+    with random blocks and no error. What is written here is read back and compared with the model.
+
+    Args:
+        model: The model after blocks were dropped.
+        fields: The configuration fields that dropping changed.
+    """
+    # Once ours is in place the toolkit takes the model for wrapped and would never add its own.
+    modify_save_pretrained(model)
+    save = model.save_pretrained
+    inside = getattr(save, "_unicuco_fields", None)
+    if inside is not None:  # a second pruning of the same model
+        inside.update(fields)
+        return
+    reference = weakref.ref(model)
+    written = set(fields)
+
+    @wraps(save)
+    def save_pretrained(save_directory: str | Path, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        live = reference()
+        save(save_directory, *args, **kwargs)
+        write_config_fields(Path(save_directory), live, sorted(written))
+        check_checkpoint(Path(save_directory), live)
+
+    # The toolkit's sign that a save is already wrapped.
+    save_pretrained._overridden = True  # type: ignore[attr-defined]
+    save_pretrained._unicuco_fields = written  # type: ignore[attr-defined]
+    model.save_pretrained = save_pretrained

@@ -1,0 +1,104 @@
+"""A strategy applied to a model in memory: checked against it, then its blocks dropped."""
+
+from typing import TypeVar
+
+from torch import nn
+
+from unicuco_plugin.errors import ModelMismatchError, StrategyError
+from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.fingerprint import Fingerprint, fingerprint
+from unicuco_plugin.models.surgery import drop_blocks
+from unicuco_plugin.strategy import ModelReference, Strategy
+
+__all__ = ["apply_strategy", "check_model", "dropped_blocks"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+# How many unit names a message lists.
+_NAMED = 3
+
+
+def check_model(
+    model: nn.Module, reference: ModelReference, *, accept_other_weights: bool, actual: Fingerprint | None = None
+) -> bool:
+    """Compare a model with the one that a strategy or profile was made for.
+
+    Args:
+        model: A causal language model with all its blocks.
+        reference: What the strategy or profile says of its model.
+        accept_other_weights: Whether the same structure with other weights (a fine-tune) will do.
+        actual: The model's fingerprint where the caller has it already; computed otherwise.
+
+    Returns:
+        True where the weights differ and that was accepted: divergences are then carried over, not measured.
+
+    Raises:
+        ModelMismatchError: If the structure differs, or the weights do without being accepted, or the reference
+            holds no fingerprint.
+    """
+    expected = Fingerprint.parse(reference.fingerprint)
+    found = actual or fingerprint(model)
+    if found.structure != expected.structure:
+        raise ModelMismatchError(
+            f"made for {reference.name!r}, whose structure this model does not have: expected structure fingerprint "
+            f"{expected.structure}, got {found.structure}"
+        )
+    if found.weights == expected.weights:
+        return False
+    if not accept_other_weights:
+        raise ModelMismatchError(
+            f"made for {reference.name!r}; this model has the same structure but other weights (expected weight "
+            f"fingerprint {expected.weights}, got {found.weights}); pass --accept-other-weights (in a recipe "
+            "accept_other_weights: true) to use it anyway, with divergences carried over"
+        )
+    return True
+
+
+def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
+    """Read the blocks that a depth strategy drops.
+
+    Args:
+        decoder: The view of a model with all its blocks.
+        strategy: A strategy of the space ``depth``.
+
+    Returns:
+        Block indices, ascending.
+
+    Raises:
+        StrategyError: If the strategy is of another space, names a unit that is not a block of this model, keeps a
+            part of a block, or leaves no block.
+    """
+    if strategy.space != "depth":
+        raise StrategyError(f"space must be 'depth' for blocks to be dropped, got {strategy.space!r}")
+    index = {name: i for i, name in enumerate(decoder.block_names)}
+    unknown = sorted(strategy.units.keys() - index.keys())
+    if unknown:
+        listed = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
+        first, last = decoder.block_names[0], decoder.block_names[-1]
+        raise StrategyError(f"units must be blocks of the model, {first} to {last}, got {listed}")
+    for name, share in strategy.units.items():
+        if share != 1.0:
+            raise StrategyError(f"units[{name!r}] must be 1.0, since a block goes as a whole, got {share}")
+    return decoder.check_indices([index[name] for name in strategy.units])
+
+
+def apply_strategy(model: Model, strategy: Strategy, *, accept_other_weights: bool = False) -> Model:
+    """Drop the blocks that a strategy removes from a model in memory, for good.
+
+    Args:
+        model: A causal language model, on any device; it is changed in place.
+        strategy: A strategy of the space ``depth``, as ``Profile.answer`` gives it.
+        accept_other_weights: Whether the same structure with other weights (a fine-tune) will do.
+
+    Returns:
+        The same model. Its configuration agrees with it, so ``save_pretrained`` writes a stock checkpoint.
+
+    Raises:
+        ModelMismatchError: If the strategy was made for another model.
+        StrategyError: If it is of another space, or its units are not blocks of this model.
+        UnsupportedModelError: If the model cannot be pruned. After any error the model is as it was.
+    """
+    indices = dropped_blocks(find_decoder(model), strategy)
+    check_model(model, strategy.model, accept_other_weights=accept_other_weights)
+    drop_blocks(model, indices)
+    return model
