@@ -1,0 +1,65 @@
+"""The model card of an exported checkpoint: what was removed, by which request, and what that is known to cost."""
+
+from importlib.metadata import version
+
+from unicuco_plugin.strategy import Divergence, Strategy
+
+__all__ = ["write_card"]
+
+_PACKAGES = ("unicuco-plugin", "llmcompressor", "transformers", "torch")
+
+
+def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, recipe: str) -> str:
+    """Write the README.md of a checkpoint.
+
+    Args:
+        base_model: The dense model's name on the hub, or its folder.
+        strategies: What was applied; empty for a recipe without a strategy.
+        params: Parameters of the exported checkpoint before any quantisation.
+        recipe: The text of ``recipe.yaml``.
+
+    Returns:
+        Markdown with the front matter that the hub reads.
+    """
+    name = base_model.rstrip("/").rpartition("/")[2] or base_model
+    on_hub = base_model.count("/") == 1 and not base_model.startswith(("/", ".", "~"))
+    front = ["---", "library_name: transformers", *([f"base_model: {base_model}"] if on_hub else [])]
+    front += ["tags:", "- pruned", "- unicuco-plugin", "- llm-compressor", "---"]
+    shown = base_model if on_hub else name
+    lines = [*front, "", f"# {name}, pruned", "", f"Base model: `{shown}`. Parameters: {params:,}.", ""]
+    for strategy in strategies:
+        lines += _describe(strategy)
+    if not strategies:
+        lines += ["The recipe below was applied; it removed no blocks.", ""]
+    lines += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    lines += ['model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")']
+    lines += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")', "```", ""]
+    lines += ["## Recipe", "", "`llmcompressor.oneshot` makes this checkpoint again from the base model with:", ""]
+    lines += ["```yaml", recipe.strip(), "```", "", "## Versions", "", "| package | version |", "|---|---|"]
+    lines += [f"| {package} | {version(package)} |" for package in _PACKAGES]
+    return "\n".join(lines) + "\n"
+
+
+def _describe(strategy: Strategy) -> list[str]:
+    request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
+    whole = [unit for unit, share in strategy.units.items() if share == 1.0]
+    partial = {unit: share for unit, share in strategy.units.items() if share != 1.0}
+    lines = ["## What was removed", "", f"Request: {request} (space `{strategy.space}`).", ""]
+    lines += [f"{len(whole)} units removed whole, named as in the base model:", ""] if whole else []
+    lines += [f"- `{unit}`" for unit in whole]
+    lines += [f"- `{unit}`: {share:.4f} of its weights" for unit, share in partial.items()]
+    lines += ["", f"Share of prunable weights removed: {strategy.sparsity:.4f}.", ""]
+    lines += ["## Divergence", "", _explain(strategy.divergence), ""]
+    return lines
+
+
+def _explain(divergence: Divergence) -> str:
+    low, high = divergence.interval90
+    value = f"{divergence.mean:.4f} nats per token, 90 % interval {low:.4f} to {high:.4f}"
+    if divergence.carried_over:
+        how = "carried over: found on other weights of the same structure, not measured on these"
+    elif divergence.measured:
+        how = "measured on held-out calibration windows"
+    else:
+        how = "predicted, not measured"
+    return f"Mean KL(dense‖pruned): {value} ({how})."

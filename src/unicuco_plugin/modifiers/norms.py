@@ -1,0 +1,39 @@
+"""Norms that the toolkit rounds on their way through calibration, made exact again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from compressed_tensors.registry import standardize_lookup_name
+from llmcompressor.modeling.offset_norm import NormCalibrationModule
+from torch import nn
+
+__all__ = ["exact_norms"]
+
+
+@contextmanager
+def exact_norms(model: nn.Module) -> Iterator[None]:
+    """Undo, when the ``with`` ends, what the toolkit's swap of norms alone did to their weights.
+
+    For Gemma and others the toolkit calibrates with ``1 + weight`` and subtracts the one again. In bfloat16 that
+    rounds away most digits of a small weight. A norm that a modifier really changed keeps its new weight.
+
+    Args:
+        model: The model, before the toolkit has it.
+    """
+    swapped = {standardize_lookup_name(name) for name in NormCalibrationModule.registered_names()}
+    swapped |= {standardize_lookup_name(name) for name in NormCalibrationModule.registered_aliases()}
+    norms = [
+        (module, module.weight.detach().clone())
+        for module in model.modules()
+        if standardize_lookup_name(type(module).__name__) in swapped and isinstance(module.weight, torch.Tensor)
+    ]
+    try:
+        yield
+    finally:
+        for module, weight in norms:
+            rounded = ((1.0 + weight.float()).to(weight.dtype).float() - 1.0).to(weight.dtype)
+            if module.weight.shape == weight.shape and torch.equal(
+                module.weight.data, rounded.to(module.weight.device)
+            ):
+                module.weight.data.copy_(weight)

@@ -1,0 +1,203 @@
+"""A recipe run on a model from start to checkpoint: the function behind ``unicuco prune``."""
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llmcompressor
+import torch
+from llmcompressor.core import reset_session
+from llmcompressor.modifiers import Modifier
+from llmcompressor.recipe import Recipe
+from torch import Tensor, nn
+
+from unicuco_plugin.errors import ExportError, UnicucoError
+from unicuco_plugin.models.checkpoint import check_checkpoint
+from unicuco_plugin.models.loading import Tokenizer, load_model, load_tokenizer
+from unicuco_plugin.modifiers.card import write_card
+from unicuco_plugin.modifiers.export import check_output, staged_folder
+from unicuco_plugin.modifiers.norms import exact_norms
+from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe
+from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
+from unicuco_plugin.strategy import Strategy
+
+__all__ = ["Export", "prune_with_recipe"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished checkpoint.
+
+    Attributes:
+        path: Its folder.
+        model: The pruned model in memory.
+        strategies: What was applied, one a space; empty for a recipe without ``SparsityProfileModifier``.
+        params: Parameters of the pruned model.
+        bytes: Bytes of its weight files.
+        seconds: Wall time from loading to the finished folder.
+    """
+
+    path: Path
+    model: Any
+    strategies: tuple[Strategy, ...]
+    params: int
+    bytes: int
+    seconds: float
+
+
+def prune_with_recipe(
+    model: str | Path | nn.Module,
+    recipe: str | Path | Modifier | Sequence[Modifier],
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    calibration: Tensor | None = None,
+    tokenizer: Tokenizer | None = None,
+    pipeline: str = "independent",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "cpu",
+    verbose: bool = False,
+) -> Export:
+    """Run a recipe on a model and write a checkpoint that stock tools load.
+
+    The folder holds weights, configuration, generation configuration, tokenizer with its chat template, recipe.yaml
+    (which replays without a profile), strategy.json and a model card. It appears complete or not at all.
+
+    Args:
+        model: A model folder, a name on the hub, or a model in memory that was loaded from one; changed in place.
+        recipe: A YAML recipe (file or text), or modifiers in order.
+        output: The folder to write; must not exist unless ``overwrite``.
+        overwrite: Replace an older checkpoint there once the new one is complete.
+        calibration: A ``windows x length`` tensor of token ids for modifiers that need data; None where none does.
+        tokenizer: The tokenizer to write beside the model; that of the model's own folder by default.
+        pipeline: The toolkit's calibration pipeline. The default gives each modifier the one it needs.
+        revision: A branch, tag or commit on the hub.
+        trust_remote_code: Whether code in the model's own repository may run.
+        dtype: A floating-point dtype, or ``"auto"`` for the checkpoint's own.
+        device: Where the model is pruned.
+        verbose: Whether the toolkit's progress messages are shown.
+
+    Returns:
+        The finished checkpoint.
+
+    Raises:
+        RecipeError: If the recipe is refused, or needs calibration text and gets none.
+        ProfileError, RequestError, StrategyError: If its profile, request or strategy is wrong.
+        ModelMismatchError: If the strategy was made for another model.
+        UnsupportedModelError: If the model cannot be loaded or pruned.
+        ExportError: If the folder cannot be written or was wrong when read back. Nothing is left behind then.
+    """
+    began = time.perf_counter()
+    set_toolkit_verbosity(verbose=verbose)
+    output = Path(output)
+    name = str(model) if isinstance(model, str | Path) else str(getattr(model, "name_or_path", ""))
+    built = _build_recipe(recipe)
+    check_pipeline(built.modifiers, pipeline, with_data=calibration is not None)
+    check_output(output, overwrite=overwrite, source=Path(name) if Path(name).is_dir() else None)
+    profiles = [modifier for modifier in built.modifiers if isinstance(modifier, SparsityProfileModifier)]
+    for modifier in profiles:  # a request that cannot be met is refused before a weight is read
+        modifier.resolve()
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    live = load_model(name, **hub, dtype=dtype, device=device) if isinstance(model, str | Path) else model
+    tokenizer = tokenizer or _find_tokenizer(name, hub)
+    for modifier in profiles:
+        modifier.check(live)
+    with staged_folder(output, overwrite=overwrite) as stage:
+        try:
+            _run(live, built, tokenizer, calibration, pipeline)
+            strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
+            params = _count(live)
+            _save(live, stage, tokenizer)
+            _describe(stage, name, strategies, params)
+        finally:
+            # After a failure this takes the bypasses off again.
+            reset_session()
+    weights = sum(path.stat().st_size for path in output.glob("*.safetensors"))
+    return Export(output, live, strategies, params, weights, time.perf_counter() - began)
+
+
+def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:
+    if isinstance(recipe, str | Path):
+        return check_recipe(recipe)
+    return Recipe.from_modifiers([recipe] if isinstance(recipe, Modifier) else list(recipe))
+
+
+def _find_tokenizer(name: str, hub: dict[str, Any]) -> Tokenizer | None:
+    """The tokenizer beside the model; a model without one is exported without one."""
+    folder = Path(name)
+    if folder.is_dir() and not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
+        return None
+    return load_tokenizer(name, **hub)
+
+
+def _run(model: Any, recipe: Recipe, tokenizer: Tokenizer | None, windows: Tensor | None, pipeline: str) -> None:  # noqa: ANN401
+    # Set because the toolkit warns about it otherwise, and sets it itself.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    data = {} if windows is None else _calibration_data(windows)
+    try:
+        with exact_norms(model):
+            llmcompressor.oneshot(model=model, recipe=recipe, tokenizer=tokenizer, pipeline=pipeline, **data)
+    except UnicucoError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, OSError) as error:
+        raise ExportError(f"llm-compressor failed on this recipe: {type(error).__name__}: {error}") from error
+
+
+def _calibration_data(windows: Tensor) -> dict[str, Any]:
+    import datasets  # noqa: PLC0415 - slow to import, and depth alone needs none
+
+    ids = windows.tolist()
+    data = datasets.Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(window) for window in ids]})
+    return {
+        "dataset": data,
+        "num_calibration_samples": len(ids),
+        "max_seq_length": windows.shape[1],
+        "shuffle_calibration_samples": False,
+    }
+
+
+def _count(model: nn.Module) -> int:
+    """Parameters of the model, without the scales that the toolkit hangs onto quantised layers."""
+    own = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if not hasattr(model.get_submodule(name.rpartition(".")[0]), "quantization_scheme")
+        or name.endswith((".weight", ".bias"))
+    ]
+    return sum(parameter.numel() for parameter in own)
+
+
+def _save(model: Any, stage: Path, tokenizer: Tokenizer | None) -> None:  # noqa: ANN401
+    try:
+        with warnings.catch_warnings():
+            # The toolkit turns every model into an offloaded one for its save.
+            warnings.filterwarnings("ignore", message="Attempting to save a model with offloaded modules")
+            model.save_pretrained(stage, save_compressed=True)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(stage)
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
+        if isinstance(error, UnicucoError):
+            raise
+        raise ExportError(f"the model could not be saved: {error}") from error
+    check_checkpoint(stage, model)
+    for file in ("recipe.yaml", "config.json"):
+        if not (stage / file).is_file():
+            raise ExportError(f"the toolkit wrote no {file}")
+
+
+def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int) -> None:
+    base = name or "a model in memory"
+    recipe = (stage / "recipe.yaml").read_text(encoding="utf8")
+    (stage / "README.md").write_text(write_card(base, strategies, params, recipe), encoding="utf8")
+    if strategies:
+        data: Any = [strategy.to_dict() for strategy in strategies]
+        text = json.dumps(data[0] if len(data) == 1 else data, indent=2, ensure_ascii=False)
+        (stage / "strategy.json").write_text(text + "\n", encoding="utf8")
