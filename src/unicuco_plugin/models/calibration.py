@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import torch
@@ -103,13 +104,11 @@ def _thin(documents: list[Document], characters: int) -> list[Document]:
 
 def _encode(documents: list[Document], tokenizer: Tokenizer) -> list[int]:
     ids: list[int] = []
-    for start in range(0, len(documents), _BATCH):
-        for templated in (False, True):
-            texts = [document.text for document in documents[start : start + _BATCH] if document.templated is templated]
-            if texts:
-                # verbose=False: a document longer than the model's context is no mistake here.
-                encoded = tokenizer(texts, add_special_tokens=not templated, verbose=False)["input_ids"]
-                ids.extend(token for document in encoded for token in document)
+    for templated, run in groupby(documents, key=lambda document: document.templated):
+        while texts := [document.text for document in islice(run, _BATCH)]:
+            # verbose=False: a document longer than the model's context is no mistake here.
+            encoded = tokenizer(texts, add_special_tokens=not templated, verbose=False)["input_ids"]
+            ids.extend(chain.from_iterable(encoded))
     return ids
 
 

@@ -132,6 +132,8 @@ def _columns(source: str | Path, records: Iterable[tuple[str, Any]], tokenizer: 
 def _chat(source: str | Path, place: str, messages: list[Any], tokenizer: Tokenizer) -> str:
     if not tokenizer.chat_template:
         raise CalibrationError(f"{source}: has messages, but the model's tokenizer has no chat template")
+    if not all(isinstance(message, dict) for message in messages):
+        raise CalibrationError(f"{source}, {place}: expected messages with role and content, got {messages!r:.80}")
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False))
     except Exception as error:

@@ -122,7 +122,7 @@ def _one_line(name: str | Path, what: str) -> Iterator[None]:
     """Turn what Transformers, the hub and the file formats raise into one line that names the model."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
-        # safetensors and huggingface_hub derive their own errors from these.
+    except Exception as error:
+        # Four libraries and the model's own code may raise here, each errors of its own.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnsupportedModelError(f"{name}: {what} cannot be loaded: {reason}") from error

@@ -21,7 +21,7 @@ from unicuco_plugin.models.loading import Tokenizer
 __all__ = ["generate_windows"]
 
 # Windows sampled together, and the unit of the cache. Sampling a token reads all weights once however many windows
-# there are: SmolLM2 on one core takes 0.12 s for 8 and 0.17 s for 32. More would keep small requests waiting for nothing.
+# there are: SmolLM2 on one core takes 0.12 s for 8 and 0.17 s for 32. A small request still waits for a whole batch.
 _BATCH = 16
 # Temperature falls linearly from the first to the second over the first tokens, then stays (the paper's schedule):
 # otherwise most windows would begin alike.

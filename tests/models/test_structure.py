@@ -1,0 +1,54 @@
+"""The check that a configuration builds the model in memory."""
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny_model
+
+from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.structure import check_structure
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_untouched_models_pass(family):
+    check_structure(tiny_model(family))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_hidden_layers": 5}, r"model\.layers\.5\..* is unexpected"),
+        ({"intermediate_size": 40}, r"up_proj\.weight has shape \(48, 32\), expected \(40, 32\)"),
+        ({"rms_norm_eps": 0.5}, r"variance_epsilon is 1e-06, expected 0.5"),
+        ({"hidden_size": "wide"}, "its configuration no longer builds a model"),
+    ],
+    ids=str,
+)
+def test_a_changed_configuration_is_refused(fields, message):
+    model = tiny_model("llama")
+    vars(model.config).update(fields)
+    with pytest.raises(UnsupportedModelError, match=message):
+        check_structure(model)
+
+
+def test_a_changed_window_is_refused():
+    model = tiny_model("gemma3")
+    model.config.layer_types = model.config.layer_types[::-1]
+    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.self_attn\.(layer_type|sliding_window|is_sliding) is"):
+        check_structure(model)
+
+
+def test_long_lists_of_differences_are_cut():
+    model = tiny_model("llama")
+    model.config.intermediate_size = 40
+    with pytest.raises(UnsupportedModelError, match=r"; and \d+ more$"):
+        check_structure(model)
+
+
+def test_parameters_of_quantised_modules_are_let_be():
+    model = tiny_model("llama")
+    linear = model.model.layers[0].mlp.up_proj
+    linear.weight_scale = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(UnsupportedModelError, match="weight_scale is unexpected"):
+        check_structure(model)
+    linear.quantization_scheme = "W4A16"
+    check_structure(model)
