@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-__all__ = ["FAMILIES", "VOCABULARY", "tiny_model", "tiny_tokenizer"]
+__all__ = ["FAMILIES", "VOCABULARY", "tiny_model", "tiny_tokenizer", "unfuse_experts"]
 
 VOCABULARY = 128
 WORDS = [f"w{i}" for i in range(VOCABULARY - 4)]
@@ -79,6 +79,20 @@ def tiny_model(family: str, *, blocks: int = 6, seed: int = 0) -> tf.PreTrainedM
         torch.manual_seed(seed)
         model = FAMILIES[family](blocks=blocks)
     return model.eval()
+
+
+def unfuse_experts(model: tf.PreTrainedModel) -> None:
+    """Give every expert of a Qwen3-MoE model its own linears, named as on disk, as the toolkit does."""
+    for block in model.model.layers:
+        fused = block.mlp.experts
+        experts = torch.nn.ModuleList(torch.nn.Module() for _ in fused.gate_up_proj)
+        for i, expert in enumerate(experts):
+            gate, up = fused.gate_up_proj[i].chunk(2)
+            for name, weight in (("gate_proj", gate), ("up_proj", up), ("down_proj", fused.down_proj[i])):
+                linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+                linear.weight.data = weight.detach().clone()
+                setattr(expert, name, linear)
+        block.mlp.experts = experts
 
 
 def tiny_tokenizer(path: Path) -> tf.PreTrainedTokenizerFast:

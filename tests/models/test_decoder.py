@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers as tf
-from tiny import FAMILIES, tiny_model
+from tiny import FAMILIES, tiny_model, unfuse_experts
 from torch import nn
 
 from unicuco_plugin.errors import StrategyError, UnsupportedModelError
@@ -21,6 +21,12 @@ def test_blocks_are_found_in_every_family(family):
     assert decoder.block_names == tuple(f"{decoder.blocks_name}.{i}" for i in range(6))
     assert decoder.config is model.config
     assert [model.get_submodule(name) for name in decoder.block_names] == list(decoder.blocks)
+
+
+def test_as_many_experts_as_blocks_do_not_confuse():
+    model = tiny_model("qwen3_moe", blocks=4)
+    unfuse_experts(model)
+    assert find_decoder(model).blocks_name == "model.layers"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model
+from tiny import FAMILIES, tiny_model, unfuse_experts
 from transformers import AutoConfig, LlamaConfig
 
 from unicuco_plugin.errors import ModelMismatchError
@@ -123,6 +123,13 @@ def test_one_changed_weight_changes_the_weights_alone():
         model.model.layers[3].mlp.up_proj.weight[1, 2] += 1.0
     after = fingerprint(model)
     assert (after.structure == before.structure, after.weights == before.weights) == (True, False)
+
+
+def test_experts_that_the_toolkit_unfused_are_the_same_weights():
+    model = tiny_model("qwen3_moe")
+    before = fingerprint(model)
+    unfuse_experts(model)
+    assert fingerprint(model) == before
 
 
 def test_chunks_do_not_show(monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model
+from tiny import FAMILIES, tiny_model, unfuse_experts
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import find_decoder
@@ -29,6 +29,13 @@ def test_bytes_bound_the_file_of_the_dense_and_the_dropped_model(family, tmp_pat
         params = sum(parameter.numel() for parameter in model.parameters())
     assert small <= sizes.bytes_without([0, 2, 10]) <= 1.01 * small
     assert sizes.params_without([0, 2, 10]) == params
+
+
+def test_experts_that_the_toolkit_unfused_have_the_same_sizes():
+    model = tiny_model("qwen3_moe")
+    before = measure_sizes(find_decoder(model))
+    unfuse_experts(model)
+    assert measure_sizes(find_decoder(model)) == before
 
 
 def test_tied_parameters_count_once():

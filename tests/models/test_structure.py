@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model
+from tiny import FAMILIES, tiny_model, unfuse_experts
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.structure import check_structure
@@ -52,3 +52,12 @@ def test_parameters_of_quantised_modules_are_let_be():
         check_structure(model)
     linear.quantization_scheme = "W4A16"
     check_structure(model)
+
+
+def test_experts_that_the_toolkit_unfused_are_the_same_structure():
+    model = tiny_model("qwen3_moe")
+    unfuse_experts(model)
+    check_structure(model)
+    del model.model.layers[2].mlp.experts[1]
+    with pytest.raises(UnsupportedModelError, match=r"model\.layers\.2\.mlp\.experts\.3\.\w+\.weight is missing"):
+        check_structure(model)

@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import ModelMismatchError
 
@@ -65,11 +66,12 @@ def fingerprint(model: PreTrainedModel) -> Fingerprint:
     Args:
         model: The model, on any device. It must have its trained blocks: bypassing does not show, dropping does.
     """
-    digest = hashlib.sha256()
+    lines = []
     # named_parameters gives a tied parameter once, under its first name.
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        digest.update(f"{name}:{tuple(parameter.shape)};".encode())
-        _update(digest, parameter.detach())
+    for name, parameter in model.named_parameters():
+        for part, tensor in _unfuse(model, name, parameter.detach()):
+            lines.append(f"{part}:{tuple(tensor.shape)}:{_hash(tensor)}\n")
+    digest = hashlib.sha256("".join(sorted(lines)).encode())
     return Fingerprint(config_fingerprint(model.config), digest.hexdigest()[:_DIGITS])
 
 
@@ -79,11 +81,20 @@ def config_fingerprint(config: PreTrainedConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
-def _update(digest: Any, tensor: Tensor) -> None:  # noqa: ANN401 - hashlib names no public type
+def _unfuse(model: PreTrainedModel, name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
+    """Fused experts one by one, as on disk: the toolkit unfuses them in memory too, and that is the same model."""
+    if tensor.dim() == 3 and re.search(r"\.experts\.\w+$", name):
+        return revert_weight_conversion(model, {name: tensor}).items()
+    return [(name, tensor)]
+
+
+def _hash(tensor: Tensor) -> str:
+    digest = hashlib.sha256()
     flat = tensor.reshape(-1)
     for start in range(0, flat.numel(), _CHUNK):
         chunk = flat[start : start + _CHUNK].to(device="cpu", dtype=torch.bfloat16).contiguous()
         digest.update(chunk.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _structure(config: PreTrainedConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import UnsupportedModelError
 
@@ -23,7 +24,7 @@ def check_structure(model: PreTrainedModel) -> None:
 
     Compared are the names and shapes of parameters and persistent buffers, and every public scalar or text attribute
     that the fresh modules have (``sliding_window``, ``layer_type``, ``layer_idx``, …). What the toolkit hangs onto
-    quantised modules is not compared.
+    quantised modules is not compared, nor the attributes of modules whose class it replaces (fused experts).
 
     Args:
         model: The model, on any device; it is not run or changed.
@@ -46,33 +47,47 @@ def check_structure(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"{label}: its configuration builds another model: {listed}")
 
 
-def _tensor_differences(model: nn.Module, fresh: nn.Module) -> Iterator[str]:
-    have = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
-    want = {name: tuple(tensor.shape) for name, tensor in fresh.state_dict(keep_vars=True).items()}
+def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Iterator[str]:
+    have, want = _checkpoint_shapes(model), _checkpoint_shapes(fresh)
     for name, shape in want.items():
         if name not in have:
             yield f"{name} is missing"
         elif have[name] != shape:
             yield f"{name} has shape {have[name]}, expected {shape}"
-    for name in have.keys() - want.keys():
-        if not _is_quantised(model.get_submodule(name.rpartition(".")[0])):
+    quantised = {name for name, module in model.named_modules() if _is_quantised(module)}
+    for name in sorted(have.keys() - want.keys()):
+        if name.rpartition(".")[0] not in quantised:
             yield f"{name} is unexpected"
 
 
-def _attribute_differences(model: nn.Module, fresh: nn.Module) -> Iterator[str]:
-    modules = dict(model.named_modules())
-    for name, module in fresh.named_modules():
-        if name not in modules:
-            yield f"module {name} is missing"
+def _checkpoint_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Shapes by the names that a checkpoint has: the toolkit unfuses experts in memory, as they are on disk."""
+    tensors = {
+        name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+    return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, tensors).items()}
+
+
+def _attribute_differences(module: nn.Module, fresh: nn.Module, name: str = "") -> Iterator[str]:
+    if type(module) is not type(fresh):
+        # Replaced by the toolkit, or another kind of layer: then its tensors differ, and that is said.
+        return
+    have = vars(module)
+    for attribute, value in vars(fresh).items():
+        if attribute.startswith("_") or attribute in _STATE or type(value) not in _SCALARS:
             continue
-        have = vars(modules[name])
-        for attribute, value in vars(module).items():
-            if attribute.startswith("_") or attribute in _STATE or type(value) not in _SCALARS:
-                continue
-            if attribute not in have:
-                yield f"{name}.{attribute} is missing"
-            elif have[attribute] != value:
-                yield f"{name}.{attribute} is {have[attribute]!r}, expected {value!r}"
+        place = f"{name}.{attribute}".lstrip(".")
+        if attribute not in have:
+            yield f"{place} is missing"
+        elif have[attribute] != value:
+            yield f"{place} is {have[attribute]!r}, expected {value!r}"
+    children = dict(module.named_children())
+    for child, fresh_child in fresh.named_children():
+        place = f"{name}.{child}".lstrip(".")
+        if child in children:
+            yield from _attribute_differences(children[child], fresh_child, place)
+        else:
+            yield f"module {place} is missing"
 
 
 def _is_quantised(module: nn.Module) -> bool:
