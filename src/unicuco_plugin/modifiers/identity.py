@@ -4,7 +4,7 @@ from llmcompressor.modeling.moe.linearize import get_linearized_moes
 from llmcompressor.modeling.offset_norm import NormCalibrationModule
 from torch import nn
 
-from unicuco_plugin.models.fingerprint import Fingerprint, fingerprint
+from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.pruning import check_model
 from unicuco_plugin.strategy import ModelReference
@@ -31,5 +31,8 @@ def check_identity(model: nn.Module, reference: ModelReference, *, accept_other_
 def _fingerprint(model: nn.Module) -> Fingerprint:
     changed = any(isinstance(module, NormCalibrationModule) for module in model.modules())
     if changed or get_linearized_moes(model):
-        return fingerprint(load_model(str(model.name_or_path)))
+        saved = fingerprint(load_model(str(model.name_or_path)))
+        if saved.structure == config_fingerprint(model.config):
+            return saved
+        # Pruned in memory since it was loaded: its weights are nobody's, which only accept_other_weights lets pass.
     return fingerprint(model)

@@ -24,16 +24,16 @@ def exact_norms(model: nn.Module) -> Iterator[None]:
     swapped = {standardize_lookup_name(name) for name in NormCalibrationModule.registered_names()}
     swapped |= {standardize_lookup_name(name) for name in NormCalibrationModule.registered_aliases()}
     norms = [
-        (module, module.weight.detach().clone())
+        (weight, weight.detach().clone())
         for module in model.modules()
-        if standardize_lookup_name(type(module).__name__) in swapped and isinstance(module.weight, torch.Tensor)
+        if standardize_lookup_name(type(module).__name__) in swapped
+        for name, weight in module.named_parameters(recurse=False)
+        if name == "weight"
     ]
     try:
         yield
     finally:
-        for module, weight in norms:
-            rounded = ((1.0 + weight.float()).to(weight.dtype).float() - 1.0).to(weight.dtype)
-            if module.weight.shape == weight.shape and torch.equal(
-                module.weight.data, rounded.to(module.weight.device)
-            ):
-                module.weight.data.copy_(weight)
+        for weight, before in norms:
+            rounded = ((1.0 + before.float()).to(before.dtype).float() - 1.0).to(before.dtype)
+            if torch.equal(weight.detach(), rounded):
+                weight.data.copy_(before)

@@ -16,7 +16,7 @@ from llmcompressor.modifiers import Modifier
 from llmcompressor.recipe import Recipe
 from torch import Tensor, nn
 
-from unicuco_plugin.errors import ExportError, UnicucoError
+from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
 from unicuco_plugin.models.checkpoint import check_checkpoint
 from unicuco_plugin.models.loading import Tokenizer, load_model, load_tokenizer
 from unicuco_plugin.modifiers.card import write_card
@@ -91,6 +91,7 @@ def prune_with_recipe(
     Raises:
         RecipeError: If the recipe is refused, or needs calibration text and gets none.
         ProfileError, RequestError, StrategyError: If its profile, request or strategy is wrong.
+        CalibrationError: If there is calibration text and no tokenizer.
         ModelMismatchError: If the strategy was made for another model.
         UnsupportedModelError: If the model cannot be loaded or pruned.
         ExportError: If the folder cannot be written or was wrong when read back. Nothing is left behind then.
@@ -108,6 +109,8 @@ def prune_with_recipe(
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     live = load_model(name, **hub, dtype=dtype, device=device) if isinstance(model, str | Path) else model
     tokenizer = tokenizer or _find_tokenizer(name, hub)
+    if calibration is not None and tokenizer is None:
+        raise CalibrationError(f"{name}: has no tokenizer, which llm-compressor needs to calibrate")
     for modifier in profiles:
         modifier.check(live)
     with staged_folder(output, overwrite=overwrite) as stage:

@@ -223,11 +223,15 @@ class SparsityProfileModifier(Modifier):
         )
 
     def _answer(self) -> tuple[Strategy, ...]:
-        # Profiles bring the search's packages with them; a replayed strategy needs none of these.
-        from unicuco_plugin.answering import load_profile  # noqa: PLC0415
-
         entries = self.profiles or [ProfileEntry(profile=self.profile or "", request=self.request or {})]
-        return tuple(load_profile(entry.profile).answer(Request.of(**entry.request)) for entry in entries)
+        return tuple(_load_profile(entry.profile).answer(Request.of(**entry.request)) for entry in entries)
+
+
+def _load_profile(source: str) -> Any:  # noqa: ANN401 - imported late
+    # Profiles bring the search's packages with them; a replayed strategy needs none of these.
+    from unicuco_plugin.answering import load_profile  # noqa: PLC0415
+
+    return load_profile(source)
 
 
 def _check_spaces(strategies: tuple[Strategy, ...]) -> None:

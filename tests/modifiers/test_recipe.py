@@ -1,0 +1,109 @@
+"""Recipes that the toolkit would accept and then silently not do."""
+
+from pathlib import Path
+
+import pytest
+from llmcompressor.modifiers import Modifier
+from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+from llmcompressor.modifiers.quantization import QuantizationModifier
+
+from unicuco_plugin.errors import RecipeError
+from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe
+from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+GOOD = """
+pruning_stage:
+  pruning_modifiers:
+    SparsityProfileModifier:
+      profile: some-profile
+      request: {sparsity: 0.25}
+    WandaPruningModifier: {sparsity: 0.5, mask_structure: "2:4"}
+"""
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_a_good_recipe_is_built_from_a_file_or_a_text(as_file, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GOOD, encoding="utf8")
+    first, second = check_recipe(path if as_file else GOOD).modifiers
+    assert isinstance(first, SparsityProfileModifier)
+    assert first.request == {"sparsity": 0.25}
+    assert isinstance(second, WandaPruningModifier)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_recipes_we_ship_are_good_and_need_no_data(path):
+    modifiers = check_recipe(path).modifiers
+    assert isinstance(modifiers[0], SparsityProfileModifier)
+    check_pipeline(modifiers, "independent", with_data=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "recipe: the recipe is empty"),
+        ("# only a comment\n", "recipe: the recipe is empty"),
+        ("null\n", "recipe: the recipe is empty"),
+        ("{}\n", "recipe: the recipe holds no modifier"),
+        ("- pruning_stage\n- b\n", "line 1: a recipe is a mapping of stages"),
+        ("a_stage: [\n", "line 2: "),
+        ("pruning:\n  a_modifiers: {W: {}}\n", "line 1: 'pruning' would be skipped: .* must end in _stage"),
+        ("a_stage:\n  pruning: {W: {}}\n", "line 2: 'pruning' would be skipped: .* must end in _modifiers"),
+        ("a_stage:\n", "'a_stage' is empty and would be skipped"),
+        ("a_stage:\n  b_modifiers:\n", "line 2: 'b_modifiers' is empty and would be skipped"),
+        ("a_stage:\n  b_modifiers: {}\n", "line 2: 'b_modifiers' is empty and would be skipped"),
+        ("a_stage:\n  b_modifiers:\n    WandaPruningModifier:\n", "line 3: WandaPruningModifier has no body"),
+        ("a_stage:\n  b_modifiers:\n    WandaPruningModifier: 3\n", "line 3: WandaPruningModifier has no body"),
+        (
+            "a_stage:\n  b_modifiers:\n    W: {}\n    V: {}\n    W: {}\n",
+            "line 5: 'W' stands here and in line 3, and the last would win; put the second one into a group of its own",
+        ),
+        ("a_stage: {b_modifiers: {W: {}}}\na_stage: {b_modifiers: {W: {}}}\n", "line 2: 'a_stage' stands here and"),
+        ("a_stage:\n  b_modifiers:\n    W:\n      sparsity: 0.5\n      sparsity: 0.6\n", "line 5: 'sparsity' stands"),
+        (
+            "a_stage:\n  b_modifiers:\n    W:\n      mask_structure: 2:4\n",
+            "line 4: 2:4 without quotes is the number 124 in YAML; write '2:4'",
+        ),
+        ("a_stage:\n  b_modifiers:\n    NoSuchModifier: {a: 1}\n", "No modifier of type 'NoSuchModifier' found"),
+        ("a_stage:\n  b_modifiers:\n    WandaPruningModifier: {sparsty: 1}\n", "sparsty"),
+        ("a_stage:\n  b_modifiers:\n    SparsityProfileModifier: {}\n", "give exactly one of profile, strategy"),
+    ],
+)
+def test_what_the_toolkit_would_misread_is_refused_with_its_line(text, message):
+    with pytest.raises(RecipeError, match=message):
+        check_recipe(text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"nothing\.yaml cannot be read"):
+        check_recipe(tmp_path / "nothing.yaml")
+
+
+def test_a_file_is_named_with_the_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("pruning: {}\n", encoding="utf8")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml, line 1: 'pruning' would be skipped"):
+        check_recipe(path)
+
+
+def test_datafree_is_refused_for_a_modifier_that_needs_data():
+    with pytest.raises(RecipeError, match="pipeline must not be 'datafree' with SparseGPTModifier"):
+        check_pipeline([SparseGPTModifier(sparsity=0.5)], "datafree", with_data=True)
+
+
+def test_a_modifier_that_needs_data_is_refused_without():
+    with pytest.raises(RecipeError, match="SparseGPTModifier needs calibration text, got none"):
+        check_pipeline([SparseGPTModifier(sparsity=0.5)], "independent", with_data=False)
+
+
+@pytest.mark.parametrize("pipeline", ["independent", "datafree", "sequential", "basic"])
+def test_modifiers_that_need_no_data_run_under_every_pipeline(pipeline):
+    modifiers: list[Modifier] = [QuantizationModifier(targets=["Linear"], scheme="FP8_DYNAMIC")]
+    check_pipeline(modifiers, pipeline, with_data=False)
+
+
+def test_a_recipe_without_modifiers_is_refused():
+    with pytest.raises(RecipeError, match="the recipe holds no modifier"):
+        check_pipeline([], "independent", with_data=False)
