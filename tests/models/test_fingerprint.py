@@ -11,7 +11,7 @@ from unicuco_plugin.errors import ModelMismatchError
 from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
 from unicuco_plugin.models.loading import load_model
 
-# config.json of HuggingFaceTB/SmolLM2-135M-Instruct as the hub has it.
+# SmolLM2-135M-Instruct in the hub's spelling: older field names, and decoration that no class declares.
 HUB = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
