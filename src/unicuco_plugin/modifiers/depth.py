@@ -14,7 +14,6 @@ from unicuco_plugin.models.checkpoint import check_checkpoint, write_config_fiel
 from unicuco_plugin.models.config import shrink_fields
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.surgery import drop_blocks
-from unicuco_plugin.modifiers.experts import native_experts
 from unicuco_plugin.pruning import dropped_blocks
 from unicuco_plugin.strategy import Strategy
 
@@ -55,8 +54,7 @@ class DepthHandler:
         decoder = find_decoder(self._model)
         kept = [index for index in range(len(decoder.blocks)) if index not in self._indices]
         fields = frozenset(shrink_fields(decoder.config, kept))
-        with native_experts(self._model):
-            drop_blocks(self._model, self._indices)
+        drop_blocks(self._model, self._indices)
         correct_saving(self._model, fields)
 
     def undo(self) -> None:

