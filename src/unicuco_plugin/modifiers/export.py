@@ -73,10 +73,12 @@ def _make_parents(folder: Path) -> list[Path]:
 
 
 def _open_for_others(folder: Path) -> None:
-    """Give the folder the permissions of any new one; temporary folders are private."""
+    """Give the folder and its files the permissions of any new ones; temporary folders and safetensors are private."""
     mask = os.umask(0)
     os.umask(mask)
     folder.chmod(0o777 & ~mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _swap(stage: Path, output: Path) -> None:
