@@ -29,24 +29,27 @@ PROMPTS = (
     "Photosynthesis is the process by which",
 )
 PREFILL = 512  # tokens of the prompt whose prefill is timed
-GENERATED = 128  # tokens generated one by one after a prompt of 64
+GENERATED = 64  # tokens generated one by one after a prompt of 64
 SHORT = 64
-CONTINUED = 48  # greedy tokens compared
+CONTINUED = 32  # greedy tokens compared
 
 
 def main() -> None:
     """Measure both checkpoints in one engine and write, or extend, the results."""
     arguments = read_arguments()
     if arguments.measure:
-        print(json.dumps(measure(arguments.engine, arguments.measure, arguments.dtype)))
+        found = measure(arguments.engine, arguments.measure, arguments.dtype, timed=not arguments.untimed)
+        print(json.dumps(found))
         return
     results: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     runs: dict[str, list[dict[str, Any]]] = {"dense": [], "pruned": []}
     for _ in range(arguments.rounds):
         for name, entries in runs.items():
             entries.append(run_apart(arguments, getattr(arguments, name), arguments.dtype))
-    exact = {name: run_apart(arguments, getattr(arguments, name), "float32")["continuations"] for name in runs}
-    entry = {name: best(entries) | {"continuations_float32": exact[name]} for name, entries in runs.items()}
+    exact = {name: run_apart(arguments, getattr(arguments, name), "float32", "--untimed") for name in runs}
+    entry = {
+        name: best(entries) | {"continuations_float32": exact[name]["continuations"]} for name, entries in runs.items()
+    }
     ratios = {
         key: round(entry["pruned"][key] / entry["dense"][key], 3)
         for key in ("prefill_tokens_per_second", "generation_tokens_per_second", "peak_rss_mb", "weight_mb")
@@ -66,8 +69,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     parser.add_argument("--dtype", default="bfloat16", help="of the timed runs; continuations are also made in float32")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=1, help="more than there are idle cores is far slower")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--untimed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.measure and not (arguments.dense and arguments.pruned and arguments.output):
@@ -75,12 +79,14 @@ def read_arguments() -> argparse.Namespace:
     return arguments
 
 
-def run_apart(arguments: argparse.Namespace, model: Path, dtype: str) -> dict[str, Any]:
+def run_apart(arguments: argparse.Namespace, model: Path, dtype: str, *options: str) -> dict[str, Any]:
     """Measure one model in a process of its own."""
     command = [sys.executable, __file__, "--measure", str(model), "--engine", arguments.engine, "--dtype", dtype]
+    command += options
     environment = os.environ | {
         "OMP_NUM_THREADS": str(arguments.threads),
         "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, so that its peak memory is the whole
         "VLLM_LOGGING_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",
@@ -92,26 +98,33 @@ def run_apart(arguments: argparse.Namespace, model: Path, dtype: str) -> dict[st
     return result
 
 
-def measure(engine: str, model: Path, dtype: str) -> dict[str, Any]:
+def measure(engine: str, model: Path, dtype: str, *, timed: bool) -> dict[str, Any]:
     """Time one checkpoint and continue the prompts greedily."""
     generate, tokenizer = (with_transformers if engine == "transformers" else with_vllm)(model, dtype)
-    long = [tokenizer(prompt).input_ids for prompt in PROMPTS]
-    filler = [5 + (7 * i) % 997 for i in range(PREFILL + 2)]  # any text costs the same
-    generate(filler[:SHORT], 2)  # the first call allocates and compiles
-    prefill = timed(lambda: generate(filler[1 : 1 + PREFILL], 1))
-    first = timed(lambda: generate(filler[2 : 2 + SHORT], 1))
-    both = timed(lambda: generate(filler[2 : 2 + SHORT], 1 + GENERATED))
-    return {
-        "prefill_tokens_per_second": round(PREFILL / prefill, 1),
-        "generation_tokens_per_second": round(GENERATED / (both - first), 1),
+    prompts = [tokenizer(prompt).input_ids for prompt in PROMPTS]
+    found: dict[str, Any] = time_model(generate) if timed else {}
+    return found | {
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "weight_mb": round(sum(path.stat().st_size for path in model.glob("*.safetensors")) / 1e6, 1),
         "blocks": json.loads((model / "config.json").read_text())["num_hidden_layers"],
-        "continuations": [generate(prompt, CONTINUED) for prompt in long],
+        "continuations": [generate(prompt, CONTINUED) for prompt in prompts],
     }
 
 
-def timed(action: Callable[[], object], repeats: int = 3) -> float:
+def time_model(generate: Callable[[list[int], int], list[int]]) -> dict[str, float]:
+    """Measure tokens per second of prefill, and of generation without the prefill before it."""
+    filler = [5 + (7 * i) % 997 for i in range(PREFILL + 2)]  # any text costs the same
+    generate(filler[:SHORT], 2)  # the first call allocates and compiles
+    prefill = fastest(lambda: generate(filler[1 : 1 + PREFILL], 1))
+    first = fastest(lambda: generate(filler[2 : 2 + SHORT], 1))
+    both = fastest(lambda: generate(filler[2 : 2 + SHORT], 1 + GENERATED))
+    return {
+        "prefill_tokens_per_second": round(PREFILL / prefill, 1),
+        "generation_tokens_per_second": round(GENERATED / (both - first), 1),
+    }
+
+
+def fastest(action: Callable[[], object], repeats: int = 2) -> float:
     """Seconds of the fastest of a few runs."""
     seconds = []
     for _ in range(repeats):

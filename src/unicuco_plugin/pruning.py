@@ -1,21 +1,34 @@
 """A strategy applied to a model in memory: checked against it, then its blocks dropped."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from unicuco_plugin.errors import ModelMismatchError, StrategyError
 from unicuco_plugin.models.decoder import Decoder, find_decoder
-from unicuco_plugin.models.fingerprint import Fingerprint, fingerprint
+from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
 from unicuco_plugin.models.surgery import drop_blocks
 from unicuco_plugin.strategy import ModelReference, Strategy
 
-__all__ = ["apply_strategy", "check_model", "dropped_blocks"]
+__all__ = ["apply_strategy", "check_config", "check_model", "dropped_blocks"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
 # How many unit names a message lists.
 _NAMED = 3
+
+
+def check_config(config: Any, reference: ModelReference) -> None:  # noqa: ANN401 - a Transformers configuration
+    """Refuse a model of another structure from its configuration alone, before any weight is read.
+
+    Args:
+        config: The configuration of a model with all its blocks.
+        reference: What the strategy or profile says of its model.
+
+    Raises:
+        ModelMismatchError: If the structure differs, or the reference holds no fingerprint.
+    """
+    _check_structure(config_fingerprint(config), reference)
 
 
 def check_model(
@@ -36,13 +49,8 @@ def check_model(
         ModelMismatchError: If the structure differs, or the weights do without being accepted, or the reference
             holds no fingerprint.
     """
-    expected = Fingerprint.parse(reference.fingerprint)
     found = actual or fingerprint(model)
-    if found.structure != expected.structure:
-        raise ModelMismatchError(
-            f"made for {reference.name!r}, whose structure this model does not have: expected structure fingerprint "
-            f"{expected.structure}, got {found.structure}"
-        )
+    expected = _check_structure(found.structure, reference)
     if found.weights == expected.weights:
         return False
     if not accept_other_weights:
@@ -52,6 +60,16 @@ def check_model(
             "accept_other_weights: true) to use it anyway, with divergences carried over"
         )
     return True
+
+
+def _check_structure(found: str, reference: ModelReference) -> Fingerprint:
+    expected = Fingerprint.parse(reference.fingerprint)
+    if found != expected.structure:
+        raise ModelMismatchError(
+            f"made for {reference.name!r}, whose structure this model does not have: expected structure fingerprint "
+            f"{expected.structure}, got {found}"
+        )
+    return expected
 
 
 def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:

@@ -103,9 +103,18 @@ def test_what_can_be_refused_early_is(dense, modifier, tmp_path):
         prune_with_recipe(dense, "", tmp_path / "new")
 
 
-def test_another_model_is_refused_and_leaves_nothing(checkpoint, modifier, tmp_path):
-    with pytest.raises(ModelMismatchError, match="made for 'tiny'"):
+@pytest.mark.usefixtures("forbidden")
+def test_another_structure_is_refused_from_its_configuration(checkpoint, modifier, tmp_path):
+    with pytest.raises(ModelMismatchError, match="whose structure this model does not have"):
         prune_with_recipe(checkpoint("mistral"), modifier, tmp_path / "a" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_weights_are_refused_and_leave_nothing(dense, modifier, tmp_path):
+    model = load_model(dense)
+    torch.nn.init.ones_(model.get_input_embeddings().weight)
+    with pytest.raises(ModelMismatchError, match="same structure but other weights"):
+        prune_with_recipe(model, modifier, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -202,6 +202,15 @@ def test_fields_that_contradict_each_other_are_refused(fields, message):
         SparsityProfileModifier(**fields)
 
 
+def test_two_of_these_modifiers_in_one_recipe_are_refused(checkpoint, depth_strategy):
+    model = load_model(checkpoint("llama"))
+    before = fingerprint(model)
+    recipe = [SparsityProfileModifier(strategy=depth_strategy(model, (index,))) for index in (1, 2)]
+    with pytest.raises(RecipeError, match="one SparsityProfileModifier a recipe; give it several profiles"):
+        oneshot(model=model, recipe=recipe)
+    assert fingerprint(model) == before
+
+
 def test_a_missing_strategy_file_is_named(tmp_path):
     with pytest.raises(StrategyError, match=r"strategy file .*nothing\.json cannot be read"):
         SparsityProfileModifier(strategy=tmp_path / "nothing.json").resolve()

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
 from unicuco_plugin.models.checkpoint import check_checkpoint
-from unicuco_plugin.models.loading import Tokenizer, load_model, load_tokenizer
+from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, load_tokenizer
 from unicuco_plugin.modifiers.card import write_card
 from unicuco_plugin.modifiers.export import check_output, staged_folder
 from unicuco_plugin.modifiers.norms import exact_norms
 from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
+from unicuco_plugin.pruning import check_config
 from unicuco_plugin.strategy import Strategy
 
 __all__ = ["Export", "prune_with_recipe"]
@@ -104,9 +105,11 @@ def prune_with_recipe(
     check_pipeline(built.modifiers, pipeline, with_data=calibration is not None)
     check_output(output, overwrite=overwrite, source=Path(name) if Path(name).is_dir() else None)
     profiles = [modifier for modifier in built.modifiers if isinstance(modifier, SparsityProfileModifier)]
-    for modifier in profiles:  # a request that cannot be met is refused before a weight is read
-        modifier.resolve()
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    # Requests that cannot be met and models of another structure are refused before a weight is read.
+    config = load_config(name, **hub) if isinstance(model, str | Path) else model.config
+    for strategy in [strategy for modifier in profiles for strategy in modifier.resolve()]:
+        check_config(config, strategy.model)
     live = load_model(name, **hub, dtype=dtype, device=device) if isinstance(model, str | Path) else model
     tokenizer = tokenizer or _find_tokenizer(name, hub)
     if calibration is not None and tokenizer is None:

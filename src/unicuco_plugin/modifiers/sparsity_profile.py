@@ -175,6 +175,7 @@ class SparsityProfileModifier(Modifier):
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Answer, check and bypass; after an error the model is as it was."""
+        _check_alone()
         if not self._checked:
             self.check(state.model)
         try:
@@ -242,6 +243,13 @@ def _check_spaces(strategies: tuple[Strategy, ...]) -> None:
     twice = sorted({space for space in spaces if spaces.count(space) > 1})
     if twice:
         raise RecipeError(f"one strategy a space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
+
+
+def _check_alone() -> None:
+    """Two of these would each count blocks in a model that still has all of them."""
+    modifiers = active_session().lifecycle.recipe.modifiers
+    if sum(isinstance(modifier, SparsityProfileModifier) for modifier in modifiers) > 1:
+        raise RecipeError("one SparsityProfileModifier a recipe; give it several profiles with profiles: [...]")
 
 
 def _ran_to_its_end() -> bool:
