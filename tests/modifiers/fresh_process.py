@@ -13,7 +13,8 @@ def describe(folder: str) -> dict[str, object]:
     model.eval()
     logits = model(torch.arange(3, 43)[None]).logits.float()
     # In bfloat16 two nearly equal logits may change places between a cached and an uncached step.
-    model.float()
+    if model.dtype is torch.bfloat16:
+        model.float()
     prompt = torch.arange(3, 11)[None]
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     cached, uncached = (model.generate(prompt, **options, use_cache=use)[0].tolist() for use in (True, False))

@@ -106,3 +106,14 @@ def test_later_modifiers_calibrate_on_the_blocks_that_are_left(
     modifier = WandaPruningModifier(sparsity=0.5, targets=["Linear"], ignore=["re:.*lm_head"])
     apart = prune_with_recipe(tmp_path / "smaller", modifier, tmp_path / "apart", calibration=calibration).model
     torch.testing.assert_close(together(token_ids).logits, apart(token_ids).logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pipeline", ["sequential", "basic"])
+@torch.no_grad()
+def test_every_pipeline_that_calibrates_drops_and_prunes(pipeline, exports, checkpoint, calibration, tmp_path):
+    recipe = exports["folder"] / "llama" / "wanda" / "recipe.yaml"
+    done = prune_with_recipe(checkpoint("llama"), recipe, tmp_path / "out", calibration=calibration, pipeline=pipeline)
+    model = load_model(done.path)
+    assert model.config.num_hidden_layers == 4
+    layers = dict(match_named_modules(model, ["Linear"], ["re:.*lm_head"]))
+    assert all((layer.weight == 0).float().mean() > 0.45 for layer in layers.values())
