@@ -1,1 +1,1 @@
-"""cli."""
+"""The command ``unicuco``: one file a subcommand, each importing what is slow only when it runs."""

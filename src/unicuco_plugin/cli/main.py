@@ -1,0 +1,58 @@
+"""The command ``unicuco`` itself: finds the subcommand and imports no other."""
+
+import importlib
+from typing import Any
+
+import click
+
+from unicuco_plugin.cli.failure import reporting
+from unicuco_plugin.cli.options import debug_option
+
+__all__ = ["CommandGroup", "main"]
+
+# In the order of use, with the first sentence of each: --help must not import torch to know them. A test holds them to
+# what the commands themselves say.
+_COMMANDS = {
+    "train": "Train a profile: measure strategies on the model, and learn to answer any request from them.",
+    "strategy": "Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds.",
+    "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
+    "prune": "Prune a model by a profile and a request, a stored strategy, or a recipe, and write the checkpoint.",
+    "evaluate": "Evaluate a model, or a pruned one beside it, on windows of each TEXT (text, JSONL or a dataset).",
+    "demo": "Prune SmolLM2-135M from a packaged profile, export it, and compare it with the dense model.",
+    "plugins": "List every space, objective, scalarization and peer with the package that it comes from.",
+}
+
+
+class CommandGroup(click.Group):
+    """Imports a subcommand when it is asked for; whatever it raises becomes one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The subcommands in the order of use."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one subcommand; None where there is none of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"unicuco_plugin.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands, importing none."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run the subcommand; see :func:`unicuco_plugin.cli.failure.reporting`."""
+        with reporting(ctx):
+            return super().invoke(ctx)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="unicuco-plugin", prog_name="unicuco")
+@debug_option
+def main() -> None:
+    """Train one small policy for a language model, once; then answer any compression request for it.
+
+    Exit codes: 0 done, 1 an error that one line on standard error explains, 2 a wrong option, 130 interrupted.
+    """

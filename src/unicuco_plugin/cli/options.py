@@ -1,0 +1,168 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from unicuco_plugin.cli.failure import DEBUG, one_line
+from unicuco_plugin.request import KINDS, Request
+
+__all__ = [
+    "ManyFilesCommand",
+    "accept_option",
+    "calibration_option",
+    "debug_option",
+    "json_option",
+    "model_options",
+    "overwrite_option",
+    "read_request",
+    "request_options",
+    "window_options",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class ManyFilesCommand(click.Command):
+    """Takes ``--calibration a.txt b.txt`` as well as ``--calibration a.txt --calibration b.txt``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat the option before each further file, which is what click understands."""
+        return super().parse_args(ctx, _repeat("--calibration", args))
+
+
+def _read_pair(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    try:
+        size, quality = (float(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not two numbers such as 0.3,0.7") from error
+    return size, quality
+
+
+def _check_device(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if value != "cpu":
+        import torch
+
+        try:
+            torch.empty(0, device=value)
+        except (RuntimeError, AssertionError) as error:
+            raise click.BadParameter(f"{value!r} cannot be used: {one_line(str(error))}") from error
+    return value
+
+
+def _note_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[DEBUG] = True
+
+
+# Eager, so that it counts for errors in any other option too.
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_note_debug, help="Show tracebacks of errors."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at --output once the new is done.")
+accept_option = click.option(
+    "--accept-other-weights",
+    is_flag=True,
+    help="Also serve a model of the same structure with other weights (a fine-tune); divergences are then carried "
+    "over, not measured.",
+)
+
+_REQUEST_OPTIONS = (
+    click.option("--sparsity", type=float, help="Share of prunable weights to remove, at least; in (0, 1)."),
+    click.option("--max-params", type=int, help="Most parameters of the whole exported checkpoint."),
+    click.option("--max-bytes", metavar="BYTES", help="Most bytes of its weight files; also 200MB, 5.5GiB."),
+    click.option("--max-divergence", type=float, help="Most divergence, in nats per token; the smallest model wins."),
+    click.option(
+        "--preference",
+        metavar="SIZE,QUALITY",
+        callback=_read_pair,
+        help="Weights of size and quality, for instance 0.3,0.7.",
+    ),
+)
+
+
+def request_options(function: Function) -> Function:
+    """Add one option for each kind of request; :func:`read_request` reads them."""
+    return _apply(_REQUEST_OPTIONS, function)
+
+
+def read_request(fields: dict[str, Any]) -> Request | None:
+    """Take the request options out of a command's arguments.
+
+    Args:
+        fields: The arguments of the command; those of a request are removed.
+
+    Returns:
+        The request, or None where no option was given.
+
+    Raises:
+        click.UsageError: If there is more than one.
+        RequestError: If its value is out of range.
+    """
+    values = {kind: fields.pop(kind) for kind in KINDS}
+    given = {kind: value for kind, value in values.items() if value is not None}
+    if len(given) > 1:
+        names = " and ".join(f"--{kind.replace('_', '-')}" for kind in given)
+        raise click.UsageError(f"give one request, got {names}")
+    return Request.of(**given) if given else None
+
+
+def model_options(function: Function) -> Function:
+    """Add what every command that loads a model takes; ``--model`` itself is the command's own."""
+    return _apply(
+        (
+            click.option("--revision", help="Branch, tag or commit on the hub."),
+            click.option("--trust-remote-code", is_flag=True, help="Let code in the model's own repository run."),
+            click.option(
+                "--dtype", default="auto", show_default=True, help="Such as bfloat16; auto is the checkpoint's own."
+            ),
+            click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1."),
+        ),
+        function,
+    )
+
+
+def window_options(count_name: str, count: int, length: int) -> Callable[[Function], Function]:
+    """Add how many windows of which length are cut from text, and the seed that places them.
+
+    Args:
+        count_name: The option's name: ``--windows``, or ``--samples`` where the toolkit calls them so.
+        count: Its default.
+        length: The default of ``--seq-length``.
+    """
+    positive = click.IntRange(min=1)
+    options = (
+        click.option(count_name, type=positive, default=count, show_default=True, help="Windows cut from the text."),
+        click.option(
+            "--seq-length", type=click.IntRange(min=2), default=length, show_default=True, help="Tokens in a window."
+        ),
+        click.option("--seed", type=int, default=0, show_default=True, help="Decides where the windows lie."),
+    )
+    return lambda function: _apply(options, function)
+
+
+def calibration_option(text: str) -> Callable[[Function], Function]:
+    """Add ``--calibration FILE...``; the command must be a :class:`ManyFilesCommand`."""
+    return click.option("--calibration", multiple=True, metavar="FILE...", help=text)
+
+
+def _apply(options: tuple[Callable[[Function], Function], ...], function: Function) -> Function:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _repeat(option: str, args: list[str]) -> list[str]:
+    repeated: list[str] = []
+    for index, arg in enumerate(args):
+        if arg == "--":
+            return repeated + args[index:]
+        following = len(repeated) >= 2 and repeated[-2] == option
+        if following and not arg.startswith("-"):
+            repeated.append(option)
+        repeated.append(arg)
+    return repeated

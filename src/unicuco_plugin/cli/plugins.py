@@ -1,0 +1,37 @@
+"""``unicuco plugins``: what can be named on the command line, and which package brings it."""
+
+import json
+
+import click
+
+from unicuco_plugin.cli.options import debug_option, json_option
+from unicuco_plugin.report.table import format_table
+
+__all__ = ["plugins"]
+
+
+@click.command()
+@json_option
+@debug_option
+def plugins(as_json: bool) -> None:
+    """List every space, objective, scalarization and peer with the package that it comes from."""
+    from unicuco_plugin.plugins.manager import list_plugins
+
+    entries = list_plugins()
+    if as_json:
+        data = [
+            {
+                "kind": entry.kind,
+                "name": entry.name,
+                "package": entry.package,
+                "version": entry.version,
+                "hooks": list(entry.hooks),
+            }
+            for entry in entries
+        ]
+        click.echo(json.dumps(data, ensure_ascii=False))
+        return
+    rows = [(entry.kind, entry.name, f"{entry.package} {entry.version}".strip()) for entry in entries]
+    click.echo(format_table(("kind", "name", "package"), rows))
+    hooks = {entry.package: entry.hooks for entry in entries}
+    click.echo("\n" + "\n".join(f"hooks of {package}: {', '.join(names)}" for package, names in hooks.items()))

@@ -1,0 +1,130 @@
+"""``unicuco prune``: a pruned checkpoint that stock tools load."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from unicuco_plugin.cli.options import (
+    ManyFilesCommand,
+    accept_option,
+    calibration_option,
+    debug_option,
+    json_option,
+    model_options,
+    overwrite_option,
+    read_request,
+    request_options,
+    window_options,
+)
+from unicuco_plugin.report.export import describe_export, export_data
+from unicuco_plugin.request import Request
+
+if TYPE_CHECKING:  # it brings torch with it
+    from torch import Tensor
+
+    from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+
+__all__ = ["prune"]
+
+_WAYS = ("profile", "strategy", "recipe")
+
+
+@click.command(cls=ManyFilesCommand)
+@click.option("--model", required=True, help="The dense model: a folder, or a name on the hub.")
+@click.option("--profile", help="A profile's folder, or the name of a packaged one; with one request.")
+@request_options
+@click.option("--strategy", type=click.Path(path_type=Path), help="Or: a strategy file, as strategy --json prints it.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="Or: a recipe of llm-compressor.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder; new.")
+@click.option(
+    "--engine",
+    type=click.Choice(["sparsegpt", "wanda", "levels"]),
+    help="What zeroes weights, for profiles that sparsify; dropping blocks needs none.",
+)
+@calibration_option("Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not.")
+@click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
+@window_options("--samples", 128, 512)
+@accept_option
+@model_options
+@overwrite_option
+@json_option
+@click.option("--verbose", is_flag=True, help="Show llm-compressor's own messages.")
+@debug_option
+def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields: Any) -> None:  # noqa: ANN401
+    """Prune a model by a profile and a request, a stored strategy, or a recipe, and write the checkpoint.
+
+    The folder holds weights, configuration, tokenizer, the recipe that made it and a model card. It appears complete
+    or not at all.
+    """
+    request = read_request(fields)
+    _check_ways(fields, request)
+    from unicuco_plugin.modifiers.export import check_output
+    from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+
+    model = fields["model"]
+    check_output(output, overwrite=overwrite, source=Path(model) if Path(model).is_dir() else None)
+    done = prune_with_recipe(
+        model,
+        fields["recipe"] or _modifier(fields, request),
+        output,
+        overwrite=overwrite,
+        calibration=_windows(fields),
+        verbose=verbose,
+        **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device")},
+    )
+    click.echo(export_data(done) if as_json else describe_export(done))
+
+
+def _check_ways(fields: dict[str, Any], request: Request | None) -> None:
+    given = [way for way in _WAYS if fields[way] is not None]
+    if len(given) != 1:
+        got = " and ".join(f"--{way}" for way in given) or "none"
+        raise click.UsageError(f"give one of --profile with a request, --strategy and --recipe; got {got}")
+    if (request is not None) != (given == ["profile"]):
+        raise click.UsageError(
+            "--profile needs one request, for instance --sparsity 0.25"
+            if request is None
+            else f"a request goes with --profile, not with --{given[0]}"
+        )
+    for option in ("engine", "accept_other_weights"):
+        if given == ["recipe"] and fields[option]:
+            raise click.UsageError(f"--{option.replace('_', '-')} does not go with --recipe; write it into the recipe")
+
+
+def _modifier(fields: dict[str, Any], request: Request | None) -> "SparsityProfileModifier":
+    from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+
+    accept = fields["accept_other_weights"]
+    if request is not None:
+        modifier = SparsityProfileModifier(
+            profile=fields["profile"], request=request.to_dict(), accept_other_weights=accept
+        )
+    else:
+        modifier = SparsityProfileModifier(strategy=fields["strategy"], accept_other_weights=accept)
+    spaces = {strategy.space for strategy in modifier.resolve()}
+    if fields["engine"] is not None and spaces == {"depth"}:
+        raise click.UsageError(
+            f"--engine {fields['engine']}: whole blocks are dropped, which needs no engine; leave it out"
+        )
+    return modifier
+
+
+def _windows(fields: dict[str, Any]) -> "Tensor | None":
+    """Calibration windows, where there is text for them."""
+    if not fields["calibration"]:
+        return None
+    from unicuco_plugin.models.calibration import load_windows
+    from unicuco_plugin.models.loading import load_tokenizer
+
+    tokenizer = load_tokenizer(
+        fields["model"], revision=fields["revision"], trust_remote_code=fields["trust_remote_code"]
+    )
+    return load_windows(
+        fields["calibration"],
+        tokenizer,
+        count=fields["samples"],
+        length=fields["seq_length"],
+        seed=fields["seed"],
+        split=fields["split"],
+    )

@@ -1,0 +1,34 @@
+"""``unicuco show``: what a profile knows."""
+
+import json
+from pathlib import Path
+
+import click
+
+from unicuco_plugin.cli.options import debug_option, json_option
+from unicuco_plugin.report.front import describe_profile, profile_data
+
+__all__ = ["show"]
+
+
+@click.command()
+@click.argument("profile")
+@json_option
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw the front and which units go at each budget (.png, .svg or .pdf).",
+)
+@debug_option
+def show(profile: str, as_json: bool, plot: Path | None) -> None:
+    """Show the best strategy of PROFILE at every budget, and how the profile was made."""
+    from unicuco_plugin.answering import load_profile
+
+    loaded = load_profile(profile)
+    if plot is not None:
+        from unicuco_plugin.report.plot import plot_front
+
+        plot_front(loaded.front(), loaded.units, plot.expanduser(), title=f"{loaded.name}, space {loaded.space}")
+        click.echo(f"drawn to {plot}", err=True)
+    click.echo(json.dumps(profile_data(loaded), ensure_ascii=False) if as_json else describe_profile(loaded))

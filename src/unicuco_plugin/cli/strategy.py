@@ -1,0 +1,40 @@
+"""``unicuco strategy``: a profile's answer to one request, or to a file of them."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unicuco_plugin.cli.options import debug_option, json_option, read_request, request_options
+from unicuco_plugin.report.front import describe_strategies
+from unicuco_plugin.request import read_requests
+
+__all__ = ["strategy"]
+
+
+@click.command()
+@click.argument("profile")
+@request_options
+@click.option(
+    "--request-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help='One JSON request a line, such as {"sparsity": 0.25}; all are answered together.',
+)
+@json_option
+@debug_option
+def strategy(profile: str, request_file: Path | None, as_json: bool, **fields: Any) -> None:  # noqa: ANN401
+    """Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds."""
+    request = read_request(fields)
+    if (request is None) == (request_file is None):
+        raise click.UsageError("give one request (--sparsity, --max-params, …) or --request-file")
+    requests = [request] if request is not None else read_requests(Path(str(request_file)).expanduser())
+    from unicuco_plugin.answering import load_profile
+
+    loaded = load_profile(profile)
+    answers = loaded.answer_many(requests)
+    if as_json:
+        for answer in answers:
+            click.echo(answer.to_json())
+    else:
+        click.echo(describe_strategies(answers))

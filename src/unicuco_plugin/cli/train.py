@@ -1,0 +1,56 @@
+"""``unicuco train``: a profile for one model and space, made once."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unicuco_plugin.cli.options import (
+    ManyFilesCommand,
+    calibration_option,
+    debug_option,
+    model_options,
+    overwrite_option,
+)
+from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.cli.settings_options import read_settings, settings_options
+
+__all__ = ["train"]
+
+
+@click.command(cls=ManyFilesCommand)
+@click.option("--model", required=True, help="A model folder, or a name on the hub.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The profile's folder.")
+@click.option("--space", default="depth", show_default=True, help="What is decided on; see unicuco plugins.")
+@click.option("--objective", default="divergence", show_default=True, help="What is measured; see unicuco plugins.")
+@calibration_option(
+    "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
+)
+@click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
+@click.option("--samples", type=click.IntRange(min=1), help="At most so many documents of each source.")
+@settings_options
+@model_options
+@click.option("--resume", is_flag=True, help="Continue a run that was broken off; nothing is measured twice.")
+@overwrite_option
+@debug_option
+def train(output: Path, resume: bool, **fields: Any) -> None:  # noqa: ANN401 - one a setting
+    """Train a profile: measure strategies on the model, and learn to answer any request from them.
+
+    Every measurement is kept as soon as it is made. After Ctrl-C, or anything worse, the same command with --resume
+    goes on from there.
+    """
+    settings = read_settings(fields)
+    from unicuco_plugin.report.front import describe_profile
+    from unicuco_plugin.training import train_profile
+
+    try:
+        with ProgressBars() as progress:
+            profile = train_profile(
+                fields.pop("model"), output, settings=settings, resume=resume, progress=progress, **fields
+            )
+    except KeyboardInterrupt:
+        how = "again" if resume else "with --resume"
+        click.echo(f"\nstopped; run the same command {how} to go on, {output} keeps what was measured", err=True)
+        raise
+    click.echo(describe_profile(profile))
+    click.echo(f"\nwritten to {output}; ask it with: unicuco strategy {output} --sparsity 0.25")

@@ -1,0 +1,123 @@
+"""A profile and its strategies in words."""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from unicuco_plugin.report.table import format_bytes, format_count, format_seconds, format_table
+from unicuco_plugin.strategy import Divergence, Strategy
+
+if TYPE_CHECKING:  # it brings torch with it
+    from unicuco_plugin.answering import Profile
+
+__all__ = ["describe_divergence", "describe_profile", "describe_strategies", "list_units", "profile_data"]
+
+_HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
+_NUMBERS = tuple(range(6))
+
+
+def describe_strategies(strategies: Sequence[Strategy]) -> str:
+    """Tabulate answers, each with its request; for a single one, name its units too."""
+    rows = [(_request(strategy), *_row(strategy)) for strategy in strategies]
+    table = format_table(("request", *_HEADER), rows, right=[column + 1 for column in _NUMBERS])
+    if len(strategies) != 1:
+        return table
+    return f"{table}\n\nremoves {list_units(strategies[0].units)}"
+
+
+def describe_profile(profile: "Profile") -> str:
+    """Say what a profile is for, how it was made, and what it offers at each budget."""
+    facts = [
+        ("profile", profile.name),
+        ("model", f"{profile.model.name} ({profile.model.fingerprint})"),
+        ("space", f"{profile.space}, {len(profile.units)} units"),
+        *_provenance(profile.provenance),
+    ]
+    width = max(len(name) for name, _ in facts)
+    lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    rows = [(*_row(strategy), list_units(strategy.units)) for strategy in profile.front()]
+    return "\n".join([*lines, "", format_table((*_HEADER, "removes"), rows, right=_NUMBERS)])
+
+
+def profile_data(profile: "Profile") -> dict[str, Any]:
+    """The same as JSON data."""
+    return {
+        "name": profile.name,
+        "space": profile.space,
+        "model": profile.model.model_dump(mode="json"),
+        "units": list(profile.units),
+        "provenance": dict(profile.provenance),
+        "front": [strategy.to_dict() for strategy in profile.front()],
+    }
+
+
+def list_units(units: Mapping[str, float]) -> str:
+    """Name units in one line: numbered ones together (``model.layers 3, 11-14``), shares where a part goes."""
+    whole = [_split(name) for name, share in units.items() if share == 1.0]
+    parts = []
+    for prefix in dict.fromkeys(prefix for prefix, _ in whole):
+        numbers = sorted(number for other, number in whole if other == prefix and number is not None)
+        parts.append(f"{prefix} {_runs(numbers)}" if numbers else prefix)
+    parts += [f"{name} {share:.4g}" for name, share in units.items() if share != 1.0]
+    return "; ".join(parts) or "nothing"
+
+
+def describe_divergence(divergence: Divergence) -> str:
+    """Whether a divergence was measured, predicted, or carried over from other weights."""
+    if divergence.carried_over:
+        return "carried over"
+    return "measured" if divergence.measured else "predicted"
+
+
+def _row(strategy: Strategy) -> tuple[str, ...]:
+    divergence = strategy.divergence
+    low, high = divergence.interval90
+    return (
+        str(len(strategy.units)),
+        f"{strategy.sparsity:.4f}",
+        format_count(strategy.params),
+        format_bytes(strategy.bytes),
+        f"{divergence.mean:.4f}",
+        f"{low:.4f} to {high:.4f}",
+        describe_divergence(divergence),
+        strategy.source,
+    )
+
+
+def _request(strategy: Strategy) -> str:
+    [(kind, value)] = strategy.request.to_dict().items()
+    shown = ",".join(f"{part:.4g}" for part in value) if isinstance(value, list | tuple) else f"{value:,}"
+    return f"{kind} {shown}"
+
+
+def _split(name: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(.+)\.(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, None)
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Join neighbours: 3, 11, 12, 13 are ``3, 11-13``."""
+    runs = []
+    for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ", ".join(runs)
+
+
+def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    readable = {"evaluation_tokens": format_count, "seconds": format_seconds}
+    facts = []
+    for key, value in provenance.items():
+        if key in readable and isinstance(value, int | float):
+            shown = readable[key](value)
+        elif isinstance(value, Mapping):
+            shown = ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
+        else:
+            shown = _plain(value)
+        facts.append((key.replace("_", " "), shown))
+    return facts
+
+
+def _plain(value: object) -> str:
+    return ", ".join(str(entry) for entry in value) if isinstance(value, list | tuple) else str(value)

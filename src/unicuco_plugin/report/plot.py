@@ -1,0 +1,129 @@
+"""A picture of a profile: what each budget costs, and which units go."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unicuco_plugin.errors import ExportError
+from unicuco_plugin.strategy import Strategy
+
+__all__ = ["plot_front"]
+
+_FORMATS = (".png", ".svg", ".pdf")
+# Okabe and Ito's blue and vermilion: told apart by colour-blind readers and in grey.
+_MEASURED, _PREDICTED = "#0072B2", "#D55E00"
+# More unit names than this beside an axis run into each other; then only some are named.
+_LABELS = 32
+
+
+def plot_front(front: Sequence[Strategy], units: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw a front in two panels: divergence against removal, and the share removed of each unit at each budget.
+
+    Args:
+        front: Strategies, the smallest removal first.
+        units: All units of the space, in order.
+        path: The file to write, replaced if it exists; its ending names the format.
+        title: What stands above both panels.
+
+    Raises:
+        ExportError: If the ending is none of .png, .svg and .pdf, there is nothing to draw, or the file cannot be
+            written.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise ExportError(f"{path}: a picture's name must end in {', '.join(_FORMATS)}")
+    if not front:
+        raise ExportError(f"{path}: the profile holds no strategy to draw")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: no such folder {path.parent}")
+    figure = _draw(front, units, title)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            draft = Path(folder) / f"draft{path.suffix.lower()}"
+            figure.savefig(draft, dpi=150)
+            draft.replace(path)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error}") from error
+
+
+def _draw(front: Sequence[Strategy], units: Sequence[str], title: str) -> Any:  # noqa: ANN401 - matplotlib is untyped
+    # Slow to import. The figure is made without pyplot: no backend is chosen and nothing global is kept.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    _draw_front(left, front, len(units))
+    _draw_units(figure, right, front, units)
+    return figure
+
+
+def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # noqa: ANN401
+    whole = _is_whole(front)
+    place = {id(strategy): len(strategy.units) if whole else strategy.sparsity for strategy in front}
+    axes.plot(
+        [place[id(strategy)] for strategy in front],
+        [strategy.divergence.mean for strategy in front],
+        color="#BBBBBB",
+        linewidth=1,
+        zorder=1,
+    )
+    for measured, colour, marker, label in (
+        (True, _MEASURED, "o", "measured"),
+        (False, _PREDICTED, "D", "predicted"),
+    ):
+        chosen = [strategy for strategy in front if strategy.divergence.measured is measured]
+        if not chosen:
+            continue
+        means = [strategy.divergence.mean for strategy in chosen]
+        # An interval need not contain its mean; error bars must not be negative.
+        below = [max(0.0, mean - s.divergence.interval90[0]) for mean, s in zip(means, chosen, strict=True)]
+        above = [max(0.0, s.divergence.interval90[1] - mean) for mean, s in zip(means, chosen, strict=True)]
+        axes.errorbar(
+            [place[id(strategy)] for strategy in chosen],
+            means,
+            yerr=[below, above],
+            color=colour,
+            fmt=marker,
+            markersize=4,
+            capsize=2,
+            linewidth=1,
+            label=f"{label}, with 90 % interval",
+        )
+    axes.set_title("What each budget costs")
+    axes.set_xlabel(f"blocks removed, of {count}" if whole else "sparsity (share of prunable weights removed)")
+    axes.set_ylabel("divergence from the dense model (nats per token)")
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=True, color="#EEEEEE")
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left", frameon=False)
+
+
+def _draw_units(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequence[str]) -> None:  # noqa: ANN401
+    whole = _is_whole(front)
+    shares = [[strategy.units.get(unit, 0.0) for strategy in front] for unit in units]
+    image = axes.pcolormesh(shares, cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="#DDDDDD", linewidth=0.3)
+    axes.set_title("Which blocks go (dark) at each budget" if whole else "How much of each unit goes at each budget")
+    columns = range(0, len(front), max(1, len(front) // 15))
+    labels = [str(len(front[c].units)) if whole else f"{front[c].sparsity:.2f}" for c in columns]
+    axes.set_xticks([column + 0.5 for column in columns], labels)
+    axes.set_xlabel(f"blocks removed, of {len(units)}" if whole else "sparsity")
+    rows = range(0, len(units), -(-len(units) // _LABELS))
+    numbered = all(unit.rpartition(".")[2].isdigit() for unit in units)
+    axes.set_yticks([row + 0.5 for row in rows], [_label(units[row], numbered) for row in rows], fontsize=7)
+    prefixes = {unit.rpartition(".")[0] for unit in units}
+    axes.set_ylabel(f"block, first to last ({prefixes.pop()}.…)" if whole and len(prefixes) == 1 else "unit")
+    axes.invert_yaxis()
+    if not whole:
+        figure.colorbar(image, ax=axes, label="share of the unit's weights removed")
+
+
+def _is_whole(front: Sequence[Strategy]) -> bool:
+    """Whether units go as a whole, so that they can be counted."""
+    return all(share == 1.0 for strategy in front for share in strategy.units.values())
+
+
+def _label(unit: str, numbered: bool) -> str:
+    return unit.rpartition(".")[2] if numbered else unit
