@@ -9,6 +9,7 @@ from unicuco_plugin.cli.failure import DEBUG, one_line
 from unicuco_plugin.request import KINDS, Request
 
 __all__ = [
+    "ARGUMENTS",
     "ManyFilesCommand",
     "accept_option",
     "calibration_option",
@@ -21,6 +22,9 @@ __all__ = [
     "window_options",
 ]
 
+# Where the arguments are kept as they were typed, for a profile's provenance.
+ARGUMENTS = "unicuco.arguments"
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -29,6 +33,7 @@ class ManyFilesCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Repeat the option before each further file, which is what click understands."""
+        ctx.meta[ARGUMENTS] = list(args)
         return super().parse_args(ctx, _repeat("--calibration", args))
 
 
@@ -120,7 +125,13 @@ def model_options(function: Function) -> Function:
             click.option(
                 "--dtype", default="auto", show_default=True, help="Such as bfloat16; auto is the checkpoint's own."
             ),
-            click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1."),
+            click.option(
+                "--device",
+                default="cpu",
+                show_default=True,
+                callback=_check_device,
+                help="Such as cpu, cuda or cuda:1.",
+            ),
         ),
         function,
     )

@@ -1,4 +1,4 @@
-"""Progress of a training run as bars on standard error."""
+"""Progress of a training run as a bar on standard error."""
 
 import sys
 from types import TracebackType
@@ -16,27 +16,34 @@ _TERMINAL, _LOG = 0.2, 30.0
 
 
 class ProgressBars:
-    """Shows one bar a stage, with its rate and the time that is left; call it with each event."""
+    """Shows one bar for the whole run, with its rate and the time that is left; call it with each event."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._stage = ""
 
     def __call__(self, event: "Progress") -> None:
-        """Move the bar of the event's stage to where the event says."""
-        if self._bar is None or event.stage != self._stage:
-            self.close()
-            self._stage = event.stage
+        """Move the bar to where the event says; what it has to tell goes on a line above."""
+        if event.total <= 1:  # nothing to count yet: a line says it all
+            if event.stage != self._stage:
+                self._stage = event.stage
+                print(f"{event.stage} …", file=sys.stderr)
+            return
+        if self._bar is None:
             self._bar = _open(event)
+        if event.message:
+            self._bar.write(event.message, file=sys.stderr)
+        self._stage = event.stage
         self._bar.total = event.total
-        notes = [f"{event.tokens:,} tokens"] if event.tokens else []
-        self._bar.set_postfix_str("; ".join([*notes, *([event.message] if event.message else [])]), refresh=False)
+        self._bar.set_description_str(event.stage, refresh=False)
+        self._bar.set_postfix_str(f"{event.tokens:,} tokens", refresh=False)
         self._bar.update(event.done - self._bar.n)
+        if sys.stderr.isatty():  # a stage without steps of its own, such as fitting, would not show itself
+            self._bar.refresh()
 
     def close(self) -> None:
-        """Leave the last bar on the screen as it is."""
+        """Leave the bar on the screen as it is."""
         if self._bar is not None:
-            self._bar.refresh()
             self._bar.close()
             self._bar = None
 
@@ -54,4 +61,4 @@ class ProgressBars:
 def _open(event: "Progress") -> "tqdm[Any]":
     interval = _TERMINAL if sys.stderr.isatty() else _LOG
     # initial: steps of an earlier run do not count for the rate.
-    return tqdm(total=event.total, desc=event.stage, file=sys.stderr, mininterval=interval, initial=event.done)
+    return tqdm(total=event.total, unit=" evaluations", file=sys.stderr, mininterval=interval, initial=event.done)

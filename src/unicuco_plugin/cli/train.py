@@ -1,11 +1,14 @@
 """``unicuco train``: a profile for one model and space, made once."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
+from unicuco_plugin.cli.failure import INTERRUPTED
 from unicuco_plugin.cli.options import (
+    ARGUMENTS,
     ManyFilesCommand,
     calibration_option,
     debug_option,
@@ -33,24 +36,27 @@ __all__ = ["train"]
 @click.option("--resume", is_flag=True, help="Continue a run that was broken off; nothing is measured twice.")
 @overwrite_option
 @debug_option
-def train(output: Path, resume: bool, **fields: Any) -> None:  # noqa: ANN401 - one a setting
+@click.pass_context
+def train(ctx: click.Context, output: Path, resume: bool, **fields: Any) -> None:  # noqa: ANN401 - one a setting
     """Train a profile: measure strategies on the model, and learn to answer any request from them.
 
     Every measurement is kept as soon as it is made. After Ctrl-C, or anything worse, the same command with --resume
     goes on from there.
     """
     settings = read_settings(fields)
+    command = shlex.join(["unicuco", "train", *ctx.meta[ARGUMENTS]])
     from unicuco_plugin.report.front import describe_profile
     from unicuco_plugin.training import train_profile
 
-    try:
-        with ProgressBars() as progress:
-            profile = train_profile(
-                fields.pop("model"), output, settings=settings, resume=resume, progress=progress, **fields
-            )
-    except KeyboardInterrupt:
-        how = "again" if resume else "with --resume"
-        click.echo(f"\nstopped; run the same command {how} to go on, {output} keeps what was measured", err=True)
-        raise
+    model = fields.pop("model")
+    with ProgressBars() as bars:
+        profile = train_profile(
+            model, output, settings=settings, resume=resume, command=command, progress=bars, **fields
+        )
     click.echo(describe_profile(profile))
-    click.echo(f"\nwritten to {output}; ask it with: unicuco strategy {output} --sparsity 0.25")
+    click.echo(f"\nwritten to {output}; ask it with: unicuco strategy {shlex.quote(str(output))} --sparsity 0.25")
+    if profile.provenance.get("interrupted"):
+        click.echo(
+            f"stopped early; {output} can be used as it is, or go on with the same command and --resume", err=True
+        )
+        ctx.exit(INTERRUPTED)

@@ -15,6 +15,8 @@ __all__ = ["describe_divergence", "describe_profile", "describe_strategies", "li
 
 _HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
 _NUMBERS = tuple(range(6))
+# The command says where they differ from their preset; JSON has them all.
+_NOT_SHOWN = {"settings"}
 
 
 def describe_strategies(strategies: Sequence[Strategy]) -> str:
@@ -106,9 +108,15 @@ def _runs(numbers: Sequence[int]) -> str:
 
 
 def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    readable = {"evaluation_tokens": format_count, "seconds": format_seconds}
+    readable = {
+        "evaluation_tokens": format_count,
+        "evaluation_seconds": format_seconds,
+        "seconds": format_seconds,
+    }
     facts = []
     for key, value in provenance.items():
+        if key in _NOT_SHOWN or value is False:
+            continue
         if key in readable and isinstance(value, int | float):
             shown = readable[key](value)
         elif isinstance(value, Mapping):

@@ -96,6 +96,8 @@ def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # no
     axes.set_xlabel(f"blocks removed, of {count}" if whole else "sparsity (share of prunable weights removed)")
     axes.set_ylabel("divergence from the dense model (nats per token)")
     axes.set_ylim(bottom=0)
+    if whole:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=True, color="#EEEEEE")
     axes.set_axisbelow(True)
     axes.legend(loc="upper left", frameon=False)
@@ -114,7 +116,7 @@ def _draw_units(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequen
     numbered = all(unit.rpartition(".")[2].isdigit() for unit in units)
     axes.set_yticks([row + 0.5 for row in rows], [_label(units[row], numbered) for row in rows], fontsize=7)
     prefixes = {unit.rpartition(".")[0] for unit in units}
-    axes.set_ylabel(f"block, first to last ({prefixes.pop()}.…)" if whole and len(prefixes) == 1 else "unit")
+    axes.set_ylabel(f"block, first to last ({prefixes.pop()})" if whole and len(prefixes) == 1 else "unit")
     axes.invert_yaxis()
     if not whole:
         figure.colorbar(image, ax=axes, label="share of the unit's weights removed")
