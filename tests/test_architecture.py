@@ -19,10 +19,11 @@ ROOMS = [
     "spaces",
     "objectives",
     "search",
+    "plugins",
     "profile",
     "answering",
+    "training",
     "modifiers",
-    "plugins",
     "report",
     "cli",
 ]

@@ -24,8 +24,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from unicuco_plugin.search.hypervolume import non_dominated
-
 __all__ = ["Z_STAR", "Scalarization", "Scaling", "pbi", "tchebycheff", "weighted_sum"]
 
 Scalarization = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -146,6 +144,9 @@ class Scaling:
         """
         if len(F) == 0:
             raise ValueError(f"F must hold at least one point, got shape {tuple(F.shape)}")
+        # Here, because BoTorch takes seconds to import and answering a request needs only scale().
+        from unicuco_plugin.search.hypervolume import non_dominated  # noqa: PLC0415
+
         front = F[non_dominated(F)].to(torch.float64)
         ideal, nadir = front.amin(dim=0).tolist(), front.amax(dim=0).tolist()
         nadir = [high if high > low else low + 1.0 for low, high in zip(ideal, nadir, strict=True)]

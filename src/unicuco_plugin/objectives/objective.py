@@ -1,0 +1,59 @@
+"""What measures the quality of a strategy, and what it is given to do so."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from torch import Tensor
+
+from unicuco_plugin.spaces.space import Space
+
+if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting for Transformers
+    from unicuco_plugin.models.decoder import Decoder
+
+__all__ = ["Direction", "Evaluation", "Objective", "ObjectiveRequest"]
+
+Direction = Literal["forward", "reverse"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one candidate cost in quality and in work.
+
+    Attributes:
+        value: Mean over the windows; positive, lower is better. For the built-in divergence nats per token.
+        per_window: The same for each window.
+        tokens: Evaluation tokens: scored positions.
+        seconds: This candidate's equal share of its batch's wall time.
+    """
+
+    value: float
+    per_window: tuple[float, ...]
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ObjectiveRequest:
+    """What an objective is built from, once for each fidelity.
+
+    Attributes:
+        decoder: The dense model on its device; an objective leaves it as it was after every call.
+        space: What the strategies mean.
+        windows: ``m x L`` token ids of this fidelity.
+        direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
+        batch_windows: Windows to run together.
+    """
+
+    decoder: "Decoder"
+    space: Space
+    windows: Tensor
+    direction: Direction = "forward"
+    batch_windows: int = 16
+
+
+class Objective(Protocol):
+    """Measures strategies on the windows it was built with."""
+
+    def evaluate(self, X: Tensor) -> list[Evaluation]:
+        """Measure ``n x d`` strategies, in order; values are positive and finite."""
+        ...

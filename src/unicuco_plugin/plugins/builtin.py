@@ -1,0 +1,48 @@
+"""The built-in spaces, objectives and scalarizations, registered as any plugin is."""
+
+from collections.abc import Iterable
+
+from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.plugins.hookspecs import hookimpl
+from unicuco_plugin.search.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
+from unicuco_plugin.spaces.depth import DepthSpace
+from unicuco_plugin.spaces.space import Space
+
+__all__ = [
+    "unicuco_list",
+    "unicuco_make_objective",
+    "unicuco_make_scalarization",
+    "unicuco_make_space",
+]
+
+_SCALARIZATIONS: dict[str, Scalarization] = {"weighted_sum": weighted_sum, "tchebycheff": tchebycheff, "pbi": pbi}
+_NAMES = {"space": ("depth",), "objective": ("divergence",), "scalarization": tuple(_SCALARIZATIONS)}
+
+
+@hookimpl
+def unicuco_list(kind: str) -> Iterable[str]:
+    """Names of the built-ins."""
+    return _NAMES.get(kind, ())
+
+
+@hookimpl
+def unicuco_make_space(name: str, units: tuple[str, ...], params: tuple[int, ...]) -> Space | None:
+    """``depth``: whole decoder blocks."""
+    return DepthSpace(units, params) if name == "depth" else None
+
+
+@hookimpl
+def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | None:
+    """``divergence``: mean KL per token from the dense model."""
+    if name != "divergence":
+        return None
+    # Here, because it needs Transformers, which answering a request must not wait for.
+    from unicuco_plugin.objectives.divergence import DivergenceObjective  # noqa: PLC0415
+
+    return DivergenceObjective(request)
+
+
+@hookimpl
+def unicuco_make_scalarization(name: str) -> Scalarization | None:
+    """``weighted_sum`` (Eq. 4), ``tchebycheff`` (Eq. 5) and ``pbi`` (Eq. 14)."""
+    return _SCALARIZATIONS.get(name)

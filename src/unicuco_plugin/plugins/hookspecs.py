@@ -1,0 +1,56 @@
+"""What a plugin can add. Hooks are asked newest plugin first; the first answer that is not None wins."""
+
+from collections.abc import Iterable
+
+import pluggy
+
+from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.search.scalarization import Scalarization
+from unicuco_plugin.spaces.space import Space
+
+__all__ = [
+    "hookimpl",
+    "hookspec",
+    "unicuco_list",
+    "unicuco_make_objective",
+    "unicuco_make_scalarization",
+    "unicuco_make_space",
+]
+
+hookspec = pluggy.HookspecMarker("unicuco")
+hookimpl = pluggy.HookimplMarker("unicuco")
+
+
+@hookspec
+def unicuco_list(kind: str) -> Iterable[str]:  # type: ignore[empty-body]  # a specification has no body
+    """List the names this plugin provides of a kind: ``space``, ``objective`` or ``scalarization``.
+
+    Called by ``unicuco plugins`` and for error messages; a name that is not listed still works.
+    """
+
+
+@hookspec(firstresult=True)
+def unicuco_make_space(name: str, units: tuple[str, ...], params: tuple[int, ...]) -> Space | None:
+    """Build the space called ``name`` over a model's blocks; return None to pass.
+
+    Called once when training starts and once when a profile is loaded, with the blocks' full module names and their
+    parameters. No answer is an ``UnknownNameError``.
+    """
+
+
+@hookspec(firstresult=True)
+def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | None:
+    """Build the objective called ``name`` for one fidelity's windows; return None to pass.
+
+    Called once per fidelity, before the first strategy is measured on it, in the training process. No answer is an
+    ``UnknownNameError``.
+    """
+
+
+@hookspec(firstresult=True)
+def unicuco_make_scalarization(name: str) -> Scalarization | None:
+    """Return the scalarization called ``name``; return None to pass.
+
+    Called once when training starts and once when a profile answers its first preference. No answer is an
+    ``UnknownNameError``.
+    """

@@ -1,0 +1,143 @@
+"""Finds plugins, asks them, and survives broken ones."""
+
+import importlib.metadata
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import pluggy
+
+from unicuco_plugin.errors import PluginError, UnicucoError, UnknownNameError
+from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.plugins import builtin, hookspecs
+from unicuco_plugin.search.scalarization import Scalarization
+from unicuco_plugin.spaces.space import Space
+
+__all__ = [
+    "KINDS",
+    "Kind",
+    "PluginEntry",
+    "list_plugins",
+    "make_objective",
+    "make_scalarization",
+    "make_space",
+    "plugin_manager",
+]
+
+Kind = Literal["space", "objective", "scalarization"]
+KINDS: tuple[Kind, ...] = ("space", "objective", "scalarization")
+GROUP = "unicuco"
+# Set to 1 to load none but the built-ins; tests do.
+SWITCH = "UNICUCO_DISABLE_PLUGINS"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """One thing that a plugin provides.
+
+    Attributes:
+        kind: ``space``, ``objective`` or ``scalarization``.
+        name: What users call it.
+        package: The distribution it comes from.
+        version: That distribution's version; empty if unknown.
+        hooks: The hooks its plugin implements.
+    """
+
+    kind: str
+    name: str
+    package: str
+    version: str
+    hooks: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def plugin_manager() -> pluggy.PluginManager:
+    """The one manager of this process: built-ins first, then installed plugins of the entry-point group ``unicuco``.
+
+    A plugin that cannot be loaded is logged with its name and skipped.
+    """
+    manager = pluggy.PluginManager("unicuco")
+    manager.add_hookspecs(hookspecs)
+    manager.register(builtin, name="builtin")
+    if os.environ.get(SWITCH, "") in ("", "0"):
+        for entry in importlib.metadata.entry_points(group=GROUP):
+            try:
+                manager.register(entry.load(), name=entry.name)
+                manager.check_pending()
+            except Exception as error:  # whatever a stranger's module raises
+                _logger.warning("plugin %s cannot be loaded and is skipped: %s", entry.name, error)
+                manager.unregister(name=entry.name) if manager.has_plugin(entry.name) else None
+    return manager
+
+
+def list_plugins() -> list[PluginEntry]:
+    """Everything there is to choose from, by kind and name; what fails to list itself is logged and skipped."""
+    entries = []
+    for name, plugin in plugin_manager().list_name_plugin():
+        package, version = _origin(name, plugin)
+        hooks = tuple(sorted(caller.name for caller in plugin_manager().get_hookcallers(plugin) or ()))
+        for kind in KINDS:
+            entries += [PluginEntry(kind, found, package, version, hooks) for found in _listed(name, plugin, kind)]
+    return sorted(entries, key=lambda entry: (KINDS.index(entry.kind), entry.name))
+
+
+def make_space(name: str, units: tuple[str, ...], params: tuple[int, ...]) -> Space:
+    """Build a space by name.
+
+    Raises:
+        UnknownNameError: If no plugin knows it.
+        PluginError: If a plugin fails.
+    """
+    made: Space = _ask("space", name, "unicuco_make_space", units=units, params=params)
+    return made
+
+
+def make_objective(name: str, request: ObjectiveRequest) -> Objective:
+    """Build an objective by name; raises as ``make_space`` does."""
+    made: Objective = _ask("objective", name, "unicuco_make_objective", request=request)
+    return made
+
+
+def make_scalarization(name: str) -> Scalarization:
+    """Find a scalarization by name; raises as ``make_space`` does."""
+    made: Scalarization = _ask("scalarization", name, "unicuco_make_scalarization")
+    return made
+
+
+def _ask(kind: Kind, name: str, hook: str, **arguments: object) -> Any:  # noqa: ANN401 - narrowed by the callers
+    try:
+        made = getattr(plugin_manager().hook, hook)(name=name, **arguments)
+    except UnicucoError:
+        raise
+    except Exception as error:
+        raise PluginError(f"a plugin failed in {hook}({name!r}): {error}") from error
+    if made is None:
+        known = ", ".join(entry.name for entry in list_plugins() if entry.kind == kind)
+        raise UnknownNameError(f"{kind} must be one of {known}; got {name!r}")
+    return made
+
+
+def _listed(name: str, plugin: object, kind: Kind) -> list[str]:
+    function = getattr(plugin, "unicuco_list", None)
+    if function is None:
+        return []
+    try:
+        found: Iterable[str] = function(kind=kind)
+        return sorted(found)
+    except Exception as error:  # as above
+        _logger.warning("plugin %s cannot list its %s names: %s", name, kind, error)
+        return []
+
+
+def _origin(name: str, plugin: object) -> tuple[str, str]:
+    if plugin is builtin:
+        return "unicuco-plugin", importlib.metadata.version("unicuco-plugin")
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if entry.name == name and entry.dist is not None:
+            return entry.dist.name, entry.dist.version
+    return getattr(plugin, "__name__", type(plugin).__name__), ""

@@ -1,0 +1,200 @@
+"""A profile on disk: one JSON file that says everything, two safetensors files that it vouches for."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from unicuco_plugin.errors import ProfileError, explain
+from unicuco_plugin.strategy import ModelReference
+
+__all__ = [
+    "RECORD",
+    "SCHEMA",
+    "ArchiveEntry",
+    "Confirmation",
+    "ProfileRecord",
+    "SizeTable",
+    "read_profile",
+    "write_profile",
+]
+
+SCHEMA = 1
+RECORD = "profile.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Confirmation(_Frozen):
+    """A strategy's divergence on windows that no ranking saw, nats per token."""
+
+    mean: float
+    interval90: tuple[float, float]
+
+
+class ArchiveEntry(_Frozen):
+    """One measured strategy.
+
+    Attributes:
+        units: What it removes.
+        rank: Divergence on the ranking windows, nats per token; the surrogate's where it was only confirmed.
+        measured: Whether ``rank`` was measured.
+        confirmed: The same on windows of their own, where it was confirmed.
+    """
+
+    units: dict[str, float]
+    rank: float
+    measured: bool = True
+    confirmed: Confirmation | None = None
+
+
+class SizeTable(_Frozen):
+    """What each unit weighs in the checkpoint.
+
+    Attributes:
+        unit_params: Parameters of each unit.
+        unit_bytes: Bytes of the weight files that go with it.
+        total_params, total_bytes: Of the dense checkpoint.
+        dtype: The dtype those bytes are counted in.
+    """
+
+    unit_params: tuple[int, ...]
+    unit_bytes: tuple[int, ...]
+    total_params: int = Field(gt=0)
+    total_bytes: int = Field(gt=0)
+    dtype: str
+
+
+class ProfileRecord(_Frozen):
+    """Everything in ``profile.json`` but the schema and the digests.
+
+    Attributes:
+        name: What it is called; a packaged profile's folder.
+        model: The dense model.
+        space, objective, scalarization: Names that plugins answer to.
+        quality: Scale of the quality objective, ``log`` or ``raw``.
+        target: What the surrogate models, ``log`` or ``raw`` divergence.
+        units: All unit names.
+        sizes: What they weigh.
+        ideal, nadir: Of the objectives (size, quality), frozen when training ended.
+        shift, shift_std: How the logarithm of a confirmed divergence differs from the surrogate's prediction.
+        archive: Every measured strategy.
+        provenance: Versions, seed, arguments, calibration hash, tokens and seconds spent.
+    """
+
+    name: str
+    model: ModelReference
+    space: str
+    objective: str
+    scalarization: str
+    quality: Literal["log", "raw"]
+    target: Literal["log", "raw"]
+    units: tuple[str, ...]
+    sizes: SizeTable
+    ideal: tuple[float, float]
+    nadir: tuple[float, float]
+    shift: float
+    shift_std: float
+    archive: tuple[ArchiveEntry, ...]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def from_dict(cls, data: object, path: Path) -> Self:
+        """Validate what a profile.json held."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ProfileError(f"profile {path} is damaged: {explain(error)}") from error
+
+
+def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write a profile folder whole or not at all; an older one of that name is replaced at the very end.
+
+    Args:
+        folder: Where to; its parent is made if it is missing. Files beside the profile's own are kept.
+        record: What goes into ``profile.json``.
+        tensors: Tensors by file stem, such as ``{"stratnet": {…}}``.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        files = {_file_name(stem, data): data for stem, data in ((s, save(dict(t))) for s, t in tensors.items())}
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        content = {"schema": SCHEMA, **record.model_dump(mode="json"), "files": digests}
+        text = json.dumps(content | {"digest": _digest(content)}, indent=1, ensure_ascii=False, allow_nan=False)
+        folder.mkdir(exist_ok=True)
+        # Tensors carry their digest in their name and the record goes last, so a reader meets the old profile whole
+        # or the new one whole; what only the old one named goes after that.
+        for name, data in {**files, RECORD: text.encode()}.items():
+            with (partial / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            (partial / name).replace(folder / name)
+        for old in folder.glob("*.safetensors"):
+            if old.name not in files:
+                old.unlink()
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _file_name(stem: str, data: bytes) -> str:
+    return f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}.safetensors"
+
+
+def read_profile(folder: Path) -> tuple[ProfileRecord, dict[str, dict[str, Tensor]]]:
+    """Read a profile folder and check it against its own digests.
+
+    Raises:
+        ProfileError: If it is missing, truncated, edited, or of another schema; the message says which.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise ProfileError(f"no profile at {folder}: it has no {RECORD}")
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise ProfileError(f"profile {path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or "schema" not in content:
+        raise ProfileError(f"profile {path} is damaged: it has no schema")
+    if content["schema"] != SCHEMA:
+        raise ProfileError(
+            f"profile schema must be {SCHEMA}, got {content['schema']!r}: another unicuco-plugin wrote {path}"
+        )
+    digest = content.pop("digest", None)
+    if digest != _digest(content):
+        raise ProfileError(f"profile {path} was edited or damaged: its digest does not match; train it again")
+    del content["schema"]
+    files = content.pop("files")
+    record = ProfileRecord.from_dict(content, path)
+    return record, {name.partition("-")[0]: _read(folder / name, expect) for name, expect in files.items()}
+
+
+def _read(path: Path, expect: str) -> dict[str, Tensor]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ProfileError(f"profile file {path} cannot be read: {error}") from error
+    if hashlib.sha256(data).hexdigest() != expect:
+        raise ProfileError(f"profile file {path} was edited or truncated: it does not match {RECORD}")
+    try:
+        tensors: dict[str, Tensor] = load(data)
+    except SafetensorError as error:
+        raise ProfileError(f"profile file {path} is damaged: {error}") from error
+    return tensors
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,61 @@
+"""Measuring through the journal: nothing is used before it is durable, and nothing is measured twice."""
+
+import math
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, stack
+
+from unicuco_plugin.errors import PluginError
+from unicuco_plugin.objectives.objective import Objective
+from unicuco_plugin.search.journal import Journal, Measurement
+from unicuco_plugin.spaces.space import Space
+
+__all__ = ["JournaledMeasure"]
+
+
+class JournaledMeasure:
+    """Measures strategies in fixed batches, each one transaction; a batch that is journaled is read, not run.
+
+    Args:
+        journal: The open journal.
+        space: Names the strategies.
+        objectives: Makes the objective of each fidelity; called when it is first needed.
+        batch: Strategies a batch. A killed run loses at most one.
+    """
+
+    def __init__(
+        self, journal: Journal, space: Space, objectives: Mapping[str, Callable[[], Objective]], batch: int
+    ) -> None:
+        self._journal = journal
+        self._space = space
+        self._makers = objectives
+        self._made: dict[str, Objective] = {}
+        self._batch = batch
+
+    def __call__(self, fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
+        """Measure ``n x d`` strategies; see ``Measure``."""
+        rows: list[Measurement] = []
+        for part in X.split(self._batch):
+            report(len(rows))
+            keys = [self._space.key(row) for row in part]
+            known = self._journal.lookup(fidelity, keys)
+            new = {key: row for key, row in zip(keys, part, strict=True) if key not in known}
+            if new:
+                fresh = self._run(fidelity, new)
+                self._journal.record(fresh)
+                known |= {row.key: row for row in fresh}
+            rows += [known[key] for key in keys]
+        report(len(rows))
+        return rows
+
+    def _run(self, fidelity: str, new: Mapping[str, Tensor]) -> list[Measurement]:
+        if fidelity not in self._made:
+            self._made[fidelity] = self._makers[fidelity]()
+        evaluations = self._made[fidelity].evaluate(stack(list(new.values())))
+        for key, evaluation in zip(new, evaluations, strict=True):
+            if not (math.isfinite(evaluation.value) and evaluation.value > 0.0):
+                raise PluginError(f"an objective's value must be positive and finite, got {evaluation.value} for {key}")
+        return [
+            Measurement(key, fidelity, e.value, e.per_window, e.tokens, e.seconds)
+            for key, e in zip(new, evaluations, strict=True)
+        ]

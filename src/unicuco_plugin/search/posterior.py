@@ -1,0 +1,162 @@
+r"""The surrogate's posterior in closed form: small tensors, no fitting library, differentiable in the strategy.
+
+====== ======= ==============================================================================
+symbol shape   meaning
+====== ======= ==============================================================================
+X      n x d   measured strategies
+G      d x e   feature map of the space; the kernel compares ``X G``
+ell    e       length scales (ARD)
+tau2   scalar  output scale
+sigma2 scalar  noise variance
+m      scalar  constant mean
+L      n x n   Cholesky factor of ``K + sigma2 I``
+alpha  n       ``(K + sigma2 I)^-1 (t - m)``
+t      n       targets, standardised: ``(target(f2) - shift) / scale``
+====== ======= ==============================================================================
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+__all__ = ["FLOOR", "Bound", "Posterior", "Target", "matern52"]
+
+Target = Literal["raw", "log"]
+Bound = Literal["lower", "upper", "none"]
+
+# Nats per token below which a prediction on the raw scale means nothing, and its logarithm would explode.
+FLOOR = 0.01
+_TENSORS = ("X", "G", "ell", "t")
+_SCALARS = ("tau2", "sigma2", "m", "shift", "scale", "spread")
+
+
+def matern52(a: Tensor, b: Tensor) -> Tensor:
+    """Matérn 5/2 correlation of every row of ``a`` with every row of ``b``, already divided by length scales.
+
+    Args:
+        a: ``p x e``.
+        b: ``q x e``.
+
+    Returns:
+        ``p x q`` correlations in (0, 1]; differentiable, with gradient zero where two rows are equal.
+
+    Source:
+        Rasmussen and Williams 2006, Eq. (4.17).
+    """
+    squares = (a * a).sum(-1)[:, None] + (b * b).sum(-1)[None] - 2.0 * (a @ b.T)
+    # The floor keeps the square root's gradient finite at training points.
+    r = (5.0 * squares).clamp_min(1e-12).sqrt()
+    return (1.0 + r + r * r / 3.0) * (-r).exp()
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A fitted Gaussian process, ready to predict; float64 throughout.
+
+    Attributes:
+        target: Whether it models the divergence itself or its logarithm.
+        spread: Factor on the standard deviation that makes its 90 % intervals cover 90 % of left-out training points.
+    """
+
+    X: Tensor
+    G: Tensor
+    ell: Tensor
+    t: Tensor
+    tau2: float
+    sigma2: float
+    m: float
+    shift: float
+    scale: float
+    target: Target
+    spread: float = 1.0
+
+    @cached_property
+    def points(self) -> Tensor:
+        """``n x e`` measured strategies in the kernel's coordinates."""
+        return (self.X @ self.G) / self.ell
+
+    @cached_property
+    def L(self) -> Tensor:  # noqa: N802 - the algebra's name
+        """``n x n`` Cholesky factor of the training covariance."""
+        K = self.tau2 * matern52(self.points, self.points)
+        return torch.linalg.cholesky(K + self.sigma2 * torch.eye(len(K), dtype=K.dtype))
+
+    @cached_property
+    def alpha(self) -> Tensor:
+        """``n`` weights of the training targets in the mean."""
+        return torch.cholesky_solve((self.t - self.m)[:, None], self.L)[:, 0]
+
+    def predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the target, noise left out.
+
+        Args:
+            x: ``p x d`` strategies, binary or relaxed.
+
+        Returns:
+            Two ``p`` tensors in the target's unit (nats per token, or their logarithm), differentiable in ``x``.
+        """
+        k = self.tau2 * matern52((x.to(self.X) @ self.G) / self.ell, self.points)
+        mean = self.m + k @ self.alpha
+        v = torch.linalg.solve_triangular(self.L, k.T, upper=False)
+        variance = (self.tau2 - (v * v).sum(0)).clamp_min(1e-12)
+        return self.shift + self.scale * mean, self.scale * self.spread * variance.sqrt()
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Only the mean of the target, ``p``; much cheaper than ``predict``."""
+        k = self.tau2 * matern52((x.to(self.X) @ self.G) / self.ell, self.points)
+        return self.shift + self.scale * (self.m + k @ self.alpha)
+
+    def bound(self, x: Tensor, mode: Bound, kappa: float) -> Tensor:
+        """The optimist's, pessimist's or neutral estimate of the target: ``mu -+ kappa sigma`` or ``mu``.
+
+        Source:
+            UniCuCo, Eq. (9), with the sign that its name (lower confidence bound) says; methods.md section 1.
+        """
+        if mode == "none" or kappa == 0.0:
+            return self.mean(x)
+        mu, sigma = self.predict(x)
+        return mu - kappa * sigma if mode == "lower" else mu + kappa * sigma
+
+    def divergence(self, target: Tensor) -> Tensor:
+        """Turn target values into nats per token, at least ``FLOOR``."""
+        return target.exp() if self.target == "log" else target.clamp_min(FLOOR)
+
+    def log_predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Median and standard deviation of the *logarithm* of the divergence, whatever the target is.
+
+        A raw target is taken to first order, ``sigma / mu``, with ``mu`` at least ``FLOOR``.
+        """
+        mu, sigma = self.predict(x)
+        if self.target == "log":
+            return mu, sigma
+        floored = mu.clamp_min(FLOOR)
+        return floored.log(), sigma / floored
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything but ``target`` as tensors, for a safetensors file; ``L`` and ``alpha`` follow from the rest."""
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        return tensors | {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in _SCALARS}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], target: Target) -> Self:
+        """Read what ``to_tensors`` wrote.
+
+        Raises:
+            ValueError: If a tensor is missing, shapes disagree, or values are not finite.
+        """
+        missing = [name for name in (*_TENSORS, *_SCALARS) if name not in tensors]
+        if missing:
+            raise ValueError(f"surrogate lacks {', '.join(missing)}")
+        n, d = tensors["X"].shape
+        shapes = {"G": (d, tensors["ell"].numel()), "t": (n,)}
+        for name, shape in shapes.items():
+            if tuple(tensors[name].shape) != shape:
+                raise ValueError(f"surrogate's {name} must be {shape}, got {tuple(tensors[name].shape)}")
+        if not all(bool(tensors[name].isfinite().all()) for name in (*_TENSORS, *_SCALARS)):
+            raise ValueError("surrogate's tensors must be finite")
+        X, G, ell, t = (tensors[name] for name in _TENSORS)
+        tau2, sigma2, m, shift, scale, spread = (float(tensors[name]) for name in _SCALARS)
+        return cls(X, G, ell, t, tau2, sigma2, m, shift, scale, target, spread)

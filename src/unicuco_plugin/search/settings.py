@@ -1,0 +1,79 @@
+"""Everything that steers a training run, with its ranges, and the named presets."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from unicuco_plugin.search.posterior import Bound, Target
+
+__all__ = ["PRESETS", "Settings"]
+
+
+class Settings(BaseModel):
+    """Parameters of Algorithm 1, of what stands around it, and of how a candidate is measured.
+
+    The defaults are our own preset: as cheap as measurement showed it can be (docs/training.md).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    tokens: int = Field(2048, ge=2, description="evaluation tokens of one full-fidelity (confirming) evaluation")
+    seq_length: int = Field(512, ge=2, description="tokens in a confirming window")
+    rank_tokens: int = Field(1024, ge=2, description="evaluation tokens of one ranking evaluation")
+    rank_seq_length: int = Field(256, ge=2, description="tokens in a ranking window")
+    rerank: int = Field(0, ge=0, description="best candidates of each budget measured again on windows of their own")
+    initial: int = Field(60, ge=2, description="strategies measured before the first surrogate, N0")
+    epochs: int = Field(16, ge=0, description="rounds of Algorithm 1, T; fewer if nothing promises to improve")
+    steps: int = Field(150, ge=0, description="StratNet gradient steps an epoch, I")
+    learning_rate: float = Field(1e-3, gt=0, description="StratNet's Adam learning rate")
+    preferences: int = Field(10, ge=1, description="preferences a gradient step, K")
+    pool: int = Field(2240, ge=1, description="StratNet proposals an epoch, C")
+    picks: int = Field(12, ge=1, description="strategies measured an epoch, by hypervolume improvement")
+    bound: Bound = Field("lower", description="which confidence bound of the surrogate the search believes")
+    kappa: float = Field(0.5, ge=0, description="width of that bound in standard deviations")
+    target: Target | Literal["auto"] = Field("auto", description="what the surrogate models; auto cross-validates")
+    quality: Literal["log", "raw"] = Field("log", description="scale of the quality objective in scalarization and HV")
+    scalarization: str = Field("tchebycheff", description="how a preference weighs size and quality")
+    neighbours: bool = Field(True, description="let descents on the posterior join StratNet in the pool")
+    starts: int = Field(16, ge=0, description="random starts of those descents for each budget")
+    direction: Literal["forward", "reverse"] = Field("forward", description="KL(dense‖pruned) or KL(pruned‖dense)")
+    batch: int = Field(12, ge=1, description="candidates measured together, one journal transaction")
+    batch_windows: int = Field(16, ge=1, description="windows that pass a block together")
+
+    @model_validator(mode="after")
+    def _check_windows(self) -> Self:
+        for tokens, length in (("tokens", "seq_length"), ("rank_tokens", "rank_seq_length")):
+            if getattr(self, tokens) % getattr(self, length):
+                raise ValueError(
+                    f"{tokens} must be a multiple of {length} = {getattr(self, length)}, got {getattr(self, tokens)}"
+                )
+        return self
+
+
+PRESETS: dict[str, Settings] = {
+    "default": Settings(),
+    # The paper's T, I, C, learning rate, picks and tokens; one fidelity's worth of windows for ranking as for
+    # confirming, StratNet alone in the pool, the objective as printed. N0, K and kappa are not given there.
+    "paper": Settings(
+        tokens=524288,
+        seq_length=8192,
+        rank_tokens=524288,
+        rank_seq_length=8192,
+        rerank=0,
+        initial=500,
+        epochs=50,
+        steps=1000,
+        learning_rate=1e-3,
+        preferences=10,
+        pool=2240,
+        picks=10,
+        bound="lower",
+        kappa=0.5,
+        target="raw",
+        quality="raw",
+        neighbours=False,
+        starts=0,
+        batch_windows=1,
+    ),
+}

@@ -1,0 +1,276 @@
+"""The alternating loop: StratNet proposes, the objective measures, the surrogate learns, StratNet learns.
+
+Notation as in UniCuCo's Algorithm 1: ``X``: n x d measured strategies; ``F``: n x 2 objectives (size, quality).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from unicuco_plugin.search.descent import propose_neighbours
+from unicuco_plugin.search.hypervolume import reference_point, select_by_improvement
+from unicuco_plugin.search.journal import Measurement
+from unicuco_plugin.search.posterior import Posterior
+from unicuco_plugin.search.scalarization import Scalarization, Scaling
+from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.search.stratnet import StratNet, preference_grid, sample_preferences, train_stratnet
+from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
+from unicuco_plugin.spaces.space import Space
+
+__all__ = ["Measure", "Progress", "TrainingResult", "quality_of", "train"]
+
+CONFIRM, RANK, RERANK = "confirm", "rank", "rerank"
+# Preferences whose proposals are projected onto every budget when the front is chosen.
+GRID = 256
+
+
+class Measure(Protocol):
+    """Measures strategies durably: whatever it returns is already in the journal."""
+
+    def __call__(self, fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
+        """Measure ``n x d`` strategies at one fidelity; calls ``report`` with how many are done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run is.
+
+    Attributes:
+        stage: What it is doing now.
+        done, total: Evaluations finished, and the most there can be.
+        tokens: Evaluation tokens so far.
+        message: One line on the last finished step.
+    """
+
+    stage: str
+    done: int
+    total: int
+    tokens: int
+    message: str
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a profile is made from.
+
+    Attributes:
+        net: StratNet.
+        posterior: The surrogate of the ranking fidelity.
+        scaling: Of the objectives (size, quality), frozen.
+        ranked, reranked, confirmed: Every measurement, by fidelity, in order.
+        epochs: Rounds that were run.
+        interrupted: Whether Ctrl-C ended it early; then some of the front is predicted, not confirmed.
+    """
+
+    net: StratNet
+    posterior: Posterior
+    scaling: Scaling
+    ranked: Sequence[Measurement]
+    reranked: Sequence[Measurement]
+    confirmed: Sequence[Measurement]
+    epochs: int
+    interrupted: bool
+
+
+def quality_of(posterior: Posterior, target: Tensor, settings: Settings) -> Tensor:
+    """Turn the surrogate's target into the quality objective: nats per token, or their logarithm."""
+    if settings.quality == "log":
+        return target if posterior.target == "log" else posterior.divergence(target).log()
+    return posterior.divergence(target)
+
+
+def train(
+    space: Space,
+    measure: Measure,
+    scalarization: Scalarization,
+    settings: Settings,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> TrainingResult:
+    """Run Algorithm 1 with the settings' preset, then confirm the front on fresh windows.
+
+    The same arguments and measurements give the same result: nothing depends on time or on free memory.
+
+    Source:
+        UniCuCo, Algorithm 1 and Eqs. (6)-(13); deviations and additions in docs/training.md.
+    """
+    run = _Run(space, measure, scalarization, settings, progress)
+    return run.train()
+
+
+class _Run:
+    def __init__(
+        self,
+        space: Space,
+        measure: Measure,
+        scalarization: Scalarization,
+        settings: Settings,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.space, self.measure, self.scalarization, self.settings = space, measure, scalarization, settings
+        self.progress = progress
+        self.net = StratNet(len(space.units), _generator(settings, 1))
+        self.rows: dict[str, list[Measurement]] = {RANK: [], RERANK: [], CONFIRM: []}
+        self.X = torch.empty(0, len(space.units), dtype=torch.float64)
+        self.surrogate: Surrogate | None = None
+        self.learned: tuple[Posterior, Scaling] | None = None
+        self.epoch = 0
+        budgets = len(space.budgets)
+        self.total = settings.initial + settings.epochs * settings.picks + budgets * (1 + settings.rerank)
+
+    def train(self) -> TrainingResult:
+        interrupted = False
+        try:
+            self._loop()
+            if self.settings.rerank:
+                self._measure(RERANK, self._finalists(self.settings.rerank), "reranking")
+            self._measure(CONFIRM, self._finalists(1), "confirming")
+        except KeyboardInterrupt:
+            if self.learned is None:
+                raise
+            interrupted = True
+        if self.learned is None:
+            raise RuntimeError("training ended before the first surrogate")
+        posterior, scaling = self.learned
+        rows = self.rows
+        return TrainingResult(
+            self.net, posterior, scaling, rows[RANK], rows[RERANK], rows[CONFIRM], self.epoch, interrupted
+        )
+
+    def _loop(self) -> None:
+        self._measure(RANK, self.space.first(self.settings.initial, _generator(self.settings, 2)), "first strategies")
+        self._learn()
+        while self.epoch < self.settings.epochs:
+            picks = self._pick()
+            if not len(picks):
+                break
+            self._measure(RANK, picks, f"epoch {self.epoch + 1} of {self.settings.epochs}")
+            self.epoch += 1
+            self._learn()
+
+    def _learn(self) -> None:
+        """Fit the surrogate, freeze the scale, train StratNet on both."""
+        settings = self.settings
+        y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
+        self._report("fitting the surrogate", 0, "")
+        self.surrogate = fit_surrogate(self.X, y, self.space.features, target=settings.target, previous=self.surrogate)
+        posterior = self.surrogate.posterior
+        F = torch.stack([1.0 - self.space.sparsity(self.X), y.log() if settings.quality == "log" else y], -1)
+        scaling = Scaling.from_front(F)
+
+        def objectives(scores: Tensor) -> Tensor:
+            return scaling.scale(self._objectives(posterior, self.space.relax(scores)))
+
+        self._report("training StratNet", 0, "")
+        train_stratnet(
+            self.net,
+            objectives,
+            self.scalarization,
+            steps=settings.steps,
+            preferences=settings.preferences,
+            learning_rate=settings.learning_rate,
+            generator=_generator(settings, 3, self.epoch),
+        )
+        self.learned = posterior, scaling
+
+    def _posterior(self) -> Posterior:
+        if self.learned is None:
+            raise RuntimeError("there is no surrogate before the first strategies are measured")
+        return self.learned[0]
+
+    def _objectives(self, posterior: Posterior, x: Tensor) -> Tensor:
+        target = posterior.bound(x, self.settings.bound, self.settings.kappa)
+        return torch.stack([1.0 - self.space.sparsity(x), quality_of(posterior, target, self.settings)], -1)
+
+    @torch.no_grad()
+    def _pick(self) -> Tensor:
+        """Choose what to measure next: the pool's greatest joint hypervolume improvement."""
+        settings, posterior = self.settings, self._posterior()
+        lam = sample_preferences(settings.pool, _generator(settings, 4, self.epoch))
+        pool = [self.space.relax(self.net(lam)).round(decimals=6)]
+        if settings.neighbours:
+            pool.append(self._neighbours())
+        known = {row.key for row in self.rows[RANK]}
+        candidates = _distinct(self.space, torch.cat(pool), known)
+        if not len(candidates):
+            return candidates
+        y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
+        F = torch.stack([1.0 - self.space.sparsity(self.X), y.log() if settings.quality == "log" else y], -1)
+        chosen = select_by_improvement(self._objectives(posterior, candidates), F, reference_point(F), settings.picks)
+        return candidates[chosen]
+
+    def _neighbours(self) -> Tensor:
+        settings = self.settings
+        with torch.enable_grad():
+            return propose_neighbours(
+                self._posterior(),
+                self.space,
+                self.X,
+                starts=settings.starts,
+                bound=settings.bound,
+                kappa=settings.kappa,
+                generator=_generator(settings, 5, self.epoch),
+            ).detach()
+
+    @torch.no_grad()
+    def _finalists(self, count: int) -> Tensor:
+        """The ``count`` best of each budget by all ranking evidence: measured, StratNet's, neighbours'."""
+        scores = self.net(preference_grid(GRID))
+        posterior = self._posterior()
+        found = [self._neighbours()] if self.settings.neighbours else []
+        reranked = {row.key: row.value for row in self.rows[RERANK]}
+        chosen = []
+        for budget in self.space.budgets:
+            proposed = self.space.project(scores, budget)
+            same = [rows[_at(self.space, rows, budget)] for rows in (self.X, *found)]
+            rows = _distinct(self.space, torch.cat([*same, proposed]), set())
+            mean, spread = posterior.log_predict(rows)
+            value = mean + spread
+            for index, row in enumerate(rows):
+                if (key := self.space.key(row)) in reranked:
+                    value[index] = 0.5 * (mean[index] + torch.tensor(reranked[key]).log())
+                elif reranked:
+                    value[index] = float("inf")
+            chosen.append(rows[value.argsort(stable=True)[:count]])
+        return torch.cat(chosen)
+
+    def _measure(self, fidelity: str, X: Tensor, stage: str) -> None:
+        before = sum(row.tokens for rows in self.rows.values() for row in rows)
+        done = sum(map(len, self.rows.values()))
+        self.rows[fidelity] += self.measure(
+            fidelity, X, lambda count: self.progress(Progress(stage, done + count, self.total, before, ""))
+        )
+        if fidelity == RANK:
+            self.X = torch.cat([self.X, X])
+        values = [row.value for row in self.rows[fidelity][-len(X) :]]
+        self._report(stage, 0, f"{stage}: {len(X)} measured, {min(values):.3f} to {max(values):.3f} nats per token")
+
+    def _report(self, stage: str, count: int, message: str) -> None:
+        tokens = sum(row.tokens for rows in self.rows.values() for row in rows)
+        self.progress(Progress(stage, sum(map(len, self.rows.values())) + count, self.total, tokens, message))
+
+
+def _generator(settings: Settings, *stream: int) -> Generator:
+    """An independent stream for each use, so that a resumed run draws what the unbroken one drew."""
+    seed = settings.seed
+    for part in stream:
+        seed = (seed * 1_000_003 + part + 7) % (2**63 - 1)
+    return torch.Generator().manual_seed(seed)
+
+
+def _distinct(space: Space, X: Tensor, known: set[str]) -> Tensor:
+    seen = set(known)
+    keep = []
+    for index, row in enumerate(X):
+        key = space.key(row)
+        if key not in seen:
+            seen.add(key)
+            keep.append(index)
+    return X[keep]
+
+
+def _at(space: Space, X: Tensor, budget: float) -> Tensor:
+    return (space.sparsity(X) - budget).abs() < 1e-9

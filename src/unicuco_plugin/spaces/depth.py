@@ -1,0 +1,170 @@
+"""The space of whole decoder blocks: each one stays or goes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from unicuco_plugin.errors import RequestError, StrategyError
+
+__all__ = ["DepthSpace"]
+
+# How alike two neighbouring blocks are to the surrogate, as the width of a Gaussian in blocks; 0 is the plain
+# weighted-Hamming kernel. Chosen in benchmarks/surrogate_choices.py.
+_BLUR = 0.0
+# Shares are sums of floats: a budget that is a block boundary must not cost one block more.
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True)
+class DepthSpace:
+    """Strategies over whole blocks: ``x_i`` is 1 where block ``i`` is removed, else 0.
+
+    At least one block always stays. All blocks of a model are assumed to matter by their parameters only for the
+    budget; swaps keep the number of blocks, which is the budget where blocks have one size.
+
+    Attributes:
+        block_names: Full module names of the ``d`` blocks, in order.
+        block_params: Parameters of each.
+    """
+
+    block_names: tuple[str, ...]
+    block_params: tuple[int, ...]
+    name: str = "depth"
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the ``d`` blocks."""
+        return self.block_names
+
+    @cached_property
+    def params(self) -> Tensor:
+        """``d`` parameters, float64."""
+        return torch.tensor(self.block_params, dtype=torch.float64)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """``d x d``: the identity, or a blur that makes neighbouring blocks alike."""
+        d = len(self.block_names)
+        if _BLUR == 0.0:
+            return torch.eye(d, dtype=torch.float64)
+        position = torch.arange(d, dtype=torch.float64)
+        blur = torch.exp(-0.5 * ((position[:, None] - position[None]) / _BLUR) ** 2)
+        return blur / blur.norm(dim=0)
+
+    @cached_property
+    def budgets(self) -> tuple[float, ...]:
+        """The largest share that 1, 2, … d - 1 blocks can reach: k / d where blocks have one size."""
+        largest = self.params.sort(descending=True).values.cumsum(0) / self.params.sum()
+        return tuple(largest[:-1].tolist())
+
+    def sparsity(self, x: Tensor) -> Tensor:
+        """Share of block parameters removed, ``p x d`` to ``p``."""
+        return (x.to(self.params) @ self.params) / self.params.sum()
+
+    def relax(self, logits: Tensor) -> Tensor:
+        """Remove the blocks with the highest scores, as many as the sigmoids sum to; straight-through gradient.
+
+        Forward the result is binary, the only kind of point that the surrogate has seen; backward it is the sigmoid.
+
+        Args:
+            logits: ``p x d``.
+
+        Source:
+            Straight-through estimator, Bengio et al. 2013; compared with the plain sigmoid in
+            ``benchmarks/relaxation.py``.
+        """
+        soft = logits.sigmoid()
+        count = soft.detach().sum(-1).round().clamp(1, soft.shape[-1] - 1)
+        ranks = logits.detach().argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        hard = (ranks < count[:, None]).to(soft)
+        return hard + soft - soft.detach()
+
+    def project(self, scores: Tensor, sparsity: float) -> Tensor:
+        """Remove blocks in order of falling score, the fewest that reach the share.
+
+        Args:
+            scores: ``p x d``.
+            sparsity: Share of block parameters to remove, at least; in (0, 1).
+
+        Raises:
+            RequestError: If it takes all blocks.
+        """
+        if sparsity > self.budgets[-1] + _SLACK:
+            raise RequestError(
+                f"sparsity must be at most {self.budgets[-1]:.6g} for depth: one of {len(self.units)} blocks has to "
+                f"stay, got {sparsity:.6g}"
+            )
+        order = scores.argsort(dim=-1, descending=True, stable=True)
+        reached = self.params[order].cumsum(-1) / self.params.sum()
+        taken = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], -1) < sparsity - _SLACK
+        x = torch.zeros(scores.shape, dtype=torch.float64).scatter(-1, order, taken.double())
+        return self._leave_one(x, order)
+
+    def _leave_one(self, x: Tensor, order: Tensor) -> Tensor:
+        full = x.sum(-1) == x.shape[-1]
+        x[full, order[full, -1]] = 0.0
+        return x
+
+    def first(self, count: int, generator: Generator) -> Tensor:
+        """Every single block, then random sets of every size up to all but one, ``count x d`` or fewer."""
+        d = len(self.units)
+        rows = list(torch.eye(d, dtype=torch.float64)[:count])
+        seen = {self.key(row) for row in rows}
+        for _ in range(20 * count):
+            if len(rows) >= count:
+                break
+            size = int(torch.randint(2, d, (1,), generator=generator)) if d > 2 else 1
+            row = torch.zeros(d, dtype=torch.float64)
+            row[torch.randperm(d, generator=generator)[:size]] = 1.0
+            if self.key(row) not in seen:
+                seen.add(self.key(row))
+                rows.append(row)
+        return torch.stack(rows)
+
+    def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
+        """Uniformly random sets at one budget, ``count x d``; repeats are possible."""
+        return self.project(torch.rand(count, len(self.units), generator=generator, dtype=torch.float64), sparsity)
+
+    def neighbours(self, x: Tensor) -> Tensor:
+        """Swap one removed block with one kept, in every way, ``p x d`` to ``p x moves x d``.
+
+        All rows must remove the same number of blocks.
+        """
+        p, d = x.shape
+        k = int(x[0].sum())
+        kept = (x == 0).nonzero()[:, 1].view(p, d - k)
+        removed = (x == 1).nonzero()[:, 1].view(p, k)
+        moves = x[:, None].repeat(1, k * (d - k), 1)
+        moves.scatter_(2, removed.repeat_interleave(d - k, 1)[..., None], 0.0)
+        moves.scatter_(2, kept.repeat(1, k)[..., None], 1.0)
+        return moves
+
+    def to_units(self, x: Tensor) -> dict[str, float]:
+        """Name the removed blocks of one strategy, ``d``."""
+        return {self.units[i]: 1.0 for i in x.nonzero()[:, 0].tolist()}
+
+    def from_units(self, units: Mapping[str, float]) -> Tensor:
+        """The inverse of ``to_units``.
+
+        Raises:
+            StrategyError: If a unit is unknown or a share is not 0 or 1.
+        """
+        x = torch.zeros(len(self.units), dtype=torch.float64)
+        for name, share in units.items():
+            if name not in self.units or share not in (0.0, 1.0):
+                raise StrategyError(f"units[{name!r}] must be a known block with share 0 or 1, got {share}")
+            x[self.units.index(name)] = share
+        return x
+
+    def key(self, x: Tensor) -> str:
+        """Indices of the removed blocks, such as ``"3,14,15"``."""
+        return ",".join(str(i) for i in x.nonzero()[:, 0].tolist())
+
+    def parse(self, key: str) -> Tensor:
+        """The inverse of ``key``, ``d``."""
+        x = torch.zeros(len(self.units), dtype=torch.float64)
+        x[[int(part) for part in key.split(",") if part]] = 1.0
+        return x

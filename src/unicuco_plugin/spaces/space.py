@@ -1,0 +1,85 @@
+"""What a space of strategies must offer the search, the profile and the answers."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+__all__ = ["Space"]
+
+
+class Space(Protocol):
+    """Which units there are, which values they may take, and how scores become a feasible strategy.
+
+    Strategies are rows of float64 tensors ``p x d`` with entries in [0, 1], the share removed of each unit.
+
+    Attributes:
+        name: As plugins list it.
+        units: Names of the ``d`` units, full module names.
+        params: ``d`` prunable weights of each unit.
+    """
+
+    @property
+    def name(self) -> str:
+        """As plugins list it."""
+        ...
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the ``d`` units."""
+        ...
+
+    @property
+    def params(self) -> Tensor:
+        """``d`` prunable weights, float64."""
+        ...
+
+    @property
+    def features(self) -> Tensor:
+        """``d x e`` map to the coordinates in which the surrogate compares strategies."""
+        ...
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """The sparsities worth one strategy each, rising; an answer exists up to the last."""
+        ...
+
+    def sparsity(self, x: Tensor) -> Tensor:
+        """Share of prunable weights removed, ``p x d`` to ``p``; differentiable."""
+        ...
+
+    def relax(self, logits: Tensor) -> Tensor:
+        """Turn StratNet's output into strategies the surrogate knows, ``p x d`` to ``p x d``, with a gradient."""
+        ...
+
+    def project(self, scores: Tensor, sparsity: float) -> Tensor:
+        """The feasible strategies that follow the scores and meet a budget exactly, ``p x d`` to ``p x d``."""
+        ...
+
+    def first(self, count: int, generator: Generator) -> Tensor:
+        """Distinct strategies to measure before there is a surrogate, ``count x d`` or fewer."""
+        ...
+
+    def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
+        """Uniformly random strategies at one budget, ``count x d``."""
+        ...
+
+    def neighbours(self, x: Tensor) -> Tensor:
+        """All strategies one step from each row at the same budget, ``p x d`` to ``p x moves x d``."""
+        ...
+
+    def to_units(self, x: Tensor) -> dict[str, float]:
+        """Name the units that lose something in one strategy, ``d``."""
+        ...
+
+    def from_units(self, units: Mapping[str, float]) -> Tensor:
+        """The inverse of ``to_units``."""
+        ...
+
+    def key(self, x: Tensor) -> str:
+        """The canonical identity of one strategy, short and readable."""
+        ...
+
+    def parse(self, key: str) -> Tensor:
+        """The inverse of ``key``, ``d``."""
+        ...
