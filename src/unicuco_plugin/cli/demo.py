@@ -138,4 +138,7 @@ def _answer(model: Any, tokenizer: Any) -> str:  # noqa: ANN401 - Transformers i
     else:
         inputs = tokenizer(_QUESTION, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=_ANSWER_TOKENS, do_sample=False)
-    return " ".join(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).split())
+    tokens = output[0, inputs["input_ids"].shape[1] :]
+    # Transformers warns about a clean-up that tokenizers made from GGUF ask for.
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return " ".join(text.split())

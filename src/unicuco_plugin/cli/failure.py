@@ -9,12 +9,14 @@ import click
 
 from unicuco_plugin.errors import UnicucoError
 
-__all__ = ["DEBUG", "INTERRUPTED", "Failure", "one_line", "reporting"]
+__all__ = ["DEBUG", "INTERRUPTED", "QUIET", "Failure", "one_line", "reporting"]
 
 # Where --debug is noted: click shares ``meta`` between a command and its group.
 DEBUG = "unicuco.debug"
 # What a shell reports for a process that SIGINT ended: 128 + 2.
 INTERRUPTED = 130
+# Switches off every progress bar that does not insist.
+QUIET = "TQDM_DISABLE"
 
 
 class Failure(click.ClickException):

@@ -1,11 +1,12 @@
 """The command ``unicuco`` itself: finds the subcommand and imports no other."""
 
 import importlib
+import os
 from typing import Any
 
 import click
 
-from unicuco_plugin.cli.failure import reporting
+from unicuco_plugin.cli.failure import QUIET, reporting
 from unicuco_plugin.cli.options import debug_option
 
 __all__ = ["CommandGroup", "main"]
@@ -45,6 +46,8 @@ class CommandGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the subcommand; see :func:`unicuco_plugin.cli.failure.reporting`."""
         with reporting(ctx):
+            # Bars of other packages: tqdm reads this once, when it is imported. Downloads show theirs all the same.
+            os.environ.setdefault(QUIET, "1")
             return super().invoke(ctx)
 
 

@@ -41,6 +41,11 @@ class ProgressBars:
         if sys.stderr.isatty():  # a stage without steps of its own, such as fitting, would not show itself
             self._bar.refresh()
 
+    def finish(self) -> None:
+        """Fill the bar: a run may find that it needs fewer evaluations than it may make."""
+        if self._bar is not None:
+            self._bar.total = self._bar.n
+
     def close(self) -> None:
         """Leave the bar on the screen as it is."""
         if self._bar is not None:
@@ -59,6 +64,11 @@ class ProgressBars:
 
 
 def _open(event: "Progress") -> "tqdm[Any]":
-    interval = _TERMINAL if sys.stderr.isatty() else _LOG
-    # initial: steps of an earlier run do not count for the rate.
-    return tqdm(total=event.total, unit=" evaluations", file=sys.stderr, mininterval=interval, initial=event.done)
+    return tqdm(
+        total=event.total,
+        unit=" evaluations",
+        file=sys.stderr,
+        mininterval=_TERMINAL if sys.stderr.isatty() else _LOG,
+        initial=event.done,  # steps of an earlier run do not count for the rate
+        disable=False,
+    )

@@ -1,10 +1,12 @@
 """``unicuco prune``: a pruned checkpoint that stock tools load."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from unicuco_plugin.cli.failure import QUIET
 from unicuco_plugin.cli.options import (
     ManyFilesCommand,
     accept_option,
@@ -49,7 +51,7 @@ _WAYS = ("profile", "strategy", "recipe")
 @model_options
 @overwrite_option
 @json_option
-@click.option("--verbose", is_flag=True, help="Show llm-compressor's own messages.")
+@click.option("--verbose", is_flag=True, help="Show llm-compressor's own messages and bars.")
 @debug_option
 def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields: Any) -> None:  # noqa: ANN401
     """Prune a model by a profile and a request, a stored strategy, or a recipe, and write the checkpoint.
@@ -59,6 +61,8 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     """
     request = read_request(fields)
     _check_ways(fields, request)
+    if verbose:
+        os.environ.pop(QUIET, None)
     from unicuco_plugin.modifiers.export import check_output
     from unicuco_plugin.modifiers.oneshot import prune_with_recipe
 

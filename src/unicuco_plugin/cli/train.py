@@ -46,17 +46,24 @@ def train(ctx: click.Context, output: Path, resume: bool, **fields: Any) -> None
     settings = read_settings(fields)
     command = shlex.join(["unicuco", "train", *ctx.meta[ARGUMENTS]])
     from unicuco_plugin.report.front import describe_profile
-    from unicuco_plugin.training import train_profile
+    from unicuco_plugin.training import JOURNAL, train_profile
 
     model = fields.pop("model")
-    with ProgressBars() as bars:
-        profile = train_profile(
-            model, output, settings=settings, resume=resume, command=command, progress=bars, **fields
-        )
+    how = "go on with the same command and --resume"
+    try:
+        with ProgressBars() as bars:
+            profile = train_profile(
+                model, output, settings=settings, resume=resume, command=command, progress=bars, **fields
+            )
+            interrupted = bool(profile.provenance.get("interrupted"))
+            if not interrupted:
+                bars.finish()
+    except KeyboardInterrupt:
+        if (output / JOURNAL).exists():
+            click.echo(f"\nstopped too early to answer; {output} keeps what was measured, {how}", err=True)
+        raise
     click.echo(describe_profile(profile))
     click.echo(f"\nwritten to {output}; ask it with: unicuco strategy {shlex.quote(str(output))} --sparsity 0.25")
-    if profile.provenance.get("interrupted"):
-        click.echo(
-            f"stopped early; {output} can be used as it is, or go on with the same command and --resume", err=True
-        )
+    if interrupted:
+        click.echo(f"stopped early; {output} can be used as it is, or {how}", err=True)
         ctx.exit(INTERRUPTED)

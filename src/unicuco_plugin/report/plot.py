@@ -100,7 +100,7 @@ def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # no
         axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(visible=True, color="#EEEEEE")
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(loc="upper left", framealpha=1.0, edgecolor="white")
 
 
 def _draw_units(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequence[str]) -> None:  # noqa: ANN401
@@ -108,7 +108,7 @@ def _draw_units(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequen
     shares = [[strategy.units.get(unit, 0.0) for strategy in front] for unit in units]
     image = axes.pcolormesh(shares, cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="#DDDDDD", linewidth=0.3)
     axes.set_title("Which blocks go (dark) at each budget" if whole else "How much of each unit goes at each budget")
-    columns = range(0, len(front), max(1, len(front) // 15))
+    columns = range(0, len(front), -(-len(front) // 15))
     labels = [str(len(front[c].units)) if whole else f"{front[c].sparsity:.2f}" for c in columns]
     axes.set_xticks([column + 0.5 for column in columns], labels)
     axes.set_xlabel(f"blocks removed, of {len(units)}" if whole else "sparsity")

@@ -1,0 +1,163 @@
+"""``unicuco prune``: three ways to say what goes, and what is refused before a weight is read."""
+
+import json
+
+import pytest
+
+from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.modifiers import oneshot
+from unicuco_plugin.strategy import Strategy
+
+
+@pytest.fixture
+def forbidden(monkeypatch):
+    """Fails the test if a model's weights are read."""
+
+    def fail(*_, **__):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(oneshot, "load_model", fail)
+
+
+@pytest.fixture
+def strategy_file(unicuco, profile, tmp_path):
+    path = tmp_path / "strategy.json"
+    path.write_text(unicuco("strategy", profile, "--sparsity", "0.3", "--json").stdout)
+    return path
+
+
+@pytest.fixture
+def recipe(profile, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "pruning_stage:\n  pruning_modifiers:\n    SparsityProfileModifier:\n"
+        f"      profile: {profile}\n      request: {{sparsity: 0.3}}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def prune(unicuco, dense, tmp_path):
+    def run(*arguments):
+        return unicuco("prune", "--model", dense, "--output", tmp_path / "out", *arguments)
+
+    return run
+
+
+def test_a_profile_and_a_request_make_a_checkpoint(prune, profile, tmp_path):
+    result = prune("--profile", profile, "--sparsity", "0.3", "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert data["path"] == str(tmp_path / "out")
+    assert len(data["strategies"][0]["units"]) == 2
+    assert load_model(tmp_path / "out").config.num_hidden_layers == 4
+    assert data["params"] == load_model(tmp_path / "out").num_parameters()
+
+
+@pytest.mark.parametrize("way", ["strategy", "recipe"])
+def test_a_strategy_file_and_a_recipe_do_the_same(way, prune, strategy_file, recipe, tmp_path):
+    result = prune(f"--{way}", {"strategy": strategy_file, "recipe": recipe}[way])
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("removed     model.layers ")
+    written = Strategy.read(tmp_path / "out" / "strategy.json")
+    assert written.units == Strategy.read(strategy_file).units
+
+
+def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, text):
+    with recipe.open("a") as file:
+        file.write("    WandaPruningModifier: {sparsity: 0.5, targets: [Linear], ignore: [lm_head]}\n")
+    refused = prune("--recipe", recipe)
+    assert refused.exit_code == 1
+    assert refused.stderr == "error: WandaPruningModifier needs calibration text, got none; pass --calibration FILE\n"
+    given = prune("--recipe", recipe, "--calibration", text, "--samples", "4", "--seq-length", "16")
+    assert given.exit_code == 0, given.stderr
+
+
+@pytest.mark.usefixtures("forbidden")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one of --profile with a request, --strategy and --recipe; got none"),
+        (
+            ["--profile", "PROFILE", "--recipe", "r"],
+            "give one of --profile with a request, --strategy and --recipe; got --profile and --recipe",
+        ),
+        (["--profile", "PROFILE"], "--profile needs one request, for instance --sparsity 0.25"),
+        (
+            ["--profile", "PROFILE", "--sparsity", "0.3", "--max-params", "9"],
+            "give one request, got --sparsity and --max-params",
+        ),
+        (["--strategy", "STRATEGY", "--sparsity", "0.3"], "a request goes with --profile, not with --strategy"),
+        (
+            ["--profile", "PROFILE", "--sparsity", "0.3", "--engine", "wanda"],
+            "--engine wanda: whole blocks are dropped, which needs no engine; leave it out",
+        ),
+        (["--recipe", "r", "--engine", "levels"], "--engine does not go with --recipe; write it into the recipe"),
+        (
+            ["--recipe", "r", "--accept-other-weights"],
+            "--accept-other-weights does not go with --recipe; write it into the recipe",
+        ),
+        (
+            ["--profile", "PROFILE", "--sparsity", "0.3", "--engine", "magnitude"],
+            "Invalid value for '--engine': 'magnitude' is not one of 'sparsegpt', 'wanda', 'levels'.",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_contradict_each_other_are_refused(prune, profile, strategy_file, arguments, message):
+    places = {"PROFILE": profile, "STRATEGY": strategy_file}
+    result = prune(*(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"Error: {message}"
+
+
+@pytest.mark.usefixtures("forbidden")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--profile", "nowhere", "--sparsity", "0.3"],
+            "no profile at nowhere: neither a folder nor a packaged profile",
+        ),
+        (["--profile", "PROFILE", "--sparsity", "0.9"], "sparsity must be at most 0.833333 for this profile"),
+        (["--strategy", "nowhere.json"], "strategy file nowhere.json cannot be read: "),
+        (["--strategy", "TEXT"], "strategy file TEXT cannot be read: Expecting value"),
+        (["--recipe", "nowhere.yaml"], "recipe nowhere.yaml cannot be read: "),
+        (["--recipe", "TEXT"], "TEXT, line 1: "),
+        (["--model", "/nowhere", "--recipe", "RECIPE"], "/nowhere: no such model folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_read_is_one_line(prune, request, arguments, message):
+    names = ("profile", "recipe", "text")
+    places = {name.upper(): request.getfixturevalue(name) for name in names if name.upper() in arguments}
+    if arguments[0] == "--model":
+        request.getfixturevalue("monkeypatch").undo()  # only the real loader refuses the model
+    result = prune(*(places.get(argument, argument) for argument in arguments))
+    assert result.exit_code == 1
+    for name, place in places.items():
+        message = message.replace(name, str(place))
+    assert result.stderr.startswith(f"error: {message}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("forbidden")
+def test_an_output_that_exists_is_refused_first(prune, tmp_path):
+    (tmp_path / "out").mkdir()
+    result = prune("--profile", "nowhere", "--sparsity", "0.3")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"error: {tmp_path / 'out'}: already exists; pass --overwrite to replace it\n"
+
+
+def test_a_fine_tune_is_served_only_on_request(unicuco, dense, profile, tmp_path):
+    tuned = load_model(dense)
+    tuned.lm_head.weight.data += 0.1
+    tuned.save_pretrained(tmp_path / "tuned")
+    arguments = ["prune", "--model", tmp_path / "tuned", "--output", tmp_path / "out", "--profile", profile]
+    refused = unicuco(*arguments, "--sparsity", "0.3")
+    assert refused.exit_code == 1
+    assert "same structure but other weights" in refused.stderr
+    assert "pass --accept-other-weights" in refused.stderr
+    accepted = unicuco(*arguments, "--sparsity", "0.3", "--accept-other-weights", "--json")
+    divergence = json.loads(accepted.stdout)["strategies"][0]["divergence"]
+    assert (divergence["measured"], divergence["carried_over"]) == (False, True)

@@ -1,0 +1,66 @@
+"""The picture of a front: what is on its axes, and that it is written whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+from test_front import strategy
+
+from unicuco_plugin.errors import ExportError
+from unicuco_plugin.report import plot
+from unicuco_plugin.report.plot import plot_front
+
+UNITS = [f"model.layers.{index}" for index in range(4)]
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """Draw and return the figure."""
+    figures = []
+    draw = plot._draw
+    monkeypatch.setattr(plot, "_draw", lambda *arguments: figures.append(draw(*arguments)) or figures[-1])
+
+    def run(front, units=UNITS):
+        plot_front(front, units, tmp_path / "front.png", title="t")
+        return figures[-1]
+
+    return run
+
+
+def test_whole_blocks_are_counted_and_measured_ones_are_told_apart(drawn):
+    left, right = drawn([strategy((1,)), strategy((1, 2), measured=False)]).axes
+    assert left.get_xlabel() == right.get_xlabel() == "blocks removed, of 4"
+    assert left.get_ylabel() == "divergence from the dense model (nats per token)"
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [
+        "measured, with 90 % interval", "predicted, with 90 % interval",
+    ]  # fmt: skip
+    assert right.collections[0].get_array().reshape(4, 2).tolist() == [[0, 0], [1, 1], [0, 1], [0, 0]]
+    assert [label.get_text() for label in right.get_yticklabels()] == ["0", "1", "2", "3"]
+
+
+def test_shares_get_a_scale(drawn):
+    front = [strategy(units={"model.layers.0": 0.5}), strategy(units={"model.layers.0": 0.9})]
+    left, _, scale = drawn(front).axes
+    assert left.get_xlabel() == "sparsity (share of prunable weights removed)"
+    assert scale.get_ylabel() == "share of the unit's weights removed"
+
+
+def test_an_interval_beside_its_mean_can_be_drawn(drawn):
+    drawn([strategy(divergence={"mean": 0.5, "interval90": [0.6, 0.7], "measured": True})])
+
+
+def test_nothing_to_draw_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="the profile holds no strategy to draw"):
+        plot_front([], UNITS, tmp_path / "front.png", title="t")
+
+
+def test_a_picture_is_written_whole_or_not_at_all(drawn, tmp_path, monkeypatch):
+    (tmp_path / "front.png").write_text("an older one")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(ExportError, match="cannot be written: disk full"):
+        drawn([strategy()])
+    assert [path.name for path in tmp_path.iterdir()] == ["front.png"]
+    assert (tmp_path / "front.png").read_text() == "an older one"
