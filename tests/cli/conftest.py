@@ -33,8 +33,14 @@ def unicuco():
 
 
 @pytest.fixture(scope="session")
+def tiny_settings():
+    """The settings of a training run of a second."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def tiny_options():
-    """The settings of a training run of a second, as options."""
+    """The same as options."""
     return [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 

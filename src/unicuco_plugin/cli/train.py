@@ -37,7 +37,7 @@ __all__ = ["train"]
 @overwrite_option
 @debug_option
 @click.pass_context
-def train(ctx: click.Context, output: Path, resume: bool, **fields: Any) -> None:  # noqa: ANN401 - one a setting
+def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> None:  # noqa: ANN401 - one a setting
     """Train a profile: measure strategies on the model, and learn to answer any request from them.
 
     Every measurement is kept as soon as it is made. After Ctrl-C, or anything worse, the same command with --resume

@@ -1,0 +1,50 @@
+"""The examples run as they stand, on a tiny model and profile."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from unicuco_plugin.search.settings import Settings
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def example():
+    """Import one example as a module."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_the_quickstart_prunes_and_speaks(example, profile, dense, monkeypatch, capsys):
+    quickstart = example("quickstart")
+    monkeypatch.setattr(quickstart, "PROFILE", str(profile))
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", str(dense)])
+    quickstart.main()
+    printed = capsys.readouterr().out
+    assert "drop model.layers." in printed
+    assert "4 blocks left, 35,104 parameters" in printed
+
+
+@pytest.fixture
+def training(example, tiny_settings, monkeypatch):
+    """The training example with the settings of a second."""
+    module = example("train_profile")
+    monkeypatch.setitem(module.PRESETS, "default", Settings(**tiny_settings))
+    return module
+
+
+def test_training_goes_on_where_it_stopped(training, dense, text, tmp_path, capsys):
+    training.main(str(dense), str(tmp_path / "p"), str(text))
+    first = capsys.readouterr().out
+    training.main(str(dense), str(tmp_path / "p"), str(text))
+    assert "sparsity 0.5: 3 blocks, " in first
+    assert capsys.readouterr().out.splitlines()[-5:] == first.splitlines()[-5:]
