@@ -18,8 +18,10 @@ TINY = {
 
 
 @pytest.fixture(autouse=True)
-def no_installed_plugins(monkeypatch):
+def own_environment(monkeypatch):
+    """No installed plugins, and what the command line sets for its process ends with the test."""
     monkeypatch.setenv("UNICUCO_DISABLE_PLUGINS", "1")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -33,6 +34,12 @@ def test_the_list_of_commands_says_what_each_says_of_itself(name):
     sentence = " ".join(command.help.split("\n\n")[0].split())
     assert sentence in " ".join(help_text.split())
     assert command.name == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name):
+    page = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+    assert f"\n## unicuco {name}\n" in page.read_text(encoding="utf8")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,6 +1,8 @@
 """Progress of a training run as a bar on standard error."""
 
 import sys
+import time
+from io import StringIO
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,16 +13,21 @@ if TYPE_CHECKING:  # slow to import
 
 __all__ = ["ProgressBars"]
 
-# Seconds between two pictures of a bar: what an eye follows, and what a log file bears.
+# Seconds between two pictures of the bar: what an eye follows, and what a log file bears.
 _TERMINAL, _LOG = 0.2, 30.0
 
 
 class ProgressBars:
-    """Shows one bar for the whole run, with its rate and the time that is left; call it with each event."""
+    """Shows one bar for the whole run, with its rate and the time that is left; call it with each event.
+
+    Where standard error is no terminal, the bar is a line now and then.
+    """
 
     def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._stage = ""
+        self._logged = 0.0
 
     def __call__(self, event: "Progress") -> None:
         """Move the bar to where the event says; what it has to tell goes on a line above."""
@@ -30,16 +37,18 @@ class ProgressBars:
                 print(f"{event.stage} …", file=sys.stderr)
             return
         if self._bar is None:
-            self._bar = _open(event)
-        if event.message:
-            self._bar.write(event.message, file=sys.stderr)
+            self._bar = self._open(event)
         self._stage = event.stage
         self._bar.total = event.total
         self._bar.set_description_str(event.stage, refresh=False)
         self._bar.set_postfix_str(f"{event.tokens:,} tokens", refresh=False)
         self._bar.update(event.done - self._bar.n)
-        if sys.stderr.isatty():  # a stage without steps of its own, such as fitting, would not show itself
+        if event.message:
+            self._bar.write(event.message, file=sys.stderr)
+        if self._terminal:  # a stage without steps of its own, such as fitting, would not show itself
             self._bar.refresh()
+        elif event.message or time.monotonic() - self._logged > _LOG:
+            self._log()
 
     def finish(self) -> None:
         """Fill the bar: a run may find that it needs fewer evaluations than it may make."""
@@ -49,6 +58,8 @@ class ProgressBars:
     def close(self) -> None:
         """Leave the bar on the screen as it is."""
         if self._bar is not None:
+            if not self._terminal:
+                self._log()
             self._bar.close()
             self._bar = None
 
@@ -62,13 +73,16 @@ class ProgressBars:
         """Close the bar however the run ends."""
         self.close()
 
+    def _open(self, event: "Progress") -> "tqdm[Any]":
+        return tqdm(
+            total=event.total,
+            unit=" evaluations",
+            file=sys.stderr if self._terminal else StringIO(),
+            mininterval=_TERMINAL,
+            initial=event.done,  # steps of an earlier run do not count for the rate
+            disable=False,
+        )
 
-def _open(event: "Progress") -> "tqdm[Any]":
-    return tqdm(
-        total=event.total,
-        unit=" evaluations",
-        file=sys.stderr,
-        mininterval=_TERMINAL if sys.stderr.isatty() else _LOG,
-        initial=event.done,  # steps of an earlier run do not count for the rate
-        disable=False,
-    )
+    def _log(self) -> None:
+        self._logged = time.monotonic()
+        print(self._bar, file=sys.stderr)

@@ -115,7 +115,7 @@ def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
     facts = []
     for key, value in provenance.items():
-        if key in _NOT_SHOWN or value is False:
+        if key in _NOT_SHOWN or value is False or value == "":
             continue
         if key in readable and isinstance(value, int | float):
             shown = readable[key](value)
