@@ -3,6 +3,7 @@
 Everything here is small linear algebra on the profile's own tensors; no language model is needed.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,6 +17,7 @@ from unicuco_plugin.errors import ProfileError, RequestError
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.profile import ArchiveEntry, ProfileRecord, read_profile
 from unicuco_plugin.request import Request
+from unicuco_plugin.search.evidence import Evidence
 from unicuco_plugin.search.posterior import Posterior
 from unicuco_plugin.search.scalarization import Z_STAR, Scaling
 from unicuco_plugin.search.stratnet import StratNet, preference_grid
@@ -61,7 +63,9 @@ class Profile:
             self._scaling = Scaling(record.ideal, record.nadir)
         except (KeyError, ValueError, RuntimeError) as error:
             raise ProfileError(f"profile {record.name} is damaged: {error}") from error
-        self._entries = {self._space.key(self._space.from_units(entry.units)): entry for entry in record.archive}
+        rows = [self._space.from_units(entry.units) for entry in record.archive]
+        self._archive = torch.stack(rows) if rows else torch.empty(0, len(record.units), dtype=torch.float64)
+        self._entries = {self._space.key(row): entry for row, entry in zip(rows, record.archive, strict=True)}
         self._best = lru_cache(maxsize=None)(self._best_at)
 
     @property
@@ -180,7 +184,7 @@ class Profile:
         """Everybody's best for one budget."""
         space = self._space
         budget = space.budgets[index]
-        archive = self._posterior.X[(space.sparsity(self._posterior.X) - budget).abs() < 1e-9]
+        archive = self._archive[(space.sparsity(self._archive) - budget).abs() < 1e-9]
         proposed = space.project(self._scores, budget).unique(dim=0)
         found = self._predicted(archive, "archive")
         own = self._predicted(proposed, "stratnet")
@@ -189,7 +193,7 @@ class Profile:
         moves = space.neighbours(start[None])[0]
         if len(moves):
             moves = moves[self._posterior.mean(moves).argsort(stable=True)[:_NEIGHBOURS]]
-            found += self._predicted(moves, "neighbour")
+            found += [c for c in self._predicted(moves, "neighbour") if c.entry is None]
         return found
 
     def _best_at(self, index: int) -> _Candidate:
@@ -198,10 +202,13 @@ class Profile:
     def _predicted(self, x: Tensor, source: Source) -> list[_Candidate]:
         if not len(x):
             return []
-        mean, std = self._posterior.log_predict(x)
+        entries = [self._entries.get(self._space.key(row)) for row in x]
+        again = [math.log(entry.reranked) if entry and entry.reranked else math.nan for entry in entries]
+        evidence = Evidence(self.record.reranked_shift, self.record.noise)
+        mean, std = evidence.weigh(*self._posterior.log_predict(x), torch.tensor(again, dtype=torch.float64))
         return [
-            _Candidate(row, source, m, s, self._entries.get(self._space.key(row)))
-            for row, m, s in zip(x, mean.tolist(), std.tolist(), strict=True)
+            _Candidate(row, source, m, s, entry)
+            for row, m, s, entry in zip(x, mean.tolist(), std.tolist(), entries, strict=True)
         ]
 
     @torch.no_grad()

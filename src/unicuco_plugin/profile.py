@@ -50,12 +50,14 @@ class ArchiveEntry(_Frozen):
         units: What it removes.
         rank: Divergence on the ranking windows, nats per token; the surrogate's where it was only confirmed.
         measured: Whether ``rank`` was measured.
+        reranked: The same on a second lot of ranking windows, for the best of each budget.
         confirmed: The same on windows of their own, where it was confirmed.
     """
 
     units: dict[str, float]
     rank: float
     measured: bool = True
+    reranked: float | None = None
     confirmed: Confirmation | None = None
 
 
@@ -89,6 +91,8 @@ class ProfileRecord(_Frozen):
         sizes: What they weigh.
         ideal, nadir: Of the objectives (size, quality), frozen when training ended.
         shift, shift_std: How the logarithm of a confirmed divergence differs from the surrogate's prediction.
+        reranked_shift, noise: The same for the second lot of ranking windows; ``noise`` is how far one lot of
+            ranking windows may mislead.
         archive: Every measured strategy.
         provenance: Versions, seed, arguments, calibration hash, tokens and seconds spent.
     """
@@ -106,6 +110,8 @@ class ProfileRecord(_Frozen):
     nadir: tuple[float, float]
     shift: float
     shift_std: float
+    reranked_shift: float
+    noise: float
     archive: tuple[ArchiveEntry, ...]
     provenance: dict[str, Any]
 

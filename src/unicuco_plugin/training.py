@@ -26,7 +26,7 @@ from unicuco_plugin.profile import RECORD, ArchiveEntry, Confirmation, ProfileRe
 from unicuco_plugin.search.journal import Journal, Measurement
 from unicuco_plugin.search.measuring import JournaledMeasure
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.trainer import CONFIRM, RANK, RERANK, Progress, TrainingResult, train
+from unicuco_plugin.search.trainer import CONFIRM, RANK, RERANK, Progress, TrainingResult, compare, train
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.strategy import ModelReference
 
@@ -140,7 +140,8 @@ def train_profile(
         "calibration": windows.source,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-    shift, shift_std = _shift(result, units)
+    confirmed = compare(units, result.posterior, result.confirmed)
+    reranked = compare(units, result.posterior, result.reranked)
     record = ProfileRecord(
         name=output.resolve().name,
         model=reference,
@@ -159,8 +160,10 @@ def train_profile(
         ),
         ideal=result.scaling.ideal,
         nadir=result.scaling.nadir,
-        shift=shift,
-        shift_std=shift_std,
+        shift=confirmed.shift,
+        shift_std=confirmed.noise,
+        reranked_shift=reranked.shift,
+        noise=reranked.noise,
         archive=_archive(result, units),
         provenance=provenance,
     )
@@ -195,7 +198,7 @@ def _load(
     """Draw disjoint windows for every fidelity from one shuffled lot."""
     rank = settings.rank_tokens // settings.rank_seq_length
     confirm = settings.tokens // settings.seq_length
-    rerank = confirm if settings.rerank else 0
+    rerank = rank if settings.rerank else 0
     count = rank + rerank + confirm
     length = max(settings.seq_length, settings.rank_seq_length)
     if calibration:
@@ -210,7 +213,7 @@ def _load(
     source = {"sources": list(calibration) or ["self-generated"], "hash": calibration_hash(drawn), "windows": count}
     return _Windows(
         parts[0][:, : settings.rank_seq_length],
-        parts[1][:, : settings.seq_length],
+        parts[1][:, : settings.rank_seq_length],
         parts[2][:, : settings.seq_length],
         source,
     )
@@ -226,9 +229,10 @@ def _maker(
 def _archive(result: TrainingResult, space: Space) -> tuple[ArchiveEntry, ...]:
     """Every measured strategy once, with what ranking and confirming say of it."""
     confirmed = {row.key: row for row in result.confirmed}
+    reranked = {row.key: row.value for row in result.reranked}
     ranked = {row.key: row.value for row in result.ranked}
     entries = []
-    for key in {**ranked, **confirmed}:
+    for key in {**ranked, **reranked, **confirmed}:
         x = space.parse(key)
         predicted = result.posterior.log_predict(x[None])[0].exp().item()
         row = confirmed.get(key)
@@ -237,6 +241,7 @@ def _archive(result: TrainingResult, space: Space) -> tuple[ArchiveEntry, ...]:
                 units=space.to_units(x),
                 rank=ranked.get(key, predicted),
                 measured=key in ranked,
+                reranked=reranked.get(key),
                 confirmed=Confirmation(mean=row.value, interval90=_interval(row)) if row else None,
             )
         )
@@ -251,13 +256,3 @@ def _interval(row: Measurement) -> tuple[float, float]:
     values = torch.tensor(row.per_window, dtype=torch.float64)
     half = float(student_t.ppf(0.95, count - 1)) * values.std().item() / math.sqrt(count)
     return (max(row.value - half, 0.0), row.value + half)
-
-
-def _shift(result: TrainingResult, space: Space) -> tuple[float, float]:
-    """Mean and standard deviation of log(confirmed) minus what the surrogate predicts, over the front."""
-    if len(result.confirmed) < 2:
-        return 0.0, 0.0
-    x = torch.stack([space.parse(row.key) for row in result.confirmed])
-    measured = torch.tensor([row.value for row in result.confirmed], dtype=torch.float64).log()
-    difference = measured - result.posterior.log_predict(x)[0]
-    return difference.mean().item(), difference.std().item()

@@ -22,7 +22,8 @@ class Settings(BaseModel):
     seq_length: int = Field(512, ge=2, description="tokens in a confirming window")
     rank_tokens: int = Field(1024, ge=2, description="evaluation tokens of one ranking evaluation")
     rank_seq_length: int = Field(256, ge=2, description="tokens in a ranking window")
-    rerank: int = Field(0, ge=0, description="best candidates of each budget measured again on windows of their own")
+    rerank: int = Field(3, ge=0, description="best candidates of each budget measured again on other ranking windows")
+    focus: float = Field(0.75, gt=0, le=1, description="largest sparsity that the loop spends evaluations on")
     initial: int = Field(60, ge=2, description="strategies measured before the first surrogate, N0")
     epochs: int = Field(16, ge=0, description="rounds of Algorithm 1, T; fewer if nothing promises to improve")
     steps: int = Field(150, ge=0, description="StratNet gradient steps an epoch, I")
@@ -61,6 +62,7 @@ PRESETS: dict[str, Settings] = {
         rank_tokens=524288,
         rank_seq_length=8192,
         rerank=0,
+        focus=1.0,
         initial=500,
         epochs=50,
         steps=1000,

@@ -3,6 +3,7 @@
 Notation as in UniCuCo's Algorithm 1: ``X``: n x d measured strategies; ``F``: n x 2 objectives (size, quality).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.search.descent import propose_neighbours
+from unicuco_plugin.search.evidence import Evidence
 from unicuco_plugin.search.hypervolume import reference_point, select_by_improvement
 from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.posterior import Posterior
@@ -20,7 +22,7 @@ from unicuco_plugin.search.stratnet import StratNet, preference_grid, sample_pre
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["Measure", "Progress", "TrainingResult", "quality_of", "train"]
+__all__ = ["Measure", "Progress", "TrainingResult", "compare", "quality_of", "train"]
 
 CONFIRM, RANK, RERANK = "confirm", "rank", "rerank"
 # Preferences whose proposals are projected onto every budget when the front is chosen.
@@ -126,7 +128,8 @@ class _Run:
         try:
             self._loop()
             if self.settings.rerank:
-                self._measure(RERANK, self._finalists(self.settings.rerank), "reranking")
+                finalists = self._finalists(self.settings.rerank, self.settings.focus)
+                self._measure(RERANK, finalists, "reranking")
             self._measure(CONFIRM, self._finalists(1), "confirming")
         except KeyboardInterrupt:
             if self.learned is None:
@@ -195,6 +198,7 @@ class _Run:
             pool.append(self._neighbours())
         known = {row.key for row in self.rows[RANK]}
         candidates = _distinct(self.space, torch.cat(pool), known)
+        candidates = candidates[self.space.sparsity(candidates) <= settings.focus + 1e-9]
         if not len(candidates):
             return candidates
         y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
@@ -216,24 +220,21 @@ class _Run:
             ).detach()
 
     @torch.no_grad()
-    def _finalists(self, count: int) -> Tensor:
+    def _finalists(self, count: int, focus: float = 1.0) -> Tensor:
         """The ``count`` best of each budget by all ranking evidence: measured, StratNet's, neighbours'."""
         scores = self.net(preference_grid(GRID))
         posterior = self._posterior()
         found = [self._neighbours()] if self.settings.neighbours else []
-        reranked = {row.key: row.value for row in self.rows[RERANK]}
+        reranked = {row.key: math.log(row.value) for row in self.rows[RERANK]}
+        evidence = compare(self.space, posterior, self.rows[RERANK])
         chosen = []
-        for budget in self.space.budgets:
+        for budget in (budget for budget in self.space.budgets if budget <= focus + 1e-9):
             proposed = self.space.project(scores, budget)
             same = [rows[_at(self.space, rows, budget)] for rows in (self.X, *found)]
             rows = _distinct(self.space, torch.cat([*same, proposed]), set())
-            mean, spread = posterior.log_predict(rows)
-            value = mean + spread
-            for index, row in enumerate(rows):
-                if (key := self.space.key(row)) in reranked:
-                    value[index] = 0.5 * (mean[index] + torch.tensor(reranked[key]).log())
-                elif reranked:
-                    value[index] = float("inf")
+            again = torch.tensor([reranked.get(self.space.key(row), math.nan) for row in rows], dtype=torch.float64)
+            mean, std = evidence.weigh(*posterior.log_predict(rows), again)
+            value = mean + std
             chosen.append(rows[value.argsort(stable=True)[:count]])
         return torch.cat(chosen)
 
@@ -251,6 +252,15 @@ class _Run:
     def _report(self, stage: str, count: int, message: str) -> None:
         tokens = sum(row.tokens for rows in self.rows.values() for row in rows)
         self.progress(Progress(stage, sum(map(len, self.rows.values())) + count, self.total, tokens, message))
+
+
+def compare(space: Space, posterior: Posterior, rows: Sequence[Measurement]) -> Evidence:
+    """Compare measurements on other windows with what the surrogate predicts for them."""
+    if not rows:
+        return Evidence()
+    x = torch.stack([space.parse(row.key) for row in rows])
+    again = torch.tensor([row.value for row in rows], dtype=torch.float64).log()
+    return Evidence.from_pairs(posterior.log_predict(x)[0], again)
 
 
 def _generator(settings: Settings, *stream: int) -> Generator:

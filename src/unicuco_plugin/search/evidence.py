@@ -1,0 +1,53 @@
+r"""What all ranking windows together say of a strategy: the surrogate, and the second lot for the best of each budget.
+
+====== ===== =======================================================================================
+symbol shape meaning
+====== ===== =======================================================================================
+mean   p     logarithm of the divergence by the surrogate, on the first lot of windows
+std    p     its standard deviation
+again  p     logarithm of the divergence on the second lot; NaN where it was not measured
+shift  scalar how much higher the second lot is on average
+noise  scalar standard deviation of ``again - shift - mean``: how far one lot of windows misleads
+====== ===== =======================================================================================
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+__all__ = ["Evidence"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How the second lot of windows compares with the surrogate of the first.
+
+    Attributes:
+        shift: Mean difference of the logarithms.
+        noise: Standard deviation of the difference.
+    """
+
+    shift: float = 0.0
+    noise: float = 0.0
+
+    @classmethod
+    def from_pairs(cls, mean: Tensor, again: Tensor) -> Self:
+        """Compare predictions with second measurements, both logarithms of one length."""
+        if len(again) < 2:
+            return cls()
+        difference = again - mean
+        return cls(difference.mean().item(), difference.std().item())
+
+    def weigh(self, mean: Tensor, std: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
+        """Combine both lots, which count alike where both were measured.
+
+        Returns:
+            Mean and standard deviation of the logarithm, ``p`` each, on the scale of the first lot. The deviation
+            counts the windows' own noise, so that what only one lot has seen must promise more.
+        """
+        both = ~again.isnan()
+        combined = torch.where(both, 0.5 * (mean + again - self.shift), mean)
+        share = torch.where(both, 0.5, 1.0)
+        return combined, (std**2 + share * self.noise**2).sqrt()
