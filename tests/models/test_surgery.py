@@ -164,3 +164,18 @@ def test_a_model_that_its_configuration_cannot_describe_is_restored():
         drop_blocks(model, [0])
     assert fingerprint(model) == before
     assert len(model.model.layers) == 6
+
+
+@pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "gemma3"])
+def test_all_blocks_of_one_kind_of_attention_can_go(family, kind, tmp_path):
+    model = tiny_model(family)
+    kinds = model.config.layer_types
+    indices = [index for index, this in enumerate(kinds) if this == kind]
+    before = [dict(vars(module)) for module in model.modules()]
+    with dropped(model, indices):
+        assert kind not in model.config.layer_types
+        expected = logits(model)
+        model.save_pretrained(tmp_path)
+    assert [dict(vars(module)) for module in model.modules()] == before
+    assert torch.equal(logits(type(model).from_pretrained(tmp_path).eval()), expected)

@@ -64,7 +64,7 @@ class _Undo:
         self.blocks = decoder.blocks
         self.modules = decoder.blocks._modules
         self.configs = [(config, dict(vars(config))) for config in _live_configs(decoder)]
-        self.places: list[tuple[nn.Module, str, int]] = []
+        self.places: list[tuple[nn.Module, str, int]] = []  # what modules said of themselves, flags included
 
     def __call__(self) -> None:
         self.blocks._modules = self.modules
@@ -85,6 +85,7 @@ def _shrink(decoder: Decoder, indices: tuple[int, ...], undo: _Undo) -> None:
     decoder.blocks._modules = {str(new): decoder.blocks[old] for new, old in enumerate(kept)}
     for config, _ in undo.configs:
         _set_fields(config, fields)
+    _recall_sliding(decoder, undo.places)
     check_structure(decoder.model)
 
 
@@ -96,6 +97,15 @@ def _move_block(block: nn.Module, old: int, new: int, places: list[tuple[nn.Modu
             if type(place) is int and place - old in (0, 1):
                 places.append((module, attribute, place))
                 setattr(module, attribute, place - old + new)
+
+
+def _recall_sliding(decoder: Decoder, places: list[tuple[nn.Module, str, int]]) -> None:
+    """Some families (Qwen2, Qwen3, SmolLM3) note when built whether any block has sliding attention."""
+    for module in decoder.model.modules():
+        noted = vars(module).get("has_sliding_layers")
+        if noted is not None:
+            places.append((module, "has_sliding_layers", noted))
+            module.has_sliding_layers = "sliding_attention" in decoder.config.layer_types
 
 
 def _live_configs(decoder: Decoder) -> list[PreTrainedConfig]:
