@@ -1,0 +1,195 @@
+"""The evaluator against the slow way: drop the blocks for real, keep full logits, take KL in float32."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import FAMILIES, VOCABULARY, tiny_model
+
+from unicuco_plugin.errors import UnknownNameError
+from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.surgery import dropped
+from unicuco_plugin.objectives.divergence import DivergenceObjective
+from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.objective import ObjectiveRequest
+from unicuco_plugin.spaces.depth import DepthSpace
+
+WINDOWS = torch.randint(3, VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(1))
+# Nothing, one, the ends, shared prefixes, a duplicate in another order, and all but one.
+CANDIDATES = [[], [2], [0], [5], [1, 3], [1, 3, 4], [4, 3, 1], [1, 4], [0, 1, 2, 3, 4], [1, 2, 3, 4, 5]]
+
+
+@torch.inference_mode()
+def plain_divergence(model, drop, windows, direction):
+    """``m`` mean divergences per token, from full logits of the really pruned model."""
+    log_p = model(input_ids=windows, use_cache=False).logits.log_softmax(-1, dtype=torch.float32)
+    with dropped(model, drop):
+        log_q = model(input_ids=windows, use_cache=False).logits.log_softmax(-1, dtype=torch.float32)
+    if direction == "reverse":
+        log_p, log_q = log_q, log_p
+    return (log_p.double().exp() * (log_p.double() - log_q.double())).sum(-1).mean(-1)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def expected(llama):
+    return {tuple(sorted(drop)): plain_divergence(llama, drop, WINDOWS, "forward") for drop in CANDIDATES}
+
+
+def windows_of(evaluations):
+    return torch.tensor([e.per_window for e in evaluations], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_batch_of_candidates_equals_plain_forwards_of_the_really_pruned_model(family, direction):
+    model = tiny_model(family)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = BlockEvaluator(find_decoder(model), WINDOWS, direction=direction).evaluate(CANDIDATES)
+    for drop, evaluation in zip(CANDIDATES, found, strict=True):
+        plain = plain_divergence(model, drop, WINDOWS, direction)
+        torch.testing.assert_close(torch.tensor(evaluation.per_window).double(), plain, rtol=1e-5, atol=1e-6)
+        assert evaluation.value == pytest.approx(plain.mean().item(), rel=1e-5, abs=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("positions", [1, 7, 20, 128])
+@pytest.mark.parametrize("batch_windows", [1, 2, 3, 50])
+def test_the_values_do_not_depend_on_how_work_is_batched(llama, expected, batch_windows, positions):
+    evaluator = BlockEvaluator(find_decoder(llama), WINDOWS, batch_windows=batch_windows, positions=positions)
+    plain = torch.stack([expected[tuple(sorted(drop))] for drop in CANDIDATES])
+    torch.testing.assert_close(windows_of(evaluator.evaluate(CANDIDATES)), plain, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=15)
+@given(st.lists(st.sets(st.integers(0, 5), max_size=5), min_size=1, max_size=6))
+def test_a_candidate_scores_the_same_alone_and_in_any_company(llama, sets):
+    evaluator = BlockEvaluator(find_decoder(llama), WINDOWS)
+    alone = windows_of([evaluator.evaluate([sorted(drop)])[0] for drop in sets])
+    torch.testing.assert_close(
+        windows_of(evaluator.evaluate([sorted(drop) for drop in sets])), alone, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_same_batch_twice_gives_the_same_bits(llama):
+    first, second = (BlockEvaluator(find_decoder(llama), WINDOWS).evaluate(CANDIDATES) for _ in range(2))
+    assert [e.per_window for e in first] == [e.per_window for e in second]
+
+
+def test_equal_candidates_have_equal_bits_and_the_empty_one_none(llama):
+    found = BlockEvaluator(find_decoder(llama), WINDOWS).evaluate([[1, 3], [], [3, 1]])
+    assert found[0].per_window == found[2].per_window
+    assert found[1].per_window == (0.0, 0.0, 0.0)
+
+
+def test_no_candidates_give_no_evaluations(llama):
+    assert BlockEvaluator(find_decoder(llama), WINDOWS).evaluate([]) == []
+
+
+def test_every_scored_position_is_a_token_whether_its_states_were_shared_or_not(llama):
+    evaluator = BlockEvaluator(find_decoder(llama), WINDOWS)
+    assert evaluator.tokens_per_candidate == 60
+    assert [e.tokens for e in evaluator.evaluate([[5], [5], []])] == [60, 60, 60]
+
+
+def test_shared_work_is_done_once(llama, monkeypatch):
+    evaluator = BlockEvaluator(find_decoder(llama), WINDOWS)
+    evaluator.evaluate([])
+    ran = []
+    own = evaluator._runner.run
+    monkeypatch.setattr(evaluator._runner, "run", lambda i, states: ran.extend([i] * len(states)) or own(i, states))
+    evaluator.evaluate([[1], [1, 4], [1, 4, 5], [4], [4]])
+    # After block 1: one state runs 2 and 3 for three candidates; then 4 and 5 for those who keep them.
+    nodes = {2: 1, 3: 1, 4: 1, 5: 3}  # [1] runs 4, 5; [1, 4] runs 5; [4] runs 5; [1, 4, 5] nothing more
+    assert {i: ran.count(i) // len(WINDOWS) for i in set(ran)} == nodes
+
+
+def test_logits_of_more_positions_than_asked_never_exist(llama, monkeypatch):
+    evaluator = BlockEvaluator(find_decoder(llama), WINDOWS, positions=6)
+    shapes = []
+    own = evaluator._runner.logits
+    monkeypatch.setattr(evaluator._runner, "logits", lambda states: shapes.append(states.shape) or own(states))
+    evaluator.evaluate(CANDIDATES)
+    assert {tuple(shape[:2]) for shape in shapes} == {(1, 6), (1, 2)}
+
+
+def tensors_within(value, seen):
+    """All tensors that an object holds, through containers and plain objects, models left out."""
+    if id(value) in seen or isinstance(value, torch.nn.Module):
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        yield from itertools.chain.from_iterable(tensors_within(v, seen) for v in value.values())
+    elif isinstance(value, list | tuple | set):
+        yield from itertools.chain.from_iterable(tensors_within(v, seen) for v in value)
+    elif hasattr(value, "__dict__"):
+        yield from tensors_within(vars(value), seen)
+
+
+def test_no_tensor_of_full_logits_is_kept(llama):
+    evaluator = BlockEvaluator(find_decoder(llama), WINDOWS)
+    evaluator.evaluate(CANDIDATES)
+    kept = list(tensors_within(evaluator, set()))
+    assert any(tensor.shape == (3, 20, 32) for tensor in kept)  # the dense states
+    assert all(VOCABULARY not in tensor.shape for tensor in kept)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["dense states", "a candidate"])
+def test_an_exception_inside_a_block_leaves_model_and_evaluator_usable(llama, expected, first, monkeypatch):
+    evaluator = BlockEvaluator(find_decoder(llama), WINDOWS)
+    if not first:
+        evaluator.evaluate([])
+    places = {name: sorted(vars(module)) for name, module in llama.named_modules()}
+
+    def boom(*_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(llama.model.layers[4].mlp), "forward", boom)
+        with pytest.raises(ZeroDivisionError):
+            evaluator.evaluate([[1]])
+    assert {name: sorted(vars(module)) for name, module in llama.named_modules()} == places
+    torch.testing.assert_close(windows_of(evaluator.evaluate([[1, 3]]))[0], expected[(1, 3)], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_bfloat16_differs_by_rounding_only(direction):
+    # No second route here: a bfloat16 state rounds differently in another batch. Both stay near float32.
+    half = BlockEvaluator(find_decoder(tiny_model("llama").bfloat16()), WINDOWS, direction=direction)
+    full = BlockEvaluator(find_decoder(tiny_model("llama")), WINDOWS, direction=direction)
+    torch.testing.assert_close(
+        windows_of(half.evaluate(CANDIDATES)).mean(1),
+        windows_of(full.evaluate(CANDIDATES)).mean(1),
+        rtol=0.1,
+        atol=0.02,
+    )
+
+
+@pytest.fixture
+def request_of(llama):
+    decoder = find_decoder(llama)
+    space = DepthSpace(decoder.block_names, (1,) * 6)
+    return ObjectiveRequest(decoder, space, WINDOWS)
+
+
+def test_the_objective_measures_strategies_of_the_depth_space(request_of, expected):
+    X = torch.stack([request_of.space.parse("1,3"), request_of.space.parse("2")])
+    found = DivergenceObjective(request_of).evaluate(X)
+    torch.testing.assert_close(windows_of(found), torch.stack([expected[(1, 3)], expected[(2,)]]), rtol=1e-5, atol=1e-6)
+
+
+def test_the_objective_refuses_another_space(request_of):
+    class Other(DepthSpace):
+        name = "height"
+
+    other = ObjectiveRequest(request_of.decoder, Other(("a", "b"), (1, 1), "height"), WINDOWS)
+    with pytest.raises(UnknownNameError, match=r"^the divergence objective serves the space depth, got 'height'$"):
+        DivergenceObjective(other)
