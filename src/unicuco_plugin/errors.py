@@ -1,5 +1,7 @@
 """Every error this package raises on purpose: one small tree, each message naming field, rule and value."""
 
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+
 from pydantic import ValidationError
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedModelError",
     "explain",
+    "round_down",
+    "round_up",
 ]
 
 
@@ -82,3 +86,13 @@ def explain(error: ValidationError) -> str:
             case _:
                 reasons.append(f"{where}: {entry['msg']}, got {entry['input']!r}".removeprefix(": "))
     return "; ".join(reasons)
+
+
+def round_down(value: float, digits: int = 6) -> str:
+    """Write a largest allowed value in a few digits, so that what is written is itself allowed."""
+    return f"{Context(prec=digits, rounding=ROUND_FLOOR).create_decimal_from_float(value).normalize():f}"
+
+
+def round_up(value: float, digits: int = 4) -> str:
+    """Write a smallest allowed value in a few digits, so that what is written is itself allowed."""
+    return f"{Context(prec=digits, rounding=ROUND_CEILING).create_decimal_from_float(value).normalize():f}"

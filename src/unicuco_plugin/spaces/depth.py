@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from unicuco_plugin.errors import RequestError, StrategyError
+from unicuco_plugin.errors import RequestError, StrategyError, round_down
 
 __all__ = ["DepthSpace"]
 
@@ -94,18 +94,20 @@ class DepthSpace:
         """
         if sparsity > self.budgets[-1] + _SLACK:
             raise RequestError(
-                f"sparsity must be at most {self.budgets[-1]:.6g} for depth: one of {len(self.units)} blocks has to "
-                f"stay, got {sparsity:.6g}"
+                f"sparsity must be at most {round_down(self.budgets[-1])} for depth: one of {len(self.units)} blocks "
+                f"has to stay, got {sparsity:.6g}"
             )
         order = scores.argsort(dim=-1, descending=True, stable=True)
         reached = self.params[order].cumsum(-1) / self.params.sum()
         taken = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], -1) < sparsity - _SLACK
         x = torch.zeros(scores.shape, dtype=torch.float64).scatter(-1, order, taken.double())
-        return self._leave_one(x, order)
+        return self._leave_one(x, order, sparsity)
 
-    def _leave_one(self, x: Tensor, order: Tensor) -> Tensor:
-        full = x.sum(-1) == x.shape[-1]
-        x[full, order[full, -1]] = 0.0
+    def _leave_one(self, x: Tensor, order: Tensor, sparsity: float) -> Tensor:
+        """Where all blocks went, put back the last in order that the share can do without."""
+        spare = 1.0 - self.params / self.params.sum() >= sparsity - _SLACK
+        for row in (x.sum(-1) == x.shape[-1]).nonzero()[:, 0].tolist():
+            x[row, order[row][spare[order[row]]][-1]] = 0.0
         return x
 
     def first(self, count: int, generator: Generator) -> Tensor:
