@@ -21,6 +21,7 @@ ROOMS = [
     "search",
     "plugins",
     "profile",
+    "contest",
     "answering",
     "training",
     "modifiers",

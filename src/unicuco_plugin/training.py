@@ -102,7 +102,7 @@ def train_profile(
     decoder = find_decoder(dense)
     sizes = measure_sizes(decoder)
     units = make_space(space, decoder.block_names, sizes.block_params)
-    reference = ModelReference(name=str(model), fingerprint=str(fingerprint(dense)))
+    reference = ModelReference(name=_model_name(model), fingerprint=str(fingerprint(dense)))
     tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
     dense.to(device)
     progress(Progress("reading calibration text" if calibration else "writing calibration text", 0, 1, 0, ""))
@@ -256,3 +256,9 @@ def _interval(row: Measurement) -> tuple[float, float]:
     values = torch.tensor(row.per_window, dtype=torch.float64)
     half = float(student_t.ppf(0.95, count - 1)) * values.std().item() / math.sqrt(count)
     return (max(row.value - half, 0.0), row.value + half)
+
+
+def _model_name(model: str | Path) -> str:
+    """A folder's own name: where it lies on this machine says nothing to others. A hub name stays whole."""
+    path = Path(model)
+    return path.resolve().name if path.is_dir() else str(model)
