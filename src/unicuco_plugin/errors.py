@@ -90,9 +90,9 @@ def explain(error: ValidationError) -> str:
 
 def round_down(value: float, digits: int = 6) -> str:
     """Write a largest allowed value in a few digits, so that what is written is itself allowed."""
-    return f"{Context(prec=digits, rounding=ROUND_FLOOR).create_decimal_from_float(value).normalize():f}"
+    return f"{Context(prec=digits, rounding=ROUND_FLOOR).create_decimal(repr(value)).normalize():f}"
 
 
 def round_up(value: float, digits: int = 4) -> str:
     """Write a smallest allowed value in a few digits, so that what is written is itself allowed."""
-    return f"{Context(prec=digits, rounding=ROUND_CEILING).create_decimal_from_float(value).normalize():f}"
+    return f"{Context(prec=digits, rounding=ROUND_CEILING).create_decimal(repr(value)).normalize():f}"
