@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.utils import skip_init
 
 from unicuco_plugin.search.scalarization import Z_STAR, Scalarization
 
@@ -37,7 +38,7 @@ class StratNet(nn.Module):
     def __init__(self, d: int, generator: Generator) -> None:
         super().__init__()
         sizes = (2, _WIDTH, _WIDTH, d)
-        linears = [nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(sizes)]
+        linears = [skip_init(nn.Linear, a, b, dtype=torch.float64) for a, b in pairwise(sizes)]
         with torch.no_grad():
             for linear in linears:
                 bound = linear.in_features**-0.5  # torch's own initialisation, drawn from our generator
