@@ -1,0 +1,86 @@
+import itertools
+
+import pytest
+import torch
+
+from unicuco_plugin.search.descent import descend, propose_neighbours
+from unicuco_plugin.search.posterior import Posterior
+from unicuco_plugin.spaces.depth import DepthSpace
+
+D = 8
+SPACE = DepthSpace(tuple(f"b.{i}" for i in range(D)), (3,) * D)
+
+
+@pytest.fixture(scope="module")
+def posterior():
+    """A rugged posterior over eight units: many measured points, little smoothness."""
+    generator = torch.Generator().manual_seed(0)
+    X = SPACE.first(60, generator)
+    t = torch.randn(60, generator=generator, dtype=torch.float64)
+    eye = torch.eye(D, dtype=torch.float64)
+    return Posterior(X, eye, torch.full((D,), 1.5).double(), t, 1.0, 0.05, 0.0, -1.0, 0.7, "log")
+
+
+def sets_of(count):
+    rows = [[1.0 if i in chosen else 0.0 for i in range(D)] for chosen in itertools.combinations(range(D), count)]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("count", range(1, D))
+def test_descents_end_where_no_swap_helps(posterior, count):
+    starts = sets_of(count)
+    ends = descend(posterior, SPACE, starts)
+    assert torch.equal(ends.sum(-1), starts.sum(-1))
+    assert (posterior.mean(ends) <= posterior.mean(starts) + 1e-9).all()
+    for x, value in zip(ends, posterior.mean(ends), strict=True):
+        swaps = []
+        for old, new in itertools.product(x.nonzero()[:, 0].tolist(), (1 - x).nonzero()[:, 0].tolist()):
+            swapped = x.clone()
+            swapped[old], swapped[new] = 0.0, 1.0
+            swaps.append(swapped)
+        assert posterior.mean(torch.stack(swaps)).min() >= value - 1e-8
+
+
+@pytest.mark.parametrize("count", range(1, D))
+def test_descents_from_everywhere_find_the_least_mean(posterior, count):
+    starts = sets_of(count)
+    ends = posterior.mean(descend(posterior, SPACE, starts))
+    assert ends.min().item() == pytest.approx(posterior.mean(starts).min().item(), abs=1e-9)
+
+
+def test_starts_are_not_changed(posterior):
+    starts = sets_of(3)
+    before = starts.clone()
+    descend(posterior, SPACE, starts)
+    assert torch.equal(starts, before)
+
+
+@pytest.mark.parametrize("starts", [0, 2])
+def test_proposals_are_local_optima_of_every_budget(posterior, starts):
+    ends = propose_neighbours(
+        posterior, SPACE, posterior.X, starts=starts, bound="lower", kappa=0.5, generator=torch.Generator()
+    )
+    assert set(ends.sum(-1).tolist()) == set(range(1, D))
+    torch.testing.assert_close(descend(posterior, SPACE, ends[ends.sum(-1) == 3]), ends[ends.sum(-1) == 3])
+
+
+def test_budgets_without_a_start_are_left_out(posterior):
+    X = sets_of(2)[:4]
+    ends = propose_neighbours(posterior, SPACE, X, starts=0, bound="none", kappa=0.0, generator=torch.Generator())
+    assert set(ends.sum(-1).tolist()) == {1, 2, 3}
+
+
+def test_the_generator_decides_the_proposals(posterior):
+    found = [
+        propose_neighbours(
+            posterior,
+            SPACE,
+            posterior.X,
+            starts=3,
+            bound="lower",
+            kappa=0.5,
+            generator=torch.Generator().manual_seed(1),
+        )
+        for _ in range(2)
+    ]
+    assert torch.equal(*found)

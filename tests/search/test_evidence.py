@@ -1,0 +1,47 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unicuco_plugin.search.evidence import Evidence
+
+VALUE = st.floats(-3, 3)
+ROWS = st.lists(st.tuples(VALUE, VALUE), min_size=2, max_size=9)
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@given(rows=ROWS)
+def test_shift_and_noise_are_mean_and_deviation_of_the_differences(rows):
+    mean, again = tensor([a for a, _ in rows]), tensor([b for _, b in rows])
+    evidence = Evidence.from_pairs(mean, again)
+    differences = [b - a for a, b in rows]
+    centre = math.fsum(differences) / len(rows)
+    assert evidence.shift == pytest.approx(centre, abs=1e-12)
+    spread = math.sqrt(math.fsum((v - centre) ** 2 for v in differences) / (len(rows) - 1))
+    assert evidence.noise == pytest.approx(spread, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_pairs_say_nothing(count):
+    assert Evidence.from_pairs(tensor([0.3] * count), tensor([0.7] * count)) == Evidence(0.0, 0.0)
+
+
+@given(rows=ROWS)
+def test_without_a_second_lot_the_surrogate_stands_but_is_doubted_more(rows):
+    mean, std = tensor([a for a, _ in rows]), tensor([abs(b) for _, b in rows])
+    combined, doubt = Evidence(0.4, 0.3).weigh(mean, std, torch.full_like(mean, math.nan))
+    assert torch.equal(combined, mean)
+    torch.testing.assert_close(doubt, torch.hypot(std, tensor(0.3)))
+
+
+def test_a_second_lot_counts_as_much_as_the_first_on_its_scale_and_lessens_doubt():
+    mean, std, again = tensor([1.0, 1.0]), tensor([0.1, 0.1]), tensor([1.8, math.nan])
+    combined, doubt = Evidence(0.4, 0.3).weigh(mean, std, again)
+    assert combined.tolist() == pytest.approx([0.5 * (1.0 + 1.4), 1.0])
+    assert doubt[0] < doubt[1]
+    assert doubt[0].item() == pytest.approx(math.sqrt(0.1**2 + 0.5 * 0.3**2))
