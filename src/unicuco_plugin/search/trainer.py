@@ -236,9 +236,11 @@ class _Run:
             mean, std = evidence.weigh(*posterior.log_predict(rows), again)
             value = mean + std
             chosen.append(rows[value.argsort(stable=True)[:count]])
-        return torch.cat(chosen)
+        return torch.cat(chosen) if chosen else self.X[:0]
 
     def _measure(self, fidelity: str, X: Tensor, stage: str) -> None:
+        if not len(X):  # no budget lies within the focus
+            return
         before = sum(row.tokens for rows in self.rows.values() for row in rows)
         done = sum(map(len, self.rows.values()))
         self.rows[fidelity] += self.measure(
