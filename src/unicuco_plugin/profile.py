@@ -30,6 +30,7 @@ __all__ = [
 
 SCHEMA = 1
 RECORD = "profile.json"
+_DIGITS = 8  # of its digest in a tensor file's name
 
 
 class _Frozen(BaseModel):
@@ -148,15 +149,16 @@ def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Map
                 file.flush()
                 os.fsync(file.fileno())
             (partial / name).replace(folder / name)
-        for old in folder.glob("*.safetensors"):
-            if old.name not in files:
-                old.unlink()
+        for stem in tensors:
+            for old in folder.glob(f"{stem}-{'[0-9a-f]' * _DIGITS}.safetensors"):
+                if old.name not in files:
+                    old.unlink()
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _file_name(stem: str, data: bytes) -> str:
-    return f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}.safetensors"
+    return f"{stem}-{hashlib.sha256(data).hexdigest()[:_DIGITS]}.safetensors"
 
 
 def read_profile(folder: Path) -> tuple[ProfileRecord, dict[str, dict[str, Tensor]]]:
@@ -170,7 +172,7 @@ def read_profile(folder: Path) -> tuple[ProfileRecord, dict[str, dict[str, Tenso
         raise ProfileError(f"no profile at {folder}: it has no {RECORD}")
     try:
         content = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ProfileError(f"profile {path} cannot be read: {error}") from error
     if not isinstance(content, dict) or "schema" not in content:
         raise ProfileError(f"profile {path} is damaged: it has no schema")
