@@ -25,7 +25,7 @@ class Settings(BaseModel):
     rerank: int = Field(3, ge=0, description="best candidates of each budget measured again on other ranking windows")
     focus: float = Field(0.75, gt=0, le=1, description="largest sparsity that the loop spends evaluations on")
     initial: int = Field(60, ge=2, description="strategies measured before the first surrogate, N0")
-    epochs: int = Field(16, ge=0, description="rounds of Algorithm 1, T; fewer if nothing promises to improve")
+    epochs: int = Field(12, ge=0, description="rounds of Algorithm 1, T; fewer if nothing promises to improve")
     steps: int = Field(150, ge=0, description="StratNet gradient steps an epoch, I")
     learning_rate: float = Field(1e-3, gt=0, description="StratNet's Adam learning rate")
     preferences: int = Field(10, ge=1, description="preferences a gradient step, K")

@@ -11,9 +11,6 @@ from unicuco_plugin.errors import RequestError, StrategyError, round_down
 
 __all__ = ["DepthSpace"]
 
-# How alike two neighbouring blocks are to the surrogate, as the width of a Gaussian in blocks; 0 is the plain
-# weighted-Hamming kernel. Chosen in benchmarks/surrogate_choices.py.
-_BLUR = 0.0
 # Shares are sums of floats: a budget that is a block boundary must not cost one block more.
 _SLACK = 1e-9
 
@@ -46,13 +43,8 @@ class DepthSpace:
 
     @cached_property
     def features(self) -> Tensor:
-        """``d x d``: the identity, or a blur that makes neighbouring blocks alike."""
-        d = len(self.block_names)
-        if _BLUR == 0.0:
-            return torch.eye(d, dtype=torch.float64)
-        position = torch.arange(d, dtype=torch.float64)
-        blur = torch.exp(-0.5 * ((position[:, None] - position[None]) / _BLUR) ** 2)
-        return blur / blur.norm(dim=0)
+        """The identity: removing a block is one coordinate, so the kernel is a weighted Hamming distance."""
+        return torch.eye(len(self.units), dtype=torch.float64)
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
