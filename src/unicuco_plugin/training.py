@@ -121,6 +121,7 @@ def train_profile(
     } | settings.model_dump(mode="json")
     if overwrite:
         (output / JOURNAL).unlink(missing_ok=True)
+    resumed = (output / JOURNAL).exists()
     with Journal.open(output / JOURNAL, header, resume=resume) as journal:
         measure = JournaledMeasure(journal, units, makers, settings.batch)
         result = train(units, measure, scalarization, settings, progress)
@@ -131,7 +132,8 @@ def train_profile(
         "seed": settings.seed,
         **spent,
         "evaluations": {RANK: len(result.ranked), RERANK: len(result.reranked), CONFIRM: len(result.confirmed)},
-        "seconds": seconds,
+        "seconds": seconds,  # of this process; the evaluations' are those of all runs that the journal has seen
+        "resumed": resumed,
         "epochs": result.epochs,
         "interrupted": result.interrupted,
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu",
