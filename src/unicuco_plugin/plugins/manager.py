@@ -66,12 +66,14 @@ def plugin_manager() -> pluggy.PluginManager:
     manager.register(builtin, name="builtin")
     if os.environ.get(SWITCH, "") in ("", "0"):
         for entry in importlib.metadata.entry_points(group=GROUP):
+            before = manager.get_plugin(entry.name)
             try:
                 manager.register(entry.load(), name=entry.name)
                 manager.check_pending()
             except Exception as error:  # whatever a stranger's module raises
                 _logger.warning("plugin %s cannot be loaded and is skipped: %s", entry.name, error)
-                manager.unregister(name=entry.name) if manager.has_plugin(entry.name) else None
+                if before is None and manager.has_plugin(entry.name):  # a name already taken stays with its owner
+                    manager.unregister(name=entry.name)
     return manager
 
 
