@@ -98,10 +98,7 @@ def test_a_preference_for_size_never_leaves_a_larger_model(profile):
     assert len(set(counts)) > 3
 
 
-INVERTED = pytest.mark.xfail(strict=True, reason="PBI's ray gives the preferred objective the larger value")
-
-
-@pytest.mark.parametrize("scalarization", ["weighted_sum", "tchebycheff", pytest.param("pbi", marks=INVERTED)])
+@pytest.mark.parametrize("scalarization", ["weighted_sum", "tchebycheff", "pbi"])
 @pytest.mark.parametrize("quality", ["log", "raw"])
 def test_every_scalarization_answers_preferences(result, scalarization, quality):
     profile = Profile(*build(result, scalarization=scalarization, quality=quality))

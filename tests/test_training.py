@@ -1,6 +1,7 @@
 """Training from a checkpoint and a text to a profile, broken off in every way."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -20,7 +21,7 @@ from tiny import WORDS, tiny_model, tiny_tokenizer
 
 from unicuco_plugin import training
 from unicuco_plugin.answering import load_profile
-from unicuco_plugin.errors import CalibrationError, JournalError, ProfileError, UnknownNameError
+from unicuco_plugin.errors import CalibrationError, JournalError, ProfileError, UnknownNameError, UnsupportedModelError
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
@@ -351,3 +352,17 @@ def test_killed_at_twenty_random_moments_and_resumed_it_ends_as_the_unbroken_run
     measured, unbroken = (logs[output].read_text(encoding="utf8").count("\n") for output in (broken, whole))
     assert unbroken > 150
     assert unbroken <= measured <= unbroken + killable_training.SETTINGS["batch"] * statuses.count(-signal.SIGKILL)
+
+
+def test_a_model_of_one_block_is_refused(tmp_path, text):
+    model = save_model(tmp_path / "one", blocks=1)
+    with pytest.raises(UnsupportedModelError, match=r"^LlamaForCausalLM: a profile needs two or more blocks, got 1$"):
+        train_profile(model, tmp_path / "profile", calibration=[text], settings=TINY)
+
+
+def test_blocks_of_unequal_size_are_refused(tmp_path, text, dense, monkeypatch):
+    measured = training.measure_sizes
+    unequal = lambda decoder: dataclasses.replace(measured(decoder), block_params=(1, 2, 2, 2, 2, 2))  # noqa: E731
+    monkeypatch.setattr(training, "measure_sizes", unequal)
+    with pytest.raises(UnsupportedModelError, match=r"a profile needs blocks of one size, got 1 to 2 parameters"):
+        train_profile(dense, tmp_path / "profile", calibration=[text], settings=TINY)

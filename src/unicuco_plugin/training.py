@@ -13,13 +13,13 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.errors import JournalError, ProfileError
+from unicuco_plugin.errors import JournalError, ProfileError, UnsupportedModelError
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.models.selfcalibration import generate_windows
-from unicuco_plugin.models.sizes import measure_sizes
+from unicuco_plugin.models.sizes import ModelSizes, measure_sizes
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.plugins.manager import make_objective, make_scalarization, make_space
 from unicuco_plugin.profile import RECORD, ArchiveEntry, Confirmation, ProfileRecord, SizeTable, write_profile
@@ -94,6 +94,7 @@ def train_profile(
         KeyboardInterrupt: If interrupted before anything usable was measured.
     """
     started = time.perf_counter()
+    output = Path(output)
     settings = settings or Settings()
     scalarization = make_scalarization(settings.scalarization)
     _check_output(output, resume=resume, overwrite=overwrite)
@@ -101,6 +102,7 @@ def train_profile(
     dense = load_model(model, revision=revision, trust_remote_code=trust_remote_code, dtype=dtype)
     decoder = find_decoder(dense)
     sizes = measure_sizes(decoder)
+    _check_blocks(decoder, sizes)
     units = make_space(space, decoder.block_names, sizes.block_params)
     reference = ModelReference(name=_model_name(model), fingerprint=str(fingerprint(dense)))
     tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
@@ -172,6 +174,18 @@ def train_profile(
     net = {name: value.detach().float().contiguous() for name, value in result.net.state_dict().items()}
     write_profile(output, record, {"stratnet": net, "surrogate": result.posterior.to_tensors()})
     return load_profile(output)
+
+
+def _check_blocks(decoder: Decoder, sizes: ModelSizes) -> None:
+    """Refuse models whose budgets the search cannot spend block by block."""
+    name = type(decoder.model).__name__
+    if len(sizes.block_params) < 2:
+        raise UnsupportedModelError(f"{name}: a profile needs two or more blocks, got {len(sizes.block_params)}")
+    if len(set(sizes.block_params)) > 1:
+        raise UnsupportedModelError(
+            f"{name}: a profile needs blocks of one size, got {min(sizes.block_params)} to {max(sizes.block_params)} "
+            "parameters; a strategy written by hand can still be applied"
+        )
 
 
 def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:

@@ -57,7 +57,7 @@ def test_tchebycheff_tells_the_dense_end_point_from_points_it_beats_at_every_pre
 def test_pbi_is_the_right_triangle_of_equation_14(a, b, share, xi):
     # A second route: d_1 by the dot product, d_2 by the cross product of f - z* with the unit preference.
     norm = (share**2 + (1 - share) ** 2) ** 0.5
-    u, v, x, y = share / norm, (1 - share) / norm, a - Z_STAR, b - Z_STAR
+    u, v, x, y = (1 - share) / norm, share / norm, a - Z_STAR, b - Z_STAR
     expected = (x * u + y * v) + xi * abs(x * v - y * u)
     assert pbi(pair(a, b), pair(share, 1 - share), IDEAL, xi).item() == pytest.approx(expected, abs=1e-9)
 
@@ -65,8 +65,15 @@ def test_pbi_is_the_right_triangle_of_equation_14(a, b, share, xi):
 @given(share=SHARE, distance=st.floats(0.0, 3.0), scale=st.floats(0.1, 10.0))
 def test_pbi_on_the_ray_is_the_distance_whatever_the_length_of_the_preference(share, distance, scale):
     lam = pair(share, 1 - share)
-    f = IDEAL + distance * lam / lam.norm()
+    f = IDEAL + distance * lam.flip(-1) / lam.norm()
     assert pbi(f, scale * lam, IDEAL).item() == pytest.approx(distance, abs=1e-9)
+
+
+@given(share=st.floats(0.05, 0.95), distance=st.floats(0.1, 3.0))
+def test_pbi_aims_where_the_terms_of_tchebycheff_are_equal(share, distance):
+    f = IDEAL + distance * pair(1 - share, share)
+    assert share * (f[0, 0] - Z_STAR).item() == pytest.approx((1 - share) * (f[0, 1] - Z_STAR).item())
+    assert pbi(f, pair(share, 1 - share), IDEAL).item() == pytest.approx((f - IDEAL).norm().item(), abs=1e-9)
 
 
 def test_pbi_has_a_finite_gradient_on_the_ray():

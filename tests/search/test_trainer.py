@@ -213,10 +213,3 @@ def test_the_smallest_spaces_train(sizes):
     result = train(space, additive(space), tchebycheff, FAST)
     assert [row.key.count(",") + 1 for row in result.confirmed] == list(range(1, len(sizes)))
     assert result.confirmed[0].key == "0"
-
-
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="descents need all sets of a budget to have one size")
-def test_blocks_of_unequal_size_train():
-    space = DepthSpace(tuple("abcdef"), (3, 5, 3, 5, 4, 9))
-    result = train(space, additive(space), tchebycheff, FAST)
-    assert len(result.confirmed) == len(space.budgets)

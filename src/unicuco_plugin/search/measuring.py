@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, stack
 
-from unicuco_plugin.errors import PluginError
-from unicuco_plugin.objectives.objective import Objective
+from unicuco_plugin.errors import PluginError, UnicucoError
+from unicuco_plugin.objectives.objective import Evaluation, Objective
 from unicuco_plugin.search.journal import Journal, Measurement
 from unicuco_plugin.spaces.space import Space
 
@@ -51,7 +51,7 @@ class JournaledMeasure:
     def _run(self, fidelity: str, new: Mapping[str, Tensor]) -> list[Measurement]:
         if fidelity not in self._made:
             self._made[fidelity] = self._makers[fidelity]()
-        evaluations = self._made[fidelity].evaluate(stack(list(new.values())))
+        evaluations = self._evaluate(fidelity, stack(list(new.values())))
         for key, evaluation in zip(new, evaluations, strict=True):
             if not (math.isfinite(evaluation.value) and evaluation.value > 0.0):
                 raise PluginError(f"an objective's value must be positive and finite, got {evaluation.value} for {key}")
@@ -59,3 +59,15 @@ class JournaledMeasure:
             Measurement(key, fidelity, e.value, e.per_window, e.tokens, e.seconds)
             for key, e in zip(new, evaluations, strict=True)
         ]
+
+    def _evaluate(self, fidelity: str, X: Tensor) -> list[Evaluation]:
+        """Ask the objective, which may be a stranger's."""
+        try:
+            evaluations = self._made[fidelity].evaluate(X)
+        except UnicucoError:
+            raise
+        except Exception as error:
+            raise PluginError(f"the objective failed on {len(X)} strategies: {error}") from error
+        if len(evaluations) != len(X):
+            raise PluginError(f"an objective must give one value a strategy, got {len(evaluations)} for {len(X)}")
+        return evaluations

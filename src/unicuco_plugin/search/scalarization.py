@@ -7,8 +7,8 @@ f      batch x 2 scaled objectives, minimised, always (size, quality)
 lam    batch x 2 preference ``lambda >= 0``, not both 0, always (size, quality)
 z_star 2         ideal point ``z*`` in scaled objectives, see ``Z_STAR``
 g      batch     the scalarized objective, minimised
-d_1    batch     signed distance from ``z*`` to ``f`` along the direction ``lambda``
-d_2    batch     distance from ``f`` to the ray from ``z*`` along ``lambda``
+d_1    batch     signed distance from ``z*`` to ``f`` along the direction ``u``
+d_2    batch     distance from ``f`` to the ray from ``z*`` along ``u``
 xi     scalar    PBI's penalty on ``d_2``, > 0
 ====== ========= ==========================================================================
 
@@ -76,10 +76,12 @@ def tchebycheff(f: Tensor, lam: Tensor, z_star: Tensor) -> Tensor:
 def pbi(f: Tensor, lam: Tensor, z_star: Tensor, xi: float = 5.0) -> Tensor:
     r"""Penalise the distance from the preference's ray: ``g = d_1 + xi d_2``.
 
-    With ``u = lambda / ||lambda||``,
+    With ``u = (lambda_2, lambda_1) / ||lambda||``,
 
         ``d_1 = (f - z*)^T u``  and  ``d_2 = || f - (z* + d_1 u) ||``.
 
+    The ray is where Tchebycheff's two terms are equal, so that a weight on an objective makes that objective small in
+    both; along ``lambda`` itself, as printed, the preferred objective would get the larger value.
     The paper prints ``d_2 = || f - (z* - d_1 lambda) ||``: the sign belongs to maximisation, and without the
     normalisation ``d_2`` would not vanish on the ray. It also prints ``d_1`` as a norm, that is without its sign;
     the two agree wherever ``z*`` is a lower bound, and below it (a prediction can fall there) only the signed one still
@@ -103,7 +105,7 @@ def pbi(f: Tensor, lam: Tensor, z_star: Tensor, xi: float = 5.0) -> Tensor:
     """
     if not xi > 0.0:
         raise ValueError(f"xi must be positive, got {xi}")
-    u = lam / torch.linalg.vector_norm(lam, dim=-1, keepdim=True)
+    u = lam.flip(-1) / torch.linalg.vector_norm(lam, dim=-1, keepdim=True)
     d_1 = ((f - z_star) * u).sum(dim=-1)
     d_2 = torch.linalg.vector_norm(f - (z_star + d_1[..., None] * u), dim=-1)
     return d_1 + xi * d_2
