@@ -140,6 +140,7 @@ def test_a_wrong_option_is_exit_code_2(arguments, message):
 
 def test_the_installed_command_exits_with_these_codes(tmp_path):
     def code(*arguments):
-        return subprocess.run(["unicuco", *arguments], capture_output=True, check=False).returncode
+        installed = Path(sys.executable).with_name("unicuco")  # on no PATH unless the environment is activated
+        return subprocess.run([installed, *arguments], capture_output=True, check=False).returncode
 
     assert [code("--version"), code("show", str(tmp_path / "none")), code("bogus")] == [0, 1, 2]

@@ -3,6 +3,8 @@
 import shlex
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +130,15 @@ def test_training_that_cannot_start_is_one_line(unicuco, tiny_run, changes, mess
     assert "Traceback" not in result.stderr
 
 
+@pytest.fixture
+def heeded_interrupts():
+    """A job in the background of a script starts with Ctrl-C ignored, and would hand that on to the command."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interrupts")
 @pytest.mark.parametrize(
     ("moment", "message", "usable"),
     [
@@ -137,7 +148,7 @@ def test_training_that_cannot_start_is_one_line(unicuco, tiny_run, changes, mess
 )
 def test_ctrl_c_says_how_to_go_on(unicuco, tiny_run, moment, message, usable):
     output = tiny_run[tiny_run.index("--output") + 1]
-    command = ["unicuco", *tiny_run, "--epochs", "50", "--steps", "3000"]
+    command = [str(Path(sys.executable).with_name("unicuco")), *tiny_run, "--epochs", "50", "--steps", "3000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         read = []
         for line in run.stderr:
