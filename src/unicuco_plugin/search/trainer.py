@@ -158,16 +158,15 @@ class _Run:
         """Fit the surrogate, freeze the scale, train StratNet on both."""
         settings = self.settings
         y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
-        self._report("fitting the surrogate", 0, "")
+        self._report("fitting the surrogate", "")
         self.surrogate = fit_surrogate(self.X, y, self.space.features, target=settings.target, previous=self.surrogate)
         posterior = self.surrogate.posterior
-        F = torch.stack([1.0 - self.space.sparsity(self.X), y.log() if settings.quality == "log" else y], -1)
-        scaling = Scaling.from_front(F)
+        scaling = Scaling.from_front(self._measured())
 
         def objectives(scores: Tensor) -> Tensor:
             return scaling.scale(self._objectives(posterior, self.space.relax(scores)))
 
-        self._report("training StratNet", 0, "")
+        self._report("training StratNet", "")
         train_stratnet(
             self.net,
             objectives,
@@ -178,6 +177,11 @@ class _Run:
             generator=_generator(settings, 3, self.epoch),
         )
         self.learned = posterior, scaling
+
+    def _measured(self) -> Tensor:
+        """``F`` of everything ranked so far, ``n x 2``."""
+        y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
+        return torch.stack([1.0 - self.space.sparsity(self.X), y.log() if self.settings.quality == "log" else y], -1)
 
     def _posterior(self) -> Posterior:
         if self.learned is None:
@@ -201,8 +205,7 @@ class _Run:
         candidates = candidates[self.space.sparsity(candidates) <= settings.focus + 1e-9]
         if not len(candidates):
             return candidates
-        y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
-        F = torch.stack([1.0 - self.space.sparsity(self.X), y.log() if settings.quality == "log" else y], -1)
+        F = self._measured()
         chosen = select_by_improvement(self._objectives(posterior, candidates), F, reference_point(F), settings.picks)
         return candidates[chosen]
 
@@ -249,11 +252,11 @@ class _Run:
         if fidelity == RANK:
             self.X = torch.cat([self.X, X])
         values = [row.value for row in self.rows[fidelity][-len(X) :]]
-        self._report(stage, 0, f"{stage}: {len(X)} measured, {min(values):.3f} to {max(values):.3f} nats per token")
+        self._report(stage, f"{stage}: {len(X)} measured, {min(values):.3f} to {max(values):.3f} nats per token")
 
-    def _report(self, stage: str, count: int, message: str) -> None:
+    def _report(self, stage: str, message: str) -> None:
         tokens = sum(row.tokens for rows in self.rows.values() for row in rows)
-        self.progress(Progress(stage, sum(map(len, self.rows.values())) + count, self.total, tokens, message))
+        self.progress(Progress(stage, sum(map(len, self.rows.values())), self.total, tokens, message))
 
 
 def compare(space: Space, posterior: Posterior, rows: Sequence[Measurement]) -> Evidence:
