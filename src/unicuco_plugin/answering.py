@@ -18,7 +18,7 @@ from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.profile import ProfileRecord, read_profile
 from unicuco_plugin.request import Request
 from unicuco_plugin.search.evidence import Evidence
-from unicuco_plugin.search.posterior import Posterior
+from unicuco_plugin.search.posterior import Z90, Posterior
 from unicuco_plugin.search.scalarization import Z_STAR, Scaling
 from unicuco_plugin.search.stratnet import StratNet
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
@@ -26,7 +26,6 @@ from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 __all__ = ["PACKAGED", "Profile", "load_profile", "packaged_profiles"]
 
 PACKAGED = Path(__file__).parent / "profiles"
-_Z90 = 1.6448536269514722
 
 
 class Profile:
@@ -205,7 +204,7 @@ class Profile:
     def _shifted(self, mean: float, std: float) -> Divergence:
         """From the ranking windows' logarithm to the confirming windows' nats per token."""
         centre = mean + self.record.shift
-        half = _Z90 * math.hypot(std, self.record.shift_std)
+        half = Z90 * math.hypot(std, self.record.shift_std)
         return Divergence(
             mean=math.exp(centre), interval90=(math.exp(centre - half), math.exp(centre + half)), measured=False
         )

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.runner import BlockRunner
-from unicuco_plugin.objectives.objective import Direction, Evaluation
+from unicuco_plugin.objectives.kl import Direction, kl_sums
+from unicuco_plugin.objectives.objective import Evaluation
 
 __all__ = ["BlockEvaluator"]
 
@@ -24,16 +25,15 @@ class BlockEvaluator:
 
     The dense states before every block are computed once. A batch of candidates then walks the blocks in step: each
     distinct partial model is one node, run once however many candidates share it, and blocks before a candidate's
-    first drop are not run at all. Logits exist for ``positions`` positions of one candidate and window at a time; the
-    dense ones are recomputed from the dense final state, once per batch. The result is that of a plain forward of the
-    really pruned model, to numerical noise.
+    first drop are not run at all. Logits exist for few positions at a time; the dense ones are recomputed from the dense
+    final state, once per batch. The result is that of a plain forward of the really pruned model, to numerical noise.
 
     Args:
         decoder: The dense model, on the device to use; never modified beyond a call.
         windows: ``m x L`` token ids.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
-        positions: Positions whose logits exist at one time.
+        positions: Positions, over all models, whose logits exist at one time; at least two, a dense and a pruned one.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class BlockEvaluator:
         *,
         direction: Direction = "forward",
         batch_windows: int = 8,
-        positions: int = 128,
+        positions: int = 512,
     ) -> None:
         self._runner = BlockRunner(decoder, windows.shape[1])
         self._windows = windows
@@ -110,23 +110,22 @@ class BlockEvaluator:
         return [self._dense[-1] if node is None else states[node] for node in nodes]
 
     def _divergences(self, finals: Sequence[Tensor]) -> list[tuple[float, ...]]:
-        """Mean divergence per window of each candidate's final states."""
+        """Mean divergence per window of each candidate's final states; exactly 0 for the dense ones."""
+        sums = torch.zeros(len(finals), len(self._windows), dtype=torch.float64)
+        changed = [row for row, final in enumerate(finals) if final is not self._dense[-1]]
+        most = max(1, self._positions - 1)
+        for group in (changed[start : start + most] for start in range(0, len(changed), most)):
+            sums[group] = self._sums([finals[row] for row in group])
+        return [tuple(row.tolist()) for row in sums / self._windows.shape[1]]
+
+    def _sums(self, finals: Sequence[Tensor]) -> Tensor:
         sums = torch.zeros(len(finals), len(self._windows), dtype=torch.float64)
         length = self._windows.shape[1]
+        step = max(1, self._positions // (1 + len(finals)))
         for window in range(len(self._windows)):
-            for start in range(0, length, self._positions):
-                chunk = slice(start, start + self._positions)
-                log_dense = self._log_probabilities(self._dense[-1][window, chunk])
-                dense = log_dense.exp()
-                entropy = -torch.linalg.vecdot(dense, log_dense)
-                for row, final in enumerate(finals):
-                    log_pruned = self._log_probabilities(final[window, chunk])
-                    if self._direction == "forward":
-                        divergence = -entropy - torch.linalg.vecdot(dense, log_pruned)
-                    else:
-                        divergence = torch.linalg.vecdot(log_pruned.exp(), log_pruned - log_dense)
-                    sums[row, window] += divergence.double().sum().item()
-        return [tuple((row / length).tolist()) for row in sums]
-
-    def _log_probabilities(self, states: Tensor) -> Tensor:
-        return self._runner.logits(states[None])[0].log_softmax(-1, dtype=torch.float32)
+            for start in range(0, length, step):
+                chunk = slice(start, start + step)
+                together = torch.stack([state[window, chunk] for state in (self._dense[-1], *finals)])
+                dense, *pruned = self._runner.logits(together)
+                sums[:, window] += torch.tensor(kl_sums(dense, pruned, self._direction), dtype=torch.float64)
+        return sums

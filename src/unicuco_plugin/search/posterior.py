@@ -22,13 +22,16 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-__all__ = ["FLOOR", "Bound", "Posterior", "Target", "matern52"]
+__all__ = ["FLOOR", "LEVEL", "Z90", "Bound", "Posterior", "Target", "matern52"]
 
 Target = Literal["raw", "log"]
 Bound = Literal["lower", "upper", "none"]
 
 # Nats per token below which a prediction on the raw scale means nothing, and its logarithm would explode.
 FLOOR = 0.01
+# Every interval we report covers this share; a normal variable is within so many standard deviations as often.
+LEVEL = 0.90
+Z90 = 1.6448536269514722
 _TENSORS = ("X", "G", "ell", "t")
 _SCALARS = ("tau2", "sigma2", "m", "shift", "scale", "spread")
 
@@ -58,7 +61,7 @@ class Posterior:
 
     Attributes:
         target: Whether it models the divergence itself or its logarithm.
-        spread: Factor on the standard deviation that makes its 90 % intervals cover 90 % of left-out training points.
+        spread: Factor, at least 1, on the standard deviation, so that 90 % intervals cover 90 % of left-out points.
     """
 
     X: Tensor

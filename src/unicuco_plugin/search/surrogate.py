@@ -16,14 +16,12 @@ from gpytorch.kernels import ScaleKernel
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
 
-from unicuco_plugin.search.posterior import Posterior, Target
+from unicuco_plugin.search.posterior import LEVEL, Z90, Posterior, Target
 
 __all__ = ["LeftOut", "Surrogate", "fit_surrogate"]
 
 # L-BFGS iterations, not seconds: a time cap would make runs irreproducible. Warm-started fits converge within it.
 _MAXITER = 75
-_COVERAGE = 0.90
-_Z90 = 1.6448536269514722
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,17 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A fitted posterior, with what is needed to judge it and to warm-start the next fit."""
+    """A fitted posterior, with what is needed to judge it and to warm-start the next fit.
+
+    Attributes:
+        posterior: The fit on the better target.
+        left_out: Its judgement.
+        states: BoTorch's state of the fit on each target that was tried, so that the next choice is between equals.
+    """
 
     posterior: Posterior
     left_out: LeftOut
-    state: Mapping[str, Any]
+    states: Mapping[Target, Mapping[str, Any]]
 
 
 def fit_surrogate(
@@ -76,20 +80,20 @@ def fit_surrogate(
     if len(y) < 2 or not bool(((y > 0) & y.isfinite()).all()):
         raise ValueError(f"a surrogate needs two or more positive, finite divergences, got {y.tolist()[:8]}")
     targets: tuple[Target, ...] = ("log", "raw") if target == "auto" else (target,)
-    known = previous.posterior.target if previous else None
-    fits = [_fit(X, y, G, kind, previous if known == kind else None) for kind in targets]
-    return max(fits, key=lambda fit: fit.left_out.log_density)
+    fits = [_fit(X, y, G, kind, previous.states.get(kind) if previous else None) for kind in targets]
+    best = max(fits, key=lambda fit: fit.left_out.log_density)
+    return replace(best, states={target: state for fit in fits for target, state in fit.states.items()})
 
 
-def _fit(X: Tensor, y: Tensor, G: Tensor, target: Target, previous: Surrogate | None) -> Surrogate:
+def _fit(X: Tensor, y: Tensor, G: Tensor, target: Target, start: Mapping[str, Any] | None) -> Surrogate:
     raw = y.log() if target == "log" else y
     shift, scale = raw.mean().item(), max(raw.std().item(), 1e-6)
     t = (raw - shift) / scale
     Z = X @ G
     kernel = ScaleKernel(get_covar_module_with_dim_scaled_prior(ard_num_dims=Z.shape[1], use_rbf_kernel=False))
     model = SingleTaskGP(Z, t[:, None], covar_module=kernel, outcome_transform=None)
-    if previous is not None:
-        model.load_state_dict(previous.state)
+    if start is not None:
+        model.load_state_dict(start)
     mll = ExactMarginalLogLikelihood(model.likelihood, model)
     fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": _MAXITER}})
     model.eval()
@@ -107,8 +111,10 @@ def _fit(X: Tensor, y: Tensor, G: Tensor, target: Target, previous: Surrogate | 
     )
     left_out = _leave_one_out(posterior, raw)
     z = ((raw - left_out.mean) / left_out.std).abs()
-    spread = max(torch.quantile(z, _COVERAGE).item() / _Z90, 1e-3)
-    return Surrogate(replace(posterior, spread=spread), left_out, model.state_dict())
+    # Widened, never narrowed: the archive is crowded where the search has been, so the errors of its left-out points
+    # are smaller than those of strategies from elsewhere.
+    spread = max(torch.quantile(z, LEVEL).item() / Z90, 1.0)
+    return Surrogate(replace(posterior, spread=spread), left_out, {target: model.state_dict()})
 
 
 def _leave_one_out(fit: Posterior, raw: Tensor) -> LeftOut:

@@ -1,0 +1,58 @@
+r"""KL between next-token distributions given as logits, without ever holding their logarithms whole.
+
+====== ====== ==========================================
+symbol shape  meaning
+====== ====== ==========================================
+a      p x V  logits of the dense model at p positions
+b      p x V  logits of the pruned model
+P, Q   p x V  ``softmax(a)``, ``softmax(b)``
+====== ====== ==========================================
+
+``KL(P‖Q) = sum_v P log P - sum_v P b + lse(b)`` with ``lse`` the logarithm of the sum of exponentials, so each pruned
+model costs one reduction and one dot product over the vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = ["Direction", "kl_sums"]
+
+Direction = Literal["forward", "reverse"]
+
+# Positions in float32 at one time: what a row of logits costs is memory traffic, and so many rows of a vocabulary of
+# 50 000 stay in a core's cache (on two Xeon cores 4.5 ms for 128 positions in slices of 8, against 12.7 ms for
+# log-softmax and dot product over all at once). Devices that launch kernels want many more.
+_ROWS_CPU = 8
+_ROWS = 256
+
+
+def kl_sums(dense: Tensor, pruned: Sequence[Tensor], direction: Direction = "forward") -> list[float]:
+    """Sum KL over positions, for many pruned models against one dense one.
+
+    Args:
+        dense: ``p x V`` logits in any floating-point dtype; the arithmetic is float32.
+        pruned: Logits of the same shape, one tensor a model.
+        direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
+
+    Returns:
+        One sum over the p positions a model, nats.
+    """
+    rows = _ROWS_CPU if dense.device.type == "cpu" else _ROWS
+    sums = torch.zeros(len(pruned), dtype=torch.float64, device=dense.device)
+    for start in range(0, len(dense), rows):
+        part = slice(start, start + rows)
+        log_P = dense[part].float().log_softmax(-1)
+        P = log_P.exp()
+        negative_entropy = torch.linalg.vecdot(P, log_P)
+        for index, logits in enumerate(pruned):
+            b = logits[part].float()
+            if direction == "forward":
+                rows_kl = negative_entropy - torch.linalg.vecdot(P, b) + b.logsumexp(-1)
+            else:
+                log_Q = b.log_softmax(-1)
+                rows_kl = torch.linalg.vecdot(log_Q.exp(), log_Q - log_P)
+            sums[index] += rows_kl.double().sum()
+    return sums.tolist()
