@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,15 +15,16 @@ from torch import Tensor
 from unicuco_plugin.profile import ArchiveEntry
 from unicuco_plugin.search.evidence import Evidence
 from unicuco_plugin.search.posterior import Posterior
-from unicuco_plugin.search.stratnet import StratNet, preference_grid
+from unicuco_plugin.search.stratnet import GRID, StratNet, preference_grid
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.strategy import Source
 
 __all__ = ["Candidate", "Contest", "safest"]
 
-# Preferences whose StratNet scores are projected onto every budget.
-_GRID = 128
-# Neighbours kept in the race for a budget, after all were predicted.
+# Of GRID preferences, those whose own size is nearest to a budget are projected onto it.
+_NEAREST = 16
+# Neighbours of a budget's best: so many are screened by the posterior's slope, and the best of those join the race.
+_SCREENED = 24
 _NEIGHBOURS = 4
 
 
@@ -91,14 +93,14 @@ class Contest:
             for budget, candidate in zip(index.tolist(), self.predict(archive, "archive"), strict=True):
                 if budget >= 0:
                     found[budget].append(candidate)
-        for race, candidate in zip(found, self._best_of([self._proposed(b) for b in space.budgets]), strict=True):
+        for race, candidate in zip(found, self._best_of(self._proposed()), strict=True):
             race.append(candidate)
-        starts = [safest(race).x for race in found]
-        moves = [space.neighbours(start[None])[0] for start in starts]
+        moves = self._neighbours(torch.stack([safest(race).x for race in found]))
         means = self._posterior.mean(torch.cat(moves)).split([len(part) for part in moves])
-        for race, part, mean in zip(found, moves, means, strict=True):
-            chosen = part[mean.argsort(stable=True)[:_NEIGHBOURS]]
-            race += [candidate for candidate in self.predict(chosen, "neighbour") if candidate.entry is None]
+        best = [part[mean.argsort(stable=True)[:_NEIGHBOURS]] for part, mean in zip(moves, means, strict=True)]
+        joining = iter(self.predict(torch.cat(best), "neighbour"))
+        for race, part in zip(found, best, strict=True):
+            race += [candidate for candidate in islice(joining, len(part)) if candidate.entry is None]
         return found
 
     @cached_property
@@ -120,15 +122,27 @@ class Contest:
             for row, m, s, entry in zip(x, mean.tolist(), std.tolist(), entries, strict=True)
         ]
 
-    @cached_property
-    def _scores(self) -> Tensor:
-        with torch.no_grad():
-            return self._net(preference_grid(_GRID))
+    def _proposed(self) -> list[Tensor]:
+        """StratNet's distinct proposals for each budget."""
+        scores = self._net(preference_grid(GRID))
+        size = self._space.sparsity(scores.sigmoid())
+        proposed = []
+        for budget in self._space.budgets:
+            rows = self._space.project(scores[(size - budget).abs().argsort(stable=True)[:_NEAREST]], budget)
+            distinct = {row.numpy().tobytes(): index for index, row in enumerate(rows)}
+            proposed.append(rows[list(distinct.values())])
+        return proposed
 
-    def _proposed(self, budget: float) -> Tensor:
-        rows = self._space.project(self._scores, budget)
-        distinct = {row.numpy().tobytes(): index for index, row in enumerate(rows)}
-        return rows[list(distinct.values())]
+    def _neighbours(self, starts: Tensor) -> list[Tensor]:
+        """The moves from each start that the posterior's slope there likes best."""
+        with torch.enable_grad():
+            x = starts.clone().requires_grad_(True)
+            (slope,) = torch.autograd.grad(self._posterior.mean(x).sum(), x)
+        screened = []
+        for start, gradient in zip(starts, slope, strict=True):
+            moves = self._space.neighbours(start[None])[0]
+            screened.append(moves[(moves @ gradient).argsort(stable=True)[:_SCREENED]])
+        return screened
 
     def _best_of(self, groups: Sequence[Tensor]) -> list[Candidate]:
         candidates = iter(self.predict(torch.cat(list(groups)), "stratnet"))

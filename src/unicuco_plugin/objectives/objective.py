@@ -1,19 +1,17 @@
 """What measures the quality of a strategy, and what it is given to do so."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.spaces.space import Space
 
 if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting for Transformers
     from unicuco_plugin.models.decoder import Decoder
 
-__all__ = ["Direction", "Evaluation", "Objective", "ObjectiveRequest"]
-
-Direction = Literal["forward", "reverse"]
-
+__all__ = ["Evaluation", "Objective", "ObjectiveRequest"]
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -19,8 +19,10 @@ from torch.nn.utils import skip_init
 
 from unicuco_plugin.search.scalarization import Z_STAR, Scalarization
 
-__all__ = ["StratNet", "preference_grid", "sample_preferences", "train_stratnet"]
+__all__ = ["GRID", "StratNet", "preference_grid", "sample_preferences", "train_stratnet"]
 
+# Preferences, evenly spaced, that stand for all of them where StratNet's proposals are compared.
+GRID = 256
 _WIDTH = 256  # the authors' related code: 2 -> 256 -> 256 -> d
 
 

@@ -18,15 +18,13 @@ from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.posterior import Posterior
 from unicuco_plugin.search.scalarization import Scalarization, Scaling
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.stratnet import StratNet, preference_grid, sample_preferences, train_stratnet
+from unicuco_plugin.search.stratnet import GRID, StratNet, preference_grid, sample_preferences, train_stratnet
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
 from unicuco_plugin.spaces.space import Space
 
 __all__ = ["Measure", "Progress", "TrainingResult", "compare", "quality_of", "train"]
 
 CONFIRM, RANK, RERANK = "confirm", "rank", "rerank"
-# Preferences whose proposals are projected onto every budget when the front is chosen.
-GRID = 256
 
 
 class Measure(Protocol):
