@@ -25,8 +25,9 @@ class BlockEvaluator:
 
     The dense states before every block are computed once. A batch of candidates then walks the blocks in step: each
     distinct partial model is one node, run once however many candidates share it, and blocks before a candidate's
-    first drop are not run at all. Logits exist for few positions at a time; the dense ones are recomputed from the dense
-    final state, once per batch. The result is that of a plain forward of the really pruned model, to numerical noise.
+    first drop are not run at all. Logits exist for few positions at a time; the dense ones are recomputed from the
+    dense final state, once per batch. The result is that of a plain forward of the really pruned model, to numerical
+    noise.
 
     Args:
         decoder: The dense model, on the device to use; never modified beyond a call.

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting 
 
 __all__ = ["Evaluation", "Objective", "ObjectiveRequest"]
 
+
 @dataclass(frozen=True)
 class Evaluation:
     """What one candidate cost in quality and in work.
