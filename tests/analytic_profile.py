@@ -6,8 +6,9 @@ from analytic import SETTINGS, SPACE, AnalyticMeasure
 from torch import Tensor
 
 from unicuco_plugin.profile import ProfileRecord, SizeTable
+from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.scalarization import tchebycheff
-from unicuco_plugin.search.trainer import TrainingResult, compare, train
+from unicuco_plugin.search.trainer import TrainingResult, train
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.training import _archive
 

@@ -21,7 +21,6 @@ ROOMS = [
     "search",
     "plugins",
     "profile",
-    "contest",
     "answering",
     "training",
     "modifiers",

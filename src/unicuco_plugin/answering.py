@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unicuco_plugin.contest import Candidate, Contest, safest
 from unicuco_plugin.errors import ProfileError, RequestError, round_down, round_up
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.profile import ProfileRecord, read_profile
 from unicuco_plugin.request import Request
+from unicuco_plugin.search.contest import Candidate, Contest, safest
 from unicuco_plugin.search.evidence import Evidence
 from unicuco_plugin.search.posterior import Z90, Posterior
 from unicuco_plugin.search.scalarization import Z_STAR, Scaling
@@ -26,6 +26,8 @@ from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 __all__ = ["PACKAGED", "Profile", "load_profile", "packaged_profiles"]
 
 PACKAGED = Path(__file__).parent / "profiles"
+# Halvings of a step between budgets of a smooth space: a twentieth comes down to 0.0004.
+_BISECTIONS = 7
 
 
 class Profile:
@@ -57,9 +59,10 @@ class Profile:
         except (KeyError, ValueError, RuntimeError) as error:
             raise ProfileError(f"profile {record.name} is damaged: {error}") from error
         rows = [self.search_space.from_units(entry.units) for entry in record.archive]
-        entries = dict(zip(map(self.search_space.key, rows), record.archive, strict=True))
+        self._entries = dict(zip(map(self.search_space.key, rows), record.archive, strict=True))
+        archive = {key: entry.reranked for key, entry in self._entries.items()}
         evidence = Evidence(record.reranked_shift, record.noise)
-        self._contest = Contest(self.search_space, self.net, self.posterior, entries, evidence)
+        self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence)
 
     @property
     def name(self) -> str:
@@ -100,7 +103,7 @@ class Profile:
     def front(self) -> list[Strategy]:
         """The best strategy of each budget, smallest removal first."""
         requests = [Request.of(sparsity=budget) for budget in self.search_space.budgets]
-        return [self._strategy(request, best) for request, best in zip(requests, self._contest.best, strict=True)]
+        return [self._strategy(request, best) for request, best in zip(requests, self._best, strict=True)]
 
     def answer(self, request: Request | None = None, **fields: Any) -> Strategy:  # noqa: ANN401 - checked by Request
         """Answer one request, given whole or as one field: ``answer(sparsity=0.25)``.
@@ -114,13 +117,17 @@ class Profile:
             request = Request.of(**fields)
         elif fields:
             raise RequestError(f"give a request or its field, not both; got {request.to_dict()} and {fields}")
-        if request.kind == "preference":
-            return self._strategy(request, self._preferred(request))
-        return self._strategy(request, self._contest.best[self._budget_of(request)])
+        return self.answer_many([request])[0]
 
     def answer_many(self, requests: Iterable[Request]) -> list[Strategy]:
-        """Answer many requests, in order; budgets that they share are worked out once."""
-        return [self.answer(request) for request in requests]
+        """Answer many requests, in order; what they share is worked out once."""
+        requests = list(requests)
+        budgets = {i: self._budget_of(r) for i, r in enumerate(requests) if r.kind != "preference"}
+        best = dict(zip(budgets, self._contest.best(list(budgets.values())), strict=True))
+        return [
+            self._strategy(request, best[index] if index in best else self._preferred(request))
+            for index, request in enumerate(requests)
+        ]
 
     def proposals(self, request: Request, source: Source) -> Strategy:
         """Answer a request from one source alone, for comparison.
@@ -130,34 +137,29 @@ class Profile:
         """
         if request.kind == "preference":
             raise RequestError("proposals of one source need a budget, got a preference")
-        found = [c for c in self._contest.candidates[self._budget_of(request)] if c.source == source]
+        [race] = self._contest.candidates([self._budget_of(request)])
+        found = [candidate for candidate in race if candidate.source == source]
         if not found:
             raise RequestError(f"{source} has no strategy for {request.to_dict()}")
         return self._strategy(request, safest(found))
 
     # -- which budget ---------------------------------------------------------------------------------------------
 
-    def _budget_of(self, request: Request) -> int:
+    def _budget_of(self, request: Request) -> float:
+        """The sparsity that a request comes down to."""
+        if request.sparsity is not None:
+            return self._reaching(request.sparsity)
         budgets = self.search_space.budgets
-        if request.kind == "sparsity":
-            for index, budget in enumerate(budgets):
-                if budget >= (request.sparsity or 0.0) - 1e-9:
-                    return index
+        if request.max_divergence is not None:
+            return self._within(request.max_divergence)
+        if not self.search_space.physical:
             raise RequestError(
-                f"sparsity must be at most {round_down(budgets[-1])} for this profile ({len(budgets)} of "
-                f"{len(self.units)} units), got {request.sparsity}"
+                f"{request.kind} cannot be asked of space {self.space!r}: zeros in a dense file do not shrink it; ask "
+                "for sparsity or max_divergence"
             )
-        fits = [index for index in range(len(budgets)) if self._fits(request, index)]
-        if request.kind == "max_divergence":
-            if not fits:
-                least = min(upper for _, _, upper in self._facts)
-                raise RequestError(
-                    f"max_divergence must be at least {round_up(least)} nats per token for this profile, the upper "
-                    f"end of its least harmful strategy's interval, got {request.max_divergence}"
-                )
-            return max(fits)
+        fits = [budget for budget, facts in zip(budgets, self._facts, strict=True) if _is_within(request, *facts[:2])]
         if not fits:
-            params, size = self._sizes(self._contest.best[-1].x)
+            params, size = self._sizes(self._best[-1].x)
             size = params if request.kind == "max_params" else size
             raise RequestError(
                 f"{request.kind} must be at least {size} for this profile, with all units but one removed, "
@@ -165,16 +167,48 @@ class Profile:
             )
         return min(fits)
 
-    def _fits(self, request: Request, index: int) -> bool:
-        params, size, upper = self._facts[index]
-        if request.max_divergence is not None:
-            return upper <= request.max_divergence
-        return params <= request.max_params if request.max_params is not None else size <= (request.max_bytes or 0)
+    def _reaching(self, sparsity: float) -> float:
+        space = self.search_space
+        if space.smooth:
+            # The space says itself what its bounds reach.
+            space.project(torch.zeros(1, len(self.units), dtype=torch.float64), sparsity)
+            return sparsity
+        found = [budget for budget in space.budgets if budget >= sparsity - 1e-9]
+        if not found:
+            raise RequestError(
+                f"sparsity must be at most {round_down(space.budgets[-1])} for this profile ({len(space.budgets)} of "
+                f"{len(self.units)} units), got {sparsity}"
+            )
+        return found[0]
+
+    def _within(self, divergence: float) -> float:
+        """The largest budget whose best has its interval's upper end within so many nats per token."""
+        budgets = self.search_space.budgets
+        fits = [index for index, (_, _, upper) in enumerate(self._facts) if upper <= divergence]
+        if not fits:
+            least = min(upper for _, _, upper in self._facts)
+            raise RequestError(
+                f"max_divergence must be at least {round_up(least)} nats per token for this profile, the upper "
+                f"end of its least harmful strategy's interval, got {divergence}"
+            )
+        low = budgets[fits[-1]]
+        if not self.search_space.smooth or fits[-1] == len(budgets) - 1:
+            return low
+        high = budgets[fits[-1] + 1]
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            [best] = self._contest.best([middle])
+            low, high = (middle, high) if self._divergence(best).interval90[1] <= divergence else (low, middle)
+        return low
+
+    @property
+    def _best(self) -> list[Candidate]:
+        return self._contest.best(self.search_space.budgets)
 
     @cached_property
     def _facts(self) -> list[tuple[int, int, float]]:
         """Parameters, bytes and the divergence's upper end of each budget's best."""
-        return [(*self._sizes(best.x), self._divergence(best).interval90[1]) for best in self._contest.best]
+        return [(*self._sizes(best.x), self._divergence(best).interval90[1]) for best in self._best]
 
     # -- which strategy -------------------------------------------------------------------------------------------
 
@@ -183,7 +217,7 @@ class Profile:
         """The candidate with the least scalarized objective: StratNet's answer competes with each budget's best."""
         lam = torch.tensor([request.preference], dtype=torch.float64)
         candidates = self._contest.predict(self.search_space.relax(self.net(lam)).round(decimals=6), "stratnet")
-        candidates += self._contest.best
+        candidates += self._best
         quality = torch.tensor([c.mean for c in candidates], dtype=torch.float64)
         if self.record.quality == "raw":
             quality = quality.exp()
@@ -196,9 +230,9 @@ class Profile:
     # -- what is said of it ---------------------------------------------------------------------------------------
 
     def _divergence(self, candidate: Candidate) -> Divergence:
-        confirmed = candidate.entry.confirmed if candidate.entry else None
-        if confirmed is not None:
-            return Divergence(mean=confirmed.mean, interval90=confirmed.interval90, measured=True)
+        entry = self._entries.get(candidate.key)
+        if entry is not None and entry.confirmed is not None:
+            return Divergence(mean=entry.confirmed.mean, interval90=entry.confirmed.interval90, measured=True)
         return self._shifted(candidate.mean, candidate.std)
 
     def _shifted(self, mean: float, std: float) -> Divergence:
@@ -211,6 +245,8 @@ class Profile:
 
     def _sizes(self, x: Tensor) -> tuple[int, int]:
         sizes = self.record.sizes
+        if not self.search_space.physical:
+            return sizes.total_params, sizes.total_bytes
         gone = x.nonzero()[:, 0].tolist()
         return (
             sizes.total_params - sum(sizes.unit_params[i] for i in gone),
@@ -230,6 +266,10 @@ class Profile:
             divergence=self._divergence(candidate),
             units=self.search_space.to_units(candidate.x),
         )
+
+
+def _is_within(request: Request, params: int, size: int) -> bool:
+    return params <= request.max_params if request.max_params is not None else size <= (request.max_bytes or 0)
 
 
 def packaged_profiles() -> list[str]:

@@ -1,4 +1,4 @@
-"""Descents on the surrogate's posterior: from many starts, one swap at a time, at one budget.
+"""Descents on the surrogate's posterior at one budget: one swap at a time, or along the gradient of a smooth space.
 
 Notation: ``p`` starts, ``d`` units, ``moves`` neighbours of one strategy.
 """
@@ -15,13 +15,47 @@ __all__ = ["descend", "propose_neighbours"]
 # best known and their basins are the likeliest. Random starts are what finds the basins nobody has been to.
 _BEST = 5
 _LONGEST = 40
+# Adam on the scores of a smooth space: so many steps of this size move a unit's share by a third at the most.
+_STEPS = 40
+_RATE = 0.05
 
 
-def descend(posterior: Posterior, space: Space, x: Tensor) -> Tensor:
-    """Follow the best swap from each start until none lowers the posterior mean, ``p x d`` to ``p x d``.
+def descend(posterior: Posterior, space: Space, x: Tensor, *, kappa: float = 0.0) -> Tensor:
+    """Lower the posterior's mean from each start without leaving the budget, ``p x d`` to ``p x d``.
 
     All starts must be at one budget.
+
+    Args:
+        posterior: Of the measurements.
+        space: Of the strategies.
+        x: The starts.
+        kappa: In a smooth space ``mean + kappa std`` is lowered: positive stays near what is known, negative explores.
     """
+    if not len(x):
+        return x
+    return _follow_gradient(posterior, space, x, kappa) if space.smooth else _swap(posterior, space, x)
+
+
+def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, kappa: float) -> Tensor:
+    budget = space.sparsity(x[:1]).item()
+    with torch.enable_grad():
+        z = space.scores(x).clone().requires_grad_(True)
+        best, lowest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64)
+        optimizer = torch.optim.Adam([z], lr=_RATE)
+        for _ in range(_STEPS + 1):
+            at = space.project(z, budget)
+            mean, std = posterior.predict(at)
+            value = mean + kappa * std
+            lower = value.detach() < lowest
+            best[lower], lowest[lower] = at.detach()[lower], value.detach()[lower]
+            optimizer.zero_grad()
+            value.sum().backward()
+            optimizer.step()
+    return best
+
+
+def _swap(posterior: Posterior, space: Space, x: Tensor) -> Tensor:
+    """Follow the best neighbour from each start until none lowers the mean."""
     x = x.clone()
     value = posterior.mean(x)
     live = torch.arange(len(x))
@@ -58,21 +92,19 @@ def propose_neighbours(
         kappa: Its width.
         generator: Draws the random starts.
     """
-    believed = posterior.bound(X, bound, kappa)
-    X = X[believed.argsort()]
-    sparsity = space.sparsity(X)
-    budgets = torch.tensor(space.budgets, dtype=torch.float64)
-    nearest = (sparsity[:, None] - budgets[None]).abs().argmin(-1)
+    X = X[posterior.bound(X, bound, kappa).argsort()]
     ends = []
     for index, budget in enumerate(space.budgets):
-        near = [X[nearest == other][:_BEST] for other in (index, index - 1, index + 1)]
-        begin = [near[0]]
-        begin += [_moved(posterior, space, rows, budget) for rows in near[1:] if len(rows)]
+        begin = [space.moved(X, budget)[:_BEST]]
+        if not space.smooth:
+            near = [
+                space.moved(X, space.budgets[i])[:_BEST] for i in (index - 1, index + 1) if 0 <= i < len(space.budgets)
+            ]
+            begin += [_moved(posterior, space, rows, budget) for rows in near if len(rows)]
         if starts:
             begin.append(space.random(starts, budget, generator))
-        rows = torch.cat(begin)
-        if len(rows):
-            ends.append(descend(posterior, space, rows))
+        explore = {"lower": -kappa, "upper": kappa, "none": 0.0}[bound]
+        ends.append(descend(posterior, space, torch.cat(begin), kappa=explore))
     return torch.cat(ends) if ends else X[:0]
 
 

@@ -11,13 +11,18 @@ noise  scalar standard deviation of ``again - shift - mean``: how far one lot of
 ====== ===== =======================================================================================
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["Evidence"]
+from unicuco_plugin.search.journal import Measurement
+from unicuco_plugin.search.posterior import Posterior
+from unicuco_plugin.spaces.space import Space
+
+__all__ = ["Evidence", "compare"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +56,12 @@ class Evidence:
         combined = torch.where(both, 0.5 * (mean + again - self.shift), mean)
         share = torch.where(both, 0.5, 1.0)
         return combined, (std**2 + share * self.noise**2).sqrt()
+
+
+def compare(space: Space, posterior: Posterior, rows: Sequence[Measurement]) -> Evidence:
+    """Compare measurements on other windows with what the surrogate predicts for them."""
+    if not rows:
+        return Evidence()
+    x = torch.stack([space.parse(row.key) for row in rows])
+    again = torch.tensor([row.value for row in rows], dtype=torch.float64).log()
+    return Evidence.from_pairs(posterior.log_predict(x)[0], again)

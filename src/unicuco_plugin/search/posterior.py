@@ -9,6 +9,7 @@ ell    e       length scales (ARD)
 tau2   scalar  output scale
 sigma2 scalar  noise variance
 m      scalar  constant mean
+beta   scalar  weight of the prior's estimate in the mean; 0 without a prior
 L      n x n   Cholesky factor of ``K + sigma2 I``
 alpha  n       ``(K + sigma2 I)^-1 (t - m)``
 t      n       targets, standardised: ``(target(f2) - shift) / scale``
@@ -22,6 +23,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from unicuco_plugin.search.prior import Prior
+
 __all__ = ["FLOOR", "LEVEL", "Z90", "Bound", "Posterior", "Target", "matern52"]
 
 Target = Literal["raw", "log"]
@@ -33,7 +36,7 @@ FLOOR = 0.01
 LEVEL = 0.90
 Z90 = 1.6448536269514722
 _TENSORS = ("X", "G", "ell", "t")
-_SCALARS = ("tau2", "sigma2", "m", "shift", "scale", "spread")
+_SCALARS = ("tau2", "sigma2", "m", "shift", "scale", "spread", "beta")
 
 
 def matern52(a: Tensor, b: Tensor) -> Tensor:
@@ -62,6 +65,7 @@ class Posterior:
     Attributes:
         target: Whether it models the divergence itself or its logarithm.
         spread: Factor, at least 1, on the standard deviation, so that 90 % intervals cover 90 % of left-out points.
+        prior: An additive estimate of the log divergence that the mean follows; with it the target is ``log``.
     """
 
     X: Tensor
@@ -75,6 +79,8 @@ class Posterior:
     scale: float
     target: Target
     spread: float = 1.0
+    beta: float = 0.0
+    prior: Prior | None = None
 
     @cached_property
     def points(self) -> Tensor:
@@ -90,7 +96,13 @@ class Posterior:
     @cached_property
     def alpha(self) -> Tensor:
         """``n`` weights of the training targets in the mean."""
-        return torch.cholesky_solve((self.t - self.m)[:, None], self.L)[:, 0]
+        return torch.cholesky_solve((self.t - self.expect(self.X))[:, None], self.L)[:, 0]
+
+    def expect(self, x: Tensor) -> Tensor | float:
+        """The mean before any measurement, standardised: ``m + beta (phi(x) - shift) / scale``."""
+        if self.prior is None:
+            return self.m
+        return self.m + self.beta * (self.prior(x) - self.shift) / self.scale
 
     def predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the target, noise left out.
@@ -101,16 +113,18 @@ class Posterior:
         Returns:
             Two ``p`` tensors in the target's unit (nats per token, or their logarithm), differentiable in ``x``.
         """
-        k = self.tau2 * matern52((x.to(self.X) @ self.G) / self.ell, self.points)
-        mean = self.m + k @ self.alpha
+        x = x.to(self.X)
+        k = self.tau2 * matern52((x @ self.G) / self.ell, self.points)
+        mean = self.expect(x) + k @ self.alpha
         v = torch.linalg.solve_triangular(self.L, k.T, upper=False)
         variance = (self.tau2 - (v * v).sum(0)).clamp_min(1e-12)
         return self.shift + self.scale * mean, self.scale * self.spread * variance.sqrt()
 
     def mean(self, x: Tensor) -> Tensor:
         """Only the mean of the target, ``p``; much cheaper than ``predict``."""
-        k = self.tau2 * matern52((x.to(self.X) @ self.G) / self.ell, self.points)
-        return self.shift + self.scale * (self.m + k @ self.alpha)
+        x = x.to(self.X)
+        k = self.tau2 * matern52((x @ self.G) / self.ell, self.points)
+        return self.shift + self.scale * (self.expect(x) + k @ self.alpha)
 
     def bound(self, x: Tensor, mode: Bound, kappa: float) -> Tensor:
         """The optimist's, pessimist's or neutral estimate of the target: ``mu -+ kappa sigma`` or ``mu``.
@@ -141,6 +155,8 @@ class Posterior:
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything but ``target`` as tensors, for a safetensors file; ``L`` and ``alpha`` follow from the rest."""
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        if self.prior is not None:
+            tensors |= {"knots": self.prior.knots.contiguous(), "costs": self.prior.costs.contiguous()}
         return tensors | {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in _SCALARS}
 
     @classmethod
@@ -150,7 +166,8 @@ class Posterior:
         Raises:
             ValueError: If a tensor is missing, shapes disagree, or values are not finite.
         """
-        missing = [name for name in (*_TENSORS, *_SCALARS) if name not in tensors]
+        optional = ("knots", "costs") if "knots" in tensors or "costs" in tensors else ()
+        missing = [name for name in (*_TENSORS, *optional, *_SCALARS) if name not in tensors]
         if missing:
             raise ValueError(f"surrogate lacks {', '.join(missing)}")
         n, d = tensors["X"].shape
@@ -158,8 +175,11 @@ class Posterior:
         for name, shape in shapes.items():
             if tuple(tensors[name].shape) != shape:
                 raise ValueError(f"surrogate's {name} must be {shape}, got {tuple(tensors[name].shape)}")
-        if not all(bool(tensors[name].isfinite().all()) for name in (*_TENSORS, *_SCALARS)):
+        if not all(bool(tensors[name].isfinite().all()) for name in (*_TENSORS, *optional, *_SCALARS)):
             raise ValueError("surrogate's tensors must be finite")
         X, G, ell, t = (tensors[name] for name in _TENSORS)
-        tau2, sigma2, m, shift, scale, spread = (float(tensors[name]) for name in _SCALARS)
-        return cls(X, G, ell, t, tau2, sigma2, m, shift, scale, target, spread)
+        prior = Prior(tensors["knots"], tensors["costs"]) if optional else None
+        if prior is not None and len(prior.costs) != d:
+            raise ValueError(f"surrogate's costs must be ({d}, {len(prior.knots)}), got {tuple(prior.costs.shape)}")
+        tau2, sigma2, m, shift, scale, spread, beta = (float(tensors[name]) for name in _SCALARS)
+        return cls(X, G, ell, t, tau2, sigma2, m, shift, scale, target, spread, beta, prior)

@@ -13,10 +13,12 @@ from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
 from gpytorch.kernels import ScaleKernel
+from gpytorch.means import Mean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
 
 from unicuco_plugin.search.posterior import LEVEL, Z90, Posterior, Target
+from unicuco_plugin.search.prior import Prior
 
 __all__ = ["LeftOut", "Surrogate", "fit_surrogate"]
 
@@ -60,6 +62,7 @@ def fit_surrogate(
     *,
     target: Target | Literal["auto"] = "auto",
     previous: Surrogate | None = None,
+    prior: Prior | None = None,
 ) -> Surrogate:
     """Fit a scaled Matérn 5/2 ARD kernel by marginal likelihood, in float64.
 
@@ -69,9 +72,11 @@ def fit_surrogate(
         G: ``d x e`` feature map of the space.
         target: Model ``y``, ``log y``, or whichever predicts left-out divergences with the higher log density.
         previous: An earlier fit whose hyperparameters start this one.
+        prior: What the mean follows; then only ``log y`` is modelled, which is what it estimates.
 
     Raises:
-        ValueError: If there are fewer than two points, or a divergence is not positive and finite.
+        ValueError: If there are fewer than two points, a divergence is not positive and finite, or a prior meets the
+            raw target.
 
     Source:
         UniCuCo Eq. (8); leave-one-out from Rasmussen and Williams 2006, Eqs. (5.10)-(5.12); the dimension-scaled prior
@@ -79,19 +84,43 @@ def fit_surrogate(
     """
     if len(y) < 2 or not bool(((y > 0) & y.isfinite()).all()):
         raise ValueError(f"a surrogate needs two or more positive, finite divergences, got {y.tolist()[:8]}")
+    if prior is not None and target == "raw":
+        raise ValueError("a surrogate with a prior models log divergence, got target 'raw'")
     targets: tuple[Target, ...] = ("log", "raw") if target == "auto" else (target,)
-    fits = [_fit(X, y, G, kind, previous.states.get(kind) if previous else None) for kind in targets]
+    targets = targets if prior is None else ("log",)
+    fits = [_fit(X, y, G, kind, previous.states.get(kind) if previous else None, prior) for kind in targets]
     best = max(fits, key=lambda fit: fit.left_out.log_density)
     return replace(best, states={target: state for fit in fits for target, state in fit.states.items()})
 
 
-def _fit(X: Tensor, y: Tensor, G: Tensor, target: Target, start: Mapping[str, Any] | None) -> Surrogate:
+class _Expected(Mean):
+    """``m + beta phi`` at the rows it was made for; ``phi`` travels as the last feature, out of the kernel's sight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("constant", torch.nn.Parameter(torch.zeros((), dtype=torch.float64)))
+        self.register_parameter("beta", torch.nn.Parameter(torch.ones((), dtype=torch.float64)))
+
+    def forward(self, Z: Tensor) -> Tensor:
+        return self.constant + self.beta * Z[..., -1]
+
+
+def _fit(  # noqa: PLR0917 - the data, and what to make of it
+    X: Tensor, y: Tensor, G: Tensor, target: Target, start: Mapping[str, Any] | None, prior: Prior | None
+) -> Surrogate:
     raw = y.log() if target == "log" else y
     shift, scale = raw.mean().item(), max(raw.std().item(), 1e-6)
     t = (raw - shift) / scale
     Z = X @ G
-    kernel = ScaleKernel(get_covar_module_with_dim_scaled_prior(ard_num_dims=Z.shape[1], use_rbf_kernel=False))
-    model = SingleTaskGP(Z, t[:, None], covar_module=kernel, outcome_transform=None)
+    count = Z.shape[1]
+    mean, seen = None, None
+    if prior is not None:
+        mean, seen = _Expected(), tuple(range(count))
+        Z = torch.cat([Z, (prior(X)[:, None] - shift) / scale], 1)
+    kernel = ScaleKernel(
+        get_covar_module_with_dim_scaled_prior(ard_num_dims=count, use_rbf_kernel=False, active_dims=seen)
+    )
+    model = SingleTaskGP(Z, t[:, None], covar_module=kernel, mean_module=mean, outcome_transform=None)
     if start is not None:
         model.load_state_dict(start)
     mll = ExactMarginalLogLikelihood(model.likelihood, model)
@@ -108,6 +137,8 @@ def _fit(X: Tensor, y: Tensor, G: Tensor, target: Target, start: Mapping[str, An
         shift=shift,
         scale=scale,
         target=target,
+        beta=0.0 if mean is None else mean.beta.item(),
+        prior=prior,
     )
     left_out = _leave_one_out(posterior, raw)
     z = ((raw - left_out.mean) / left_out.std).abs()

@@ -3,7 +3,6 @@
 Notation as in UniCuCo's Algorithm 1: ``X``: n x d measured strategies; ``F``: n x 2 objectives (size, quality).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,18 +10,20 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from unicuco_plugin.search.contest import Contest
 from unicuco_plugin.search.descent import propose_neighbours
-from unicuco_plugin.search.evidence import Evidence
+from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.hypervolume import reference_point, select_by_improvement
 from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.posterior import Posterior
+from unicuco_plugin.search.prior import Prior
 from unicuco_plugin.search.scalarization import Scalarization, Scaling
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.stratnet import GRID, StratNet, preference_grid, sample_preferences, train_stratnet
+from unicuco_plugin.search.stratnet import StratNet, sample_preferences, train_stratnet
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["Measure", "Progress", "TrainingResult", "compare", "quality_of", "train"]
+__all__ = ["Measure", "Progress", "TrainingResult", "quality_of", "train"]
 
 CONFIRM, RANK, RERANK = "confirm", "rank", "rerank"
 
@@ -89,8 +90,20 @@ def train(
     scalarization: Scalarization,
     settings: Settings,
     progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    first: Tensor | None = None,
+    prior: Prior | None = None,
 ) -> TrainingResult:
     """Run Algorithm 1 with the settings' preset, then confirm the front on fresh windows.
+
+    Args:
+        space: Of the strategies.
+        measure: Measures them, durably.
+        scalarization: How a preference weighs size and quality.
+        settings: Everything else that steers the run.
+        progress: Called often.
+        first: Strategies to measure before there is a surrogate, ``n x d``; filled up by the space's own.
+        prior: What the surrogate's mean follows.
 
     The same arguments and measurements give the same result: nothing depends on time or on free memory.
 
@@ -98,6 +111,9 @@ def train(
         UniCuCo, Algorithm 1 and Eqs. (6)-(13); deviations and additions in docs/training.md.
     """
     run = _Run(space, measure, scalarization, settings, progress)
+    run.prior = prior
+    if first is not None:
+        run.given = first[: settings.initial]
     return run.train()
 
 
@@ -115,6 +131,8 @@ class _Run:
         self.net = StratNet(len(space.units), _generator(settings, 1))
         self.rows: dict[str, list[Measurement]] = {RANK: [], RERANK: [], CONFIRM: []}
         self.X = torch.empty(0, len(space.units), dtype=torch.float64)
+        self.given = self.X
+        self.prior: Prior | None = None
         self.surrogate: Surrogate | None = None
         self.learned: tuple[Posterior, Scaling] | None = None
         self.epoch = 0
@@ -142,7 +160,9 @@ class _Run:
         )
 
     def _loop(self) -> None:
-        self._measure(RANK, self.space.first(self.settings.initial, _generator(self.settings, 2)), "first strategies")
+        own = self.space.first(self.settings.initial, _generator(self.settings, 2))
+        first = _distinct(self.space, torch.cat([self.given, own]), set())[: self.settings.initial]
+        self._measure(RANK, first, "first strategies")
         self._learn()
         while self.epoch < self.settings.epochs:
             picks = self._pick()
@@ -157,7 +177,9 @@ class _Run:
         settings = self.settings
         y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
         self._report("fitting the surrogate", "")
-        self.surrogate = fit_surrogate(self.X, y, self.space.features, target=settings.target, previous=self.surrogate)
+        self.surrogate = fit_surrogate(
+            self.X, y, self.space.features, target=settings.target, previous=self.surrogate, prior=self.prior
+        )
         posterior = self.surrogate.posterior
         scaling = Scaling.from_front(self._measured())
 
@@ -220,28 +242,25 @@ class _Run:
                 generator=_generator(settings, 5, self.epoch),
             ).detach()
 
-    @torch.no_grad()
     def _finalists(self, count: int, focus: float = 1.0) -> Tensor:
         """The ``count`` best of each budget by all ranking evidence: measured, StratNet's, neighbours'."""
-        scores = self.net(preference_grid(GRID))
+        again: dict[str, float | None] = {row.key: None for row in self.rows[RANK]}
+        if self.settings.neighbours:
+            again |= {self.space.key(row): None for row in self._neighbours()}
+        again |= {row.key: row.value for row in self.rows[RERANK]}
         posterior = self._posterior()
-        found = [self._neighbours()] if self.settings.neighbours else []
-        reranked = {row.key: math.log(row.value) for row in self.rows[RERANK]}
-        evidence = compare(self.space, posterior, self.rows[RERANK])
+        contest = Contest(self.space, self.net, posterior, again, compare(self.space, posterior, self.rows[RERANK]))
         chosen = []
-        for budget in (budget for budget in self.space.budgets if budget <= focus + 1e-9):
-            proposed = self.space.project(scores, budget)
-            same = [rows[_at(self.space, rows, budget)] for rows in (self.X, *found)]
-            rows = _distinct(self.space, torch.cat([*same, proposed]), set())
-            again = torch.tensor([reranked.get(self.space.key(row), math.nan) for row in rows], dtype=torch.float64)
-            mean, std = evidence.weigh(*posterior.log_predict(rows), again)
-            value = mean + std
-            chosen.append(rows[value.argsort(stable=True)[:count]])
-        return torch.cat(chosen) if chosen else self.X[:0]
+        for race in contest.candidates([budget for budget in self.space.budgets if budget <= focus + 1e-9]):
+            best = {c.key: c.x for c in sorted(race, key=lambda candidate: candidate.cautious)}
+            chosen += list(best.values())[:count]
+        return torch.stack(chosen) if chosen else self.X[:0]
 
     def _measure(self, fidelity: str, X: Tensor, stage: str) -> None:
         if not len(X):  # no budget lies within the focus
             return
+        # As the journal names them: a smooth space rounds, and what is learned from is what was measured.
+        X = torch.stack([self.space.parse(self.space.key(row)) for row in X])
         before = sum(row.tokens for rows in self.rows.values() for row in rows)
         done = sum(map(len, self.rows.values()))
         self.rows[fidelity] += self.measure(
@@ -255,15 +274,6 @@ class _Run:
     def _report(self, stage: str, message: str) -> None:
         tokens = sum(row.tokens for rows in self.rows.values() for row in rows)
         self.progress(Progress(stage, sum(map(len, self.rows.values())), self.total, tokens, message))
-
-
-def compare(space: Space, posterior: Posterior, rows: Sequence[Measurement]) -> Evidence:
-    """Compare measurements on other windows with what the surrogate predicts for them."""
-    if not rows:
-        return Evidence()
-    x = torch.stack([space.parse(row.key) for row in rows])
-    again = torch.tensor([row.value for row in rows], dtype=torch.float64).log()
-    return Evidence.from_pairs(posterior.log_predict(x)[0], again)
 
 
 def _generator(settings: Settings, *stream: int) -> Generator:
@@ -283,7 +293,3 @@ def _distinct(space: Space, X: Tensor, known: set[str]) -> Tensor:
             seen.add(key)
             keep.append(index)
     return X[keep]
-
-
-def _at(space: Space, X: Tensor, budget: float) -> Tensor:
-    return (space.sparsity(X) - budget).abs() < 1e-9

@@ -30,6 +30,8 @@ class DepthSpace:
     block_names: tuple[str, ...]
     block_params: tuple[int, ...]
     name: str = "depth"
+    smooth: bool = False
+    physical: bool = True
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -100,6 +102,14 @@ class DepthSpace:
         spare = 1.0 - self.params / self.params.sum() >= sparsity - _SLACK
         for row in (x.sum(-1) == x.shape[-1]).nonzero()[:, 0].tolist():
             x[row, order[row][spare[order[row]]][-1]] = 0.0
+        return x
+
+    def moved(self, X: Tensor, sparsity: float) -> Tensor:
+        """The strategies that are at the budget already; half a block cannot go."""
+        return X[(self.sparsity(X) - sparsity).abs() < _SLACK]
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The strategies themselves: removed blocks score 1, kept ones 0."""
         return x
 
     def first(self, count: int, generator: Generator) -> Tensor:

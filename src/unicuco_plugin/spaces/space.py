@@ -35,6 +35,16 @@ class Space(Protocol):
         ...
 
     @property
+    def smooth(self) -> bool:
+        """Whether any sparsity can be met, not only ``budgets``, and ``project`` has a gradient."""
+        ...
+
+    @property
+    def physical(self) -> bool:
+        """Whether what is removed leaves the checkpoint, so that requests can be made in parameters and bytes."""
+        ...
+
+    @property
     def features(self) -> Tensor:
         """``d x e`` map to the coordinates in which the surrogate compares strategies."""
         ...
@@ -53,7 +63,14 @@ class Space(Protocol):
         ...
 
     def project(self, scores: Tensor, sparsity: float) -> Tensor:
-        """The feasible strategies that follow the scores and meet a budget exactly, ``p x d`` to ``p x d``."""
+        """The feasible strategies that follow the scores and meet a budget exactly, ``p x d`` to ``p x d``.
+
+        Differentiable where the space is smooth.
+        """
+        ...
+
+    def moved(self, X: Tensor, sparsity: float) -> Tensor:
+        """Those of ``n x d`` strategies that can stand for a budget, brought exactly onto it, ``m x d`` with m <= n."""
         ...
 
     def first(self, count: int, generator: Generator) -> Tensor:
@@ -66,6 +83,10 @@ class Space(Protocol):
 
     def neighbours(self, x: Tensor) -> Tensor:
         """All strategies one step from each row at the same budget, ``p x d`` to ``p x moves x d``."""
+        ...
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Scores whose projection onto a strategy's own budget is that strategy, ``p x d`` to ``p x d``."""
         ...
 
     def to_units(self, x: Tensor) -> dict[str, float]:

@@ -1,0 +1,258 @@
+r"""The space of non-uniform sparsity: every unit loses a share of its weights.
+
+====== ===== =====================================================
+symbol shape meaning
+====== ===== =====================================================
+z      p x d scores, any real number: higher, sparser
+s      p x d sparsities within the units' bounds
+n      d     prunable weights of each unit
+c      p     the shift that makes a row spend its budget
+====== ===== =====================================================
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from unicuco_plugin.errors import RequestError, StrategyError, round_down, round_up
+
+__all__ = ["BOUNDS", "SparsitySpace"]
+
+# Beyond the upper end no one-shot method leaves a linear of any use, and the default ladder of levels ends there.
+BOUNDS = (0.0, 0.9)
+# Sparsities worth one strategy each; every other budget is met between them.
+_GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
+# Half a step of that, and what rounding a strategy moves it by.
+_NEAR = 0.0255
+# Steps of a strategy in the journal: a hundredth of a per cent of a unit, far below what a divergence can show.
+_STEP = 1e-4
+# The shift c is sought within so many scores of the outermost unit, in so many iterations at most, until the budget is met
+# to this share: rounding leaves no more of float64.
+_REACH = 60.0
+_ITERATIONS = 80
+_EXACT = 1e-15
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True)
+class SparsitySpace:
+    """Strategies over blocks, sub-layers or linears: ``x_i`` is the share of unit ``i``'s weights that become zero.
+
+    Attributes:
+        unit_names: Full module names of the ``d`` units, in order.
+        unit_params: Prunable weights of each.
+        bounds: Least and largest share of each unit; ``BOUNDS`` for all where it is empty.
+    """
+
+    unit_names: tuple[str, ...]
+    unit_params: tuple[int, ...]
+    bounds: tuple[tuple[float, float], ...] = ()
+    name: str = "sparsity"
+    smooth: bool = True
+    physical: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bounds and len(self.bounds) != len(self.unit_names):
+            raise StrategyError(f"bounds must be one pair a unit, got {len(self.bounds)} for {len(self.unit_names)}")
+        for unit, (low, high) in zip(self.unit_names, self.bounds, strict=False):
+            if not 0.0 <= low < high <= 1.0:
+                raise StrategyError(f"bounds[{unit!r}] must be 0 <= low < high <= 1, got ({low}, {high})")
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the ``d`` units."""
+        return self.unit_names
+
+    @cached_property
+    def params(self) -> Tensor:
+        """``d`` prunable weights, float64."""
+        return torch.tensor(self.unit_params, dtype=torch.float64)
+
+    @cached_property
+    def _low(self) -> Tensor:
+        return torch.tensor([low for low, _ in self._bounds], dtype=torch.float64)
+
+    @cached_property
+    def _high(self) -> Tensor:
+        return torch.tensor([high for _, high in self._bounds], dtype=torch.float64)
+
+    @property
+    def _bounds(self) -> tuple[tuple[float, float], ...]:
+        return self.bounds or (BOUNDS,) * len(self.unit_names)
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """The least and the largest sparsity that the bounds allow."""
+        mean = torch.stack([self._low, self._high]) @ self.params / self.params.sum()
+        return mean[0].item(), mean[1].item()
+
+    @cached_property
+    def features(self) -> Tensor:
+        """``d x e``: the share lost by every block and by every kind of module; one for each unit where that is fewer.
+
+        Kernels compare strategies in these coordinates. Ten units of one block act together far more than apart, and
+        some hundred measurements cannot tell two hundred length scales.
+        """
+        groups = [*_group(self.units, _block_of), *_group(self.units, _kind_of)]
+        if len(groups) >= len(self.units):
+            return torch.eye(len(self.units), dtype=torch.float64)
+        G = torch.zeros(len(self.units), len(groups), dtype=torch.float64)
+        for column, members in enumerate(groups):
+            G[members, column] = self.params[members] / self.params[members].sum()
+        return G
+
+    @cached_property
+    def budgets(self) -> tuple[float, ...]:
+        """Every twentieth that the bounds reach."""
+        low, high = self.reach
+        return tuple(share for share in _GRID if low < share < high)
+
+    def sparsity(self, x: Tensor) -> Tensor:
+        """Share of prunable weights removed, ``p x d`` to ``p``."""
+        return (x.to(self.params) @ self.params) / self.params.sum()
+
+    def relax(self, logits: Tensor) -> Tensor:
+        """Map scores into the bounds, ``s = clip(sigmoid(z), low, high)``; clipped values keep their gradient."""
+        return self._clip(logits.sigmoid())
+
+    def project(self, scores: Tensor, sparsity: float) -> Tensor:
+        """Shift all scores by the one ``c`` that spends the budget: ``s = clip(sigmoid(z + c), low, high)``.
+
+        Args:
+            scores: ``p x d``.
+            sparsity: Share of the prunable weights to remove, in the reach of the bounds.
+
+        Returns:
+            ``p x d`` sparsities, differentiable in ``scores``; the weighted mean of each row is the budget to 1e-12.
+
+        Raises:
+            RequestError: If the bounds do not reach the budget.
+
+        Source:
+            KKT conditions of ``min_s sum_i n_i KL(s_i || sigmoid(z_i))``; methods.md section 1.
+        """
+        low, high = self.reach
+        if not low - _SLACK <= sparsity <= high + _SLACK:
+            raise RequestError(
+                f"sparsity must be in [{round_up(low)}, {round_down(high)}] for these bounds, got {sparsity:.6g}"
+            )
+        z = scores.to(self.params)
+        c = self._shift(z.detach(), sparsity)
+        s = (z + c[..., None]).sigmoid()
+        if not z.requires_grad:
+            return s.clamp(self._low, self._high)
+        # The budget gives the derivative of c: dc = - sum_i n_i s'_i dz_i / sum_i n_i s'_i, over unclipped units.
+        free = ((s > self._low) & (s < self._high)).to(s) * (s * (1.0 - s)).detach() * self.params
+        weight = free / free.sum(-1, keepdim=True).clamp_min(1e-300)
+        moved = (weight * (z - z.detach())).sum(-1, keepdim=True)
+        return (z + c[..., None] - moved).sigmoid().clamp(self._low, self._high)
+
+    def _shift(self, z: Tensor, sparsity: float) -> Tensor:
+        """The ``c`` of each row: Newton's steps, and halvings of the bracket where one leaves it."""
+        left, right = -_REACH - z.amax(-1), _REACH - z.amin(-1)
+        c = torch.zeros_like(left).clamp(left, right)
+        weights = self.params / self.params.sum()
+        for _ in range(_ITERATIONS):
+            s = (z + c[..., None]).sigmoid()
+            clipped = s.clamp(self._low, self._high)
+            error = clipped @ weights - sparsity
+            if bool((error.abs() < _EXACT).all()):
+                break
+            left, right = torch.where(error > 0, left, c), torch.where(error > 0, c, right)
+            slope = torch.where(s == clipped, s * (1.0 - s), 0.0) @ weights
+            newton = c - error / slope.clamp_min(1e-300)
+            c = torch.where((newton > left) & (newton < right), newton, 0.5 * (left + right))
+        return c
+
+    def scores(self, x: Tensor) -> Tensor:
+        """The scores of sparsities, ``p x d`` to ``p x d``: ``relax`` and ``project`` at its own budget return it."""
+        return x.clamp(1e-6, 1.0 - 1e-6).logit()
+
+    def moved(self, X: Tensor, sparsity: float) -> Tensor:
+        """The strategies within half a step of ``budgets``, each shifted onto the budget."""
+        near = X[(self.sparsity(X) - sparsity).abs() <= _NEAR]
+        return self.project(self.scores(near), sparsity) if len(near) else near
+
+    def first(self, count: int, generator: Generator) -> Tensor:
+        """Uniform at every budget, then arithmetic progressions over depth at random budgets, ``count x d``.
+
+        A progression's slope is up to 0.3 either way from the first block to the last, ATP's range; each unit has
+        a score of its own beside it, so that no two directions stay confounded.
+        """
+        d = len(self.units)
+        rows = [self.project(torch.zeros(1, d, dtype=torch.float64), budget) for budget in self.budgets][:count]
+        depth = torch.linspace(-0.5, 0.5, d, dtype=torch.float64)
+        while len(rows) < count:
+            budget, slope = torch.rand(2, generator=generator, dtype=torch.float64)
+            share = self.budgets[0] + (self.budgets[-1] - self.budgets[0]) * budget.item()
+            noise = 0.3 * torch.randn(d, generator=generator, dtype=torch.float64)
+            rows.append(self.project((4.0 * 0.6 * (slope - 0.5) * depth + noise)[None], share))
+        return self.rounded(torch.cat(rows))
+
+    def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
+        """Independent normal scores of deviation one half at one budget, ``count x d``."""
+        z = 0.5 * torch.randn(count, len(self.units), generator=generator, dtype=torch.float64)
+        return self.project(z, sparsity)
+
+    def neighbours(self, x: Tensor) -> Tensor:
+        """One unit raised or lowered by a score of 0.2, the others shifted back onto the budget, ``p x 2d x d``."""
+        d = x.shape[1]
+        steps = 0.2 * torch.cat([torch.eye(d, dtype=torch.float64), -torch.eye(d, dtype=torch.float64)])
+        return torch.stack([self.project(self.scores(row) + steps, self.sparsity(row[None]).item()) for row in x])
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """The nearest strategies that a journal can name, ``p x d``."""
+        return (x / _STEP).round() * _STEP
+
+    def to_units(self, x: Tensor) -> dict[str, float]:
+        """Name the units that lose something in one strategy, ``d``."""
+        return {unit: share for unit, share in zip(self.units, x.tolist(), strict=True) if share > 0.0}
+
+    def from_units(self, units: Mapping[str, float]) -> Tensor:
+        """The inverse of ``to_units``.
+
+        Raises:
+            StrategyError: If a unit is unknown or a share is outside [0, 1].
+        """
+        for name, share in units.items():
+            if name not in self._index or not 0.0 <= share <= 1.0:
+                raise StrategyError(f"units[{name!r}] must be a known unit with a share in [0, 1], got {share}")
+        return torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.units)}
+
+    def key(self, x: Tensor) -> str:
+        """Every share in steps of 1e-4, such as ``"5000,6120"``."""
+        return ",".join(str(round(share / _STEP)) for share in x.tolist())
+
+    def parse(self, key: str) -> Tensor:
+        """The inverse of ``key``, ``d``."""
+        return torch.tensor([int(part) for part in key.split(",")], dtype=torch.float64) * _STEP
+
+    def _clip(self, s: Tensor) -> Tensor:
+        clipped = s.clamp(self._low, self._high)
+        return s + (clipped - s).detach()
+
+
+def _block_of(unit: str) -> str:
+    """The part of a name up to its first number."""
+    parts = unit.split(".")
+    number = next((index for index, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
+    return ".".join(parts[: number + 1])
+
+
+def _kind_of(unit: str) -> str:
+    """What follows the block's name."""
+    return unit.removeprefix(_block_of(unit))
+
+
+def _group(units: tuple[str, ...], of: Callable[[str], str]) -> list[list[int]]:
+    groups: dict[str, list[int]] = {}
+    for index, unit in enumerate(units):
+        groups.setdefault(of(unit), []).append(index)
+    return list(groups.values())
