@@ -29,8 +29,8 @@ _GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 _NEAR = 0.0255
 # Steps of a strategy in the journal: a hundredth of a per cent of a unit, far below what a divergence can show.
 _STEP = 1e-4
-# The shift c is sought within so many scores of the outermost unit, in so many iterations at most, until the budget is met
-# to this share: rounding leaves no more of float64.
+# The shift c is sought within so many scores of the outermost unit, in so many iterations at most, until the budget is
+# met to this share: rounding leaves no more of float64.
 _REACH = 60.0
 _ITERATIONS = 80
 _EXACT = 1e-15
