@@ -1,8 +1,9 @@
 """The level database on disk: one safetensors file a linear, with a bitmask and the surviving values of every level.
 
-A file holds, for a weight of ``R x C`` and levels 1 … E: ``mask.e``, ``R x ceil(C / 8)`` bytes with the first column in
-the highest bit, set where a weight survives; ``values.e``, the survivors in row order; ``zeros``, ``(E + 1) x R`` int32,
-the zero weights of every row, dense first; ``losses``, ``E x R`` float32. Level 0 is the dense weight, never stored.
+A file holds, for a weight of ``R x C`` and levels 1 … E: ``mask.e``, ``R x ceil(C / 8)`` bytes with the first column
+in the highest bit, set where a weight survives; ``values.e``, the survivors in row order; ``zeros``, ``(E + 1) x R``
+int32, the zero weights of every row, dense first; ``losses``, ``E x R`` float32. Level 0 is the dense weight, never
+stored.
 """
 
 import hashlib

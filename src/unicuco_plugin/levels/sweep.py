@@ -73,7 +73,7 @@ def factor_hessian(H: Tensor, damping: float = 1e-2) -> Factor:
     diagonal += damping * diagonal.mean()
     try:
         U = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(H)), upper=True)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         return Factor(torch.eye(len(H), dtype=H.dtype, device=H.device), dead, invertible=False)
     return Factor(U, dead, invertible=True)
 
