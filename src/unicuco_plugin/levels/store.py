@@ -65,9 +65,7 @@ class LinearLevels:
             LevelsError: If the file is missing or damaged, or has no such level.
         """
         mask, values = (part.to(device) for part in _read(self.path, (f"mask.{level}", f"values.{level}")))
-        bits = _BITS.to(device)[mask.int()].view(torch.bool).view(len(mask), -1)[:, : self.shape[1]]
-        weight = torch.zeros(self.shape, dtype=values.dtype, device=device)
-        return weight.masked_scatter_(bits, values)
+        return _expand(mask, values, self.shape)
 
 
 class Levels:
@@ -219,6 +217,16 @@ def predict_bytes(
             survivors = sum(block - int(block * sparsity) - 1 for block in blocks)
             total += rows * -(-columns // 8) + width * survivors + 8 * rows + _HEADER_LEVEL
     return total
+
+
+def _expand(mask: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Put values where the bits of a mask are set; on the CPU by NumPy, whose search is eight times as fast."""
+    if mask.device.type == "cpu":
+        bits = np.unpackbits(mask.numpy(), axis=1, count=shape[1])
+        places = torch.from_numpy(np.flatnonzero(bits.view(np.bool_)))
+        return values.new_zeros(shape[0] * shape[1]).index_copy_(0, places, values).view(shape)
+    bits_of = _BITS.to(mask.device)[mask.int()].view(torch.bool).view(len(mask), -1)
+    return values.new_zeros(shape).masked_scatter_(bits_of[:, : shape[1]], values)
 
 
 def _read(path: Path, names: Sequence[str]) -> tuple[Tensor, ...]:
