@@ -111,6 +111,12 @@ class Levels:
         return {name: rows * columns for name, (rows, columns) in shapes.items()}
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of one dense weight."""
+        dtype: torch.dtype = getattr(torch, self.record.dtype)
+        return dtype.itemsize
+
+    @property
     def bytes(self) -> int:
         """Bytes on disk, ``levels.json`` included."""
         return sum(entry.bytes for entry in self.record.linears.values()) + (self.folder / RECORD).stat().st_size
