@@ -70,7 +70,7 @@ def factor_hessian(H: Tensor, damping: float = 1e-2) -> Factor:
     diagonal = H.diagonal()
     dead = diagonal == 0
     diagonal[dead] = 1
-    diagonal += damping * diagonal.mean()
+    diagonal += damping * torch.diag(H).mean()
     try:
         U = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(H)), upper=True)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
@@ -106,7 +106,7 @@ def solve_levels(W: Tensor, factor: Factor, sparsities: Sequence[float], *, bloc
     zero = dense.new_zeros(())
     for start in range(0, columns, block_size):
         end = min(start + block_size, columns)
-        w = dense[start:end, None].expand(-1, levels, -1).reshape(end - start, levels * rows)
+        w = dense[start:end].repeat(1, levels)
         if start:
             w.addmm_(U[:start, start:end].t(), X[:start], alpha=-1)
         d = diagonal[start:end]
