@@ -1,5 +1,7 @@
 """Exact counts between levels: properties over random counts, and over random tables of zeros and losses."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -99,7 +101,7 @@ def test_any_table_of_zeros_and_losses_gives_the_count(data):
 
 @given(st.data())
 def test_more_zeros_never_cost_less_where_levels_do(data):
-    zeros, losses, numel = tables(data.draw)
+    zeros, losses, _ = tables(data.draw)
     losses = losses.sort(dim=0).values
 
     def cost(count):
@@ -111,7 +113,7 @@ def test_more_zeros_never_cost_less_where_levels_do(data):
     costs = [cost(count) for count in range(total + 1)]
     # A row that would gain no zero at the next level stays below until all others have gone: only there costs may jump,
     # and upwards.
-    assert all(later >= earlier - 1e-9 for earlier, later in zip(costs, costs[1:], strict=False))
+    assert all(later >= earlier - 1e-9 for earlier, later in pairwise(costs))
 
 
 def test_rows_whose_zeros_cost_least_go_first():

@@ -32,7 +32,14 @@ def toolkit(linear, H, sparsity, block_size=128):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("rows", "columns", "block_size", "dead"),
-    [(64, 256, 128, ()), (48, 200, 128, ()), (96, 72, 128, (3, 40)), (40, 130, 32, (0, 129)), (7, 33, 8, ()), (1, 5, 128, ())],
+    [
+        (64, 256, 128, ()),
+        (48, 200, 128, ()),
+        (96, 72, 128, (3, 40)),
+        (40, 130, 32, (0, 129)),
+        (7, 33, 8, ()),
+        (1, 5, 128, ()),
+    ],
     ids=["whole blocks", "odd end", "one short block, dead", "small blocks, dead", "tiny", "one row"],
 )
 def test_every_level_is_the_toolkits_at_that_sparsity(rows, columns, block_size, dead, dtype):

@@ -13,7 +13,6 @@ from unicuco_plugin.cli.options import (
     debug_option,
     json_option,
     model_options,
-    overwrite_option,
     window_options,
 )
 from unicuco_plugin.cli.progress import ProgressBars
@@ -59,7 +58,7 @@ def levels() -> None:
 )
 @model_options
 @click.option("--resume", is_flag=True, help="Continue a build that was broken off, from the linear it was in.")
-@overwrite_option
+@click.option("--overwrite", is_flag=True, help="Remove the database at --output first.")
 @debug_option
 def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - one an option
     """Prune every linear of a model at every level by SparseGPT, all levels together, and store them.

@@ -194,18 +194,26 @@ def write_record(folder: Path, record: LevelsRecord) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file under another name, have it and its folder reach the disk, and rename it between the two."""
+    """Write a file under another name, have it and its folder reach the disk, and rename it between the two.
+
+    Raises:
+        LevelsError: If the disk refuses; then nothing is left behind and an older file of that name stays.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise LevelsError(f"level file {path} cannot be written: {error.strerror or error}") from error
 
 
 def _digest(content: Mapping[str, Any]) -> str:
