@@ -16,6 +16,7 @@ ROOMS = [
     "strategy",
     "models",
     "pruning",
+    "levels",
     "spaces",
     "objectives",
     "search",
@@ -29,7 +30,7 @@ ROOMS = [
 ]
 
 # The only rooms that may know these packages.
-HOSTS = {"transformers": {"models"}, "llmcompressor": {"modifiers", "cli"}}
+HOSTS = {"transformers": {"models"}, "llmcompressor": {"levels", "modifiers", "cli"}}
 
 MOST_LINES = 300
 

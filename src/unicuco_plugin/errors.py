@@ -8,6 +8,7 @@ __all__ = [
     "CalibrationError",
     "ExportError",
     "JournalError",
+    "LevelsError",
     "ModelMismatchError",
     "PluginError",
     "ProfileError",
@@ -53,6 +54,10 @@ class CalibrationError(UnicucoError, ValueError):
 
 class JournalError(UnicucoError, ValueError):
     """A training journal is absent, in use, corrupt, or belongs to other arguments."""
+
+
+class LevelsError(UnicucoError, ValueError):
+    """A level database is absent, incomplete, damaged, or for other linears, or its disk is too small."""
 
 
 class RecipeError(UnicucoError, ValueError):

@@ -17,6 +17,7 @@ _COMMANDS = {
     "train": "Train a profile: measure strategies on the model, and learn to answer any request from them.",
     "strategy": "Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds.",
     "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
+    "levels": "Build or show a level database: every linear of a model, pruned once at a ladder of sparsities.",
     "prune": "Prune a model by a profile and a request, a stored strategy, or a recipe, and write the checkpoint.",
     "evaluate": "Evaluate a model, or a pruned one beside it, on windows of each TEXT (text, JSONL or a dataset).",
     "demo": "Prune SmolLM2-135M from a packaged profile, export it, and compare it with the dense model.",

@@ -1,4 +1,4 @@
-"""Progress of a training run as a bar on standard error."""
+"""Progress of a long run as a bar on standard error."""
 
 import sys
 import time
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tqdm import tqdm
 
 if TYPE_CHECKING:  # slow to import
+    from unicuco_plugin.levels.build import LevelProgress
     from unicuco_plugin.training import Progress
 
 __all__ = ["ProgressBars"]
@@ -21,15 +22,19 @@ class ProgressBars:
     """Shows one bar for the whole run, with its rate and the time that is left; call it with each event.
 
     Where standard error is no terminal, the bar is a line now and then.
+
+    Args:
+        unit: What is counted, in the plural.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "evaluations") -> None:
+        self._unit = unit
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._stage = ""
         self._logged = 0.0
 
-    def __call__(self, event: "Progress") -> None:
+    def __call__(self, event: "Progress | LevelProgress") -> None:
         """Move the bar to where the event says; what it has to tell goes on a line above."""
         if event.total <= 1:  # nothing to count yet: a line says it all
             if event.stage != self._stage:
@@ -41,7 +46,8 @@ class ProgressBars:
         self._stage = event.stage
         self._bar.total = event.total
         self._bar.set_description_str(event.stage, refresh=False)
-        self._bar.set_postfix_str(f"{event.tokens:,} tokens", refresh=False)
+        if event.tokens:
+            self._bar.set_postfix_str(f"{event.tokens:,} tokens", refresh=False)
         self._bar.update(event.done - self._bar.n)
         if event.message:
             self._bar.write(event.message, file=sys.stderr)
@@ -73,10 +79,10 @@ class ProgressBars:
         """Close the bar however the run ends."""
         self.close()
 
-    def _open(self, event: "Progress") -> "tqdm[Any]":
+    def _open(self, event: "Progress | LevelProgress") -> "tqdm[Any]":
         return tqdm(
             total=event.total,
-            unit=" evaluations",
+            unit=f" {self._unit}",
             file=sys.stderr if self._terminal else StringIO(),
             mininterval=_TERMINAL,
             initial=event.done,  # steps of an earlier run do not count for the rate

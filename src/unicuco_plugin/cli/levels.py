@@ -1,0 +1,127 @@
+"""``unicuco levels``: the database of every linear at every sparsity, built once for a model."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unicuco_plugin.cli.options import (
+    ManyFilesCommand,
+    calibration_option,
+    debug_option,
+    json_option,
+    model_options,
+    window_options,
+)
+from unicuco_plugin.cli.progress import ProgressBars
+
+__all__ = ["build", "levels", "show"]
+
+
+def _read_ladder(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not numbers such as 0.5,0.6,0.7") from error
+
+
+@click.group()
+@debug_option
+def levels() -> None:
+    """Build or show a level database: every linear of a model, pruned once at a ladder of sparsities."""
+
+
+@levels.command(cls=ManyFilesCommand)
+@click.option("--model", required=True, help="A model folder, or a name on the hub.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The database's folder.")
+@calibration_option(
+    "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
+)
+@click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
+@window_options("--samples", 128, 512)
+@click.option(
+    "--sparsities",
+    metavar="S,S,...",
+    callback=_read_ladder,
+    help="The levels, ascending, each in (0, 1).  [default: 0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9]",
+)
+@click.option(
+    "--inputs",
+    type=click.Choice(["dense", "pruned"]),
+    default="dense",
+    show_default=True,
+    help="What blocks are calibrated on: states of the dense model, or the mean of what the levels before give.",
+)
+@model_options
+@click.option("--resume", is_flag=True, help="Continue a build that was broken off, from the linear it was in.")
+@click.option("--overwrite", is_flag=True, help="Remove the database at --output first.")
+@debug_option
+def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - one an option
+    """Prune every linear of a model at every level by SparseGPT, all levels together, and store them.
+
+    Each finished linear is on the disk. After Ctrl-C, or anything worse, the same command with --resume goes on.
+    """
+    from unicuco_plugin.levels.build import build_levels
+    from unicuco_plugin.levels.folder import check_output
+    from unicuco_plugin.levels.record import LevelSettings
+    from unicuco_plugin.models.calibration import load_windows
+    from unicuco_plugin.models.decoder import find_decoder
+    from unicuco_plugin.models.loading import load_model, load_tokenizer
+    from unicuco_plugin.models.selfcalibration import generate_windows
+    from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
+    from unicuco_plugin.report.levels import describe_levels
+
+    set_toolkit_verbosity(verbose=False)
+    ladder = {} if fields["sparsities"] is None else {"sparsities": fields["sparsities"]}
+    settings = LevelSettings.of(inputs=fields["inputs"], **ladder)
+    output = output.expanduser()
+    again = {"resume": fields["resume"], "overwrite": fields["overwrite"]}
+    check_output(output, **again)
+    hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
+    cut = {"count": fields["samples"], "length": fields["seq_length"], "seed": fields["seed"]}
+    sources = fields["calibration"]
+    tokenizer = load_tokenizer(model, **hub)
+    # Texts are checked before a weight is read.
+    windows = load_windows(sources, tokenizer, **cut, split=fields["split"]) if sources else None
+    decoder = find_decoder(load_model(model, **hub, dtype=fields["dtype"], device=fields["device"]))
+    if windows is None:
+        windows = generate_windows(decoder.model, tokenizer, **cut, cache_dir=output / "calibration")
+    name = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
+    try:
+        with ProgressBars("linears") as bars:
+            built = build_levels(
+                decoder,
+                windows,
+                output,
+                name=name,
+                settings=settings,
+                sources=sources or ("self-generated",),
+                progress=bars,
+                **again,
+            )
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; {output} keeps what is done, go on with the same command and --resume", err=True)
+        raise
+    click.echo(describe_levels(built))
+    click.echo(f"\nwritten to {output}; look again with: unicuco levels show {shlex.quote(str(output))}")
+
+
+@levels.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+@click.option("--verify", is_flag=True, help="Also compare every file with its checksum.")
+@debug_option
+def show(folder: Path, as_json: bool, verify: bool) -> None:
+    """Show what the level database in FOLDER holds, what it weighs, and how it was made."""
+    from unicuco_plugin.levels.store import Levels
+    from unicuco_plugin.report.levels import describe_levels, levels_data
+
+    opened = Levels.open(folder)
+    if verify:
+        opened.verify()
+        click.echo(f"all {len(opened.record.linears)} files match their checksums", err=True)
+    click.echo(json.dumps(levels_data(opened), ensure_ascii=False) if as_json else describe_levels(opened))

@@ -1,0 +1,221 @@
+"""Building a level database: block by block, linear by linear, and on from there after a kill."""
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.levels.folder import alone, begin, check_output, check_room
+from unicuco_plugin.levels.gather import gather_hessians, mean_states
+from unicuco_plugin.levels.record import Calibration, LevelSettings, LevelsRecord, write_record
+from unicuco_plugin.levels.store import Levels, LinearLevels, write_linear
+from unicuco_plugin.levels.sweep import factor_hessian, solve_levels
+from unicuco_plugin.models.calibration import calibration_hash
+from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.strategy import ModelReference
+
+__all__ = ["LevelProgress", "build_levels"]
+
+_PACKAGES = ("unicuco-plugin", "torch", "transformers", "llmcompressor")
+
+
+@dataclass(frozen=True)
+class LevelProgress:
+    """How far a build is.
+
+    Attributes:
+        stage: What it does now.
+        done, total: Linears.
+        tokens: Always 0; a bar shows none.
+        message: Something to tell once.
+    """
+
+    stage: str
+    done: int
+    total: int
+    tokens: int = 0
+    message: str = ""
+
+
+def build_levels(
+    decoder: Decoder,
+    windows: Tensor,
+    output: Path,
+    *,
+    name: str,
+    settings: LevelSettings | None = None,
+    sources: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[LevelProgress], None] = lambda _: None,
+) -> Levels:
+    """Prune every linear of a model at every level, and store them all.
+
+    The model is only read. Blocks are streamed: beside the model there are, at any time, the states between two
+    blocks, the Hessians of one block, and the levels of one linear. Whatever is finished is on the disk.
+
+    Args:
+        decoder: The dense model, on the device to use.
+        windows: ``m x L`` token ids to calibrate on.
+        output: The database's folder.
+        name: What the model is called.
+        settings: Levels and how they are solved.
+        sources: Where the windows came from, for the record.
+        resume: Continue a build that was broken off, from the linear it was in; where there is none, begin one.
+        overwrite: Replace the database that is there.
+        progress: Called before and after every linear.
+
+    Returns:
+        The database, opened.
+
+    Raises:
+        LevelsError: If ``output`` holds a database and neither flag is given or it has other arguments; if another
+            process builds there; or if the disk has too little room.
+        UnsupportedModelError: If the blocks have weights that are not linears: fused experts.
+        CalibrationError: If no token reached a linear.
+    """
+    settings = settings or LevelSettings()
+    shapes = _prunable(decoder)
+    check_output(output, resume=resume, overwrite=overwrite)
+    model = decoder.model
+    wanted = LevelsRecord(
+        model=ModelReference(name=name, fingerprint=str(fingerprint(model))),
+        dtype=str(_dtype(decoder)).removeprefix("torch."),
+        device=model.device.type,
+        settings=settings,
+        calibration=Calibration(
+            sources=tuple(sources),
+            hash=calibration_hash(windows),
+            windows=windows.shape[0],
+            length=windows.shape[1],
+        ),
+        expected=tuple(shapes),
+        versions={package: importlib.metadata.version(package) for package in _PACKAGES},
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    with alone(output):
+        record = begin(
+            output,
+            wanted,
+            resume=resume,
+            tell=lambda text: progress(LevelProgress("checking files", 0, len(shapes), message=text)),
+        )
+        left = {linear: shape for linear, shape in shapes.items() if linear not in record.linears}
+        check_room(output, left, settings, _dtype(decoder).itemsize)
+        write_record(output, record)
+        if left:
+            _Build(output, record, decoder, progress).run(windows)
+    return Levels.open(output)
+
+
+class _Build:
+    """A build under way; its record is on the disk whenever it has grown."""
+
+    def __init__(
+        self, folder: Path, record: LevelsRecord, decoder: Decoder, progress: Callable[[LevelProgress], None]
+    ) -> None:
+        self.folder = folder
+        self.record = record
+        self.decoder = decoder
+        self.progress = progress
+        self.settings = record.settings
+        self.mark = time.perf_counter()
+
+    def run(self, windows: Tensor) -> None:
+        """Stream the states of all windows through the blocks, up to the last that has something to do."""
+        runner = BlockRunner(self.decoder, windows.shape[1])
+        size = self.settings.batch_windows
+        states = torch.cat([runner.embed(part) for part in windows.split(size)])
+        count = len(self.decoder.blocks)
+        last = max(index for index in range(count) if self.left(index))
+        for index in range(last + 1):
+            leaving = self.solve(runner, index, states) if self.left(index) else None
+            if index == last:
+                return
+            if self.settings.inputs == "pruned":
+                weights = self.weights_of(index)
+                states = mean_states(runner, index, states, self.settings.sparsities, weights, batch_windows=size)
+            elif leaving is not None:
+                states = leaving
+            else:
+                states = torch.cat([runner.run(index, part) for part in states.split(size)])
+
+    def left(self, index: int) -> list[str]:
+        """The linears of a block that are not yet stored."""
+        return [name for name in self.decoder.linears(index) if name not in self.record.linears]
+
+    def solve(self, runner: BlockRunner, index: int, states: Tensor) -> Tensor:
+        """Solve and store what is left of a block; returns the states that leave it dense."""
+        self.tell(f"calibrating {self.decoder.block_names[index]}")
+        hessians, leaving = gather_hessians(runner, index, states, self.settings.batch_windows)
+        linears = self.decoder.linears(index)
+        left = set(self.left(index))
+        for group in hessians.groups():
+            names = [name for name in group if name in left]
+            H, _ = hessians.sums.pop(group[0])
+            if not names:
+                continue
+            factor = factor_hessian(H, self.settings.damping)
+            del H
+            for name in names:
+                self.tell(f"solving {name}")
+                dense = linears[name].weight.detach()
+                solved = solve_levels(dense, factor, self.settings.sparsities, block_size=self.settings.block_size)
+                entry = write_linear(self.folder, name, dense, solved, invertible=factor.invertible)
+                now = time.perf_counter()
+                seconds = round(self.record.seconds + now - self.mark, 3)
+                self.mark = now
+                grown = self.record.linears | {name: entry}
+                self.record = self.record.model_copy(update={"linears": grown, "seconds": seconds})
+                write_record(self.folder, self.record)
+                self.tell(
+                    f"solved {name}",
+                    ""
+                    if factor.invertible
+                    else f"{name}: its Hessian cannot be inverted, so it is pruned by magnitude; give more windows",
+                )
+        return leaving
+
+    def weights_of(self, index: int) -> Callable[[int], Mapping[str, Tensor]]:
+        """The weights of a stored block at a level, for :func:`mean_states`."""
+        linears = {
+            name: (LinearLevels.open(self.folder / entry.file, entry.shape), linear.weight.device)
+            for name, linear in self.decoder.linears(index).items()
+            for entry in [self.record.linears[name]]
+        }
+        return lambda level: {name: stored.decode(level, device) for name, (stored, device) in linears.items()}
+
+    def tell(self, stage: str, message: str = "") -> None:
+        """Report progress."""
+        total = len(self.record.expected)
+        self.progress(LevelProgress(stage, len(self.record.linears), total, message=message))
+
+
+def _prunable(decoder: Decoder) -> dict[str, tuple[int, int]]:
+    """Shapes of all linears in the blocks; refuses blocks whose weights are not all in linears."""
+    label = type(decoder.model).__name__
+    shapes: dict[str, tuple[int, int]] = {}
+    for index, block in enumerate(decoder.blocks):
+        for name, parameter in block.named_parameters(prefix=decoder.block_names[index]):
+            if parameter.dim() == 3 and "expert" in name:
+                raise UnsupportedModelError(
+                    f"{label}: {name} holds all experts of a block in one tensor; a level database is made of "
+                    "linears: give the model with its experts as linears of their own"
+                )
+        linears = decoder.linears(index)
+        if not linears:
+            raise UnsupportedModelError(f"{label}: {decoder.block_names[index]} has no linear layers to prune")
+        shapes |= {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
+    return shapes
+
+
+def _dtype(decoder: Decoder) -> torch.dtype:
+    first = next(iter(decoder.linears(0).values()))
+    return first.weight.dtype

@@ -1,0 +1,105 @@
+"""The folder that a build writes to: whether it may, what is there already, and whether there is room."""
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from unicuco_plugin.errors import LevelsError
+from unicuco_plugin.levels.record import RECORD, LevelSettings, LevelsRecord, LinearEntry, read_record
+from unicuco_plugin.levels.store import check_file, predict_bytes
+
+__all__ = ["alone", "begin", "check_output", "check_room"]
+
+
+def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse an output that would be mixed up or lost.
+
+    Raises:
+        LevelsError: If it is a file, or holds a database and neither flag is given; or if both are.
+    """
+    if resume and overwrite:
+        raise LevelsError("resume and overwrite exclude each other: one continues a build, the other forgets it")
+    if output.exists() and not output.is_dir():
+        raise LevelsError(f"output must be a folder, got the file {output}")
+    if (output / RECORD).exists() and not (resume or overwrite):
+        raise LevelsError(
+            f"output {output} already holds {RECORD}; pass --resume to continue that build, --overwrite to replace "
+            "it, or choose another output"
+        )
+
+
+def _forget(output: Path) -> None:
+    """Remove a database, as far as its record tells which files are its own."""
+    with contextlib.suppress(LevelsError):
+        for entry in read_record(output).linears.values():
+            (output / entry.file).unlink(missing_ok=True)
+    (output / RECORD).unlink()
+
+
+def begin(output: Path, wanted: LevelsRecord, *, resume: bool, tell: Callable[[str], None]) -> LevelsRecord:
+    """Return the record to go on from: the stored one less the files that are damaged, or the empty one.
+
+    Args:
+        output: The folder, held by :func:`alone`.
+        wanted: A record without linears, of the build that was asked for.
+        resume: Whether to keep what is there; otherwise it is removed.
+        tell: Called with each reason to solve a linear again.
+
+    Raises:
+        LevelsError: If the database there belongs to other arguments; the message names them with both values.
+    """
+    if not (output / RECORD).exists():
+        return wanted
+    if not resume:
+        _forget(output)
+        return wanted
+    stored = read_record(output)
+    differences = stored.differences(wanted)
+    if differences:
+        raise LevelsError(
+            f"level database {output} belongs to other arguments: {'; '.join(differences)}; give the same arguments, "
+            "--overwrite, or another output"
+        )
+    kept: dict[str, LinearEntry] = {}
+    for name, entry in stored.linears.items():
+        try:
+            check_file(output, entry, content=True)
+        except LevelsError as error:
+            tell(f"{error}; it is solved again")
+        else:
+            kept[name] = entry
+    return stored.model_copy(update={"linears": kept})
+
+
+def check_room(output: Path, left: Mapping[str, tuple[int, int]], settings: LevelSettings, width: int) -> None:
+    """Compare the disk's free bytes with what is still to be written.
+
+    Args:
+        output: The folder.
+        left: Shapes of the linears to come.
+        settings: Their levels.
+        width: Bytes of one weight.
+
+    Raises:
+        LevelsError: If there is too little; the message has both numbers.
+    """
+    need = predict_bytes(left, settings.sparsities, width, settings.block_size)
+    free = shutil.disk_usage(output).free
+    if need > free:
+        raise LevelsError(
+            f"level database {output} needs {need:,} bytes, the disk has {free:,} free; make room, "
+            " choose another output, or fewer sparsities"
+        )
+
+
+@contextlib.contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the operating system frees when the process ends, however it ends."""
+    with (output / ".lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LevelsError(f"output {output} is in use: another process builds there") from error
+        yield

@@ -1,0 +1,221 @@
+"""``levels.json``: how a level database was made, and what each of its files holds."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from unicuco_plugin.errors import LevelsError, explain
+from unicuco_plugin.strategy import ModelReference
+
+__all__ = [
+    "LADDER",
+    "RECORD",
+    "SCHEMA",
+    "Calibration",
+    "Inputs",
+    "LevelSettings",
+    "LevelsRecord",
+    "LinearEntry",
+    "read_record",
+    "write_file",
+    "write_record",
+]
+
+SCHEMA = 1
+RECORD = "levels.json"
+# Every tenth, from where pruning is free to where it is ruinous; realised counts lie between neighbours.
+LADDER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+Inputs = Literal["dense", "pruned"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LevelSettings(_Frozen):
+    """What decides the content of a level database, beside the model and the calibration windows.
+
+    Attributes:
+        sparsities: The ladder, ascending, each in (0, 1); the dense level is not stored.
+        damping: Share of the Hessian's mean diagonal added to its diagonal.
+        block_size: Columns whose masks are chosen together.
+        inputs: What each block is calibrated on: the ``dense`` model's states, or the mean of the states that all
+            levels of the blocks before it give, as a pruned model will (``pruned``).
+        batch_windows: Windows that pass a block together.
+    """
+
+    sparsities: tuple[float, ...] = LADDER
+    damping: float = Field(default=1e-2, gt=0, lt=1)
+    block_size: int = Field(default=128, ge=1)
+    inputs: Inputs = "dense"
+    batch_windows: int = Field(default=8, ge=1)
+
+    @field_validator("sparsities")
+    @classmethod
+    def _ascend(cls, sparsities: tuple[float, ...]) -> tuple[float, ...]:
+        ladder = list(sparsities)
+        if not ladder or ladder != sorted(set(ladder)) or not all(0 < sparsity < 1 for sparsity in ladder):
+            raise ValueError(f"sparsities must be one or more in (0, 1), each once and ascending, got {ladder}")
+        return sparsities
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:  # noqa: ANN401 - what pydantic takes
+        """Validate fields.
+
+        Raises:
+            LevelsError: If one is out of range or unknown.
+        """
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise LevelsError(explain(error)) from error
+
+
+class Calibration(_Frozen):
+    """The windows that a database was calibrated on.
+
+    Attributes:
+        sources: Where they came from.
+        hash: Of their token ids, see :func:`unicuco_plugin.models.calibration.calibration_hash`.
+        windows, length: How many, of how many tokens.
+    """
+
+    sources: tuple[str, ...]
+    hash: str
+    windows: int
+    length: int
+
+
+class LinearEntry(_Frozen):
+    """One linear's file.
+
+    Attributes:
+        file: Its name in the folder.
+        shape: Rows and columns of the weight.
+        bytes, sha256: Of the file.
+        zeros: Zero weights at each level of the ladder.
+        invertible: Whether the inputs' Hessian could be inverted; if not, the linear was pruned by magnitude.
+    """
+
+    file: str
+    shape: tuple[int, int]
+    bytes: int
+    sha256: str
+    zeros: tuple[int, ...]
+    invertible: bool
+
+
+class LevelsRecord(_Frozen):
+    """Everything in ``levels.json`` but the schema and the digest.
+
+    Attributes:
+        model: The dense model.
+        dtype: Of the weights, such as ``bfloat16``.
+        device: Type of the device they were solved on; its rounding shows in the last digits.
+        settings, calibration: How they were solved, and on which windows.
+        expected: Every prunable linear, in the order of the model.
+        linears: Those that are done.
+        seconds: Wall seconds of the build, all runs together.
+        versions: Of the packages that decide the content.
+    """
+
+    model: ModelReference
+    dtype: str
+    device: str
+    settings: LevelSettings
+    calibration: Calibration
+    expected: tuple[str, ...]
+    linears: dict[str, LinearEntry] = {}
+    seconds: float = 0.0
+    versions: dict[str, str] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every linear is there."""
+        return self.linears.keys() == set(self.expected)
+
+    def differences(self, other: "LevelsRecord") -> list[str]:
+        """Say in which arguments another build differs, with both values, this one's first."""
+        mine, theirs = self._identity(), other._identity()
+        return [
+            f"{name} is {mine[name]!r} there and {theirs[name]!r} here" for name in mine if mine[name] != theirs[name]
+        ]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "model": self.model.fingerprint,
+            "dtype": self.dtype,
+            "device": self.device,
+            "calibration": self.calibration.hash,
+            **self.settings.model_dump(),
+        }
+
+
+def read_record(folder: Path) -> LevelsRecord:
+    """Read ``levels.json`` and check it against its own digest.
+
+    Raises:
+        LevelsError: If it is missing, edited, damaged or of another schema; the message says which.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise LevelsError(f"no level database at {folder}: it has no {RECORD}")
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LevelsError(f"level database {path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or "schema" not in content:
+        raise LevelsError(f"level database {path} is damaged: it has no schema")
+    if content["schema"] != SCHEMA:
+        raise LevelsError(
+            f"level database schema must be {SCHEMA}, got {content['schema']!r}: another unicuco-plugin wrote {path}"
+        )
+    digest = content.pop("digest", None)
+    if digest != _digest(content):
+        raise LevelsError(f"level database {path} was edited or damaged: its digest does not match; build it again")
+    del content["schema"]
+    try:
+        return LevelsRecord.model_validate(content)
+    except ValidationError as error:
+        raise LevelsError(f"level database {path} is damaged: {explain(error)}") from error
+
+
+def write_record(folder: Path, record: LevelsRecord) -> None:
+    """Write ``levels.json`` whole or not at all."""
+    content = {"schema": SCHEMA, **record.model_dump(mode="json")}
+    text = json.dumps(content | {"digest": _digest(content)}, indent=1, ensure_ascii=False, allow_nan=False)
+    write_file(folder / RECORD, text.encode())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file under another name, have it and its folder reach the disk, and rename it between the two.
+
+    Raises:
+        LevelsError: If the disk refuses; then nothing is left behind and an older file of that name stays.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise LevelsError(f"level file {path} cannot be written: {error.strerror or error}") from error
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,161 @@
+"""Puts weights of the level database into a live model, and takes them out again."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from unicuco_plugin.errors import LevelsError
+from unicuco_plugin.levels.realise import realise
+from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.decoder import Decoder
+
+__all__ = ["Stitcher", "stitch", "swapped"]
+
+# Decoded levels kept by default: a gibibyte holds half of SmolLM2's eight levels, and is little beside larger models.
+_CACHE_BYTES = 2**30
+
+
+class Stitcher:
+    """Makes a model carry one plan after another; only linears whose count changed are touched.
+
+    The dense weights stay in memory beside the stitched ones and are put back by :meth:`restore` and at the end of a
+    ``with`` block, however it ends.
+
+    Args:
+        decoder: The dense model that the database was built from (:meth:`Levels.check_model` tells).
+        levels: The database.
+        cache_bytes: Most bytes of decoded levels to keep, the least recently used going first.
+
+    Raises:
+        LevelsError: If the model lacks a linear of the database, or its shape or dtype differs.
+    """
+
+    def __init__(self, decoder: Decoder, levels: Levels, *, cache_bytes: int = _CACHE_BYTES) -> None:
+        self._levels = levels
+        self._linears = _find(decoder, levels)
+        self._dense = {name: linear.weight.data for name, linear in self._linears.items()}
+        self._counts = dict.fromkeys(self._linears, 0)
+        self._cache: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self._room = cache_bytes
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The plan that the model carries now: zeros asked of every linear of the database."""
+        return dict(self._counts)
+
+    # Outside of inference mode, where a caller may be: a parameter must not become a tensor that autograd refuses.
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def apply(self, plan: Mapping[str, int]) -> tuple[str, ...]:
+        """Give every linear the zeros that a plan asks for; those it does not name are dense.
+
+        Args:
+            plan: Zeros by the full name of the linear.
+
+        Returns:
+            The linears that changed.
+
+        Raises:
+            LevelsError: If the plan names a linear that the database lacks, or a count is out of range, before
+                anything is changed; or if a file is damaged.
+        """
+        self._check(plan)
+        changed = [name for name, count in self._counts.items() if plan.get(name, 0) != count]
+        for name in changed:
+            count = plan.get(name, 0)
+            dense = self._dense[name]
+            decode = partial(self._decode, name)
+            weight = realise(self._levels.linear(name), dense, count, decode) if count else dense
+            self._linears[name].weight.data = weight
+            self._counts[name] = count
+        return tuple(changed)
+
+    def restore(self) -> None:
+        """Put the dense weights back: the same tensors, not copies."""
+        for name, linear in self._linears.items():
+            linear.weight.data = self._dense[name]
+            self._counts[name] = 0
+
+    def __enter__(self) -> Self:
+        """Nothing is changed before a plan is applied."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the dense weights back."""
+        self.restore()
+
+    def _decode(self, name: str, level: int) -> Tensor:
+        key = name, level
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        weight = self._levels.linear(name).decode(level, self._dense[name].device)
+        if weight.nbytes <= self._room:
+            self._cache[key] = weight
+            while sum(kept.nbytes for kept in self._cache.values()) > self._room:
+                self._cache.popitem(last=False)
+        return weight
+
+    def _check(self, plan: Mapping[str, int]) -> None:
+        for name, count in plan.items():
+            if name not in self._linears:
+                raise LevelsError(f"plan names {name!r}, which level database {self._levels.folder} does not have")
+            numel = self._dense[name].numel()
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= numel:
+                raise LevelsError(f"plan: {name} must have an integer count of zeros in [0, {numel}], got {count!r}")
+
+
+def stitch(decoder: Decoder, levels: Levels, plan: Mapping[str, int]) -> None:
+    """Give a model the weights of a plan for good; the dense ones are freed.
+
+    Args:
+        decoder: The dense model that the database was built from.
+        levels: The database.
+        plan: Zeros by the full name of the linear; linears without an entry stay as they are.
+
+    Raises:
+        LevelsError: See :class:`Stitcher`; the model is then dense.
+    """
+    stitcher = Stitcher(decoder, levels, cache_bytes=0)
+    try:
+        stitcher.apply(plan)
+    except BaseException:
+        stitcher.restore()
+        raise
+
+
+@contextmanager
+def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let linears have other weights until the end of the block; then their own again, the same tensors."""
+    own = {name: linears[name].weight.data for name in weights}
+    try:
+        for name, weight in weights.items():
+            linears[name].weight.data = weight
+        yield
+    finally:
+        for name, weight in own.items():
+            linears[name].weight.data = weight
+
+
+def _find(decoder: Decoder, levels: Levels) -> dict[str, nn.Linear]:
+    linears: dict[str, nn.Linear] = {}
+    for index in range(len(decoder.blocks)):
+        linears |= decoder.linears(index)
+    for name, entry in levels.record.linears.items():
+        if name not in linears:
+            raise LevelsError(f"level database {levels.folder} has {name}, the model has no linear of that name")
+        shape, dtype = tuple(linears[name].weight.shape), str(linears[name].weight.dtype).removeprefix("torch.")
+        if shape != entry.shape or dtype != levels.record.dtype:
+            raise LevelsError(
+                f"level database {levels.folder}: {name} is {entry.shape} in {levels.record.dtype} there, "
+                f"{shape} in {dtype} in the model"
+            )
+    return {name: linears[name] for name in levels.record.expected}

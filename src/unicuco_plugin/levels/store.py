@@ -1,0 +1,243 @@
+"""The level database on disk: one safetensors file a linear, with a bitmask and the surviving values of every level.
+
+A file holds, for a weight of ``R x C`` and levels 1 … E: ``mask.e``, ``R x ceil(C / 8)`` bytes with the first column
+in the highest bit, set where a weight survives; ``values.e``, the survivors in row order; ``zeros``, ``(E + 1) x R``
+int32, the zero weights of every row, dense first; ``losses``, ``E x R`` float32. Level 0 is the dense weight, never
+stored.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from unicuco_plugin.errors import LevelsError, ModelMismatchError
+from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record, write_file
+from unicuco_plugin.levels.sweep import Solved
+
+__all__ = ["Levels", "LinearLevels", "check_file", "predict_bytes", "write_linear"]
+
+# Entry b: the eight bits of byte b, highest first, one byte each, seen as one integer.
+_BITS = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).view(torch.int64).flatten()
+# A file's header: one entry of at most about 90 bytes for each tensor, padded.
+_HEADER = 256
+_HEADER_LEVEL = 200
+
+
+@dataclass(frozen=True)
+class LinearLevels:
+    """One linear at every level; weights are read from the disk when they are decoded.
+
+    Attributes:
+        path: Its file.
+        shape: Rows R and columns C of the weight.
+        zeros: ``(E + 1) x R`` int64, zero weights of every row; level 0 is dense.
+        losses: ``(E + 1) x R`` float64, reconstruction loss of every row; 0 at level 0.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    zeros: Tensor
+    losses: Tensor
+
+    @classmethod
+    def open(cls, path: Path, shape: tuple[int, int]) -> Self:
+        """Read counts and losses; the file stays mapped only while it is read.
+
+        Raises:
+            LevelsError: If the file is missing or damaged.
+        """
+        zeros, losses = _read(path, ("zeros", "losses"))
+        dense = losses.new_zeros((1, shape[0]))
+        return cls(path, shape, zeros.long(), torch.cat([dense, losses]).double())
+
+    def decode(self, level: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return the ``R x C`` weight of a level from 1 to E, in its own dtype.
+
+        Raises:
+            LevelsError: If the file is missing or damaged, or has no such level.
+        """
+        mask, values = (part.to(device) for part in _read(self.path, (f"mask.{level}", f"values.{level}")))
+        return _expand(mask, values, self.shape)
+
+
+class Levels:
+    """A complete level database, opened for reading.
+
+    Attributes:
+        folder: Where it is.
+        record: How it was made.
+    """
+
+    def __init__(self, folder: Path, record: LevelsRecord) -> None:
+        self.folder = folder
+        self.record = record
+        self._linears: dict[str, LinearLevels] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a database; looks at the sizes of its files, not at their content (see :meth:`verify`).
+
+        Raises:
+            LevelsError: If it is missing, unfinished, of another schema, or a file is missing or truncated.
+        """
+        folder = Path(folder).expanduser()
+        record = read_record(folder)
+        if not record.complete:
+            raise LevelsError(
+                f"level database {folder} is unfinished: {len(record.linears)} of {len(record.expected)} linears; "
+                "build it with --resume"
+            )
+        for entry in record.linears.values():
+            check_file(folder, entry, content=False)
+        return cls(folder, record)
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """The ladder; its first entry is level 1."""
+        return self.record.settings.sparsities
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Weights of every linear, in the order of the model."""
+        shapes = {name: self.record.linears[name].shape for name in self.record.expected}
+        return {name: rows * columns for name, (rows, columns) in shapes.items()}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of one dense weight."""
+        dtype: torch.dtype = getattr(torch, self.record.dtype)
+        return dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk, ``levels.json`` included."""
+        return sum(entry.bytes for entry in self.record.linears.values()) + (self.folder / RECORD).stat().st_size
+
+    def linear(self, name: str) -> LinearLevels:
+        """Return the levels of one linear by its full module name.
+
+        Raises:
+            LevelsError: If the database has no such linear, or its file is damaged.
+        """
+        if name not in self._linears:
+            entry = self.record.linears.get(name)
+            if entry is None:
+                raise LevelsError(f"level database {self.folder} has no linear {name!r}")
+            self._linears[name] = LinearLevels.open(self.folder / entry.file, entry.shape)
+        return self._linears[name]
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            LevelsError: If one was edited.
+        """
+        for entry in self.record.linears.values():
+            check_file(self.folder, entry, content=True)
+
+    def check_model(self, fingerprint: str) -> None:
+        """Refuse another model than the one the database was built from.
+
+        Raises:
+            ModelMismatchError: If the fingerprints differ.
+        """
+        if fingerprint != self.record.model.fingerprint:
+            raise ModelMismatchError(
+                f"level database {self.folder} is for {self.record.model.name} "
+                f"({self.record.model.fingerprint}), got a model with fingerprint {fingerprint}"
+            )
+
+
+def write_linear(folder: Path, name: str, dense: Tensor, solved: Solved, *, invertible: bool = True) -> LinearEntry:
+    """Write one linear's file, durably; it is there whole or not at all.
+
+    Args:
+        folder: The database.
+        name: Full module name.
+        dense: The ``R x C`` dense weight.
+        solved: Its levels.
+        invertible: For the entry.
+    """
+    survives = solved.weights != 0
+    zeros = torch.cat([(dense == 0).sum(1)[None], (~survives).sum(2)])
+    tensors = {"zeros": zeros.int().cpu(), "losses": solved.losses.float().cpu()}
+    for level, (mask, weight) in enumerate(zip(survives, solved.weights, strict=True), start=1):
+        tensors[f"mask.{level}"] = torch.from_numpy(np.packbits(mask.cpu().numpy(), axis=1))
+        tensors[f"values.{level}"] = weight[mask].cpu()
+    data = save(tensors, metadata={"linear": name})
+    file = f"{name}.safetensors"
+    write_file(folder / file, data)
+    return LinearEntry(
+        file=file,
+        shape=(dense.shape[0], dense.shape[1]),
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        zeros=tuple(zeros[1:].sum(1).tolist()),
+        invertible=invertible,
+    )
+
+
+def check_file(folder: Path, entry: LinearEntry, *, content: bool) -> None:
+    """Compare a linear's file with its entry: its size, and its checksum where ``content`` is asked for.
+
+    Raises:
+        LevelsError: If the file is missing, of another size, or edited.
+    """
+    path = folder / entry.file
+    try:
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise LevelsError(f"level file {path} is truncated or replaced: expected {entry.bytes} bytes, got {size}")
+        if content:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                    raise LevelsError(f"level file {path} was edited or damaged: its checksum does not match {RECORD}")
+    except OSError as error:
+        raise LevelsError(f"level file {path} cannot be read: {error.strerror or error}") from error
+
+
+def predict_bytes(
+    shapes: Mapping[str, tuple[int, int]], sparsities: Sequence[float], width: int, block_size: int
+) -> int:
+    """Predict the bytes of a database, from above and closely: SparseGPT zeroes what it must and seldom more.
+
+    Args:
+        shapes: Rows and columns of every linear.
+        sparsities: The ladder.
+        width: Bytes of one weight.
+        block_size: Columns whose masks are chosen together.
+    """
+    total = 0
+    for rows, columns in shapes.values():
+        total += _HEADER + 4 * rows
+        for sparsity in sparsities:
+            blocks = [min(block_size, columns - start) * rows for start in range(0, columns, block_size)]
+            survivors = sum(block - int(block * sparsity) - 1 for block in blocks)
+            total += rows * -(-columns // 8) + width * survivors + 8 * rows + _HEADER_LEVEL
+    return total
+
+
+def _expand(mask: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Put values where the bits of a mask are set; on the CPU by NumPy, whose search is eight times as fast."""
+    if mask.device.type == "cpu":
+        bits = np.unpackbits(mask.numpy(), axis=1, count=shape[1])
+        places = torch.from_numpy(np.flatnonzero(bits.view(np.bool_)))
+        return values.new_zeros(shape[0] * shape[1]).index_copy_(0, places, values).view(shape)
+    bits_of = _BITS.to(mask.device)[mask.int()].view(torch.bool).view(len(mask), -1)
+    return values.new_zeros(shape).masked_scatter_(bits_of[:, : shape[1]], values)
+
+
+def _read(path: Path, names: Sequence[str]) -> tuple[Tensor, ...]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return tuple(file.get_tensor(name) for name in names)
+    except (OSError, SafetensorError) as error:
+        raise LevelsError(f"level file {path} cannot be read: {error}") from error

@@ -1,0 +1,141 @@
+"""Files of a level database: what is written is read, what is damaged is refused."""
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unicuco_plugin.errors import LevelsError, ModelMismatchError
+from unicuco_plugin.levels.record import RECORD
+from unicuco_plugin.levels.store import _BITS, Levels, LinearLevels, predict_bytes, write_linear
+from unicuco_plugin.levels.sweep import Solved
+
+NAME = "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture
+def copied(levels, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(levels.folder, tmp_path / "copy")
+
+
+@given(
+    rows=st.integers(1, 7),
+    columns=st.integers(1, 37),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32]),
+    share=st.sampled_from([0.0, 0.3, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_what_is_written_is_read_bit_for_bit(*, tmp_path_factory, rows, columns, dtype, share, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(2, rows, columns, generator=generator).to(dtype)
+    weights[torch.rand(weights.shape, generator=generator) < share] = 0
+    losses = torch.rand(2, rows, generator=generator)
+    folder = tmp_path_factory.mktemp("store")
+    dense = torch.randn(rows, columns, generator=generator).to(dtype)
+    dense[0, 0] = 0
+    entry = write_linear(folder, "a.b", dense, Solved(weights, losses))
+    read = LinearLevels.open(folder / entry.file, entry.shape)
+    for level in (1, 2):
+        assert torch.equal(read.decode(level), weights[level - 1])
+        assert read.decode(level).dtype == dtype
+    assert torch.equal(read.losses, torch.cat([torch.zeros(1, rows), losses]).double())
+    assert torch.equal(read.zeros, torch.stack([(weight == 0).sum(1) for weight in (dense, *weights)]))
+    assert entry.zeros == tuple((weights == 0).sum((1, 2)).tolist())
+    assert [path.name for path in folder.iterdir()] == ["a.b.safetensors"]
+
+
+def test_a_minus_zero_is_stored_as_a_zero(tmp_path):
+    weights = torch.tensor([[[-0.0, 1.0]]])
+    entry = write_linear(tmp_path, "a", torch.ones(1, 2), Solved(weights, torch.zeros(1, 1)))
+    assert LinearLevels.open(tmp_path / entry.file, (1, 2)).decode(1).view(torch.int32).tolist() == [[0, 1065353216]]
+
+
+def test_the_bits_of_a_byte_are_in_the_order_that_both_decoders_read(levels):
+    # On a device the mask is unpacked by a table, on the CPU by NumPy: the table's route, here.
+    stored = levels.linear(NAME)
+    from unicuco_plugin.levels.store import _read
+
+    mask, values = _read(stored.path, ("mask.2", "values.2"))
+    bits = _BITS[mask.int()].view(torch.bool).view(len(mask), -1)[:, : stored.shape[1]]
+    assert torch.equal(values.new_zeros(stored.shape).masked_scatter_(bits, values), stored.decode(2))
+
+
+def test_a_database_knows_its_ladder_sizes_and_bytes(levels, decoder):
+    linears = decoder.linears(0) | decoder.linears(1)
+    assert levels.sparsities == (0.3, 0.5, 0.8)
+    assert list(levels.sizes) == list(linears)
+    assert levels.sizes == {name: linear.weight.numel() for name, linear in linears.items()}
+    assert levels.bytes == sum(path.stat().st_size for path in levels.folder.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_predicted_size_is_right_to_two_percent_and_never_too_small(tmp_path, dtype):
+    shapes = {"a": (256, 576), "b": (64, 200)}
+    sparsities, total = (0.2, 0.5, 0.9), 0
+    for name, (rows, columns) in shapes.items():
+        weights = torch.rand(3, rows, columns)
+        for weight, sparsity in zip(weights, sparsities, strict=True):
+            for block in weight.split(128, dim=1):
+                block[block <= block.flatten().sort().values[int(block.numel() * sparsity)]] = 0
+        solved = Solved(weights.to(dtype), torch.zeros(3, rows))
+        total += write_linear(tmp_path, name, torch.ones(rows, columns), solved).bytes
+    predicted = predict_bytes(shapes, sparsities, dtype.itemsize, 128)
+    assert total <= predicted <= 1.02 * total
+
+
+def test_a_file_whose_size_changed_is_refused_when_opened(copied):
+    path = copied / f"{NAME}.safetensors"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(LevelsError, match=f"truncated or replaced: expected {size} bytes, got {size - 1}"):
+        Levels.open(copied)
+
+
+def test_a_missing_file_is_refused_when_opened(copied):
+    (copied / f"{NAME}.safetensors").unlink()
+    with pytest.raises(LevelsError, match=f"{NAME}.safetensors cannot be read: No such file"):
+        Levels.open(copied)
+
+
+def test_an_edited_file_is_found_by_verifying(copied):
+    path = copied / f"{NAME}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    opened = Levels.open(copied)
+    with pytest.raises(LevelsError, match=f"{NAME}.safetensors was edited or damaged: its checksum does not match"):
+        opened.verify()
+
+
+def test_a_sound_database_verifies(levels):
+    levels.verify()
+
+
+def test_a_damaged_header_is_refused_when_read(copied):
+    path = copied / f"{NAME}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[:8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(LevelsError, match=f"{NAME}.safetensors cannot be read"):
+        Levels.open(copied).linear(NAME)
+
+
+def test_a_level_or_linear_that_is_not_there_is_refused(levels):
+    with pytest.raises(LevelsError, match="cannot be read"):
+        levels.linear(NAME).decode(4)
+    with pytest.raises(LevelsError, match="has no linear 'lm_head'"):
+        levels.linear("lm_head")
+
+
+def test_another_model_is_refused_by_its_fingerprint(levels):
+    levels.check_model(levels.record.model.fingerprint)
+    with pytest.raises(ModelMismatchError, match=r"is for tiny .*, got a model with fingerprint 0\.1"):
+        levels.check_model("0.1")
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path):
+    with pytest.raises(LevelsError, match=f"no level database at .*: it has no {RECORD}"):
+        Levels.open(tmp_path)
