@@ -14,7 +14,8 @@ from torch import Tensor
 
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.runner import BlockRunner
-from unicuco_plugin.objectives.kl import Direction, kl_sums
+from unicuco_plugin.objectives.head import DivergenceHead
+from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation
 
 __all__ = ["BlockEvaluator"]
@@ -48,9 +49,8 @@ class BlockEvaluator:
     ) -> None:
         self._runner = BlockRunner(decoder, windows.shape[1])
         self._windows = windows
-        self._direction = direction
+        self._head = DivergenceHead(self._runner, direction=direction, positions=positions)
         self._batch_windows = batch_windows
-        self._positions = positions
         self._dense: list[Tensor] = []
 
     @property
@@ -71,7 +71,8 @@ class BlockEvaluator:
         count = len(self._runner.decoder.blocks)
         keeps = [tuple(index not in set(dropped) for index in range(count)) for dropped in candidates]
         distinct = list(dict.fromkeys(keeps))
-        values = dict(zip(distinct, self._divergences(self._final_states(distinct)), strict=True))
+        finals = self._final_states(distinct)
+        values = dict(zip(distinct, self._head.divergences(self._dense[-1], finals), strict=True))
         seconds = (time.perf_counter() - started) / max(len(keeps), 1)
         return [
             Evaluation(sum(values[keep]) / len(values[keep]), values[keep], self.tokens_per_candidate, seconds)
@@ -109,24 +110,3 @@ class BlockEvaluator:
                     grown[keep[: index + 1]] = self._dense[index]
             states = grown
         return [self._dense[-1] if node is None else states[node] for node in nodes]
-
-    def _divergences(self, finals: Sequence[Tensor]) -> list[tuple[float, ...]]:
-        """Mean divergence per window of each candidate's final states; exactly 0 for the dense ones."""
-        sums = torch.zeros(len(finals), len(self._windows), dtype=torch.float64)
-        changed = [row for row, final in enumerate(finals) if final is not self._dense[-1]]
-        most = max(1, self._positions - 1)
-        for group in (changed[start : start + most] for start in range(0, len(changed), most)):
-            sums[group] = self._sums([finals[row] for row in group])
-        return [tuple(row.tolist()) for row in sums / self._windows.shape[1]]
-
-    def _sums(self, finals: Sequence[Tensor]) -> Tensor:
-        sums = torch.zeros(len(finals), len(self._windows), dtype=torch.float64)
-        length = self._windows.shape[1]
-        step = max(1, self._positions // (1 + len(finals)))
-        for window in range(len(self._windows)):
-            for start in range(0, length, step):
-                chunk = slice(start, start + step)
-                together = torch.stack([state[window, chunk] for state in (self._dense[-1], *finals)])
-                dense, *pruned = self._runner.logits(together)
-                sums[:, window] += torch.tensor(kl_sums(dense, pruned, self._direction), dtype=torch.float64)
-        return sums

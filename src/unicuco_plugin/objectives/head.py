@@ -1,0 +1,55 @@
+"""From final states of a dense and of many pruned models to divergence, a few positions of logits at a time."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.objectives.kl import Direction, kl_sums
+
+__all__ = ["DivergenceHead"]
+
+
+class DivergenceHead:
+    """Compares final states on fixed windows; keeps no logits.
+
+    Args:
+        runner: The model, whose head makes logits of states.
+        direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
+        positions: Positions, over all models, whose logits exist at one time; at least two, a dense and a pruned one.
+    """
+
+    def __init__(self, runner: BlockRunner, *, direction: Direction = "forward", positions: int = 512) -> None:
+        self.runner = runner
+        self.direction = direction
+        self.positions = positions
+
+    def divergences(self, dense: Tensor, finals: Sequence[Tensor]) -> list[tuple[float, ...]]:
+        """Mean divergence per window of each model.
+
+        Args:
+            dense: ``m x L x hidden`` final states of the dense model.
+            finals: Those of each pruned model; one that *is* ``dense`` diverges by exactly 0.
+
+        Returns:
+            ``m`` values for each of ``finals``, nats per token.
+        """
+        sums = torch.zeros(len(finals), len(dense), dtype=torch.float64)
+        changed = [row for row, final in enumerate(finals) if final is not dense]
+        most = max(1, self.positions - 1)
+        for group in (changed[start : start + most] for start in range(0, len(changed), most)):
+            sums[group] = self._sums([dense, *(finals[row] for row in group)])
+        return [tuple(row.tolist()) for row in sums / dense.shape[1]]
+
+    def _sums(self, states: Sequence[Tensor]) -> Tensor:
+        """Divergence summed over positions, ``len(states) - 1`` models by windows; the first is dense."""
+        windows, length = states[0].shape[:2]
+        sums = torch.zeros(len(states) - 1, windows, dtype=torch.float64)
+        step = max(1, self.positions // len(states))
+        for window in range(windows):
+            for start in range(0, length, step):
+                together = torch.stack([state[window, start : start + step] for state in states])
+                dense, *pruned = self.runner.logits(together)
+                sums[:, window] += torch.tensor(kl_sums(dense, pruned, self.direction), dtype=torch.float64)
+        return sums

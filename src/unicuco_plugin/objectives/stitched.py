@@ -1,0 +1,89 @@
+"""Divergence of candidates stitched from a level database: only what changes from one to the next is swapped."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.levels.stitch import Stitcher
+from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.objectives.head import DivergenceHead
+from unicuco_plugin.objectives.kl import Direction
+from unicuco_plugin.objectives.objective import Evaluation
+
+__all__ = ["StitchedEvaluator"]
+
+
+class StitchedEvaluator:
+    """Measures KL between a dense model and itself with weights from a level database, on fixed windows.
+
+    Candidates differ from the first block on, so none of the walk is shared; what is saved is the model's copy, the
+    full logits, and every linear that two candidates in a row have in common. The result is that of a plain forward
+    of the stitched checkpoint, to numerical noise.
+
+    Args:
+        decoder: The dense model, on the device to use; dense again after every call.
+        levels: The database built from it.
+        windows: ``m x L`` token ids.
+        direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
+        batch_windows: Windows that pass a block together.
+        positions: Positions, over all models, whose logits exist at one time.
+        cache_bytes: Most bytes of decoded levels to keep between candidates.
+
+    Raises:
+        LevelsError: If the database does not fit the model.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        levels: Levels,
+        windows: Tensor,
+        *,
+        direction: Direction = "forward",
+        batch_windows: int = 16,
+        positions: int = 512,
+        cache_bytes: int = 2**31,
+    ) -> None:
+        self._runner = BlockRunner(decoder, windows.shape[1])
+        self._head = DivergenceHead(self._runner, direction=direction, positions=positions)
+        self._stitcher = Stitcher(decoder, levels, cache_bytes=cache_bytes)
+        self._windows = windows
+        self._batch_windows = batch_windows
+        self._dense: Tensor | None = None
+
+    @torch.inference_mode()
+    def evaluate(self, plans: Sequence[Mapping[str, int]]) -> list[Evaluation]:
+        """Measure candidates, each given by the zeros of its linears.
+
+        Returns:
+            One evaluation per candidate, in order.
+
+        Raises:
+            LevelsError: If a plan does not fit the database.
+        """
+        started = time.perf_counter()
+        if self._dense is None:
+            self._dense = self._final()
+        finals = []
+        with self._stitcher as stitcher:
+            for plan in plans:
+                stitcher.apply(plan)
+                finals.append(self._final())
+        values = self._head.divergences(self._dense, finals)
+        seconds = (time.perf_counter() - started) / max(len(plans), 1)
+        tokens = self._windows.numel()
+        return [Evaluation(sum(windows) / len(windows), windows, tokens, seconds) for windows in values]
+
+    def _final(self) -> Tensor:
+        """States that leave the last block of the model as it is now."""
+        parts = []
+        for windows in self._windows.split(self._batch_windows):
+            states = self._runner.embed(windows)
+            for index in range(len(self._runner.decoder.blocks)):
+                states = self._runner.run(index, states)
+            parts.append(states)
+        return torch.cat(parts)
