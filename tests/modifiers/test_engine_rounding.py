@@ -1,5 +1,7 @@
 """The counts that the toolkit's passes can make, held to the passes themselves."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -56,7 +58,7 @@ def test_no_sparsity_brings_sparse_gpt_nearer_to_the_plan(shape, share):
     blocks = [rows * min(BLOCK, columns - start) for start in range(0, columns, BLOCK)]
     # Brute force: one sparsity from inside every step of every block.
     edges = sorted({step / size for size in set(blocks) for step in range(size + 1)})
-    middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
     possible = [0, *(sum(int(size * middle) + 1 for size in blocks) for middle in middles)]
     found = round_plan(sparse_gpt(), count, rows, columns)
     assert abs(found.count - count) == min(abs(other - count) for other in possible)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor
+from typing import TypeAlias
 
 from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 
 __all__ = ["ENGINES", "Follower", "Setting", "round_plan", "tolerance"]
 
-Follower = SparseGPTModifier | WandaPruningModifier
+Follower: TypeAlias = SparseGPTModifier | WandaPruningModifier
 ENGINES: tuple[type[Follower], ...] = (SparseGPTModifier, WandaPruningModifier)
 
 # SparseGPT zeroes every weight that scores no more than the threshold, and in bfloat16 several of a column may score
