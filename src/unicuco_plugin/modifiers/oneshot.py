@@ -70,7 +70,8 @@ def prune_with_recipe(
     """Run a recipe on a model and write a checkpoint that stock tools load.
 
     The folder holds weights, configuration, generation configuration, tokenizer with its chat template, recipe.yaml
-    (which replays without a profile), strategy.json and a model card. It appears complete or not at all.
+    (which replays without a profile), strategy.json, sparsity.json (planned and achieved zeros of every linear, where
+    weights were zeroed) and a model card. It appears complete or not at all.
 
     Args:
         model: A model folder, a name on the hub, or a model in memory that was loaded from one; changed in place.
@@ -105,6 +106,8 @@ def prune_with_recipe(
     check_pipeline(built.modifiers, pipeline, with_data=calibration is not None)
     check_output(output, overwrite=overwrite, source=Path(name) if Path(name).is_dir() else None)
     profiles = [modifier for modifier in built.modifiers if isinstance(modifier, SparsityProfileModifier)]
+    for modifier in profiles:
+        modifier.check_recipe(built.modifiers)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Requests that cannot be met and models of another structure are refused before a weight is read.
     config = load_config(name, **hub) if isinstance(model, str | Path) else model.config
@@ -123,6 +126,7 @@ def prune_with_recipe(
             params = _count(live)
             _save(live, stage, tokenizer)
             _describe(stage, name, strategies, params)
+            _record(stage, profiles)
         finally:
             # After a failure this takes the bypasses off again.
             reset_session()
@@ -207,3 +211,8 @@ def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: 
         data: Any = [strategy.to_dict() for strategy in strategies]
         text = json.dumps(data[0] if len(data) == 1 else data, indent=2, ensure_ascii=False)
         (stage / "strategy.json").write_text(text + "\n", encoding="utf8")
+
+
+def _record(stage: Path, profiles: list[SparsityProfileModifier]) -> None:
+    for achieved in [modifier.achieved for modifier in profiles if modifier.achieved is not None]:
+        achieved.write(stage / "sparsity.json")

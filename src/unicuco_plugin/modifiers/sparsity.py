@@ -87,6 +87,8 @@ class SparsityHandler:
         self._say(follower, filled)
         follower.targets = list(filled)
         follower.sparsity = [setting.sparsity for setting in filled.values()]
+        # Unused by the toolkit, which warns when recipe.yaml brings its own default back.
+        follower.sequential_update = True
         self._check = PlanCheck.of(self._watch(follower, kept, filled), type(follower).__name__)
         behind = next(index for index, modifier in enumerate(modifiers) if modifier is follower) + 1
         _warn_of_refilling(follower, modifiers[behind:])
