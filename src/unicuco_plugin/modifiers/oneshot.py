@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
 from unicuco_plugin.models.checkpoint import check_checkpoint
 from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, load_tokenizer
+from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.card import write_card
 from unicuco_plugin.modifiers.export import check_output, staged_folder
 from unicuco_plugin.modifiers.norms import exact_norms
@@ -42,6 +43,7 @@ class Export:
         params: Parameters of the pruned model.
         bytes: Bytes of its weight files.
         seconds: Wall time from loading to the finished folder.
+        achieved: What became of a sparsity strategy's plan; None where none was applied.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Export:
     params: int
     bytes: int
     seconds: float
+    achieved: Achieved | None = None
 
 
 def prune_with_recipe(
@@ -125,13 +128,15 @@ def prune_with_recipe(
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
             params = _count(live)
             _save(live, stage, tokenizer)
+            achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
             _describe(stage, name, strategies, params)
-            _record(stage, profiles)
+            if achieved is not None:
+                achieved.write(stage / "sparsity.json")
         finally:
             # After a failure this takes the bypasses off again.
             reset_session()
     weights = sum(path.stat().st_size for path in output.glob("*.safetensors"))
-    return Export(output, live, strategies, params, weights, time.perf_counter() - began)
+    return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved)
 
 
 def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:
@@ -211,8 +216,3 @@ def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: 
         data: Any = [strategy.to_dict() for strategy in strategies]
         text = json.dumps(data[0] if len(data) == 1 else data, indent=2, ensure_ascii=False)
         (stage / "strategy.json").write_text(text + "\n", encoding="utf8")
-
-
-def _record(stage: Path, profiles: list[SparsityProfileModifier]) -> None:
-    for achieved in [modifier.achieved for modifier in profiles if modifier.achieved is not None]:
-        achieved.write(stage / "sparsity.json")
