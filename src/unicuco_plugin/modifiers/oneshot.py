@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
 from unicuco_plugin.models.checkpoint import check_checkpoint
 from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, load_tokenizer
+from unicuco_plugin.models.staging import check_output, staged_folder
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.card import write_card
-from unicuco_plugin.modifiers.export import check_output, staged_folder
 from unicuco_plugin.modifiers.norms import exact_norms
 from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
