@@ -20,6 +20,7 @@ from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.modifiers import oneshot as oneshots
 from unicuco_plugin.modifiers.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.plan_check import PlanCheck
+from unicuco_plugin.modifiers.recipe import check_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.spaces.plan import plan_counts
 
@@ -344,6 +345,9 @@ def test_gptq_after_sparse_gpt_warns_and_fails_nothing(pipeline, checkpoint, cal
     written = json.loads((done.path / "sparsity.json").read_text())
     assert abs(written["achieved"] - written["planned"]) <= len(written["linears"])
     assert written["exported"] < written["achieved"]
+    assert [type(modifier) for modifier in check_recipe(done.path / "recipe.yaml").modifiers] == [
+        SparsityProfileModifier, SparseGPTModifier, GPTQModifier
+    ]  # fmt: skip
     told = capsys.readouterr().err
     assert "GPTQModifier after SparseGPTModifier fills zeros again" in told
     assert "SparsityProfileModifier: a later modifier filled" in told

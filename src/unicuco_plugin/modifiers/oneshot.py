@@ -4,10 +4,10 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import llmcompressor
 import torch
@@ -23,13 +23,16 @@ from unicuco_plugin.models.staging import check_output, staged_folder
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.card import write_card
 from unicuco_plugin.modifiers.norms import exact_norms
-from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe
+from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe, plain_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
 from unicuco_plugin.pruning import check_config
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["Export", "prune_with_recipe"]
+__all__ = ["Calibrate", "Export", "prune_with_recipe"]
+
+# Makes calibration windows from the model that is about to be pruned.
+Calibrate: TypeAlias = Callable[[Any, Tokenizer], Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def prune_with_recipe(
     output: str | Path,
     *,
     overwrite: bool = False,
-    calibration: Tensor | None = None,
+    calibration: Tensor | Calibrate | None = None,
     tokenizer: Tokenizer | None = None,
     pipeline: str = "independent",
     revision: str | None = None,
@@ -81,7 +84,8 @@ def prune_with_recipe(
         recipe: A YAML recipe (file or text), or modifiers in order.
         output: The folder to write; must not exist unless ``overwrite``.
         overwrite: Replace an older checkpoint there once the new one is complete.
-        calibration: A ``windows x length`` tensor of token ids for modifiers that need data; None where none does.
+        calibration: A ``windows x length`` tensor of token ids for modifiers that need data, or a function of the
+            loaded model and its tokenizer that makes it; None where none does.
         tokenizer: The tokenizer to write beside the model; that of the model's own folder by default.
         pipeline: The toolkit's calibration pipeline. The default gives each modifier the one it needs.
         revision: A branch, tag or commit on the hub.
@@ -122,9 +126,12 @@ def prune_with_recipe(
         raise CalibrationError(f"{name}: has no tokenizer, which llm-compressor needs to calibrate")
     for modifier in profiles:
         modifier.check(live)
+    windows = calibration
+    if windows is not None and not isinstance(windows, Tensor):
+        windows = windows(live, tokenizer)
     with staged_folder(output, overwrite=overwrite) as stage:
         try:
-            _run(live, built, tokenizer, calibration, pipeline)
+            _run(live, built, tokenizer, windows, pipeline)
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
             params = _count(live)
             _save(live, stage, tokenizer)
@@ -206,6 +213,8 @@ def _save(model: Any, stage: Path, tokenizer: Tokenizer | None) -> None:  # noqa
     for file in ("recipe.yaml", "config.json"):
         if not (stage / file).is_file():
             raise ExportError(f"the toolkit wrote no {file}")
+    recipe = stage / "recipe.yaml"
+    recipe.write_text(plain_recipe(recipe.read_text(encoding="utf8")), encoding="utf8")
 
 
 def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int) -> None:
