@@ -54,7 +54,10 @@ def test_shares_of_many_units_are_a_table_and_the_file_is_said_not_to_shrink(str
     units = {name: (index + 1) / 100 for index, name in enumerate(names) if index != 1}
     zeroed = strategy.model_copy(update={"space": "sparsity", "units": units, "sparsity": 0.5})
     card = write_card("org/model", (zeroed,), 1, "")
-    assert "| block | self_attn.q_proj | mlp.up_proj |\n|---|---|---|\n| `model.layers.0` | 0.0100 |  |\n" in card
+    assert (
+        "base model:\n\n| block | self_attn.q_proj | mlp.up_proj |\n|---|---|---|\n| `model.layers.0` | 0.0100 |  |\n"
+        in card
+    )
     assert "| `model.layers.29` | 0.5900 | 0.6000 |" in card
     assert card.count("\n- `") == 0
     assert "unstructured" in card

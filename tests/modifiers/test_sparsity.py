@@ -91,6 +91,20 @@ def test_every_linear_of_a_saved_checkpoint_has_the_planned_zeros(family, name, 
     assert torch.equal(loaded.lm_head.weight, dense.lm_head.weight)
 
 
+def test_experts_that_a_family_fuses_are_pruned_one_by_one(checkpoint, calibration, tmp_path):
+    # The toolkit gives every expert linears of its own before modifiers see the model, and fuses none again.
+    strategy = sparsity_strategy(load_model(checkpoint("qwen3_moe")), {"model.layers.0": 0.5})
+    recipe = [SparsityProfileModifier(strategy=strategy), engine()]
+    done = prune_with_recipe(checkpoint("qwen3_moe"), recipe, tmp_path / "out", calibration=calibration)
+    experts = [row for row in done.achieved.linears if ".experts." in row.name]
+    assert len(experts) == 4 * 3
+    assert all(row.achieved == row.planned == row.weights // 2 for row in experts)
+    first, second, *_ = load_model(done.path).model.layers
+    for name in ("gate_up_proj", "down_proj"):
+        assert (getattr(first.mlp.experts, name) == 0).float().mean() == 0.5
+        assert getattr(second.mlp.experts, name).all()
+
+
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("pipeline", ["independent", "sequential", "basic"])
 def test_every_pipeline_that_calibrates_carries_the_plan_out(pipeline, name, checkpoint, run):

@@ -86,7 +86,7 @@ def _tabulate(units: Mapping[str, float]) -> list[str]:
     rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
     lines = [f"- `{name}`: {units[name]:.4f}" for name, match in matches.items() if not match]
     if cells:
-        lines += ["", f"| block | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+        lines += [*([""] if lines else []), f"| block | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for row in rows:
         shown = (f"{cells[row, column]:.4f}" if (row, column) in cells else "" for column in columns)
         lines.append(f"| `{row}` | {' | '.join(shown)} |")
