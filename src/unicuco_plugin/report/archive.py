@@ -17,7 +17,7 @@ def describe_pack(packed: "Packed") -> str:
     lines = [
         f"before   {packed.files} files, {packed.folder_bytes:,} bytes ({format_bytes(packed.folder_bytes)})",
         f"archive  {packed.path}: {packed.archive_bytes:,} bytes ({format_bytes(packed.archive_bytes)})",
-        f"ratio    {_ratio(packed):.4f}{'' if gain else '; no gain: the weights have too few zeros'}",
+        f"ratio    {_ratio(packed):.4f}{'' if gain else '; no gain: too few of its numbers, as stored, are zero'}",
     ]
     return "\n".join(lines)
 
