@@ -5,6 +5,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pydantic import ValidationError
 
 __all__ = [
+    "ArchiveError",
     "CalibrationError",
     "ExportError",
     "JournalError",
@@ -66,6 +67,10 @@ class RecipeError(UnicucoError, ValueError):
 
 class ExportError(UnicucoError, RuntimeError):
     """A checkpoint could not be written, or was found wrong when read back."""
+
+
+class ArchiveError(UnicucoError, ValueError):
+    """A packed checkpoint is truncated, edited, or no such archive at all."""
 
 
 class PluginError(UnicucoError, RuntimeError):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from sparsity_strategies import linear_sizes, sparsity_strategy
 
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.modifiers import oneshot
@@ -23,6 +24,13 @@ def forbidden(monkeypatch):
 def strategy_file(unicuco, profile, tmp_path):
     path = tmp_path / "strategy.json"
     path.write_text(unicuco("strategy", profile, "--sparsity", "0.3", "--json").stdout)
+    return path
+
+
+@pytest.fixture
+def sparsity_file(dense, tmp_path):
+    path = tmp_path / "sparsity.json"
+    path.write_text(sparsity_strategy(load_model(dense)).to_json())
     return path
 
 
@@ -61,6 +69,35 @@ def test_a_strategy_file_and_a_recipe_do_the_same(way, prune, strategy_file, rec
     assert result.stdout.startswith("removed     model.layers ")
     written = Strategy.read(tmp_path / "out" / "strategy.json")
     assert written.units == Strategy.read(strategy_file).units
+
+
+@pytest.mark.parametrize("engine", [None, "sparsegpt", "wanda"])
+def test_a_strategy_that_sparsifies_brings_the_pass_that_carries_it_out(engine, prune, sparsity_file, text, tmp_path):
+    arguments = ["--strategy", sparsity_file, "--calibration", text, "--samples", "4", "--seq-length", "16"]
+    result = prune(*arguments, *(["--engine", engine] if engine else []), "--json")
+    assert result.exit_code == 0, result.stderr
+    achieved = json.loads(result.stdout)["achieved"]
+    assert achieved["engine"] == ("WandaPruningModifier" if engine == "wanda" else "SparseGPTModifier")
+    assert len(achieved["linears"]) == 26
+    model = load_model(tmp_path / "out")
+    zeros = sum(int((model.get_submodule(name).weight == 0).sum()) for name in linear_sizes(model))
+    assert zeros == achieved["exported"] > 0
+
+
+def test_without_text_the_model_writes_its_own(prune, sparsity_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    result = prune("--strategy", sparsity_file, "--engine", "wanda", "--samples", "3", "--seq-length", "8")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("no --calibration: the model writes 3 windows of its own\n")
+    assert result.stdout.startswith("zeroed      5 units by 0.3000 to 0.9000 of their weights")
+    assert list((tmp_path / "cache" / "unicuco").glob("self-*"))
+
+
+@pytest.mark.usefixtures("forbidden")
+def test_stitching_is_refused_while_there_is_no_database_to_stitch_from(prune, sparsity_file):
+    result = prune("--strategy", sparsity_file, "--engine", "levels")
+    assert result.exit_code == 2
+    assert "--engine levels: this version cannot stitch from a level database; give sparsegpt or wanda" in result.stderr
 
 
 def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, text):

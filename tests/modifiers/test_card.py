@@ -47,3 +47,37 @@ def test_a_local_folder_is_named_without_its_path_and_is_no_model_of_the_hub():
     assert "base_model" not in front_matter(card)
     assert "Base model: `llama`." in card
     assert "/home/someone" not in card
+
+
+def test_shares_of_many_units_are_a_table_and_the_file_is_said_not_to_shrink(strategy):
+    names = [f"model.layers.{block}.{part}" for block in range(30) for part in ("self_attn.q_proj", "mlp.up_proj")]
+    units = {name: (index + 1) / 100 for index, name in enumerate(names) if index != 1}
+    zeroed = strategy.model_copy(update={"space": "sparsity", "units": units, "sparsity": 0.5})
+    card = write_card("org/model", (zeroed,), 1, "")
+    assert (
+        "base model:\n\n| block | self_attn.q_proj | mlp.up_proj |\n|---|---|---|\n| `model.layers.0` | 0.0100 |  |\n"
+        in card
+    )
+    assert "| `model.layers.29` | 0.5900 | 0.6000 |" in card
+    assert card.count("\n- `") == 0
+    assert "unstructured" in card
+    assert "neither the files nor the memory get smaller" in card
+    assert "Share of prunable weights set to zero: 0.5000." in card
+
+
+def test_units_that_are_whole_blocks_are_one_column(strategy):
+    units = {"model.layers.0": 0.25, "model.layers.7": 0.5, "head": 0.1}
+    card = write_card("m", (strategy.model_copy(update={"space": "sparsity", "units": units}),), 1, "")
+    assert "- `head`: 0.1000\n\n| block | all |\n|---|---|\n| `model.layers.0` | 0.2500 |" in card
+
+
+def test_two_strategies_are_told_apart(strategy):
+    zeroed = strategy.model_copy(update={"space": "sparsity"})
+    card = write_card("m", (strategy, zeroed), 1, "")
+    assert card.index("## What was removed") < card.index("## What was zeroed")
+
+
+def test_a_long_recipe_is_left_in_its_own_file(strategy):
+    card = write_card("m", (strategy,), 1, "a: 1\n" * 200)
+    assert "`recipe.yaml`, beside this file." in card
+    assert "a: 1" not in card

@@ -226,8 +226,8 @@ def test_two_strategies_of_one_space_clash(checkpoint, depth_strategy):
 
 
 def test_a_space_without_a_handler_is_refused(checkpoint, depth_strategy):
-    strategy = depth_strategy(load_model(checkpoint("llama")), space="sparsity")
-    with pytest.raises(RecipeError, match="space 'sparsity' cannot be applied by this version, only depth"):
+    strategy = depth_strategy(load_model(checkpoint("llama")), space="structured")
+    with pytest.raises(RecipeError, match="'structured' cannot be applied by this version, only depth, sparsity"):
         SparsityProfileModifier(strategy=strategy).resolve()
 
 

@@ -1,6 +1,5 @@
 """``unicuco demo``: the whole path on a real model, from a packaged profile to a checkpoint that is read back."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unicuco_plugin.cli.cache import cache_folder
 from unicuco_plugin.cli.options import accept_option, debug_option, overwrite_option, read_request, request_options
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.report.comparison import describe_comparisons
@@ -66,10 +66,6 @@ def _head(text: str) -> None:
     click.echo(f"\n== {text}\n")
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unicuco"
-
-
 @contextmanager
 def _folder(output: Path | None) -> Iterator[Path]:
     if output is not None:
@@ -99,7 +95,7 @@ def _find_model() -> tuple[str, bool]:
     from unicuco_plugin.models.loading import load_config, materialise_smollm2
 
     try:
-        return str(materialise_smollm2(_cache_folder())), False
+        return str(materialise_smollm2(cache_folder())), False
     except UnsupportedModelError as error:
         missing = error
     try:
@@ -141,7 +137,7 @@ def _windows(model: Any, tokenizer: Any, text: str | None) -> "Tensor":  # noqa:
         return load_windows([text], tokenizer, count=_WINDOWS, length=_LENGTH, seed=0)
     from unicuco_plugin.models.selfcalibration import generate_windows
 
-    return generate_windows(model, tokenizer, count=_WINDOWS, length=_LENGTH, seed=0, cache_dir=_cache_folder())
+    return generate_windows(model, tokenizer, count=_WINDOWS, length=_LENGTH, seed=0, cache_dir=cache_folder())
 
 
 def _answer(model: Any, tokenizer: Any) -> str:  # noqa: ANN401 - Transformers is untyped

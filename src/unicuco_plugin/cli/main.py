@@ -19,6 +19,8 @@ _COMMANDS = {
     "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
     "levels": "Build or show a level database: every linear of a model, pruned once at a ladder of sparsities.",
     "prune": "Prune a model by a profile and a request, a stored strategy, or a recipe, and write the checkpoint.",
+    "pack": "Pack a sparse checkpoint into one archive without its zeros, for storage and transfer.",
+    "unpack": "Unpack an archive of unicuco pack into the checkpoint folder that it was, bit for bit.",
     "evaluate": "Evaluate a model, or a pruned one beside it, on windows of each TEXT (text, JSONL or a dataset).",
     "demo": "Prune SmolLM2-135M from a packaged profile, export it, and compare it with the dense model.",
     "plugins": "List every space, objective, scalarization and peer with the package that it comes from.",

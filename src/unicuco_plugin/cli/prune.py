@@ -1,11 +1,13 @@
 """``unicuco prune``: a pruned checkpoint that stock tools load."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from unicuco_plugin.cli.cache import cache_folder
 from unicuco_plugin.cli.failure import QUIET
 from unicuco_plugin.cli.options import (
     ManyFilesCommand,
@@ -23,9 +25,10 @@ from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
 
 if TYPE_CHECKING:  # it brings torch with it
+    from llmcompressor.modifiers import Modifier
     from torch import Tensor
 
-    from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+    from unicuco_plugin.modifiers.oneshot import Calibrate
 
 __all__ = ["prune"]
 
@@ -42,9 +45,12 @@ _WAYS = ("profile", "strategy", "recipe")
 @click.option(
     "--engine",
     type=click.Choice(["sparsegpt", "wanda", "levels"]),
-    help="What zeroes weights, for profiles that sparsify; dropping blocks needs none.",
+    help="What zeroes weights, for profiles that sparsify (sparsegpt if left out); dropping blocks needs none.",
 )
-@calibration_option("Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not.")
+@calibration_option(
+    "Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not. Without it, a "
+    "profile that sparsifies lets the model write its own text (self-calibration)."
+)
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
 @window_options("--samples", 128, 512)
 @accept_option
@@ -63,17 +69,18 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     _check_ways(fields, request)
     if verbose:
         os.environ.pop(QUIET, None)
-    from unicuco_plugin.modifiers.export import check_output
+    from unicuco_plugin.models.staging import check_output
     from unicuco_plugin.modifiers.oneshot import prune_with_recipe
 
     model = fields["model"]
     check_output(output, overwrite=overwrite, source=Path(model) if Path(model).is_dir() else None)
+    modifiers = [] if fields["recipe"] else _modifiers(fields, request)
     done = prune_with_recipe(
         model,
-        fields["recipe"] or _modifier(fields, request),
+        fields["recipe"] or modifiers,
         output,
         overwrite=overwrite,
-        calibration=_windows(fields),
+        calibration=_windows(fields) if fields["calibration"] or len(modifiers) < 2 else _write_own(fields),
         verbose=verbose,
         **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device")},
     )
@@ -96,7 +103,8 @@ def _check_ways(fields: dict[str, Any], request: Request | None) -> None:
             raise click.UsageError(f"--{option.replace('_', '-')} does not go with --recipe; write it into the recipe")
 
 
-def _modifier(fields: dict[str, Any], request: Request | None) -> "SparsityProfileModifier":
+def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Modifier]":
+    """The modifier of the profile or strategy, and the pass that carries it out where weights are zeroed."""
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
     accept = fields["accept_other_weights"]
@@ -106,12 +114,35 @@ def _modifier(fields: dict[str, Any], request: Request | None) -> "SparsityProfi
         )
     else:
         modifier = SparsityProfileModifier(strategy=fields["strategy"], accept_other_weights=accept)
-    spaces = {strategy.space for strategy in modifier.resolve()}
-    if fields["engine"] is not None and spaces == {"depth"}:
+    shares = {strategy.space: strategy.sparsity for strategy in modifier.resolve()}
+    if "sparsity" in shares:
+        return [modifier, _pass(fields["engine"] or "sparsegpt", shares["sparsity"])]
+    if fields["engine"] is not None:
         raise click.UsageError(
             f"--engine {fields['engine']}: whole blocks are dropped, which needs no engine; leave it out"
         )
-    return modifier
+    return [modifier]
+
+
+def _pass(engine: str, share: float) -> "Modifier":
+    from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+
+    passes = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}
+    if engine not in passes:
+        raise click.UsageError(
+            f"--engine {engine}: this version cannot stitch from a level database; give {' or '.join(passes)}"
+        )
+    return passes[engine](sparsity=share, ignore=["re:.*lm_head"])
+
+
+def _write_own(fields: dict[str, Any]) -> "Calibrate":
+    """Windows that the dense model writes once it is loaded."""
+    from unicuco_plugin.models.selfcalibration import generate_windows
+
+    names = {"samples": "count", "seq_length": "length", "seed": "seed"}
+    options = {name: fields[field] for field, name in names.items()}
+    click.echo(f"no --calibration: the model writes {options['count']} windows of its own", err=True)
+    return partial(generate_windows, cache_dir=cache_folder(), **options)
 
 
 def _windows(fields: dict[str, Any]) -> "Tensor | None":

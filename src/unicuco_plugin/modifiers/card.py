@@ -1,11 +1,14 @@
 """The model card of an exported checkpoint: what was removed, by which request, and what that is known to cost."""
 
+import re
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from unicuco_plugin.strategy import Divergence, Strategy
 
 __all__ = ["write_card"]
 
+_LONGEST_RECIPE = 80
 _PACKAGES = ("unicuco-plugin", "llmcompressor", "transformers", "torch")
 
 
@@ -30,26 +33,63 @@ def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, r
     for strategy in strategies:
         lines += _describe(strategy)
     if not strategies:
-        lines += ["The recipe below was applied; it removed no blocks.", ""]
+        lines += ["The recipe below was applied, and no strategy.", ""]
     lines += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     lines += ['model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")']
     lines += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")', "```", ""]
     lines += ["## Recipe", "", "`llmcompressor.oneshot` makes this checkpoint again from the base model with:", ""]
-    lines += ["```yaml", recipe.strip(), "```", "", "## Versions", "", "| package | version |", "|---|---|"]
+    # With a sparsity for every linear a recipe is longer than all the rest.
+    short = len(recipe.splitlines()) <= _LONGEST_RECIPE
+    lines += ["```yaml", recipe.strip(), "```"] if short else ["`recipe.yaml`, beside this file."]
+    lines += ["", "## Versions", "", "| package | version |", "|---|---|"]
     lines += [f"| {package} | {version(package)} |" for package in _PACKAGES]
     return "\n".join(lines) + "\n"
 
 
 def _describe(strategy: Strategy) -> list[str]:
     request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
+    zeroed = strategy.space == "sparsity"
+    lines = [f"## What was {'zeroed' if zeroed else 'removed'}", ""]
+    lines += [f"Request: {request} (space `{strategy.space}`).", ""]
+    lines += _list_zeroed(strategy) if zeroed else _list_removed(strategy)
+    lines += ["## Divergence", "", _explain(strategy.divergence), ""]
+    return lines
+
+
+def _list_removed(strategy: Strategy) -> list[str]:
     whole = [unit for unit, share in strategy.units.items() if share == 1.0]
     partial = {unit: share for unit, share in strategy.units.items() if share != 1.0}
-    lines = ["## What was removed", "", f"Request: {request} (space `{strategy.space}`).", ""]
-    lines += [f"{len(whole)} units removed whole, named as in the base model:", ""] if whole else []
+    lines = [f"{len(whole)} units removed whole, named as in the base model:", ""] if whole else []
     lines += [f"- `{unit}`" for unit in whole]
     lines += [f"- `{unit}`: {share:.4f} of its weights" for unit, share in partial.items()]
-    lines += ["", f"Share of prunable weights removed: {strategy.sparsity:.4f}.", ""]
-    lines += ["## Divergence", "", _explain(strategy.divergence), ""]
+    return [*lines, "", f"Share of prunable weights removed: {strategy.sparsity:.4f}.", ""]
+
+
+def _list_zeroed(strategy: Strategy) -> list[str]:
+    return [
+        f"Share of prunable weights set to zero: {strategy.sparsity:.4f}. The sparsity is unstructured: zeros lie "
+        "anywhere in a weight matrix and are stored like any other number, so neither the files nor the memory get "
+        "smaller by it (a later quantisation apart). `unicuco pack` stores such a folder without its zeros, for "
+        "transfer. `sparsity.json` has the planned and the achieved zeros of every linear.",
+        "",
+        "Share of each unit's weights set to zero, named as in the base model:",
+        "",
+        *_tabulate(strategy.units),
+        "",
+    ]
+
+
+def _tabulate(units: Mapping[str, float]) -> list[str]:
+    """A row for each numbered block and a column for each part of it; other names one by one."""
+    matches = {name: re.fullmatch(r"(.+\.\d+)(?:\.(.+))?", name) for name in units}
+    cells = {(match[1], match[2] or "all"): units[name] for name, match in matches.items() if match}
+    rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
+    lines = [f"- `{name}`: {units[name]:.4f}" for name, match in matches.items() if not match]
+    if cells:
+        lines += [*([""] if lines else []), f"| block | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for row in rows:
+        shown = (f"{cells[row, column]:.4f}" if (row, column) in cells else "" for column in columns)
+        lines.append(f"| `{row}` | {' | '.join(shown)} |")
     return lines
 
 

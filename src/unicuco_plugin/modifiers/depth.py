@@ -6,6 +6,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from llmcompressor.modifiers import Modifier
 from llmcompressor.transformers.compression.compressed_tensors_utils import modify_save_pretrained
 from torch import nn
 
@@ -38,9 +39,15 @@ class DepthHandler:
     def __init__(self, model: nn.Module, strategy: Strategy) -> None:
         self._model = model
         self._indices = dropped_blocks(find_decoder(model), strategy)
+        self._names = frozenset(strategy.units)
         self._restore: Callable[[], None] = lambda: None
 
-    def start(self) -> None:
+    @property
+    def removed(self) -> frozenset[str]:
+        """The blocks that go, by full module name."""
+        return self._names
+
+    def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
         """Bypass the blocks: later modifiers calibrate on what is left."""
         self._restore = bypass_blocks(find_decoder(self._model), self._indices)
 

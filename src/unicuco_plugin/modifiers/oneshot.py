@@ -4,10 +4,10 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import llmcompressor
 import torch
@@ -19,16 +19,20 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
 from unicuco_plugin.models.checkpoint import check_checkpoint
 from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, load_tokenizer
+from unicuco_plugin.models.staging import check_output, staged_folder
+from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.card import write_card
-from unicuco_plugin.modifiers.export import check_output, staged_folder
 from unicuco_plugin.modifiers.norms import exact_norms
-from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe
+from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe, plain_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
 from unicuco_plugin.pruning import check_config
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["Export", "prune_with_recipe"]
+__all__ = ["Calibrate", "Export", "prune_with_recipe"]
+
+# Makes calibration windows from the model that is about to be pruned.
+Calibrate: TypeAlias = Callable[[Any, Tokenizer], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Export:
         params: Parameters of the pruned model.
         bytes: Bytes of its weight files.
         seconds: Wall time from loading to the finished folder.
+        achieved: What became of a sparsity strategy's plan; None where none was applied.
     """
 
     path: Path
@@ -50,6 +55,7 @@ class Export:
     params: int
     bytes: int
     seconds: float
+    achieved: Achieved | None = None
 
 
 def prune_with_recipe(
@@ -58,7 +64,7 @@ def prune_with_recipe(
     output: str | Path,
     *,
     overwrite: bool = False,
-    calibration: Tensor | None = None,
+    calibration: Tensor | Calibrate | None = None,
     tokenizer: Tokenizer | None = None,
     pipeline: str = "independent",
     revision: str | None = None,
@@ -70,14 +76,16 @@ def prune_with_recipe(
     """Run a recipe on a model and write a checkpoint that stock tools load.
 
     The folder holds weights, configuration, generation configuration, tokenizer with its chat template, recipe.yaml
-    (which replays without a profile), strategy.json and a model card. It appears complete or not at all.
+    (which replays without a profile), strategy.json, sparsity.json (planned and achieved zeros of every linear, where
+    weights were zeroed) and a model card. It appears complete or not at all.
 
     Args:
         model: A model folder, a name on the hub, or a model in memory that was loaded from one; changed in place.
         recipe: A YAML recipe (file or text), or modifiers in order.
         output: The folder to write; must not exist unless ``overwrite``.
         overwrite: Replace an older checkpoint there once the new one is complete.
-        calibration: A ``windows x length`` tensor of token ids for modifiers that need data; None where none does.
+        calibration: A ``windows x length`` tensor of token ids for modifiers that need data, or a function of the
+            loaded model and its tokenizer that makes it; None where none does.
         tokenizer: The tokenizer to write beside the model; that of the model's own folder by default.
         pipeline: The toolkit's calibration pipeline. The default gives each modifier the one it needs.
         revision: A branch, tag or commit on the hub.
@@ -105,6 +113,8 @@ def prune_with_recipe(
     check_pipeline(built.modifiers, pipeline, with_data=calibration is not None)
     check_output(output, overwrite=overwrite, source=Path(name) if Path(name).is_dir() else None)
     profiles = [modifier for modifier in built.modifiers if isinstance(modifier, SparsityProfileModifier)]
+    for modifier in profiles:
+        modifier.check_recipe(built.modifiers)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Requests that cannot be met and models of another structure are refused before a weight is read.
     config = load_config(name, **hub) if isinstance(model, str | Path) else model.config
@@ -116,18 +126,24 @@ def prune_with_recipe(
         raise CalibrationError(f"{name}: has no tokenizer, which llm-compressor needs to calibrate")
     for modifier in profiles:
         modifier.check(live)
+    windows = calibration
+    if windows is not None and not isinstance(windows, Tensor):
+        windows = windows(live, tokenizer)
     with staged_folder(output, overwrite=overwrite) as stage:
         try:
-            _run(live, built, tokenizer, calibration, pipeline)
+            _run(live, built, tokenizer, windows, pipeline)
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
             params = _count(live)
             _save(live, stage, tokenizer)
+            achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
             _describe(stage, name, strategies, params)
+            if achieved is not None:
+                achieved.write(stage / "sparsity.json")
         finally:
             # After a failure this takes the bypasses off again.
             reset_session()
     weights = sum(path.stat().st_size for path in output.glob("*.safetensors"))
-    return Export(output, live, strategies, params, weights, time.perf_counter() - began)
+    return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved)
 
 
 def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:
@@ -197,6 +213,8 @@ def _save(model: Any, stage: Path, tokenizer: Tokenizer | None) -> None:  # noqa
     for file in ("recipe.yaml", "config.json"):
         if not (stage / file).is_file():
             raise ExportError(f"the toolkit wrote no {file}")
+    recipe = stage / "recipe.yaml"
+    recipe.write_text(plain_recipe(recipe.read_text(encoding="utf8")), encoding="utf8")
 
 
 def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int) -> None:

@@ -10,8 +10,10 @@ from llmcompressor.recipe import Recipe
 from unicuco_plugin.errors import RecipeError, UnicucoError
 from unicuco_plugin.modifiers.registration import register
 
-__all__ = ["check_pipeline", "check_recipe"]
+__all__ = ["check_pipeline", "check_recipe", "plain_recipe"]
 
+# How PyYAML writes an enumeration's member: as a call of its class.
+_CALL = "tag:yaml.org,2002:python/object/apply:"
 _INT = "tag:yaml.org,2002:int"
 _NULL = "tag:yaml.org,2002:null"
 
@@ -65,6 +67,38 @@ def check_pipeline(modifiers: list[Modifier], pipeline: str, *, with_data: bool)
         raise RecipeError(f"pipeline must not be 'datafree' with {', '.join(hungry)}: calibration data is required")
     if not with_data:
         raise RecipeError(f"{', '.join(hungry)} needs calibration text, got none; pass --calibration FILE")
+
+
+def plain_recipe(text: str) -> str:
+    """Write a ``recipe.yaml`` of the toolkit so that the toolkit itself can read it.
+
+    With GPTQ in it, it holds a Python object (``actorder``) where it should hold a word, and is refused when it is
+    read back. What is plain already is returned as it is.
+
+    Raises:
+        RecipeError: If it holds what no recipe should.
+    """
+    if "!!python/" not in text:
+        return text
+    try:
+        data = yaml.load(text, Loader=_WordLoader)  # noqa: S506 - a SafeLoader that calls nothing
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe.yaml of the toolkit cannot be read back: {error}") from error
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=88)
+
+
+class _WordLoader(yaml.SafeLoader):
+    """Reads the one argument of a call in its place."""
+
+
+def _read_argument(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> object:
+    values = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+    if len(values) != 1:
+        raise yaml.constructor.ConstructorError(None, None, f"unexpected {node.tag}", node.start_mark)
+    return values[0]
+
+
+_WordLoader.add_multi_constructor(_CALL, _read_argument)
 
 
 def _read(source: str | Path) -> tuple[str, str]:

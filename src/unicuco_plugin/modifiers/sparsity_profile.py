@@ -1,8 +1,8 @@
 """``SparsityProfileModifier``: a profile's answer, or a stored strategy, as one modifier of a recipe."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from llmcompressor.core import State, active_session
 from llmcompressor.modifiers import Modifier
@@ -10,31 +10,16 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
-from unicuco_plugin.modifiers.depth import DepthHandler
+from unicuco_plugin.modifiers.achieved import Achieved
+from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler
 from unicuco_plugin.modifiers.identity import check_identity
+from unicuco_plugin.modifiers.sparsity import SparsityHandler, find_follower
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["ProfileEntry", "SpaceHandler", "SparsityProfileModifier"]
+__all__ = ["ProfileEntry", "SparsityProfileModifier"]
 
 _WAYS = ("profile", "strategy", "profiles")
-
-
-class SpaceHandler(Protocol):
-    """What one space does at the toolkit's events."""
-
-    def start(self) -> None:
-        """Prepare the model when the toolkit initialises; later modifiers are not yet initialised."""
-
-    def finish(self) -> None:
-        """Make the change for good when the toolkit finalises."""
-
-    def undo(self) -> None:
-        """Take back what ``start`` did; calling it again does nothing."""
-
-
-# How each space is carried out; a new space adds its handler here.
-_HANDLERS: Mapping[str, Callable[[nn.Module, Strategy], SpaceHandler]] = {"depth": DepthHandler}
 
 
 class ProfileEntry(BaseModel):
@@ -60,26 +45,32 @@ class SparsityProfileModifier(Modifier):
     """Answer a request from a trained profile, or replay a strategy, and apply it to the model.
 
     For the space ``depth`` the answer's blocks are dropped and the model is saved with a configuration that says so.
-    It composes with the toolkit's other modifiers in one recipe; list it first.
+    For the space ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity for every
+    linear, in place of its own ``sparsity`` and ``targets``, and what it made is held against the plan. It composes
+    with the toolkit's other modifiers in one recipe; list it first.
 
     Sample YAML::
 
         pruning_stage:
           pruning_modifiers:
             SparsityProfileModifier:
-              profile: smollm2-135m-instruct-depth
-              request: {sparsity: 0.25}
+              profile: smollm2-135m-instruct-sparsity
+              request: {sparsity: 0.6}
+            SparseGPTModifier:
+              sparsity: 0.6
+              ignore: ["re:.*lm_head"]
 
     Lifecycle:
 
     - on_initialize
         - answer the request, check that the model is the profile's
-        - bypass the blocks
+        - bypass the blocks; fill the next pass
     - on_finalize
-        - drop the blocks, wrap ``save_pretrained``
+        - drop the blocks, wrap ``save_pretrained``; compare every linear's zeros with the plan
         - put the strategy in place of profile and request, so that ``recipe.yaml`` replays without a profile
 
-    If another modifier fails in between, the model is whole again once the session is reset.
+    If another modifier fails in between, the model has all its blocks again once the session is reset; weights that a
+    pass has zeroed by then stay so.
 
     Args:
         profile: A profile folder, or the name of a packaged profile. With ``request``.
@@ -173,15 +164,37 @@ class SparsityProfileModifier(Modifier):
         self._strategies = tuple(checked)
         self._checked = True
 
+    def check_recipe(self, modifiers: Sequence[Modifier]) -> None:
+        """Refuse a recipe that cannot carry the strategies out, before a model is loaded.
+
+        Args:
+            modifiers: The recipe's modifiers, this one among them.
+
+        Raises:
+            RecipeError: If it holds a second one of this type, or nothing zeroes weights where a strategy wants it.
+        """
+        place = _find_alone(modifiers)
+        if any(strategy.space == "sparsity" for strategy in self.resolve()):
+            find_follower(modifiers[place + 1 :])
+
+    @property
+    def achieved(self) -> Achieved | None:
+        """What became of a sparsity strategy's plan, once the toolkit has finalised; None where there is none."""
+        found = [handler.achieved for handler in self._handlers if isinstance(handler, SparsityHandler)]
+        return found[0] if found else None
+
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
-        """Answer, check and bypass; after an error the model is as it was."""
-        _check_alone()
+        """Answer, check, bypass and fill; after an error the model is as it was."""
+        modifiers = active_session().lifecycle.recipe.modifiers
+        place = _find_alone(modifiers)
         if not self._checked:
             self.check(state.model)
         try:
-            for strategy in self.resolve():
-                self._handlers.append(_HANDLERS[strategy.space](state.model, strategy))
-                self._handlers[-1].start()
+            removed: frozenset[str] = frozenset()
+            for strategy in sorted(self.resolve(), key=lambda strategy: list(HANDLERS).index(strategy.space)):
+                self._handlers.append(HANDLERS[strategy.space](state.model, strategy))
+                self._handlers[-1].start(modifiers, place, removed)
+                removed |= self._handlers[-1].removed
         except BaseException:
             self._undo()
             raise
@@ -238,18 +251,19 @@ def _load_profile(source: str) -> Any:  # noqa: ANN401 - imported late
 def _check_spaces(strategies: tuple[Strategy, ...]) -> None:
     spaces = [strategy.space for strategy in strategies]
     for space in spaces:
-        if space not in _HANDLERS:
-            raise RecipeError(f"space {space!r} cannot be applied by this version, only {', '.join(_HANDLERS)}")
+        if space not in HANDLERS:
+            raise RecipeError(f"space {space!r} cannot be applied by this version, only {', '.join(HANDLERS)}")
     twice = sorted({space for space in spaces if spaces.count(space) > 1})
     if twice:
         raise RecipeError(f"one strategy a space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
 
 
-def _check_alone() -> None:
-    """Two of these would each count blocks in a model that still has all of them."""
-    modifiers = active_session().lifecycle.recipe.modifiers
-    if sum(isinstance(modifier, SparsityProfileModifier) for modifier in modifiers) > 1:
+def _find_alone(modifiers: Sequence[Modifier]) -> int:
+    """Where the one of this type stands; two would each count blocks in a model that still has all of them."""
+    places = [place for place, modifier in enumerate(modifiers) if isinstance(modifier, SparsityProfileModifier)]
+    if len(places) != 1:
         raise RecipeError("one SparsityProfileModifier a recipe; give it several profiles with profiles: [...]")
+    return places[0]
 
 
 def _ran_to_its_end() -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from unicuco_plugin.report.front import describe_divergence, list_units
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds
+from unicuco_plugin.strategy import Strategy
 
 if TYPE_CHECKING:  # it brings the toolkit with it
     from unicuco_plugin.modifiers.oneshot import Export
@@ -18,10 +19,17 @@ def describe_export(export: "Export") -> str:
     for strategy in export.strategies:
         divergence = strategy.divergence
         low, high = divergence.interval90
-        lines.append(f"removed     {list_units(strategy.units)} (sparsity {strategy.sparsity:.4f})")
+        lines.append(_say_pruned(strategy))
         lines.append(
             f"divergence  {divergence.mean:.4f} nats/token, 90 % interval {low:.4f} to {high:.4f}, "
             f"{describe_divergence(divergence)}"
+        )
+    if export.achieved is not None:
+        achieved, worst = export.achieved, export.achieved.worst
+        zeros, linears = achieved.total("exported"), len(achieved.linears)
+        lines.append(
+            f"zeros       {zeros:,} of {achieved.weights:,} weights, by {achieved.engine} in {linears} linears; "
+            f"furthest from its plan {worst.name}, by {abs(worst.error):.2g} of its weights"
         )
     size = f"{format_count(export.params)} parameters, {format_bytes(export.bytes)}"
     lines.append(f"checkpoint  {export.path}: {size}, in {format_seconds(export.seconds)}")
@@ -37,4 +45,14 @@ def export_data(export: "Export") -> str:
         "seconds": round(export.seconds, 3),
         "strategies": [strategy.to_dict() for strategy in export.strategies],
     }
+    if export.achieved is not None:
+        data["achieved"] = export.achieved.to_dict()
     return json.dumps(data, ensure_ascii=False)
+
+
+def _say_pruned(strategy: Strategy) -> str:
+    share = f"(sparsity {strategy.sparsity:.4f})"
+    if strategy.space != "sparsity":
+        return f"removed     {list_units(strategy.units)} {share}"
+    shares = strategy.units.values()
+    return f"zeroed      {len(shares)} units by {min(shares):.4f} to {max(shares):.4f} of their weights {share}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from unicuco_plugin.errors import ExportError
-from unicuco_plugin.modifiers.export import check_output, staged_folder
+from unicuco_plugin.models.staging import check_output, staged_folder
 
 
 def make_checkpoint(folder: Path, text: str) -> Path:

@@ -1,0 +1,83 @@
+"""What a sparsity strategy planned for every linear, and what became of it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Achieved", "LinearSparsity"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LinearSparsity:
+    """One linear of the plan, in weights.
+
+    Attributes:
+        name: Its full name in the dense model.
+        exported_as: Its full name in the exported one, where dropped blocks shift the numbers.
+        weights: All its weights.
+        planned: Zeros that the strategy asks for.
+        achieved: Zeros that it had right after the pass that made them.
+        exported: Zeros that it has at the end of the recipe; a later modifier may have filled some.
+    """
+
+    name: str
+    exported_as: str
+    weights: int
+    planned: int
+    achieved: int
+    exported: int
+
+    @property
+    def error(self) -> float:
+        """Achieved minus planned, as a share of its weights."""
+        return (self.achieved - self.planned) / self.weights
+
+
+@dataclass(frozen=True)
+class Achieved:
+    """What became of a plan.
+
+    Attributes:
+        engine: What zeroed the weights, such as ``"SparseGPTModifier"``.
+        weights: All prunable weights of the exported model, those of linears without a plan included.
+        linears: Every planned linear of the exported model, in its order; at least one.
+    """
+
+    engine: str
+    weights: int
+    linears: tuple[LinearSparsity, ...]
+
+    @property
+    def worst(self) -> LinearSparsity:
+        """The linear furthest from its plan."""
+        return max(self.linears, key=lambda linear: abs(linear.error))
+
+    def total(self, field: str) -> int:
+        """Sum of ``planned``, ``achieved`` or ``exported`` over the linears."""
+        return sum(getattr(linear, field) for linear in self.linears)
+
+    def describe(self) -> str:
+        """One line: planned, achieved, the worst linear."""
+        planned, achieved, worst = self.total("planned"), self.total("achieved"), self.worst
+        return (
+            f"{self.engine} on {len(self.linears)} linears: planned {planned:,} of {self.weights:,} weights "
+            f"({planned / self.weights:.6f}), achieved {achieved:,} ({achieved / self.weights:.6f}); worst linear "
+            f"{worst.name}: planned {worst.planned / worst.weights:.6f}, "
+            f"achieved {worst.achieved / worst.weights:.6f}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object in ``sparsity.json``."""
+        sums = {field: self.total(field) for field in ("planned", "achieved", "exported")}
+        linears = [asdict(linear) for linear in self.linears]
+        return {"schema": SCHEMA, "engine": self.engine, "weights": self.weights, **sums, "linears": linears}
+
+    def write(self, path: Path) -> None:
+        """Write ``sparsity.json``, one line a linear."""
+        data = self.to_dict()
+        rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in data.pop("linears"))
+        head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in data.items())
+        path.write_text(f'{{\n{head}  "linears": [\n{rows}\n  ]\n}}\n', encoding="utf8")

@@ -1,0 +1,43 @@
+"""What every space does inside the toolkit's lifecycle, and who does it for each."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from llmcompressor.modifiers import Modifier
+from torch import nn
+
+from unicuco_plugin.modifiers.depth import DepthHandler
+from unicuco_plugin.modifiers.sparsity import SparsityHandler
+from unicuco_plugin.strategy import Strategy
+
+__all__ = ["HANDLERS", "SpaceHandler"]
+
+
+class SpaceHandler(Protocol):
+    """What one space does at the toolkit's events."""
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """Full names of the modules that will be gone at the end."""
+
+    def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
+        """Prepare the model and the recipe when the toolkit initialises; later modifiers are not yet initialised.
+
+        Args:
+            modifiers: The running recipe's own list, which may be changed behind ``place``.
+            place: Where ``SparsityProfileModifier`` stands in it.
+            removed: The modules that the handlers started before this one remove.
+        """
+
+    def finish(self) -> None:
+        """Make the change for good when the toolkit finalises."""
+
+    def undo(self) -> None:
+        """Take back what ``start`` did; calling it again does nothing."""
+
+
+# How each space is carried out, in the order in which they start; a new space adds its handler here.
+HANDLERS: Mapping[str, Callable[[nn.Module, Strategy], SpaceHandler]] = {
+    "depth": DepthHandler,
+    "sparsity": SparsityHandler,
+}

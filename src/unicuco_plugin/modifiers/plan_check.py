@@ -1,0 +1,137 @@
+"""A plan held against the weights, at the moment when the pass that carries it out has ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from llmcompressor.core import Event, State
+from llmcompressor.modifiers import Modifier
+from pydantic import PrivateAttr
+from torch import nn
+
+from unicuco_plugin.errors import ExportError
+
+__all__ = ["PlanCheck", "PlannedLinear", "count_zeros"]
+
+# How many linears a message names.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class PlannedLinear:
+    """One linear that is watched, in weights.
+
+    Attributes:
+        module: The linear itself; dropping blocks changes its name.
+        planned: Zeros it shall have: 0 for a linear without a plan.
+        slack: How many fewer or more still pass.
+        before: Zeros it had in the dense model.
+    """
+
+    module: nn.Linear
+    planned: int
+    slack: int
+    before: int
+
+
+class PlanCheck(Modifier):
+    """Counts zeros right after the modifier before it in the recipe, and raises where they are not the plan's.
+
+    The sparsity handler puts it behind the modifier it fills and takes it out of the recipe again: a later modifier
+    of the same recipe (GPTQ) may fill zeros, which is no fault of the pass.
+
+    Lifecycle:
+
+    - on_sequential_epoch_end
+        - count the zeros of the linears that the pass has just left
+    - on_calibration_end
+        - count what is left; compare all with the plan
+    """
+
+    requires_calibration_data: bool = False
+
+    _linears: Mapping[str, PlannedLinear] = PrivateAttr(default_factory=dict)
+    _engine: str = PrivateAttr(default="")
+    _counts: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def of(cls, linears: Mapping[str, PlannedLinear], engine: str) -> "PlanCheck":
+        """Watch linears, by their full names, that a modifier of the name ``engine`` is about to prune."""
+        check = cls()
+        check._linears, check._engine = linears, engine
+        return check
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Zeros of every watched linear after the pass."""
+        return self._counts
+
+    def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
+        """Nothing to prepare."""
+        return True
+
+    def on_sequential_epoch_end(
+        self,
+        state: State,
+        event: Event,
+        modules: list[nn.Module] | None = None,
+        **kwargs: Any,  # noqa: ANN401 - the host's signature
+    ) -> None:
+        """Count in the modules that were calibrated, all of them where the toolkit does not say which."""
+        seen = None if modules is None else {id(module) for module in modules}
+        self._count(name for name, linear in self._linears.items() if seen is None or id(linear.module) in seen)
+
+    def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:  # noqa: ANN401 - the host's
+        """Compare with the plan.
+
+        Raises:
+            ExportError: If a linear is not within its slack of the plan.
+        """
+        self.verify()
+
+    def verify(self) -> None:
+        """Count what was not counted yet, and compare all with the plan.
+
+        Raises:
+            ExportError: If a linear is not within its slack of the plan; the message names the worst.
+        """
+        self._count(name for name in self._linears if name not in self._counts)
+        wrong = [name for name in self._linears if self._excess(name)]
+        if not wrong:
+            return
+        planned = [name for name, linear in self._linears.items() if linear.planned]
+        if all(self._counts[name] <= self._linears[name].before for name in planned):
+            raise ExportError(
+                f"{self._engine} zeroed nothing of what the strategy plans for {len(planned)} linears: it saw no "
+                "calibration text (pipeline 'datafree' shows it none)"
+            )
+        wrong.sort(key=lambda name: abs(self._excess(name)) / self._linears[name].module.weight.numel(), reverse=True)
+        listed = "; ".join(self._explain(name) for name in wrong[:_NAMED])
+        more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        hint = "; inputs that are zero in all calibration text zero whole columns" if self._excess(wrong[0]) > 0 else ""
+        raise ExportError(f"{self._engine} did not carry out the plan: {listed}{more}{hint}")
+
+    def _count(self, names: Any) -> None:  # noqa: ANN401 - any iterable of names
+        self._counts |= {name: count_zeros(self._linears[name].module) for name in names}
+
+    def _excess(self, name: str) -> int:
+        """Weights too many (positive) or too few; zeros of the dense model may come on top of the plan."""
+        linear, count = self._linears[name], self._counts[name]
+        return max(count - linear.planned - linear.slack - linear.before, 0) + min(
+            count - linear.planned + linear.slack, 0
+        )
+
+    def _explain(self, name: str) -> str:
+        linear = self._linears[name]
+        return (
+            f"{name} has {self._counts[name]:,} zeros of {linear.module.weight.numel():,} weights, expected "
+            f"{linear.planned:,} ± {linear.slack:,}"
+        )
+
+
+@torch.no_grad()
+def count_zeros(linear: nn.Linear) -> int:
+    """How many weights of a linear are zero."""
+    weight = linear.weight
+    return int(weight.numel() - torch.count_nonzero(weight))

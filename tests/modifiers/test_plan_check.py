@@ -1,0 +1,68 @@
+"""A plan held against weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from unicuco_plugin.errors import ExportError
+from unicuco_plugin.modifiers.plan_check import PlanCheck, PlannedLinear, count_zeros
+
+
+def linear(zeros, size=100):
+    layer = nn.Linear(size, 1, bias=False)
+    layer.weight.data = torch.cat([torch.zeros(zeros), torch.ones(size - zeros)])[None]
+    return layer
+
+
+def check_of(**linears):
+    return PlanCheck.of(linears, "SparseGPTModifier")
+
+
+def test_minus_zero_is_a_zero():
+    layer = linear(3)
+    layer.weight.data[0, 0] = -0.0
+    assert count_zeros(layer) == 3
+
+
+@pytest.mark.parametrize("zeros", [48, 50, 52])
+def test_what_lies_within_the_slack_passes(zeros):
+    check = check_of(a=PlannedLinear(linear(zeros), 50, 2, 0))
+    check.verify()
+    assert check.counts == {"a": zeros}
+
+
+@pytest.mark.parametrize("zeros", [47, 53])
+def test_what_does_not_is_named_with_its_numbers(zeros):
+    message = f"SparseGPTModifier did not carry out the plan: a has {zeros} zeros of 100 weights, expected 50 ± 2"
+    with pytest.raises(ExportError, match=message):
+        check_of(a=PlannedLinear(linear(zeros), 50, 2, 0)).verify()
+
+
+def test_zeros_that_the_dense_model_had_may_come_on_top():
+    check_of(a=PlannedLinear(linear(57), 50, 2, before=5)).verify()
+
+
+def test_the_worst_comes_first_and_the_rest_is_counted():
+    linears = {f"l{i}": PlannedLinear(linear(10 * i), 90, 0, 0) for i in range(1, 9)}
+    with pytest.raises(ExportError, match=r"plan: l1 has 10 zeros .*; l2 has .*; l3 has .*; and 5 more$"):
+        check_of(**linears).verify()
+
+
+def test_too_many_zeros_come_with_what_may_have_made_them():
+    with pytest.raises(ExportError, match="inputs that are zero in all calibration text zero whole columns"):
+        check_of(a=PlannedLinear(linear(90), 50, 2, 0)).verify()
+
+
+def test_a_linear_is_counted_when_its_pass_ends_and_not_again():
+    first, second = linear(50), linear(50)
+    check = check_of(a=PlannedLinear(first, 50, 0, 0), b=PlannedLinear(second, 50, 0, 0))
+    check.on_sequential_epoch_end(None, None, modules=[first])
+    first.weight.data[:] = 1  # as a later modifier may
+    check.on_calibration_end(None, None)
+    assert check.counts == {"a": 50, "b": 50}
+
+
+def test_all_are_counted_where_the_toolkit_does_not_say_which():
+    check = check_of(a=PlannedLinear(linear(50), 50, 0, 0))
+    check.on_sequential_epoch_end(None, None)
+    assert check.counts == {"a": 50}

@@ -1,0 +1,34 @@
+"""A finished checkpoint in words."""
+
+import json
+from pathlib import Path
+
+import pytest
+from depth_strategies import whole_block_strategy
+from tiny import tiny_model
+
+from unicuco_plugin.modifiers.achieved import Achieved, LinearSparsity
+from unicuco_plugin.modifiers.oneshot import Export
+from unicuco_plugin.report.export import describe_export, export_data
+
+
+@pytest.fixture
+def zeroed():
+    strategy = whole_block_strategy(tiny_model("llama"), space="sparsity", sparsity=0.375)
+    strategy = strategy.model_copy(update={"units": {f"model.layers.{i}": 0.25 + i / 100 for i in range(6)}})
+    achieved = Achieved("WandaPruningModifier", 2000, (LinearSparsity("l", "l", 1000, 500, 505, 505),))
+    return Export(Path("out"), None, (strategy,), 3000, 6000, 1.5, achieved)
+
+
+def test_zeroed_weights_are_told_in_two_lines_however_many_units_there_are(zeroed):
+    first, second, *_ = describe_export(zeroed).splitlines()
+    assert first == "zeroed      6 units by 0.2500 to 0.3000 of their weights (sparsity 0.3750)"
+    assert second.startswith("divergence ")
+    assert (
+        "zeros       505 of 2,000 weights, by WandaPruningModifier in 1 linears; furthest from its plan l, by 0.005 of "
+        "its weights"
+    ) in describe_export(zeroed)
+
+
+def test_json_holds_every_linear(zeroed):
+    assert json.loads(export_data(zeroed))["achieved"]["linears"][0]["achieved"] == 505
