@@ -123,15 +123,21 @@ def _mask(w: Tensor, d: Tensor, levels: int, sparsities: Sequence[float]) -> Ten
     scores = w.square().div_(d.square()[:, None]).view(len(w), levels, -1)
     by_level = scores.transpose(0, 1).reshape(levels, -1)
     ranks = [int(by_level.shape[1] * sparsity) for sparsity in sparsities]
-    thresholds = torch.stack([_order_statistic(row, rank) for row, rank in zip(by_level, ranks, strict=True)])
-    return (scores <= thresholds[:, None]).view(len(w), -1)
+    # NumPy's selection is 12 times as fast as PyTorch's on the CPU, and 50 times as fast as sorting.
+    select = _select_by_partition if w.device.type == "cpu" else _select_by_sorting
+    return (scores <= select(by_level, ranks)[:, None]).view(len(w), -1)
 
 
-def _order_statistic(values: Tensor, rank: int) -> Tensor:
-    """The entry at place ``rank`` of the sorted values; of a CPU tensor by NumPy, 12 times as fast as PyTorch's."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.partition(values.numpy(), rank)[rank : rank + 1])[0]
-    return values.kthvalue(rank + 1).values
+def _select_by_partition(values: Tensor, ranks: Sequence[int]) -> Tensor:
+    """The entry at place ``rank`` of each row in ascending order; on the CPU."""
+    rows = values.numpy()
+    return torch.from_numpy(np.stack([np.partition(row, rank)[rank] for row, rank in zip(rows, ranks, strict=True)]))
+
+
+def _select_by_sorting(values: Tensor, ranks: Sequence[int]) -> Tensor:
+    """The same on any device, without waiting for it."""
+    places = torch.tensor(ranks, device=values.device)[:, None]
+    return values.sort(dim=1).values.gather(1, places)[:, 0]
 
 
 def _sweep_block(w: Tensor, M: Tensor, U: Tensor, X: Tensor) -> None:
