@@ -83,7 +83,7 @@ def solve_levels(W: Tensor, factor: Factor, sparsities: Sequence[float], *, bloc
     """Prune one linear at all sparsities; each level is what the toolkit's ``sparsify_weight`` gives, to rounding.
 
     Rounding matters where a score ties with its threshold to the last digits: then one weight may be kept instead of
-    another, and what follows adapts. On SmolLM2 two of 112 linears and levels did so, by 5e-4 of their masks at most;
+    another, and what follows adapts. On SmolLM2 three of 112 linears and levels did so, by 5e-4 of their masks at most;
     the toolkit differs from itself as much between one thread and two.
 
     Args:
