@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import accumulate_hessian, sparsify_weight
 
 from unicuco_plugin.errors import LevelsError
-from unicuco_plugin.levels.sweep import factor_hessian, solve_levels
+from unicuco_plugin.levels.sweep import _select_by_partition, _select_by_sorting, factor_hessian, solve_levels
 
 LADDER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -100,6 +100,16 @@ def test_every_block_of_columns_has_the_zeros_that_the_rule_asks_for(rows, colum
     [weight] = solve_levels(linear.weight, factor_hessian(H), (sparsity,), block_size=block_size).weights
     for block in weight.split(block_size, dim=1):
         assert (block == 0).sum() == int(block.numel() * sparsity) + 1
+
+
+@given(st.data())
+def test_both_ways_to_select_give_the_same_entry(data):
+    rows, columns = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 30))
+    values = torch.tensor(
+        data.draw(st.lists(st.floats(0, 4, width=32), min_size=rows * columns, max_size=rows * columns))
+    ).view(rows, columns)
+    ranks = data.draw(st.lists(st.integers(0, columns - 1), min_size=rows, max_size=rows))
+    assert torch.equal(_select_by_partition(values, ranks), _select_by_sorting(values, ranks))
 
 
 def test_neither_weight_nor_hessian_is_changed():

@@ -23,6 +23,7 @@ from unicuco_plugin.strategy import ModelReference
 
 __all__ = ["LevelProgress", "build_levels"]
 
+_BY_MAGNITUDE = "its Hessian cannot be inverted, so it is pruned by magnitude; give more windows"
 _PACKAGES = ("unicuco-plugin", "torch", "transformers", "llmcompressor")
 
 
@@ -69,7 +70,7 @@ def build_levels(
         settings: Levels and how they are solved.
         sources: Where the windows came from, for the record.
         resume: Continue a build that was broken off, from the linear it was in; where there is none, begin one.
-        overwrite: Replace the database that is there.
+        overwrite: Remove the database that is there, and begin another.
         progress: Called before and after every linear.
 
     Returns:
@@ -175,12 +176,7 @@ class _Build:
                 grown = self.record.linears | {name: entry}
                 self.record = self.record.model_copy(update={"linears": grown, "seconds": seconds})
                 write_record(self.folder, self.record)
-                self.tell(
-                    f"solved {name}",
-                    ""
-                    if factor.invertible
-                    else f"{name}: its Hessian cannot be inverted, so it is pruned by magnitude; give more windows",
-                )
+                self.tell(f"solved {name}", "" if factor.invertible else f"{name}: {_BY_MAGNITUDE}")
         return leaving
 
     def weights_of(self, index: int) -> Callable[[int], Mapping[str, Tensor]]:

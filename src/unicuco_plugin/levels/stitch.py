@@ -17,7 +17,7 @@ from unicuco_plugin.models.decoder import Decoder
 
 __all__ = ["Stitcher", "stitch", "swapped"]
 
-# Decoded levels kept by default: a gibibyte holds half of SmolLM2's eight levels, and is little beside larger models.
+# Decoded levels kept by default: five of SmolLM2's eight, and little beside larger models.
 _CACHE_BYTES = 2**30
 
 
@@ -43,6 +43,7 @@ class Stitcher:
         self._counts = dict.fromkeys(self._linears, 0)
         self._cache: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._room = cache_bytes
+        self._held = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -100,8 +101,10 @@ class Stitcher:
         weight = self._levels.linear(name).decode(level, self._dense[name].device)
         if weight.nbytes <= self._room:
             self._cache[key] = weight
-            while sum(kept.nbytes for kept in self._cache.values()) > self._room:
-                self._cache.popitem(last=False)
+            self._held += weight.nbytes
+            while self._held > self._room:
+                _, oldest = self._cache.popitem(last=False)
+                self._held -= oldest.nbytes
         return weight
 
     def _check(self, plan: Mapping[str, int]) -> None:

@@ -24,7 +24,7 @@ from unicuco_plugin.errors import LevelsError
 __all__ = ["Factor", "Solved", "factor_hessian", "solve_levels"]
 
 # Columns of a strip. Within one, products are matrix times vector, bound by memory: half a strip is read per column.
-# 16 was the fastest of 8, 16, 32 and 64 on SmolLM2's shapes, on one core.
+# From 8 to 64 the time is about the same on SmolLM2's shapes, on one core; without strips it is a sixth more.
 _STRIP = 16
 
 
@@ -82,6 +82,10 @@ def factor_hessian(H: Tensor, damping: float = 1e-2) -> Factor:
 def solve_levels(W: Tensor, factor: Factor, sparsities: Sequence[float], *, block_size: int = 128) -> Solved:
     """Prune one linear at all sparsities; each level is what the toolkit's ``sparsify_weight`` gives, to rounding.
 
+    Rounding matters where a score ties with its threshold to the last digits: then one weight may be kept instead of
+    another, and what follows adapts. On SmolLM2 three of 112 linears and levels did so, by 5e-4 of their masks at most;
+    the toolkit differs from itself as much between one thread and two.
+
     Args:
         W: ``R x C`` dense weight of any floating-point dtype; not changed.
         factor: Of its inputs' Hessian, on the same device.
@@ -123,15 +127,21 @@ def _mask(w: Tensor, d: Tensor, levels: int, sparsities: Sequence[float]) -> Ten
     scores = w.square().div_(d.square()[:, None]).view(len(w), levels, -1)
     by_level = scores.transpose(0, 1).reshape(levels, -1)
     ranks = [int(by_level.shape[1] * sparsity) for sparsity in sparsities]
-    thresholds = torch.stack([_order_statistic(row, rank) for row, rank in zip(by_level, ranks, strict=True)])
-    return (scores <= thresholds[:, None]).view(len(w), -1)
+    # NumPy's selection is 12 times as fast as PyTorch's on the CPU, and 65 times as fast as sorting.
+    select = _select_by_partition if w.device.type == "cpu" else _select_by_sorting
+    return (scores <= select(by_level, ranks)[:, None]).view(len(w), -1)
 
 
-def _order_statistic(values: Tensor, rank: int) -> Tensor:
-    """The entry at place ``rank`` of the sorted values; of a CPU tensor by NumPy, 12 times as fast as PyTorch's."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.partition(values.numpy(), rank)[rank : rank + 1])[0]
-    return values.kthvalue(rank + 1).values
+def _select_by_partition(values: Tensor, ranks: Sequence[int]) -> Tensor:
+    """The entry at place ``rank`` of each row in ascending order; on the CPU."""
+    rows = values.numpy()
+    return torch.from_numpy(np.stack([np.partition(row, rank)[rank] for row, rank in zip(rows, ranks, strict=True)]))
+
+
+def _select_by_sorting(values: Tensor, ranks: Sequence[int]) -> Tensor:
+    """The same on any device, without waiting for it."""
+    places = torch.tensor(ranks, device=values.device)[:, None]
+    return values.sort(dim=1).values.gather(1, places)[:, 0]
 
 
 def _sweep_block(w: Tensor, M: Tensor, U: Tensor, X: Tensor) -> None:
