@@ -25,9 +25,9 @@ from unicuco_plugin.plugins.manager import make_objective, make_scalarization, m
 from unicuco_plugin.profile import RECORD, ArchiveEntry, Confirmation, ProfileRecord, SizeTable, write_profile
 from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.journal import Journal, Measurement
-from unicuco_plugin.search.measuring import JournaledMeasure
+from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.trainer import CONFIRM, RANK, RERANK, Progress, TrainingResult, train
+from unicuco_plugin.search.trainer import Progress, TrainingResult, train
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.strategy import ModelReference
 
