@@ -7,6 +7,7 @@ from unicuco_plugin.plugins.hookspecs import hookimpl
 from unicuco_plugin.search.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
 from unicuco_plugin.spaces.depth import DepthSpace
 from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.spaces.sparsity import SparsitySpace
 
 __all__ = [
     "unicuco_list",
@@ -16,7 +17,7 @@ __all__ = [
 ]
 
 _SCALARIZATIONS: dict[str, Scalarization] = {"weighted_sum": weighted_sum, "tchebycheff": tchebycheff, "pbi": pbi}
-_NAMES = {"space": ("depth",), "objective": ("divergence",), "scalarization": tuple(_SCALARIZATIONS)}
+_NAMES = {"space": ("depth", "sparsity"), "objective": ("divergence",), "scalarization": tuple(_SCALARIZATIONS)}
 
 
 @hookimpl
@@ -26,8 +27,12 @@ def unicuco_list(kind: str) -> Iterable[str]:
 
 
 @hookimpl
-def unicuco_make_space(name: str, units: tuple[str, ...], params: tuple[int, ...]) -> Space | None:
-    """``depth``: whole decoder blocks."""
+def unicuco_make_space(
+    name: str, units: tuple[str, ...], params: tuple[int, ...], bounds: tuple[tuple[float, float], ...]
+) -> Space | None:
+    """``depth``: whole decoder blocks. ``sparsity``: a share of every block, sub-layer or linear."""
+    if name == "sparsity":
+        return SparsitySpace(units, params, bounds)
     return DepthSpace(units, params) if name == "depth" else None
 
 
