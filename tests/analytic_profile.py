@@ -10,7 +10,7 @@ from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.scalarization import tchebycheff
 from unicuco_plugin.search.trainer import TrainingResult, train
 from unicuco_plugin.strategy import ModelReference
-from unicuco_plugin.training import _archive
+from unicuco_plugin.training.outcome import _archive
 
 __all__ = ["TOTAL_BYTES", "TOTAL_PARAMS", "build", "train_analytic"]
 

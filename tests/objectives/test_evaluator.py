@@ -192,5 +192,6 @@ def test_the_objective_refuses_another_space(request_of):
         name = "height"
 
     other = ObjectiveRequest(request_of.decoder, Other(("a", "b"), (1, 1), "height"), WINDOWS)
-    with pytest.raises(UnknownNameError, match=r"^the divergence objective serves the space depth, got 'height'$"):
+    rule = r"^the divergence objective serves the spaces depth and sparsity, got 'height'$"
+    with pytest.raises(UnknownNameError, match=rule):
         DivergenceObjective(other)

@@ -50,7 +50,7 @@ def _read_bounds(
 )
 @click.option("--ignore", multiple=True, metavar="NAME", help="For sparsity: a unit that stays dense, or re:PATTERN.")
 @click.option(
-    "--bound",
+    "--limits",
     multiple=True,
     metavar="NAME=LOW,HIGH",
     callback=_read_bounds,
@@ -82,7 +82,7 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
         levels=fields.pop("levels"),
         granularity=fields.pop("granularity"),
         ignore=fields.pop("ignore"),
-        bounds=fields.pop("bound"),
+        bounds=fields.pop("limits"),
     )
     model = fields.pop("model")
     how = "go on with the same command and --resume"
