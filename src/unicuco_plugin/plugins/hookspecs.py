@@ -25,8 +25,7 @@ hookimpl = pluggy.HookimplMarker("unicuco")
 
 @hookspec
 def unicuco_list(kind: str) -> Iterable[str]:  # type: ignore[empty-body]  # a specification has no body
-    """List the names this plugin provides of a kind: ``space``, ``objective``, ``scalarization`` or
-    ``peer``.
+    """List the names this plugin provides of a kind: ``space``, ``objective``, ``scalarization``, ``peer``.
 
     Called by ``unicuco plugins`` and for error messages; a name that is not listed still works.
     """
