@@ -62,8 +62,7 @@ def states(decoder):
     """The states before, between and after all blocks, before the final norm, of a plain forward."""
     found = []
     hooks = [decoder.blocks[0].register_forward_pre_hook(lambda _, args: found.append(args[0]))]
-    for block in decoder.blocks:
-        hooks.append(block.register_forward_hook(lambda _, __, out: found.append(out)))
+    hooks += [block.register_forward_hook(lambda _, __, out: found.append(out)) for block in decoder.blocks]
     with torch.no_grad():
         decoder.model(input_ids=WINDOWS, use_cache=False)
     for hook in hooks:

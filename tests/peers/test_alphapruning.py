@@ -2,18 +2,19 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unicuco_plugin.peers.alphapruning import AlphaPruning, hill_alpha, map_alphas
 
 
+@settings(max_examples=25)
 @given(st.floats(1.5, 6.0), st.floats(0.01, 100.0))
 def test_the_exponent_of_an_exact_power_law_is_found_at_any_scale(alpha, scale):
     # Quantiles of p(x) ~ x^-alpha, x >= scale; their log density falls from the first bin on, where the tail begins.
-    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    u = (torch.arange(800, dtype=torch.float64) + 0.5) / 800
     lam = scale * (1.0 - u) ** (-1.0 / (alpha - 1.0))
-    assert hill_alpha(lam) == pytest.approx(alpha, rel=0.03)
+    assert hill_alpha(lam) == pytest.approx(alpha, rel=0.06)
 
 
 def test_three_eigenvalues_by_hand():

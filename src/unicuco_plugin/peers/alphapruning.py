@@ -87,7 +87,9 @@ def hill_alpha(lam: Tensor) -> float:
 
 def map_alphas(alphas: Tensor, sizes: list[int], sparsity: float, eps: float) -> Tensor:
     """``d`` sparsities ``eta · m``, ``m`` the exponents mapped to [1 - eps, 1 + eps], ``eta`` such that they meet S."""
-    finite = alphas.clamp(max=alphas[alphas.isfinite()].max() if bool(alphas.isfinite().any()) else 1.0)
+    finite = alphas.double()
+    known = finite[finite.isfinite()]
+    finite = finite.clamp(max=known.max() if len(known) else 1.0)
     width = finite.max() - finite.min()
     m = 1.0 - eps + 2.0 * eps * ((finite - finite.min()) / width if width > 0 else torch.full_like(finite, 0.5))
     n = torch.tensor(sizes, dtype=torch.float64)

@@ -70,7 +70,7 @@ class Dlp:
 
 def outlier_ratio(scores: Tensor, M: float) -> float:
     """``100 · share(A > M mean A)``, in per cent, of a flat tensor of scores."""
-    return 100.0 * (scores > M * scores.double().mean()).double().mean().item()
+    return 100.0 * (scores > M * scores.mean(dtype=torch.float64)).count_nonzero().item() / scores.numel()
 
 
 def importance(typical: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def spread_keeps(scores: Tensor, half_width: float, sparsity: float) -> Tensor:
 
 
 def _typical(scores: Tensor, statistic: Statistic) -> float:
-    return (scores.double().mean() if statistic == "mean" else scores.median()).item()
+    return (scores.mean(dtype=torch.float64) if statistic == "mean" else scores.median()).item()
 
 
 def _result(request: PeerRequest, started: float, keeps: Tensor, details: dict[str, object]) -> PeerResult:

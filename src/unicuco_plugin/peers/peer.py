@@ -52,8 +52,8 @@ class PeerRequest:
         levels: The level database of the model, for peers that measure sparse candidates.
         seed: Decides everything random.
         setting: Of peers that have several: ``official``, or ``super_fast`` with fewer offspring on fewer tokens.
-        token_budget: Most evaluation tokens that a search may spend; it ends before it would exceed them.
-        journal: Where a search keeps its steps, to go on from after a kill; None keeps none.
+        token_budget: Most evaluation tokens that EvoPress may spend; it ends before it would exceed them.
+        journal: Where EvoPress and greedy keep their steps, to go on from after a kill; None keeps none.
         progress: Called before and after every step.
         batch_windows: Windows that pass a block together.
     """
