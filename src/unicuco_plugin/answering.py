@@ -50,7 +50,7 @@ class Profile:
 
     def __init__(self, record: ProfileRecord, tensors: dict[str, dict[str, Tensor]]) -> None:
         self.record = record
-        self.search_space = make_space(record.space, record.units, record.sizes.unit_params)
+        self.search_space = make_space(record.space, record.units, record.sizes.unit_params, record.bounds)
         try:
             self.posterior = Posterior.from_tensors(tensors["surrogate"], record.target)
             self.net = StratNet(len(record.units), torch.Generator().manual_seed(0))

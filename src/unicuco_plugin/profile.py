@@ -89,6 +89,7 @@ class ProfileRecord(_Frozen):
         quality: Scale of the quality objective, ``log`` or ``raw``.
         target: What the surrogate models, ``log`` or ``raw`` divergence.
         units: All unit names.
+        bounds: Least and largest share of each; empty where the space knows them by itself.
         sizes: What they weigh.
         ideal, nadir: Of the objectives (size, quality), frozen when training ended.
         shift, shift_std: How the logarithm of a confirmed divergence differs from the surrogate's prediction.
@@ -106,6 +107,7 @@ class ProfileRecord(_Frozen):
     quality: Literal["log", "raw"]
     target: Literal["log", "raw"]
     units: tuple[str, ...]
+    bounds: tuple[tuple[float, float], ...] = ()
     sizes: SizeTable
     ideal: tuple[float, float]
     nadir: tuple[float, float]

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unicuco_plugin.search.scalarization import Z_STAR, pbi, tchebycheff, weighted_sum
-from unicuco_plugin.search.stratnet import StratNet, preference_grid, sample_preferences, train_stratnet
+from unicuco_plugin.search.stratnet import StratNet, imitate, preference_grid, sample_preferences, train_stratnet
 from unicuco_plugin.spaces.depth import DepthSpace
 
 D = 6
@@ -91,3 +91,24 @@ def test_sampled_preferences_are_uniform():
     first = sample_preferences(20_000, seeded(0))[:, 0]
     deciles = torch.histc(first, bins=10, min=0.0, max=1.0) / 20_000
     assert deciles.sub(0.1).abs().max() < 0.01
+
+
+def test_imitation_teaches_the_strategies_shown():
+    net = StratNet(6, torch.Generator().manual_seed(0))
+    lam = preference_grid(3)
+    x = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 1.0]], dtype=torch.float64)
+    imitate(net, lam, x, steps=300, learning_rate=3e-3)
+    assert torch.equal(net(lam).sigmoid().round().detach(), x)
+
+
+def test_imitated_shares_come_back_as_shares():
+    net = StratNet(4, torch.Generator().manual_seed(0))
+    x = torch.tensor([[0.2, 0.5, 0.6, 0.9]], dtype=torch.float64)
+    imitate(net, preference_grid(1), x, steps=400, learning_rate=3e-3)
+    torch.testing.assert_close(net(preference_grid(1)).sigmoid().detach(), x, rtol=0, atol=0.02)
+
+
+def test_no_step_of_imitation_changes_nothing():
+    net, other = (StratNet(4, torch.Generator().manual_seed(0)) for _ in range(2))
+    imitate(net, preference_grid(2), torch.ones(2, 4, dtype=torch.float64), steps=0, learning_rate=1e-3)
+    assert torch.equal(net(preference_grid(2)), other(preference_grid(2)))

@@ -21,11 +21,41 @@ from unicuco_plugin.cli.settings_options import read_settings, settings_options
 __all__ = ["train"]
 
 
+def _read_bounds(
+    _ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, tuple[float, float]]:
+    bounds = {}
+    for value in values:
+        name, _, pair = value.rpartition("=")
+        try:
+            low, high = (float(part) for part in pair.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} is not NAME=LOW,HIGH such as re:.*v_proj=0,0.6") from error
+        bounds[name] = (low, high)
+    return bounds
+
+
 @click.command(cls=ManyFilesCommand)
 @click.option("--model", required=True, help="A model folder, or a name on the hub.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The profile's folder.")
 @click.option("--space", default="depth", show_default=True, help="What is decided on; see unicuco plugins.")
 @click.option("--objective", default="divergence", show_default=True, help="What is measured; see unicuco plugins.")
+@click.option("--levels", type=click.Path(path_type=Path), help="For sparsity: a level database's folder.")
+@click.option(
+    "--granularity",
+    type=click.Choice(["block", "sublayer", "linear"]),
+    default="linear",
+    show_default=True,
+    help="For sparsity: what one share governs.",
+)
+@click.option("--ignore", multiple=True, metavar="NAME", help="For sparsity: a unit that stays dense, or re:PATTERN.")
+@click.option(
+    "--bound",
+    multiple=True,
+    metavar="NAME=LOW,HIGH",
+    callback=_read_bounds,
+    help="For sparsity: least and largest share of a unit, or of all that match re:PATTERN.",
+)
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
 )
@@ -46,14 +76,20 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
     settings = read_settings(fields)
     command = shlex.join(["unicuco", "train", *ctx.meta[ARGUMENTS]])
     from unicuco_plugin.report.front import describe_profile
-    from unicuco_plugin.training import JOURNAL, train_profile
+    from unicuco_plugin.training import JOURNAL, Units, train_profile
 
+    units = Units(
+        levels=fields.pop("levels"),
+        granularity=fields.pop("granularity"),
+        ignore=fields.pop("ignore"),
+        bounds=fields.pop("bound"),
+    )
     model = fields.pop("model")
     how = "go on with the same command and --resume"
     try:
         with ProgressBars() as bars:
             profile = train_profile(
-                model, output, settings=settings, resume=resume, command=command, progress=bars, **fields
+                model, output, units=units, settings=settings, resume=resume, command=command, progress=bars, **fields
             )
             interrupted = bool(profile.provenance.get("interrupted"))
             if not interrupted:

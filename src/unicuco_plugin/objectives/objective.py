@@ -9,6 +9,7 @@ from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.spaces.space import Space
 
 if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting for Transformers
+    from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.decoder import Decoder
 
 __all__ = ["Evaluation", "Objective", "ObjectiveRequest"]
@@ -41,6 +42,7 @@ class ObjectiveRequest:
         windows: ``m x L`` token ids of this fidelity.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows to run together.
+        levels: The level database that candidates are stitched from, for spaces that zero weights.
     """
 
     decoder: "Decoder"
@@ -48,6 +50,7 @@ class ObjectiveRequest:
     windows: Tensor
     direction: Direction = "forward"
     batch_windows: int = 16
+    levels: "Levels | None" = None
 
 
 class Objective(Protocol):

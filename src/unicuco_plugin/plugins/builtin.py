@@ -9,6 +9,7 @@ from unicuco_plugin.plugins.hookspecs import hookimpl
 from unicuco_plugin.search.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
 from unicuco_plugin.spaces.depth import DepthSpace
 from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.spaces.sparsity import SparsitySpace
 
 __all__ = [
     "unicuco_list",
@@ -34,7 +35,7 @@ _PEERS = {
     "weight_subcloning": ("similarity", "WeightSubcloning"),
 }
 _NAMES = {
-    "space": ("depth",),
+    "space": ("depth", "sparsity"),
     "objective": ("divergence",),
     "scalarization": tuple(_SCALARIZATIONS),
     "peer": tuple(_PEERS),
@@ -48,8 +49,12 @@ def unicuco_list(kind: str) -> Iterable[str]:
 
 
 @hookimpl
-def unicuco_make_space(name: str, units: tuple[str, ...], params: tuple[int, ...]) -> Space | None:
-    """``depth``: whole decoder blocks."""
+def unicuco_make_space(
+    name: str, units: tuple[str, ...], params: tuple[int, ...], bounds: tuple[tuple[float, float], ...]
+) -> Space | None:
+    """``depth``: whole decoder blocks. ``sparsity``: a share of every block, sub-layer or linear."""
+    if name == "sparsity":
+        return SparsitySpace(units, params, bounds)
     return DepthSpace(units, params) if name == "depth" else None
 
 

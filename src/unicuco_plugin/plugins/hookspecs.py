@@ -32,11 +32,14 @@ def unicuco_list(kind: str) -> Iterable[str]:  # type: ignore[empty-body]  # a s
 
 
 @hookspec(firstresult=True)
-def unicuco_make_space(name: str, units: tuple[str, ...], params: tuple[int, ...]) -> Space | None:
-    """Build the space called ``name`` over a model's blocks; return None to pass.
+def unicuco_make_space(
+    name: str, units: tuple[str, ...], params: tuple[int, ...], bounds: tuple[tuple[float, float], ...]
+) -> Space | None:
+    """Build the space called ``name`` over a model's units; return None to pass.
 
-    Called once when training starts and once when a profile is loaded, with the blocks' full module names and their
-    parameters. No answer is an ``UnknownNameError``.
+    Called once when training starts and once when a profile is loaded, with the units' full module names (blocks,
+    unless the space is ``sparsity``), their parameters, and the least and largest share of each, empty where nobody
+    set any. No answer is an ``UnknownNameError``.
     """
 
 

@@ -90,14 +90,16 @@ def list_plugins() -> list[PluginEntry]:
     return sorted(entries, key=lambda entry: (KINDS.index(entry.kind), entry.name))
 
 
-def make_space(name: str, units: tuple[str, ...], params: tuple[int, ...]) -> Space:
+def make_space(
+    name: str, units: tuple[str, ...], params: tuple[int, ...], bounds: tuple[tuple[float, float], ...] = ()
+) -> Space:
     """Build a space by name.
 
     Raises:
         UnknownNameError: If no plugin knows it.
         PluginError: If a plugin fails.
     """
-    made: Space = _ask("space", name, "unicuco_make_space", units=units, params=params)
+    made: Space = _ask("space", name, "unicuco_make_space", units=units, params=params, bounds=bounds)
     return made
 
 

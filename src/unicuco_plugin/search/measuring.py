@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from torch import Tensor, stack
 
@@ -10,7 +11,18 @@ from unicuco_plugin.objectives.objective import Evaluation, Objective
 from unicuco_plugin.search.journal import Journal, Measurement
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["JournaledMeasure"]
+__all__ = ["CONFIRM", "RANK", "RERANK", "JournaledMeasure", "Measure"]
+
+# The fidelities: which windows a strategy is measured on.
+CONFIRM, RANK, RERANK = "confirm", "rank", "rerank"
+
+
+class Measure(Protocol):
+    """Measures strategies durably: whatever it returns is already in the journal."""
+
+    def __call__(self, fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
+        """Measure ``n x d`` strategies at one fidelity; calls ``report`` with how many are done."""
+        ...
 
 
 class JournaledMeasure:

@@ -2,7 +2,9 @@
 
 from typing import Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Generator
 
 from unicuco_plugin.search.posterior import Bound, Target
 
@@ -27,6 +29,7 @@ class Settings(BaseModel):
     initial: int = Field(60, ge=2, description="strategies measured before the first surrogate, N0")
     epochs: int = Field(12, ge=0, description="rounds of Algorithm 1, T; fewer if nothing promises to improve")
     steps: int = Field(150, ge=0, description="StratNet gradient steps an epoch, I")
+    imitation: int = Field(400, ge=0, description="StratNet gradient steps towards the best known of each budget, last")
     learning_rate: float = Field(1e-3, gt=0, description="StratNet's Adam learning rate")
     preferences: int = Field(10, ge=1, description="preferences a gradient step, K")
     pool: int = Field(2240, ge=1, description="StratNet proposals an epoch, C")
@@ -51,6 +54,13 @@ class Settings(BaseModel):
                 )
         return self
 
+    def generator(self, *stream: int) -> Generator:
+        """An independent random stream for each use, so that a resumed run draws what the unbroken one drew."""
+        seed = self.seed
+        for part in stream:
+            seed = (seed * 1_000_003 + part + 7) % (2**63 - 1)
+        return torch.Generator().manual_seed(seed)
+
 
 PRESETS: dict[str, Settings] = {
     "default": Settings(),
@@ -66,6 +76,7 @@ PRESETS: dict[str, Settings] = {
         initial=500,
         epochs=50,
         steps=1000,
+        imitation=0,
         learning_rate=1e-3,
         preferences=10,
         pool=2240,

@@ -19,7 +19,7 @@ from torch.nn.utils import skip_init
 
 from unicuco_plugin.search.scalarization import Z_STAR, Scalarization
 
-__all__ = ["GRID", "StratNet", "preference_grid", "sample_preferences", "train_stratnet"]
+__all__ = ["GRID", "StratNet", "imitate", "preference_grid", "sample_preferences", "train_stratnet"]
 
 # Preferences, evenly spaced, that stand for all of them where StratNet's proposals are compared.
 GRID = 256
@@ -96,6 +96,30 @@ def train_stratnet(
     for _ in range(steps):
         lam = sample_preferences(preferences, generator)
         loss = scalarization(objectives(net(lam)), lam, z_star).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def imitate(net: StratNet, lam: Tensor, x: Tensor, *, steps: int, learning_rate: float) -> None:
+    """Teach the network to answer preferences with given strategies, in place.
+
+    The relaxed gradient of ``train_stratnet`` finds good strategies but may settle beside a better one that was
+    measured; this shows it the best that is known (expert iteration). Its scores become the log-odds of each share.
+
+    Args:
+        net: The network; training continues from its weights, with a fresh Adam.
+        lam: ``p x 2`` preferences.
+        x: ``p x d`` strategies that answer them.
+        steps: Gradient steps on all of them.
+        learning_rate: Adam's.
+
+    Source:
+        Anthony et al. 2017, for the idea.
+    """
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+    for _ in range(steps):
+        loss = nn.functional.binary_cross_entropy_with_logits(net(lam), x)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

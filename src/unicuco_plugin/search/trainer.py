@@ -5,35 +5,25 @@ Notation as in UniCuCo's Algorithm 1: ``X``: n x d measured strategies; ``F``: n
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from unicuco_plugin.search.contest import Contest
 from unicuco_plugin.search.descent import propose_neighbours
 from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.hypervolume import reference_point, select_by_improvement
 from unicuco_plugin.search.journal import Measurement
+from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, Measure
 from unicuco_plugin.search.posterior import Posterior
 from unicuco_plugin.search.prior import Prior
-from unicuco_plugin.search.scalarization import Scalarization, Scaling
+from unicuco_plugin.search.scalarization import Z_STAR, Scalarization, Scaling
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.stratnet import StratNet, sample_preferences, train_stratnet
+from unicuco_plugin.search.stratnet import GRID, StratNet, imitate, preference_grid, sample_preferences, train_stratnet
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["Measure", "Progress", "TrainingResult", "quality_of", "train"]
-
-CONFIRM, RANK, RERANK = "confirm", "rank", "rerank"
-
-
-class Measure(Protocol):
-    """Measures strategies durably: whatever it returns is already in the journal."""
-
-    def __call__(self, fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
-        """Measure ``n x d`` strategies at one fidelity; calls ``report`` with how many are done."""
-        ...
+__all__ = ["Progress", "TrainingResult", "quality_of", "train"]
 
 
 @dataclass(frozen=True)
@@ -112,8 +102,7 @@ def train(
     """
     run = _Run(space, measure, scalarization, settings, progress)
     run.prior = prior
-    if first is not None:
-        run.given = first[: settings.initial]
+    run.given = run.X if first is None else first
     return run.train()
 
 
@@ -128,7 +117,7 @@ class _Run:
     ) -> None:
         self.space, self.measure, self.scalarization, self.settings = space, measure, scalarization, settings
         self.progress = progress
-        self.net = StratNet(len(space.units), _generator(settings, 1))
+        self.net = StratNet(len(space.units), settings.generator(1))
         self.rows: dict[str, list[Measurement]] = {RANK: [], RERANK: [], CONFIRM: []}
         self.X = torch.empty(0, len(space.units), dtype=torch.float64)
         self.given = self.X
@@ -144,9 +133,11 @@ class _Run:
         try:
             self._loop()
             if self.settings.rerank:
-                finalists = self._finalists(self.settings.rerank, self.settings.focus)
+                finalists = self._finalists(self._contest(), self.settings.rerank, self.settings.focus)
                 self._measure(RERANK, finalists, "reranking")
-            self._measure(CONFIRM, self._finalists(1), "confirming")
+            best = self._finalists(self._contest(), 1)
+            self._imitate(best)
+            self._measure(CONFIRM, best, "confirming")
         except KeyboardInterrupt:
             if self.learned is None:
                 raise
@@ -160,7 +151,7 @@ class _Run:
         )
 
     def _loop(self) -> None:
-        own = self.space.first(self.settings.initial, _generator(self.settings, 2))
+        own = self.space.first(self.settings.initial, self.settings.generator(2))
         first = _distinct(self.space, torch.cat([self.given, own]), set())[: self.settings.initial]
         self._measure(RANK, first, "first strategies")
         self._learn()
@@ -194,7 +185,7 @@ class _Run:
             steps=settings.steps,
             preferences=settings.preferences,
             learning_rate=settings.learning_rate,
-            generator=_generator(settings, 3, self.epoch),
+            generator=settings.generator(3, self.epoch),
         )
         self.learned = posterior, scaling
 
@@ -203,10 +194,16 @@ class _Run:
         y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
         return torch.stack([1.0 - self.space.sparsity(self.X), y.log() if self.settings.quality == "log" else y], -1)
 
-    def _posterior(self) -> Posterior:
+    def _learned(self) -> tuple[Posterior, Scaling]:
         if self.learned is None:
             raise RuntimeError("there is no surrogate before the first strategies are measured")
-        return self.learned[0]
+        return self.learned
+
+    def _posterior(self) -> Posterior:
+        return self._learned()[0]
+
+    def _scaling(self) -> Scaling:
+        return self._learned()[1]
 
     def _objectives(self, posterior: Posterior, x: Tensor) -> Tensor:
         target = posterior.bound(x, self.settings.bound, self.settings.kappa)
@@ -216,7 +213,7 @@ class _Run:
     def _pick(self) -> Tensor:
         """Choose what to measure next: the pool's greatest joint hypervolume improvement."""
         settings, posterior = self.settings, self._posterior()
-        lam = sample_preferences(settings.pool, _generator(settings, 4, self.epoch))
+        lam = sample_preferences(settings.pool, settings.generator(4, self.epoch))
         pool = [self.space.relax(self.net(lam)).round(decimals=6)]
         if settings.neighbours:
             pool.append(self._neighbours())
@@ -239,22 +236,38 @@ class _Run:
                 starts=settings.starts,
                 bound=settings.bound,
                 kappa=settings.kappa,
-                generator=_generator(settings, 5, self.epoch),
+                generator=settings.generator(5, self.epoch),
             ).detach()
 
-    def _finalists(self, count: int, focus: float = 1.0) -> Tensor:
-        """The ``count`` best of each budget by all ranking evidence: measured, StratNet's, neighbours'."""
+    def _contest(self) -> Contest:
+        """The race on all ranking evidence: measured, StratNet's, neighbours'."""
         again: dict[str, float | None] = {row.key: None for row in self.rows[RANK]}
         if self.settings.neighbours:
             again |= {self.space.key(row): None for row in self._neighbours()}
         again |= {row.key: row.value for row in self.rows[RERANK]}
         posterior = self._posterior()
-        contest = Contest(self.space, self.net, posterior, again, compare(self.space, posterior, self.rows[RERANK]))
+        return Contest(self.space, self.net, posterior, again, compare(self.space, posterior, self.rows[RERANK]))
+
+    def _finalists(self, contest: Contest, count: int, focus: float = 1.0) -> Tensor:
+        """The ``count`` best of each budget."""
         chosen = []
         for race in contest.candidates([budget for budget in self.space.budgets if budget <= focus + 1e-9]):
             best = {c.key: c.x for c in sorted(race, key=lambda candidate: candidate.cautious)}
             chosen += list(best.values())[:count]
         return torch.stack(chosen) if chosen else self.X[:0]
+
+    def _imitate(self, best: Tensor) -> None:
+        """Show StratNet, for every preference, the best of the best of each budget."""
+        settings, posterior = self.settings, self._posterior()
+        if not settings.imitation:
+            return
+        lam = preference_grid(GRID)
+        with torch.no_grad():
+            quality = quality_of(posterior, posterior.mean(best), settings)
+            f = self._scaling().scale(torch.stack([1.0 - self.space.sparsity(best), quality], -1))
+            z_star = torch.full((2,), Z_STAR, dtype=torch.float64)
+            g = torch.stack([self.scalarization(f, row.expand(len(f), 2), z_star) for row in lam])
+        imitate(self.net, lam, best[g.argmin(1)], steps=settings.imitation, learning_rate=settings.learning_rate)
 
     def _measure(self, fidelity: str, X: Tensor, stage: str) -> None:
         if not len(X):  # no budget lies within the focus
@@ -274,14 +287,6 @@ class _Run:
     def _report(self, stage: str, message: str) -> None:
         tokens = sum(row.tokens for rows in self.rows.values() for row in rows)
         self.progress(Progress(stage, sum(map(len, self.rows.values())), self.total, tokens, message))
-
-
-def _generator(settings: Settings, *stream: int) -> Generator:
-    """An independent stream for each use, so that a resumed run draws what the unbroken one drew."""
-    seed = settings.seed
-    for part in stream:
-        seed = (seed * 1_000_003 + part + 7) % (2**63 - 1)
-    return torch.Generator().manual_seed(seed)
 
 
 def _distinct(space: Space, X: Tensor, known: set[str]) -> Tensor:

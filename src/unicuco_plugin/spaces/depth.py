@@ -32,6 +32,7 @@ class DepthSpace:
     name: str = "depth"
     smooth: bool = False
     physical: bool = True
+    bounds: tuple[tuple[float, float], ...] = ()
 
     @property
     def units(self) -> tuple[str, ...]:

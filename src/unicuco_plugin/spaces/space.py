@@ -35,6 +35,11 @@ class Space(Protocol):
         ...
 
     @property
+    def bounds(self) -> tuple[tuple[float, float], ...]:
+        """Least and largest share of each unit; empty where the space knows them by itself."""
+        ...
+
+    @property
     def smooth(self) -> bool:
         """Whether any sparsity can be met, not only ``budgets``, and ``project`` has a gradient."""
         ...

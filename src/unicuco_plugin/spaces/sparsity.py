@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down, round_up
+from unicuco_plugin.spaces.units import name_block
 
 __all__ = ["BOUNDS", "SparsitySpace"]
 
@@ -96,7 +97,7 @@ class SparsitySpace:
         Kernels compare strategies in these coordinates. Ten units of one block act together far more than apart, and
         some hundred measurements cannot tell two hundred length scales.
         """
-        groups = [*_group(self.units, _block_of), *_group(self.units, _kind_of)]
+        groups = [*_group(self.units, name_block), *_group(self.units, _kind_of)]
         if len(groups) >= len(self.units):
             return torch.eye(len(self.units), dtype=torch.float64)
         G = torch.zeros(len(self.units), len(groups), dtype=torch.float64)
@@ -239,16 +240,9 @@ class SparsitySpace:
         return s + (clipped - s).detach()
 
 
-def _block_of(unit: str) -> str:
-    """The part of a name up to its first number."""
-    parts = unit.split(".")
-    number = next((index for index, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
-    return ".".join(parts[: number + 1])
-
-
 def _kind_of(unit: str) -> str:
     """What follows the block's name."""
-    return unit.removeprefix(_block_of(unit))
+    return unit.removeprefix(name_block(unit))
 
 
 def _group(units: tuple[str, ...], of: Callable[[str], str]) -> list[list[int]]:

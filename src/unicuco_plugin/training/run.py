@@ -1,7 +1,6 @@
-"""Training a profile for a model: load, calibrate, search, write."""
+"""One run, from a model and text to a profile on the disk."""
 
 import importlib.metadata
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,29 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import t as student_t
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.errors import JournalError, ProfileError, UnsupportedModelError
+from unicuco_plugin.errors import JournalError, ProfileError
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.models.selfcalibration import generate_windows
-from unicuco_plugin.models.sizes import ModelSizes, measure_sizes
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
-from unicuco_plugin.plugins.manager import make_objective, make_scalarization, make_space
-from unicuco_plugin.profile import RECORD, ArchiveEntry, Confirmation, ProfileRecord, SizeTable, write_profile
-from unicuco_plugin.search.evidence import compare
-from unicuco_plugin.search.journal import Journal, Measurement
-from unicuco_plugin.search.measuring import JournaledMeasure
+from unicuco_plugin.plugins.manager import make_objective, make_scalarization
+from unicuco_plugin.profile import RECORD, write_profile
+from unicuco_plugin.search.journal import Journal
+from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.trainer import CONFIRM, RANK, RERANK, Progress, TrainingResult, train
-from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.search.trainer import Progress, train
 from unicuco_plugin.strategy import ModelReference
+from unicuco_plugin.training.outcome import build_record
+from unicuco_plugin.training.subject import Subject, Units, find_subject
 
-__all__ = ["JOURNAL", "Progress", "train_profile"]
+__all__ = ["JOURNAL", "train_profile"]
 
 JOURNAL = "journal.sqlite"
 _PACKAGES = ("unicuco-plugin", "torch", "transformers", "botorch", "gpytorch", "llmcompressor")
@@ -52,6 +49,7 @@ def train_profile(
     output: Path,
     *,
     space: str = "depth",
+    units: Units | None = None,
     objective: str = "divergence",
     calibration: Sequence[str] = (),
     settings: Settings | None = None,
@@ -72,6 +70,7 @@ def train_profile(
         model: Folder or hub name of the dense model.
         output: The profile's folder; its name becomes the profile's.
         space: What is pruned, by plugin name.
+        units: For the space ``sparsity``: its level database, granularity, and what is ignored or bounded.
         objective: What is measured, by plugin name.
         calibration: Text files, JSONL files, ``datasets`` names or folders; none lets the model write its own text.
         settings: How to train; the default preset if left out.
@@ -91,7 +90,7 @@ def train_profile(
 
     Raises:
         ProfileError: If ``output`` holds a profile or journal already and neither flag is given.
-        UnsupportedModelError, CalibrationError, JournalError, UnknownNameError: See there.
+        UnsupportedModelError, CalibrationError, JournalError, LevelsError, UnknownNameError: See there.
         KeyboardInterrupt: If interrupted before anything usable was measured.
     """
     started = time.perf_counter()
@@ -102,16 +101,14 @@ def train_profile(
     progress(Progress("loading the model", 0, 1, 0, ""))
     dense = load_model(model, revision=revision, trust_remote_code=trust_remote_code, dtype=dtype)
     decoder = find_decoder(dense)
-    sizes = measure_sizes(decoder)
-    _check_blocks(decoder, sizes)
-    units = make_space(space, decoder.block_names, sizes.block_params)
     reference = ModelReference(name=_model_name(model), fingerprint=str(fingerprint(dense)))
+    subject = find_subject(space, decoder, reference.fingerprint, units or Units())
     tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
     dense.to(device)
     progress(Progress("reading calibration text" if calibration else "writing calibration text", 0, 1, 0, ""))
     windows = _load(decoder, tokenizer, calibration, settings, output, split=split, samples=samples)
     makers = {
-        fidelity: _maker(objective, decoder, units, part, settings)
+        fidelity: _maker(objective, decoder, subject, part, settings)
         for fidelity, part in ((RANK, windows.rank), (RERANK, windows.rerank), (CONFIRM, windows.confirm))
     }
     header = {
@@ -121,19 +118,26 @@ def train_profile(
         "calibration": windows.source["hash"],
         "dtype": str(dense.dtype).removeprefix("torch."),
         "device": torch.device(device).type,
-    } | settings.model_dump(mode="json")
+    }
+    header |= subject.header | settings.model_dump(mode="json")
     if overwrite:
         (output / JOURNAL).unlink(missing_ok=True)
     resumed = (output / JOURNAL).exists()
     with Journal.open(output / JOURNAL, header, resume=resume) as journal:
-        measure = JournaledMeasure(journal, units, makers, settings.batch)
-        result = train(units, measure, scalarization, settings, progress)
-        spent = {"evaluation_tokens": journal.tokens_spent(), "evaluation_seconds": round(journal.seconds_spent(), 2)}
+        measure = JournaledMeasure(journal, subject.space, makers, settings.batch)
+        progress(Progress("preparing", 0, 1, 0, ""))
+        start = subject.start(journal, windows.rank)
+        result = train(subject.space, measure, scalarization, settings, progress, first=start.first, prior=start.prior)
+        spent = {
+            "evaluation_tokens": journal.tokens_spent() + start.tokens,
+            "evaluation_seconds": round(journal.seconds_spent(), 2),
+        }
     seconds = round(time.perf_counter() - started, 2)
     provenance = {
         "command": command,
         "seed": settings.seed,
         **spent,
+        **({"slope_tokens": start.tokens} if start.tokens else {}),
         "evaluations": {RANK: len(result.ranked), RERANK: len(result.reranked), CONFIRM: len(result.confirmed)},
         "seconds": seconds,  # of this process; the evaluations' are those of all runs that the journal has seen
         "resumed": resumed,
@@ -143,50 +147,22 @@ def train_profile(
         "threads": torch.get_num_threads(),
         "settings": settings.model_dump(mode="json"),
         "calibration": windows.source,
+        **({"levels": subject.header} if subject.levels else {}),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
-    confirmed = compare(units, result.posterior, result.confirmed)
-    reranked = compare(units, result.posterior, result.reranked)
-    record = ProfileRecord(
+    record = build_record(
+        result,
+        subject.space,
         name=output.resolve().name,
         model=reference,
-        space=space,
         objective=objective,
-        scalarization=settings.scalarization,
-        quality=settings.quality,
-        target=result.posterior.target,
-        units=units.units,
-        sizes=SizeTable(
-            unit_params=sizes.block_params,
-            unit_bytes=sizes.block_bytes,
-            total_params=sizes.total_params,
-            total_bytes=sizes.total_bytes,
-            dtype=sizes.dtype,
-        ),
-        ideal=result.scaling.ideal,
-        nadir=result.scaling.nadir,
-        shift=confirmed.shift,
-        shift_std=confirmed.noise,
-        reranked_shift=reranked.shift,
-        noise=reranked.noise,
-        archive=_archive(result, units),
+        settings=settings,
+        sizes=subject.sizes,
         provenance=provenance,
     )
     net = {name: value.detach().float().contiguous() for name, value in result.net.state_dict().items()}
     write_profile(output, record, {"stratnet": net, "surrogate": result.posterior.to_tensors()})
     return load_profile(output)
-
-
-def _check_blocks(decoder: Decoder, sizes: ModelSizes) -> None:
-    """Refuse models whose budgets the search cannot spend block by block."""
-    name = type(decoder.model).__name__
-    if len(sizes.block_params) < 2:
-        raise UnsupportedModelError(f"{name}: a profile needs two or more blocks, got {len(sizes.block_params)}")
-    if len(set(sizes.block_params)) > 1:
-        raise UnsupportedModelError(
-            f"{name}: a profile needs blocks of one size, got {min(sizes.block_params)} to {max(sizes.block_params)} "
-            "parameters; a strategy written by hand can still be applied"
-        )
 
 
 def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
@@ -237,42 +213,12 @@ def _load(
 
 
 def _maker(
-    objective: str, decoder: Decoder, space: Space, windows: Tensor, settings: Settings
+    objective: str, decoder: Decoder, subject: Subject, windows: Tensor, settings: Settings
 ) -> Callable[[], Objective]:
-    request = ObjectiveRequest(decoder, space, windows, settings.direction, settings.batch_windows)
+    request = ObjectiveRequest(
+        decoder, subject.space, windows, settings.direction, settings.batch_windows, subject.levels
+    )
     return lambda: make_objective(objective, request)
-
-
-def _archive(result: TrainingResult, space: Space) -> tuple[ArchiveEntry, ...]:
-    """Every measured strategy once, with what ranking and confirming say of it."""
-    confirmed = {row.key: row for row in result.confirmed}
-    reranked = {row.key: row.value for row in result.reranked}
-    ranked = {row.key: row.value for row in result.ranked}
-    entries = []
-    for key in {**ranked, **reranked, **confirmed}:
-        x = space.parse(key)
-        predicted = result.posterior.log_predict(x[None])[0].exp().item()
-        row = confirmed.get(key)
-        entries.append(
-            ArchiveEntry(
-                units=space.to_units(x),
-                rank=ranked.get(key, predicted),
-                measured=key in ranked,
-                reranked=reranked.get(key),
-                confirmed=Confirmation(mean=row.value, interval90=_interval(row)) if row else None,
-            )
-        )
-    return tuple(entries)
-
-
-def _interval(row: Measurement) -> tuple[float, float]:
-    """Student's t interval of the mean over windows; one window says nothing of its own spread."""
-    count = len(row.per_window)
-    if count < 2:
-        return (0.0, 2.0 * row.value)
-    values = torch.tensor(row.per_window, dtype=torch.float64)
-    half = float(student_t.ppf(0.95, count - 1)) * values.std().item() / math.sqrt(count)
-    return (max(row.value - half, 0.0), row.value + half)
 
 
 def _model_name(model: str | Path) -> str:

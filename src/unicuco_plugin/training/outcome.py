@@ -1,0 +1,96 @@
+"""What a finished search leaves in a profile: its record, with every measured strategy once."""
+
+import math
+from typing import Any
+
+import torch
+from scipy.stats import t as student_t
+
+from unicuco_plugin.profile import ArchiveEntry, Confirmation, ProfileRecord, SizeTable
+from unicuco_plugin.search.evidence import compare
+from unicuco_plugin.search.journal import Measurement
+from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.search.trainer import TrainingResult
+from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.strategy import ModelReference
+
+__all__ = ["build_record"]
+
+
+def build_record(
+    result: TrainingResult,
+    space: Space,
+    *,
+    name: str,
+    model: ModelReference,
+    objective: str,
+    settings: Settings,
+    sizes: SizeTable,
+    provenance: dict[str, Any],
+) -> ProfileRecord:
+    """Write down a search.
+
+    Args:
+        result: What it found.
+        space: Of its strategies.
+        name: The profile's.
+        model: The dense model.
+        objective: What was measured.
+        settings: How the search went about it.
+        sizes: What the units weigh.
+        provenance: How it was made.
+    """
+    confirmed = compare(space, result.posterior, result.confirmed)
+    reranked = compare(space, result.posterior, result.reranked)
+    return ProfileRecord(
+        name=name,
+        model=model,
+        space=space.name,
+        objective=objective,
+        scalarization=settings.scalarization,
+        quality=settings.quality,
+        target=result.posterior.target,
+        units=space.units,
+        bounds=space.bounds,
+        sizes=sizes,
+        ideal=result.scaling.ideal,
+        nadir=result.scaling.nadir,
+        shift=confirmed.shift,
+        shift_std=confirmed.noise,
+        reranked_shift=reranked.shift,
+        noise=reranked.noise,
+        archive=_archive(result, space),
+        provenance=provenance,
+    )
+
+
+def _archive(result: TrainingResult, space: Space) -> tuple[ArchiveEntry, ...]:
+    """Every measured strategy once, with what ranking and confirming say of it."""
+    confirmed = {row.key: row for row in result.confirmed}
+    reranked = {row.key: row.value for row in result.reranked}
+    ranked = {row.key: row.value for row in result.ranked}
+    entries = []
+    for key in {**ranked, **reranked, **confirmed}:
+        x = space.parse(key)
+        predicted = result.posterior.log_predict(x[None])[0].exp().item()
+        row = confirmed.get(key)
+        entries.append(
+            ArchiveEntry(
+                units=space.to_units(x),
+                rank=ranked.get(key, predicted),
+                measured=key in ranked,
+                reranked=reranked.get(key),
+                confirmed=Confirmation(mean=row.value, interval90=_interval(row)) if row else None,
+            )
+        )
+    return tuple(entries)
+
+
+def _interval(row: Measurement) -> tuple[float, float]:
+    """Student's t interval of the mean over windows; one window says nothing of its own spread."""
+    count = len(row.per_window)
+    if count < 2:
+        return (0.0, 2.0 * row.value)
+    values = torch.tensor(row.per_window, dtype=torch.float64)
+    half = float(student_t.ppf(0.95, count - 1)) * values.std().item() / math.sqrt(count)
+    return (max(row.value - half, 0.0), row.value + half)

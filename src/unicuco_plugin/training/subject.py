@@ -1,0 +1,142 @@
+"""What a run is about: a space over one model, what its units weigh, and what is known before the first strategy."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unicuco_plugin.errors import LevelsError, UnsupportedModelError
+from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.sizes import measure_sizes
+from unicuco_plugin.plugins.manager import make_space
+from unicuco_plugin.profile import SizeTable
+from unicuco_plugin.search.journal import Journal
+from unicuco_plugin.search.prior import Prior
+from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.spaces.sparsity import BOUNDS
+from unicuco_plugin.spaces.units import GRANULARITIES, Granularity, group_linears, select_bounds
+from unicuco_plugin.training.structure import structural_starts
+
+__all__ = ["Start", "Subject", "Units", "find_subject"]
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the units of non-uniform sparsity are; of no meaning to other spaces.
+
+    Attributes:
+        levels: Folder of the level database.
+        granularity: ``block``, ``sublayer`` or ``linear``.
+        ignore: Units or linears that stay dense.
+        bounds: Least and largest share, by pattern of unit names.
+    """
+
+    levels: Path | None = None
+    granularity: Granularity = "linear"
+    ignore: tuple[str, ...] = ()
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run knows before its first strategy.
+
+    Attributes:
+        first: Strategies to measure first, ``n x d``; None leaves them to the space.
+        prior: What the surrogate's mean follows.
+        tokens: Evaluation tokens this took.
+    """
+
+    first: Tensor | None = None
+    prior: Prior | None = None
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A space over one model.
+
+    Attributes:
+        space: Of the strategies.
+        sizes: What its units weigh.
+        header: What determines the run beside its settings, plain JSON data.
+        levels: The level database that candidates are stitched from, if they are.
+        start: Finds out what is known beforehand, from the ranking windows; its work is journaled.
+    """
+
+    space: Space
+    sizes: SizeTable
+    header: dict[str, Any] = field(default_factory=dict)
+    levels: Levels | None = None
+    start: Callable[[Journal, Tensor], Start] = lambda _journal, _windows: Start()
+
+
+def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) -> Subject:
+    """Build the subject of a space.
+
+    Args:
+        name: The space's.
+        decoder: The dense model.
+        fingerprint: Of the model, which a level database must have been built from.
+        units: For the space ``sparsity``.
+
+    Raises:
+        UnsupportedModelError: If the model's blocks do not suit the space.
+        LevelsError: If a level database is missing, not needed, or unfinished.
+        ModelMismatchError: If it was built from another model.
+        StrategyError: If units are ignored or bounded that do not exist.
+        UnknownNameError: If no plugin provides the space.
+    """
+    if name == "sparsity":
+        return _sparsity(decoder, fingerprint, units)
+    if units != Units():
+        raise LevelsError(f"levels, granularity, ignore and bounds go with the space 'sparsity', not with {name!r}")
+    sizes = measure_sizes(decoder)
+    label = type(decoder.model).__name__
+    if len(sizes.block_params) < 2:
+        raise UnsupportedModelError(f"{label}: a profile needs two or more blocks, got {len(sizes.block_params)}")
+    if len(set(sizes.block_params)) > 1:
+        raise UnsupportedModelError(
+            f"{label}: a profile needs blocks of one size, got {min(sizes.block_params)} to {max(sizes.block_params)} "
+            "parameters; a strategy written by hand can still be applied"
+        )
+    space = make_space(name, decoder.block_names, sizes.block_params)
+    return Subject(space, _table(decoder, sizes.block_params, sizes.block_bytes))
+
+
+def _sparsity(decoder: Decoder, fingerprint: str, units: Units) -> Subject:
+    if units.levels is None:
+        raise LevelsError("the space 'sparsity' needs a level database: unicuco levels build, then --levels DIR")
+    if units.granularity not in GRANULARITIES:
+        raise LevelsError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {units.granularity!r}")
+    levels = Levels.open(units.levels)
+    levels.check_model(fingerprint)
+    weights = group_linears(levels.sizes, units.granularity, units.ignore)
+    top = levels.sparsities[-1]
+    bounds = select_bounds(tuple(weights), (BOUNDS[0], min(BOUNDS[1], top)), units.bounds)
+    space = make_space("sparsity", tuple(weights), tuple(weights.values()), bounds)
+    header = {
+        "levels": [levels.record.calibration.hash, levels.record.settings.model_dump(mode="json")],
+        "granularity": units.granularity,
+        "ignore": list(units.ignore),
+        "bounds": [list(pair) for pair in bounds],
+    }
+
+    def start(journal: Journal, windows: Tensor) -> Start:
+        return Start(*structural_starts(decoder, levels, space, windows, journal))
+
+    return Subject(space, _table(decoder, tuple(weights.values()), (0,) * len(weights)), header, levels, start)
+
+
+def _table(decoder: Decoder, params: Sequence[int], size: Sequence[int]) -> SizeTable:
+    sizes = measure_sizes(decoder)
+    return SizeTable(
+        unit_params=tuple(params),
+        unit_bytes=tuple(size),
+        total_params=sizes.total_params,
+        total_bytes=sizes.total_bytes,
+        dtype=sizes.dtype,
+    )
