@@ -20,6 +20,7 @@ ROOMS = [
     "spaces",
     "objectives",
     "search",
+    "peers",
     "plugins",
     "profile",
     "answering",

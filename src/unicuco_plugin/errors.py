@@ -78,7 +78,7 @@ class PluginError(UnicucoError, RuntimeError):
 
 
 class UnknownNameError(UnicucoError, LookupError):
-    """No plugin provides a space, objective or scalarization of that name; the message lists those there are."""
+    """No plugin provides a space, objective, scalarization or peer of that name; the message lists those there are."""
 
 
 def explain(error: ValidationError) -> str:

@@ -15,6 +15,7 @@ from unicuco_plugin.plugins.manager import (
     SWITCH,
     list_plugins,
     make_objective,
+    make_peer,
     make_scalarization,
     make_space,
     plugin_manager,
@@ -23,6 +24,20 @@ from unicuco_plugin.search.scalarization import tchebycheff
 from unicuco_plugin.spaces.depth import DepthSpace
 
 hookimpl = unicuco_plugin.hookimpl
+
+PEERS = [
+    "alphapruning",
+    "atp",
+    "cosine_window",
+    "dlp",
+    "evopress",
+    "greedy",
+    "owl",
+    "shortened_llama",
+    "shortgpt",
+    "uniform",
+    "weight_subcloning",
+]
 
 
 class Entry:
@@ -91,6 +106,7 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
         ("scalarization", "pbi"),
         ("scalarization", "tchebycheff"),
         ("scalarization", "weighted_sum"),
+        *(("peer", name) for name in PEERS),
     ]
     assert {(entry.package, entry.version) for entry in entries} == {
         ("unicuco-plugin", importlib.metadata.version("unicuco-plugin"))
@@ -98,6 +114,7 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
     assert entries[0].hooks == (
         "unicuco_list",
         "unicuco_make_objective",
+        "unicuco_make_peer",
         "unicuco_make_scalarization",
         "unicuco_make_space",
     )
@@ -133,6 +150,16 @@ def test_a_plugin_adds_a_scalarization(install):
     assert make_scalarization("tchebycheff") is tchebycheff
 
 
+@pytest.mark.parametrize("name", PEERS)
+def test_every_built_in_peer_can_be_made_and_says_which_spaces_it_serves(install, name):
+    assert set(make_peer(name).spaces) <= {"sparsity", "depth", "sublayer"}
+
+
+def test_a_plugin_adds_a_peer_by_the_hook_unicuco_make_peer(install):
+    install("oracle", plugin_of(unicuco_make_peer=lambda name: "peer" if name == "oracle" else None))
+    assert make_peer("oracle") == "peer"
+
+
 def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
     install("mine", plugin_of(unicuco_make_scalarization=lambda name: torch.sum if name == "tchebycheff" else None))
     assert make_scalarization("tchebycheff") is torch.sum
@@ -147,8 +174,9 @@ def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
             lambda: make_scalarization("sum"),
             "scalarization must be one of pbi, tchebycheff, weighted_sum; got 'sum'",
         ),
+        (lambda: make_peer("oracle"), f"peer must be one of {', '.join(PEERS)}; got 'oracle'"),
     ],
-    ids=["space", "objective", "scalarization"],
+    ids=["space", "objective", "scalarization", "peer"],
 )
 def test_an_unknown_name_is_refused_with_those_there_are(install, call, message):
     with pytest.raises(UnknownNameError, match=f"^{message}$"):

@@ -1,7 +1,9 @@
 """Divergence of candidates stitched from a level database: only what changes from one to the next is swapped."""
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -54,6 +56,20 @@ class StitchedEvaluator:
         self._windows = windows
         self._batch_windows = batch_windows
         self._dense: Tensor | None = None
+
+    def on(self, windows: Tensor) -> Self:
+        """Return an evaluator on other windows that shares this one's decoded levels.
+
+        Args:
+            windows: ``k x K`` token ids; windows of the same length share what is recorded of the model's calls too.
+        """
+        other = copy.copy(self)
+        other._windows, other._dense = windows, None
+        if windows.shape[1] != self._windows.shape[1]:
+            runner = BlockRunner(self._runner.decoder, windows.shape[1])
+            other._runner = runner
+            other._head = DivergenceHead(runner, direction=self._head.direction, positions=self._head.positions)
+        return other
 
     @torch.inference_mode()
     def evaluate(self, plans: Sequence[Mapping[str, int]]) -> list[Evaluation]:

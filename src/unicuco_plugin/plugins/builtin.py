@@ -1,8 +1,10 @@
-"""The built-in spaces, objectives and scalarizations, registered as any plugin is."""
+"""The built-in spaces, objectives, scalarizations and peers, registered as any plugin is."""
 
+import importlib
 from collections.abc import Iterable
 
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins.hookspecs import hookimpl
 from unicuco_plugin.search.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
 from unicuco_plugin.spaces.depth import DepthSpace
@@ -12,12 +14,32 @@ from unicuco_plugin.spaces.sparsity import SparsitySpace
 __all__ = [
     "unicuco_list",
     "unicuco_make_objective",
+    "unicuco_make_peer",
     "unicuco_make_scalarization",
     "unicuco_make_space",
 ]
 
 _SCALARIZATIONS: dict[str, Scalarization] = {"weighted_sum": weighted_sum, "tchebycheff": tchebycheff, "pbi": pbi}
-_NAMES = {"space": ("depth", "sparsity"), "objective": ("divergence",), "scalarization": tuple(_SCALARIZATIONS)}
+# Module of the room and class; imported when one is asked for, because they need Transformers.
+_PEERS = {
+    "alphapruning": ("alphapruning", "AlphaPruning"),
+    "atp": ("atp", "Atp"),
+    "cosine_window": ("similarity", "CosineWindow"),
+    "dlp": ("layerwise", "Dlp"),
+    "evopress": ("evopress", "EvoPress"),
+    "greedy": ("ranked_drops", "Greedy"),
+    "owl": ("layerwise", "Owl"),
+    "shortened_llama": ("ranked_drops", "ShortenedLlama"),
+    "shortgpt": ("similarity", "ShortGpt"),
+    "uniform": ("uniform", "Uniform"),
+    "weight_subcloning": ("similarity", "WeightSubcloning"),
+}
+_NAMES = {
+    "space": ("depth", "sparsity"),
+    "objective": ("divergence",),
+    "scalarization": tuple(_SCALARIZATIONS),
+    "peer": tuple(_PEERS),
+}
 
 
 @hookimpl
@@ -51,3 +73,13 @@ def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | 
 def unicuco_make_scalarization(name: str) -> Scalarization | None:
     """``weighted_sum`` (Eq. 4), ``tchebycheff`` (Eq. 5) and ``pbi`` (Eq. 14)."""
     return _SCALARIZATIONS.get(name)
+
+
+@hookimpl
+def unicuco_make_peer(name: str) -> Peer | None:
+    """The methods we compare with, at their papers' settings."""
+    if name not in _PEERS:
+        return None
+    module, kind = _PEERS[name]
+    made: Peer = getattr(importlib.import_module(f"unicuco_plugin.peers.{module}"), kind)()
+    return made

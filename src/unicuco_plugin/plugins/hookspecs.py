@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pluggy
 
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.search.scalarization import Scalarization
 from unicuco_plugin.spaces.space import Space
 
@@ -13,6 +14,7 @@ __all__ = [
     "hookspec",
     "unicuco_list",
     "unicuco_make_objective",
+    "unicuco_make_peer",
     "unicuco_make_scalarization",
     "unicuco_make_space",
 ]
@@ -23,7 +25,7 @@ hookimpl = pluggy.HookimplMarker("unicuco")
 
 @hookspec
 def unicuco_list(kind: str) -> Iterable[str]:  # type: ignore[empty-body]  # a specification has no body
-    """List the names this plugin provides of a kind: ``space``, ``objective`` or ``scalarization``.
+    """List the names this plugin provides of a kind: ``space``, ``objective``, ``scalarization``, ``peer``.
 
     Called by ``unicuco plugins`` and for error messages; a name that is not listed still works.
     """
@@ -56,4 +58,12 @@ def unicuco_make_scalarization(name: str) -> Scalarization | None:
 
     Called once when training starts and once when a profile answers its first preference. No answer is an
     ``UnknownNameError``.
+    """
+
+
+@hookspec(firstresult=True)
+def unicuco_make_peer(name: str) -> Peer | None:
+    """Return the method called ``name`` that others' strategies come from; return None to pass.
+
+    Called once before a comparison or a pruning by that method. No answer is an ``UnknownNameError``.
     """

@@ -12,6 +12,7 @@ import pluggy
 
 from unicuco_plugin.errors import PluginError, UnicucoError, UnknownNameError
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins import builtin, hookspecs
 from unicuco_plugin.search.scalarization import Scalarization
 from unicuco_plugin.spaces.space import Space
@@ -22,13 +23,14 @@ __all__ = [
     "PluginEntry",
     "list_plugins",
     "make_objective",
+    "make_peer",
     "make_scalarization",
     "make_space",
     "plugin_manager",
 ]
 
-Kind = Literal["space", "objective", "scalarization"]
-KINDS: tuple[Kind, ...] = ("space", "objective", "scalarization")
+Kind = Literal["space", "objective", "scalarization", "peer"]
+KINDS: tuple[Kind, ...] = ("space", "objective", "scalarization", "peer")
 GROUP = "unicuco"
 # Set to 1 to load none but the built-ins; tests do.
 SWITCH = "UNICUCO_DISABLE_PLUGINS"
@@ -41,7 +43,7 @@ class PluginEntry:
     """One thing that a plugin provides.
 
     Attributes:
-        kind: ``space``, ``objective`` or ``scalarization``.
+        kind: ``space``, ``objective``, ``scalarization`` or ``peer``.
         name: What users call it.
         package: The distribution it comes from.
         version: That distribution's version; empty if unknown.
@@ -110,6 +112,12 @@ def make_objective(name: str, request: ObjectiveRequest) -> Objective:
 def make_scalarization(name: str) -> Scalarization:
     """Find a scalarization by name; raises as ``make_space`` does."""
     made: Scalarization = _ask("scalarization", name, "unicuco_make_scalarization")
+    return made
+
+
+def make_peer(name: str) -> Peer:
+    """Find a peer by name; raises as ``make_space`` does."""
+    made: Peer = _ask("peer", name, "unicuco_make_peer")
     return made
 
 

@@ -1,0 +1,61 @@
+r"""The pruning scores ``A = |W| · ||X||`` of every block, which OWL and DLP start from.
+
+``W`` is a linear's ``R x C`` weight, ``X`` what enters it at all positions, and ``||X||_j`` the Euclidean norm of its
+column ``j``; ``A_ij = |W_ij| ||X||_j`` (Wanda, Sun et al. 2024). Both methods use ratios of ``A`` alone, so its scale,
+which grows with the number of positions, is of no account.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.peers.peer import PeerProgress, PeerRequest
+
+__all__ = ["block_scores"]
+
+
+@torch.inference_mode()
+def block_scores(request: PeerRequest) -> Iterator[Tensor]:
+    """Run the dense model block by block and score its weights.
+
+    Args:
+        request: Model and calibration windows.
+
+    Yields:
+        For every block in order, ``A`` of all its linears as one flat float32 tensor on the model's device. A linear
+        that no token reached (an expert) scores 0.
+    """
+    runner = BlockRunner(request.decoder, request.windows.shape[1])
+    states = torch.cat([runner.embed(part) for part in request.windows.split(request.batch_windows)])
+    count = len(request.decoder.blocks)
+    for index in range(count):
+        request.progress(PeerProgress("scoring blocks", index, count, index * request.windows.numel() // count))
+        squares, states = _squares(runner, index, states, request.batch_windows)
+        linears = request.decoder.linears(index)
+        yield torch.cat(
+            [
+                (linear.weight.detach().float().abs() * squares[name].sqrt()).flatten()
+                for name, linear in linears.items()
+            ]
+        )
+    request.progress(PeerProgress("scoring blocks", count, count, request.windows.numel()))
+
+
+def _squares(runner: BlockRunner, index: int, states: Tensor, batch_windows: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Sums of squares of every linear's inputs, and the states that leave the block."""
+    linears = runner.decoder.linears(index)
+    sums = {name: linear.weight.new_zeros(linear.in_features, dtype=torch.float32) for name, linear in linears.items()}
+
+    def add(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        sums[name] += args[0].float().square().flatten(0, -2).sum(0)
+
+    hooks = [linear.register_forward_pre_hook(partial(add, name)) for name, linear in linears.items()]
+    try:
+        leaving = torch.cat([runner.run(index, part) for part in states.split(batch_windows)])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sums, leaving

@@ -1,0 +1,137 @@
+"""EvoPress: evolutionary search of a sparsity for every linear, of blocks or of attentions and MLPs to drop."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from unicuco_plugin.errors import RequestError
+from unicuco_plugin.models.calibration import calibration_hash
+from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space
+from unicuco_plugin.peers.budget import BOUNDS
+from unicuco_plugin.peers.drop_genomes import DropProblem
+from unicuco_plugin.peers.evolution import Evolution, EvolutionSettings, Found, Genome, Problem
+from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_step, uniform_counts
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult, Setting, choose_space
+from unicuco_plugin.peers.rounds import Rounds
+from unicuco_plugin.peers.sublayers import SublayerEvaluator, sublayer_names
+
+__all__ = ["EvoPress", "drop_settings", "level_settings"]
+
+
+@dataclass(frozen=True)
+class EvoPress:
+    """The (1 + lambda) search of EvoPress, with its official or its "super-fast" settings.
+
+    Attributes:
+        settings: Instead of those, for tests and studies.
+
+    Source:
+        Sieberling et al. 2025, "EvoPress: Accurate Dynamic Model Compression via Evolutionary Search".
+    """
+
+    settings: EvolutionSettings | None = None
+    spaces: ClassVar[tuple[str, ...]] = ("sparsity", "depth", "sublayer")
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Search; see :class:`Peer`. A journal makes it resume, with more generations or tokens than before too.
+
+        Raises:
+            RequestError: Also if sparsity is asked for without a level database.
+            CalibrationError: If the windows hold fewer tokens than the settings' largest minibatch.
+            JournalError: If the journal is in use, damaged, or belongs to other arguments.
+        """
+        space = choose_space(self, request)
+        return self._levels(request) if space == "sparsity" else self._drops(request, space)
+
+    def _levels(self, request: PeerRequest) -> PeerResult:
+        if request.levels is None:
+            raise RequestError("evopress measures its candidates on a level database: give levels, got None")
+        if request.sparsity > BOUNDS[1]:
+            raise RequestError(f"sparsity must be at most {BOUNDS[1]} for peers, got {request.sparsity}")
+        sizes = request.levels.sizes
+        evaluator = StitchedEvaluator(
+            request.decoder, request.levels, request.windows[:1], batch_windows=request.batch_windows
+        )
+        step = level_step(request.decoder.config.hidden_size)
+        problem = LevelProblem(sizes, uniform_counts(sizes, request.sparsity), step, Evaluators(evaluator))
+        levels = request.levels.record.model_dump(mode="json", include={"settings", "calibration"})
+        settings = self.settings or level_settings(request.setting)
+        found = _evolve(request, problem, settings, {"space": "sparsity", "step": step, "levels": levels})
+        counts = problem.plan(found.genome)
+        units = {name: count / sizes[name] for name, count in counts.items() if count}
+        sparsity = sum(counts.values()) / sum(sizes.values())
+        details = _details(found, settings) | {"step": step, "levels": dict(zip(sizes, found.genome, strict=True))}
+        return PeerResult("sparsity", units, sparsity, found.tokens, found.seconds, details)
+
+    def _drops(self, request: PeerRequest, space: str) -> PeerResult:
+        decoder = request.decoder
+        count, removed = len(decoder.blocks), blocks_to_drop(len(decoder.blocks), request.sparsity)
+
+        def blocks(genomes: Sequence[Genome], windows: Tensor) -> list[float]:
+            drops = [[index for index, gone in enumerate(genome) if gone] for genome in genomes]
+            evaluator = BlockEvaluator(decoder, windows, batch_windows=request.batch_windows)
+            return [found.value for found in evaluator.evaluate(drops)]
+
+        def halves(genomes: Sequence[Genome], windows: Tensor) -> list[float]:
+            return SublayerEvaluator(decoder, windows, batch_windows=request.batch_windows).divergences(genomes)
+
+        whole = space == "depth"
+        names = decoder.block_names if whole else tuple(name for half in sublayer_names(decoder) for name in half)
+        problem = DropProblem(count, 1 if whole else 2, removed, blocks if whole else halves)
+        settings = self.settings or drop_settings(request.setting, count, removed)
+        found = _evolve(request, problem, settings, {"space": space})
+        units = {name: 1.0 for name, gone in zip(names, found.genome, strict=True) if gone}
+        sizes = (
+            dict(zip(names, depth_space(decoder).block_params, strict=True))
+            if whole
+            else {name: sum(p.numel() for p in decoder.model.get_submodule(name).parameters()) for name in names}
+        )
+        sparsity = sum(sizes[name] for name in units) / sum(sizes.values())
+        return PeerResult(space, units, sparsity, found.tokens, found.seconds, _details(found, settings))
+
+
+def level_settings(setting: Setting) -> EvolutionSettings:
+    """Settings of a search of sparsities, from the public scripts; super-fast: 16 offspring on 512 and 8 192 tokens.
+
+    What super-fast leaves after its first stage is not said; two here, as in the official search of blocks.
+    """
+    if setting == "official":
+        return EvolutionSettings(400, 64, (8, 2, 1), (2048, 16384, 65536))
+    return EvolutionSettings(400, 16, (2, 1), (512, 8192))
+
+
+def drop_settings(setting: Setting, count: int, removed: int) -> EvolutionSettings:
+    """Settings of a search of blocks or sub-layers: ``int(k (n - k) / 1.5)`` generations, 64 random genomes first."""
+    generations = int(removed * (count - removed) / 1.5)
+    if setting == "official":
+        return EvolutionSettings(generations, 32, (2, 1), (2048, 32768), 64, 2048)
+    return EvolutionSettings(generations, 16, (2, 1), (512, 8192), 64, 512)
+
+
+def _evolve(request: PeerRequest, problem: Problem, settings: EvolutionSettings, identity: dict[str, object]) -> Found:
+    header: dict[str, object] = {}
+    if request.journal is not None:
+        # A longer search goes on from a shorter one, so neither generations nor the token budget are in it.
+        how = {name: value for name, value in asdict(settings).items() if name != "generations"}
+        header = {
+            "method": "evopress",
+            "model": str(fingerprint(request.decoder.model)),
+            "windows": calibration_hash(request.windows),
+            "sparsity": request.sparsity,
+            "seed": request.seed,
+            "settings": how,
+            **identity,
+        }
+    evolution = Evolution(problem, settings, request.windows, request.seed, request.token_budget, request.progress)
+    with Rounds(request.journal, header) as rounds:
+        return evolution.run(rounds)
+
+
+def _details(found: Found, settings: EvolutionSettings) -> dict[str, object]:
+    fitness = None if found.fitness == float("inf") else found.fitness
+    return {"generations": found.generations, "divergence": fitness, "settings": asdict(settings)}

@@ -1,0 +1,129 @@
+"""What a peer is asked and what it gives: a method of others' that turns a model and a budget into a strategy."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from torch import Tensor
+
+from unicuco_plugin.errors import RequestError
+
+if TYPE_CHECKING:  # plugins are listed without waiting for Transformers
+    from unicuco_plugin.levels.store import Levels
+    from unicuco_plugin.models.decoder import Decoder
+
+__all__ = ["Peer", "PeerProgress", "PeerRequest", "PeerResult", "Setting", "choose_space"]
+
+Setting = Literal["official", "super_fast"]
+
+
+@dataclass(frozen=True)
+class PeerProgress:
+    """How far a peer is.
+
+    Attributes:
+        stage: What it does now.
+        done, total: Steps of it: blocks, trials, generations.
+        tokens: Evaluation tokens spent so far.
+        message: Something to tell once.
+    """
+
+    stage: str
+    done: int
+    total: int
+    tokens: int = 0
+    message: str = ""
+
+
+def _ignore(_: PeerProgress) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class PeerRequest:
+    """What a peer works from.
+
+    Attributes:
+        decoder: The dense model on its device; a peer leaves it as it was.
+        windows: ``m x L`` token ids to calibrate on; searches draw their minibatches from them.
+        sparsity: Share of the prunable weights to remove (of all blocks' parameters for ``depth``), in (0, 1).
+        space: ``sparsity``, ``depth`` or ``sublayer``, for a peer that serves several; its first where it is None.
+        levels: The level database of the model, for peers that measure sparse candidates.
+        seed: Decides everything random.
+        setting: Of peers that have several: ``official``, or ``super_fast`` with fewer offspring on fewer tokens.
+        token_budget: Most evaluation tokens that EvoPress may spend; it ends before it would exceed them.
+        journal: Where EvoPress and greedy keep their steps, to go on from after a kill; None keeps none.
+        progress: Called before and after every step.
+        batch_windows: Windows that pass a block together.
+    """
+
+    decoder: "Decoder"
+    windows: Tensor
+    sparsity: float
+    space: str | None = None
+    levels: "Levels | None" = None
+    seed: int = 0
+    setting: Setting = "official"
+    token_budget: int | None = None
+    journal: Path | None = None
+    progress: Callable[[PeerProgress], None] = _ignore
+    batch_windows: int = 16
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sparsity < 1.0:
+            raise RequestError(f"sparsity must be in (0, 1), got {self.sparsity}")
+        if self.windows.dim() != 2 or self.windows.numel() == 0:
+            raise RequestError(f"windows must be m x L token ids, at least one, got shape {tuple(self.windows.shape)}")
+
+
+@dataclass(frozen=True)
+class PeerResult:
+    """A strategy and what it cost to find.
+
+    Attributes:
+        space: Of the strategy.
+        units: Unit name → share removed in (0, 1]; units that lose nothing are not listed.
+        sparsity: Share removed of all prunable weights (of all blocks' parameters for ``depth`` and ``sublayer``).
+        tokens: Evaluation tokens: positions scored, of every candidate; for peers that only look at the dense model
+            the positions it was run on.
+        seconds: Wall seconds, all runs of a resumed search together.
+        details: What the method found on its way, as plain JSON data.
+    """
+
+    space: str
+    units: dict[str, float]
+    sparsity: float
+    tokens: int
+    seconds: float
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+class Peer(Protocol):
+    """A method that answers one request with one strategy; everything it does is determined by the request."""
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """The spaces it gives strategies of, the usual one first."""
+        ...
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Find a strategy.
+
+        Raises:
+            RequestError: If it does not serve the space, cannot meet the sparsity, or lacks something it needs.
+        """
+        ...
+
+
+def choose_space(peer: Peer, request: PeerRequest) -> str:
+    """The space a request asks a peer for.
+
+    Raises:
+        RequestError: If the peer does not serve it.
+    """
+    wanted = request.space or peer.spaces[0]
+    if wanted not in peer.spaces:
+        name = type(peer).__name__
+        raise RequestError(f"space must be one of {', '.join(peer.spaces)} for {name}, got {wanted!r}")
+    return wanted

@@ -1,0 +1,106 @@
+"""Peers that measure what the model loses without a block: once for each, or again after every drop."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.models.bypass import bypassed
+from unicuco_plugin.models.calibration import calibration_hash
+from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.objectives.comparison import compare_models
+from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.peers.blocks import depth_space, drop_ranked, drop_result
+from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
+from unicuco_plugin.peers.rounds import Rounds
+
+__all__ = ["Greedy", "ShortenedLlama"]
+
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True)
+class ShortenedLlama:
+    """Drops the blocks without which, one at a time, the perplexity of the calibration windows is lowest.
+
+    Source:
+        Kim et al. 2024, "Shortened LLaMA: Depth Pruning for Large Language Models", its criterion PPL.
+    """
+
+    spaces: ClassVar[tuple[str, ...]] = ("depth",)
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Measure, rank and drop; see :class:`Peer`.
+
+        Raises:
+            CalibrationError: If windows are shorter than 2 tokens.
+        """
+        choose_space(self, request)
+        started = time.perf_counter()
+        decoder, count = request.decoder, len(request.decoder.blocks)
+        logs = []
+        for index in range(count):
+            request.progress(PeerProgress("removing single blocks", index, count, index * request.windows.numel()))
+            with bypassed(decoder, [index]):
+                logs.append(compare_models(decoder.model, None, request.windows).dense.mean)
+        tokens = count * request.windows.numel()
+        request.progress(PeerProgress("removing single blocks", count, count, tokens))
+        if not all(math.isfinite(value) for value in logs):
+            raise CalibrationError("perplexity must be finite on the calibration windows; give other text")
+        details: dict[str, object] = {"nll": logs}
+        return drop_ranked(request, logs, started, tokens, details)
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Drops one block after another, each time the one without which the divergence rises least.
+
+    Source:
+        The iteration of SLEB (Song et al. 2024), on KL(dense‖pruned) instead of its log-likelihood.
+    """
+
+    spaces: ClassVar[tuple[str, ...]] = ("depth",)
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Measure and drop; see :class:`Peer`. A journal makes it resume, also on the way to a larger budget.
+
+        Raises:
+            JournalError: If the journal is in use, damaged, or belongs to other arguments.
+        """
+        choose_space(self, request)
+        space = depth_space(request.decoder)
+        # Also refuses a budget that takes all blocks, before anything is measured.
+        space.project(torch.zeros(1, len(space.units)), request.sparsity)
+        header: dict[str, object] = {}
+        if request.journal is not None:
+            model, windows = str(fingerprint(request.decoder.model)), calibration_hash(request.windows)
+            header = {"method": "greedy", "model": model, "windows": windows}
+        evaluator = BlockEvaluator(request.decoder, request.windows, batch_windows=request.batch_windows)
+        dropped: list[int] = []
+        tokens, seconds, values = 0, 0.0, []
+        total, share = sum(space.block_params), 0
+        with Rounds(request.journal, header) as rounds:
+            while share < (request.sparsity - _SLACK) * total:
+                request.progress(PeerProgress("dropping blocks", share, round(request.sparsity * total), tokens))
+                if len(dropped) == len(rounds):
+                    rounds.add(_drop_next(evaluator, dropped, len(space.units)))
+                step = rounds[len(dropped)]
+                dropped.append(step["block"])
+                values.append(step["divergence"])
+                tokens, seconds = tokens + step["tokens"], seconds + step["seconds"]
+                share += space.block_params[step["block"]]
+        request.progress(PeerProgress("dropping blocks", share, share, tokens))
+        details: dict[str, object] = {"order": list(dropped), "divergences": values}
+        return drop_result(request, dropped, time.perf_counter() - seconds, tokens, details)
+
+
+def _drop_next(evaluator: BlockEvaluator, dropped: list[int], count: int) -> dict[str, float | int]:
+    started = time.perf_counter()
+    left = [index for index in range(count) if index not in dropped]
+    found = evaluator.evaluate([[*dropped, index] for index in left])
+    value, block = min((evaluation.value, index) for evaluation, index in zip(found, left, strict=True))
+    tokens = sum(evaluation.tokens for evaluation in found)
+    return {"block": block, "divergence": value, "tokens": tokens, "seconds": time.perf_counter() - started}

@@ -1,0 +1,130 @@
+r"""Peers that rank blocks by how little they change the hidden states.
+
+``h_l`` are the states that enter block ``l``, ``h_n`` those that leave the last, before the final norm; means are over
+all positions ``t`` of all windows.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space, drop_ranked, drop_result
+from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
+
+__all__ = ["CosineWindow", "ShortGpt", "WeightSubcloning", "mean_change", "mean_cosine"]
+
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True)
+class ShortGpt:
+    """Drops the blocks of lowest influence ``1 - mean_t cos(h_l, h_{l+1})``.
+
+    Source:
+        Men et al. 2024, "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect".
+    """
+
+    spaces: ClassVar[tuple[str, ...]] = ("depth",)
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Rank and drop; see :class:`Peer`."""
+        choose_space(self, request)
+        started = time.perf_counter()
+        count = len(request.decoder.blocks)
+        sums = [0.0] * count
+        for states in _states(request):
+            for index in range(count):
+                sums[index] += mean_cosine(states[index], states[index + 1]) * len(states[0])
+        influence = [1.0 - total / len(request.windows) for total in sums]
+        return drop_ranked(request, influence, started, request.windows.numel(), {"influence": influence})
+
+
+@dataclass(frozen=True)
+class WeightSubcloning:
+    """Drops the blocks that add least: lowest ``mean_t ||h_{l+1} - h_l|| / ||h_{l+1}||``.
+
+    Source:
+        Samragh et al. 2023, "Weight subcloning: direct initialization of transformers using larger pretrained ones".
+    """
+
+    spaces: ClassVar[tuple[str, ...]] = ("depth",)
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Rank and drop; see :class:`Peer`."""
+        choose_space(self, request)
+        started = time.perf_counter()
+        count = len(request.decoder.blocks)
+        sums = [0.0] * count
+        for states in _states(request):
+            for index in range(count):
+                sums[index] += mean_change(states[index], states[index + 1]) * len(states[0])
+        change = [total / len(request.windows) for total in sums]
+        return drop_ranked(request, change, started, request.windows.numel(), {"change": change})
+
+
+@dataclass(frozen=True)
+class CosineWindow:
+    """Drops the ``k`` consecutive blocks of highest ``mean_t cos(h_s, h_{s+k})``.
+
+    Source:
+        Gromov et al. 2024, "The Unreasonable Ineffectiveness of the Deeper Layers".
+    """
+
+    spaces: ClassVar[tuple[str, ...]] = ("depth",)
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Rank and drop; see :class:`Peer`."""
+        choose_space(self, request)
+        started = time.perf_counter()
+        windows = _windows(request)
+        sums = dict.fromkeys(windows, 0.0)
+        for states in _states(request):
+            for window in windows:
+                sums[window] += mean_cosine(states[window.start], states[window.stop]) * len(states[0])
+        best = max(windows, key=lambda window: sums[window])
+        details = {"cosines": {str(w.start): total / len(request.windows) for w, total in sums.items()}}
+        return drop_result(request, list(best), started, request.windows.numel(), dict(details))
+
+
+def mean_cosine(before: Tensor, after: Tensor) -> float:
+    """Mean cosine over all positions of two ``… x hidden`` tensors."""
+    return cosine_similarity(before.float(), after.float(), dim=-1).double().mean().item()
+
+
+def mean_change(before: Tensor, after: Tensor) -> float:
+    """Mean of ``||after - before|| / ||after||`` over all positions of two ``… x hidden`` tensors."""
+    before, after = before.float(), after.float()
+    return ((after - before).norm(dim=-1) / after.norm(dim=-1)).double().mean().item()
+
+
+def _windows(request: PeerRequest) -> list[range]:
+    """All runs of as few blocks as reach the budget; more blocks only where blocks differ in size and none reaches."""
+    params = depth_space(request.decoder).block_params
+    count = len(params)
+    for length in range(max(1, blocks_to_drop(count, request.sparsity)), count):
+        found = [range(start, start + length) for start in range(count - length + 1)]
+        reached = [w for w in found if sum(params[i] for i in w) >= (request.sparsity - _SLACK) * sum(params)]
+        if reached:
+            return reached
+    return [range(count - 1), range(1, count)]
+
+
+@torch.inference_mode()
+def _states(request: PeerRequest) -> Iterator[list[Tensor]]:
+    """For each batch of windows, the ``n + 1`` states before, between and after all blocks."""
+    runner = BlockRunner(request.decoder, request.windows.shape[1])
+    count, done = len(request.decoder.blocks), 0
+    for part in request.windows.split(request.batch_windows):
+        request.progress(PeerProgress("running windows", done, len(request.windows), done * part.shape[1]))
+        states = [runner.embed(part)]
+        for index in range(count):
+            states.append(runner.run(index, states[-1]))
+        yield states
+        done += len(part)
+    request.progress(PeerProgress("running windows", done, len(request.windows), request.windows.numel()))

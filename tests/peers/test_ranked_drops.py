@@ -1,0 +1,53 @@
+"""Rankings by what the model loses, against models that have really lost their blocks."""
+
+import pytest
+import torch
+
+from unicuco_plugin.errors import RequestError
+from unicuco_plugin.models.surgery import dropped
+from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.peers.ranked_drops import Greedy, ShortenedLlama
+
+
+def test_shortened_llama_drops_the_blocks_without_which_perplexity_is_lowest(ask, decoder, windows):
+    result = ShortenedLlama()(ask(0.5))
+    nll = []
+    for index in range(4):
+        with dropped(decoder.model, [index]), torch.no_grad():
+            logits = decoder.model(input_ids=windows, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten())
+        nll.append(loss.item())
+    assert result.details["nll"] == pytest.approx(nll, rel=1e-5)
+    best = sorted(range(4), key=lambda index: nll[index])[:2]
+    assert set(result.units) == {decoder.block_names[index] for index in best}
+    assert result.tokens == 4 * 96
+
+
+def test_greedy_drops_one_after_another(ask, decoder, windows):
+    result = Greedy()(ask(0.75))
+    gone, spent, evaluator = [], 0, BlockEvaluator(decoder, windows)
+    for _ in range(3):
+        tries = [index for index in range(4) if index not in gone]
+        values = [evaluator.evaluate([[*gone, index]])[0].value for index in tries]
+        spent += 96 * len(tries)
+        gone.append(tries[values.index(min(values))])
+    assert result.details["order"] == gone
+    assert result.tokens == spent == 96 * (4 + 3 + 2)
+    assert set(result.units) == {decoder.block_names[index] for index in gone}
+
+
+def test_greedy_goes_on_from_a_smaller_budget_in_its_journal(ask, tmp_path):
+    journal = tmp_path / "j"
+    small = Greedy()(ask(0.25, journal=journal))
+    large = Greedy()(ask(0.75, journal=journal))
+    alone = Greedy()(ask(0.75))
+    assert large.details == alone.details
+    assert large.tokens == alone.tokens
+    again = Greedy()(ask(0.25, journal=journal))
+    assert (again.units, again.tokens) == (small.units, small.tokens)
+
+
+def test_a_budget_that_takes_all_blocks_is_refused_before_anything_is_measured(ask, tmp_path):
+    with pytest.raises(RequestError, match=r"one of 4 blocks has to stay"):
+        Greedy()(ask(0.8, journal=tmp_path / "j"))
+    assert not (tmp_path / "j").exists()
