@@ -177,6 +177,13 @@ def test_first_strategies_are_distinct_singles_before_random_sets(sizes, count, 
     assert torch.equal(first, space.first(count, torch.Generator().manual_seed(seed)))
 
 
+def test_four_in_five_random_first_strategies_stay_within_what_is_asked():
+    space = space_of((3,) * 20)
+    sizes = space.first(120, torch.Generator().manual_seed(0), 0.5)[20:].sum(1)
+    assert 0.7 < (sizes <= 10).double().mean() < 0.97
+    assert sizes.max() > 15
+
+
 @given(share=st.floats(0.01, 0.85))
 def test_random_strategies_meet_the_budget_and_their_generator_decides_them(share):
     space = space_of((3,) * 7)

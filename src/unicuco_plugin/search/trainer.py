@@ -151,7 +151,7 @@ class _Run:
         )
 
     def _loop(self) -> None:
-        own = self.space.first(self.settings.initial, self.settings.generator(2))
+        own = self.space.first(self.settings.initial, self.settings.generator(2), self.settings.focus)
         first = _distinct(self.space, torch.cat([self.given, own]), set())[: self.settings.initial]
         self._measure(RANK, first, "first strategies")
         self._learn()

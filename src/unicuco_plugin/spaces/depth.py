@@ -113,15 +113,21 @@ class DepthSpace:
         """The strategies themselves: removed blocks score 1, kept ones 0."""
         return x
 
-    def first(self, count: int, generator: Generator) -> Tensor:
-        """Every single block, then random sets of every size up to all but one, ``count x d`` or fewer."""
+    def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
+        """Every single block, then random sets, ``count x d`` or fewer.
+
+        Four in five have any size up to ``most`` of the parameters, the fifth any size there is: what lies beyond must
+        be known to be bad, not known well.
+        """
         d = len(self.units)
         rows = list(torch.eye(d, dtype=torch.float64)[:count])
         seen = {self.key(row) for row in rows}
-        for _ in range(20 * count):
+        largest = max(2, sum(budget <= most + _SLACK for budget in self.budgets))
+        for turn in range(20 * count):
             if len(rows) >= count:
                 break
-            size = int(torch.randint(2, d, (1,), generator=generator)) if d > 2 else 1
+            limit = d - 1 if turn % 5 == 0 else largest
+            size = int(torch.randint(2, limit + 1, (1,), generator=generator)) if d > 2 else 1
             row = torch.zeros(d, dtype=torch.float64)
             row[torch.randperm(d, generator=generator)[:size]] = 1.0
             if self.key(row) not in seen:

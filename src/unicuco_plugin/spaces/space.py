@@ -78,8 +78,8 @@ class Space(Protocol):
         """Those of ``n x d`` strategies that can stand for a budget, brought exactly onto it, ``m x d`` with m <= n."""
         ...
 
-    def first(self, count: int, generator: Generator) -> Tensor:
-        """Distinct strategies to measure before there is a surrogate, ``count x d`` or fewer."""
+    def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
+        """Distinct strategies to measure before there is a surrogate, ``count x d`` or fewer, mostly up to ``most``."""
         ...
 
     def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:

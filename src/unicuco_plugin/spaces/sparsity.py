@@ -177,8 +177,8 @@ class SparsitySpace:
         near = X[(self.sparsity(X) - sparsity).abs() <= _NEAR]
         return self.project(self.scores(near), sparsity) if len(near) else near
 
-    def first(self, count: int, generator: Generator) -> Tensor:
-        """Uniform at every budget, then arithmetic progressions over depth at random budgets, ``count x d``.
+    def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
+        """Uniform at every budget, then arithmetic progressions over depth at random ones up to ``most``.
 
         A progression's slope is up to 0.3 either way from the first block to the last, ATP's range; each unit has
         a score of its own beside it, so that no two directions stay confounded.
@@ -188,7 +188,9 @@ class SparsitySpace:
         depth = torch.linspace(-0.5, 0.5, d, dtype=torch.float64)
         while len(rows) < count:
             budget, slope = torch.rand(2, generator=generator, dtype=torch.float64)
-            share = self.budgets[0] + (self.budgets[-1] - self.budgets[0]) * budget.item()
+            share = (
+                self.budgets[0] + (max(min(self.budgets[-1], most), self.budgets[0]) - self.budgets[0]) * budget.item()
+            )
             noise = 0.3 * torch.randn(d, generator=generator, dtype=torch.float64)
             rows.append(self.project((4.0 * 0.6 * (slope - 0.5) * depth + noise)[None], share))
         return self.rounded(torch.cat(rows))
