@@ -47,6 +47,9 @@ _WAYS = ("profile", "strategy", "recipe")
     type=click.Choice(["sparsegpt", "wanda", "levels"]),
     help="What zeroes weights, for profiles that sparsify (sparsegpt if left out); dropping blocks needs none.",
 )
+@click.option(
+    "--levels", type=click.Path(path_type=Path), help="The level database that --engine levels stitches from."
+)
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not. Without it, a "
     "profile that sparsifies lets the model write its own text (self-calibration)."
@@ -98,7 +101,7 @@ def _check_ways(fields: dict[str, Any], request: Request | None) -> None:
             if request is None
             else f"a request goes with --profile, not with --{given[0]}"
         )
-    for option in ("engine", "accept_other_weights"):
+    for option in ("engine", "levels", "accept_other_weights"):
         if given == ["recipe"] and fields[option]:
             raise click.UsageError(f"--{option.replace('_', '-')} does not go with --recipe; write it into the recipe")
 
@@ -107,14 +110,16 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Modifie
     """The modifier of the profile or strategy, and the pass that carries it out where weights are zeroed."""
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
-    accept = fields["accept_other_weights"]
+    if (fields["engine"] == "levels") != (fields["levels"] is not None):
+        raise click.UsageError("--engine levels and --levels DIR go together")
+    common = {"accept_other_weights": fields["accept_other_weights"], "levels": fields["levels"]}
     if request is not None:
-        modifier = SparsityProfileModifier(
-            profile=fields["profile"], request=request.to_dict(), accept_other_weights=accept
-        )
+        modifier = SparsityProfileModifier(profile=fields["profile"], request=request.to_dict(), **common)
     else:
-        modifier = SparsityProfileModifier(strategy=fields["strategy"], accept_other_weights=accept)
+        modifier = SparsityProfileModifier(strategy=fields["strategy"], **common)
     shares = {strategy.space: strategy.sparsity for strategy in modifier.resolve()}
+    if "sparsity" in shares and fields["engine"] == "levels":
+        return [modifier]
     if "sparsity" in shares:
         return [modifier, _pass(fields["engine"] or "sparsegpt", shares["sparsity"])]
     if fields["engine"] is not None:
@@ -128,10 +133,6 @@ def _pass(engine: str, share: float) -> "Modifier":
     from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 
     passes = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}
-    if engine not in passes:
-        raise click.UsageError(
-            f"--engine {engine}: this version cannot stitch from a level database; give {' or '.join(passes)}"
-        )
     return passes[engine](sparsity=share, ignore=["re:.*lm_head"])
 
 

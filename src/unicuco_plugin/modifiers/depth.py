@@ -15,6 +15,7 @@ from unicuco_plugin.models.checkpoint import check_checkpoint, write_config_fiel
 from unicuco_plugin.models.config import shrink_fields
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.surgery import drop_blocks
+from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.pruning import dropped_blocks
 from unicuco_plugin.strategy import Strategy
 
@@ -35,6 +36,8 @@ class DepthHandler:
         StrategyError: If its units are not blocks of the model.
         UnsupportedModelError: If the model cannot be pruned.
     """
+
+    achieved: Achieved | None = None
 
     def __init__(self, model: nn.Module, strategy: Strategy) -> None:
         self._model = model

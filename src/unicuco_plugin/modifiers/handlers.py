@@ -6,6 +6,7 @@ from typing import Protocol
 from llmcompressor.modifiers import Modifier
 from torch import nn
 
+from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.depth import DepthHandler
 from unicuco_plugin.modifiers.sparsity import SparsityHandler
 from unicuco_plugin.strategy import Strategy
@@ -15,6 +16,9 @@ __all__ = ["HANDLERS", "SpaceHandler"]
 
 class SpaceHandler(Protocol):
     """What one space does at the toolkit's events."""
+
+    achieved: Achieved | None
+    """What became of a plan of zeros, after ``finish``; None where there is none."""
 
     @property
     def removed(self) -> frozenset[str]:

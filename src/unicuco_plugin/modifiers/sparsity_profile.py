@@ -13,7 +13,8 @@ from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler
 from unicuco_plugin.modifiers.identity import check_identity
-from unicuco_plugin.modifiers.sparsity import SparsityHandler, find_follower
+from unicuco_plugin.modifiers.sparsity import find_follower
+from unicuco_plugin.modifiers.stitching import StitchHandler
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 
@@ -78,6 +79,7 @@ class SparsityProfileModifier(Modifier):
         strategy: A strategy file, a strategy as a mapping, or a list of these, one a space.
         profiles: Several profiles, one a space: a list of ``{profile: …, request: …}``.
         accept_other_weights: Whether a model of the same structure with other weights (a fine-tune) will do.
+        levels: A level database's folder: a sparsity strategy is then stitched from it, and no pass has to follow.
         provenance: Where the strategy came from; written into ``recipe.yaml`` and never read.
 
     Raises:
@@ -90,6 +92,7 @@ class SparsityProfileModifier(Modifier):
     strategy: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
     profiles: list[ProfileEntry] | None = None
     accept_other_weights: bool = False
+    levels: str | None = None
     provenance: list[dict[str, Any]] | None = None
 
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
@@ -102,7 +105,7 @@ class SparsityProfileModifier(Modifier):
         except ValidationError as error:
             raise RecipeError(f"{type(self).__name__}: {explain(error)}") from error
 
-    @field_validator("profile", "strategy", mode="before")
+    @field_validator("profile", "strategy", "levels", mode="before")
     @classmethod
     def _read_path(cls, value: object) -> object:
         match value:
@@ -174,14 +177,16 @@ class SparsityProfileModifier(Modifier):
             RecipeError: If it holds a second one of this type, or nothing zeroes weights where a strategy wants it.
         """
         place = _find_alone(modifiers)
-        if any(strategy.space == "sparsity" for strategy in self.resolve()):
+        sparse = any(strategy.space == "sparsity" for strategy in self.resolve())
+        if self.levels is not None and not sparse:
+            raise RecipeError("levels goes with a strategy of the space 'sparsity'; there is none")
+        if sparse and self.levels is None:
             find_follower(modifiers[place + 1 :])
 
     @property
     def achieved(self) -> Achieved | None:
         """What became of a sparsity strategy's plan, once the toolkit has finalised; None where there is none."""
-        found = [handler.achieved for handler in self._handlers if isinstance(handler, SparsityHandler)]
-        return found[0] if found else None
+        return next((handler.achieved for handler in self._handlers if handler.achieved is not None), None)
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Answer, check, bypass and fill; after an error the model is as it was."""
@@ -192,7 +197,7 @@ class SparsityProfileModifier(Modifier):
         try:
             removed: frozenset[str] = frozenset()
             for strategy in sorted(self.resolve(), key=lambda strategy: list(HANDLERS).index(strategy.space)):
-                self._handlers.append(HANDLERS[strategy.space](state.model, strategy))
+                self._handlers.append(self._handler(state.model, strategy))
                 self._handlers[-1].start(modifiers, place, removed)
                 removed |= self._handlers[-1].removed
         except BaseException:
@@ -213,6 +218,11 @@ class SparsityProfileModifier(Modifier):
             raise
         self._store()
         return True
+
+    def _handler(self, model: nn.Module, strategy: Strategy) -> SpaceHandler:
+        if strategy.space == "sparsity" and self.levels is not None:
+            return StitchHandler(model, strategy, self.levels)
+        return HANDLERS[strategy.space](model, strategy)
 
     def _undo(self) -> None:
         for handler in reversed(self._handlers):
