@@ -1,0 +1,138 @@
+"""Candidates stitched from a database against plain forwards of the stitched checkpoint."""
+
+import pytest
+import torch
+from tiny import FAMILIES, VOCABULARY, tiny_model
+
+from unicuco_plugin.errors import LevelsError
+from unicuco_plugin.levels.build import build_levels
+from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.stitch import stitch
+from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.objectives.divergence import DivergenceObjective
+from unicuco_plugin.objectives.objective import ObjectiveRequest
+from unicuco_plugin.objectives.sensitivity import TOKEN_COST, inner_levels, measure_slopes
+from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.spaces.plan import plan_counts
+from unicuco_plugin.spaces.sparsity import SparsitySpace
+from unicuco_plugin.spaces.units import group_linears
+
+WINDOWS = torch.randint(3, VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(1))
+LADDER = (0.3, 0.5, 0.7)
+
+
+def dense(family="llama"):
+    return tiny_model(family, blocks=3)
+
+
+def build(family, folder):
+    settings = LevelSettings(sparsities=LADDER, block_size=16)
+    return build_levels(find_decoder(dense(family)), WINDOWS, folder, name=family, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def llama_levels(tmp_path_factory):
+    return build("llama", tmp_path_factory.mktemp("levels") / "llama")
+
+
+def plans(levels):
+    sizes = levels.sizes
+    names = list(sizes)
+    return [
+        {name: sizes[name] // 2 for name in names},
+        {name: int(sizes[name] * (0.2 + 0.6 * i / len(names))) for i, name in enumerate(names)},
+        {names[3]: sizes[names[3]] * 2 // 3},
+        {},
+    ]
+
+
+@torch.no_grad()
+def plain_divergence(family, levels, plan):
+    model = dense(family)
+    log_p = model(input_ids=WINDOWS, use_cache=False).logits.double().log_softmax(-1)
+    stitch(find_decoder(model), levels, plan)
+    log_q = model(input_ids=WINDOWS, use_cache=False).logits.double().log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name in {"llama", "qwen3", "gemma3", "phi3"}])
+def test_candidates_equal_plain_forwards_of_the_stitched_checkpoint(family, tmp_path):
+    levels = build(family, tmp_path / "db")
+    model = dense(family)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = StitchedEvaluator(find_decoder(model), levels, WINDOWS).evaluate(plans(levels))
+    for plan, evaluation in zip(plans(levels), found, strict=True):
+        expected = plain_divergence(family, levels, plan)
+        torch.testing.assert_close(torch.tensor(evaluation.per_window).double(), expected, rtol=1e-4, atol=1e-6)
+        assert evaluation.tokens == WINDOWS.numel()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_failure_leaves_the_model_dense(llama_levels, monkeypatch):
+    model = dense()
+    evaluator = StitchedEvaluator(find_decoder(model), llama_levels, WINDOWS)
+    evaluator.evaluate([])
+
+    def boom(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(evaluator._head, "divergences", boom)
+    with pytest.raises(ZeroDivisionError):
+        evaluator.evaluate(plans(llama_levels)[:1])
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), dense().parameters(), strict=True))
+
+
+@pytest.mark.parametrize("granularity", ["block", "sublayer", "linear"])
+def test_the_objective_measures_strategies_by_their_plans(llama_levels, granularity):
+    units = group_linears(llama_levels.sizes, granularity)
+    space = SparsitySpace(tuple(units), tuple(units.values()))
+    X = space.random(2, 0.55, torch.Generator().manual_seed(0))
+    request = ObjectiveRequest(find_decoder(dense()), space, WINDOWS, levels=llama_levels)
+    for row, evaluation in zip(X, DivergenceObjective(request).evaluate(X), strict=True):
+        plan = plan_counts(space.to_units(row), llama_levels.sizes)
+        assert sum(plan.values()) == round(0.55 * sum(llama_levels.sizes.values()))
+        expected = plain_divergence("llama", llama_levels, plan).mean().item()
+        assert evaluation.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_objective_needs_a_database_for_sparsity(llama_levels):
+    space = SparsitySpace(("model.layers.0", "model.layers.1"), (1, 1))
+    with pytest.raises(LevelsError, match=r"^the space 'sparsity' is measured on a level database, got none$"):
+        DivergenceObjective(ObjectiveRequest(find_decoder(dense()), space, WINDOWS))
+
+
+@torch.no_grad()
+def mean_divergence(model, log_p):
+    log_q = model(input_ids=WINDOWS, use_cache=False).logits.double().log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean().item()
+
+
+def test_slopes_are_the_derivatives_along_the_ladder(llama_levels):
+    model = dense()
+    decoder = find_decoder(model)
+    with torch.no_grad():
+        log_p = model(input_ids=WINDOWS, use_cache=False).logits.double().log_softmax(-1)
+    slopes = measure_slopes(decoder, llama_levels, WINDOWS, [1, 2])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    ladder = (0.0, *LADDER)
+    for level in (1, 2):
+        uniform = dense()
+        zeros = {name: int(llama_levels.linear(name).zeros[level].sum()) for name in llama_levels.sizes}
+        stitch(find_decoder(uniform), llama_levels, zeros)
+        for name in list(llama_levels.sizes)[::4]:
+            stored = llama_levels.linear(name)
+            below = model.get_submodule(name).weight.data if level == 1 else stored.decode(level - 1)
+            step = (stored.decode(level + 1) - below) / (ladder[level + 1] - ladder[level - 1])
+            weight = uniform.get_submodule(name).weight
+            own, epsilon = weight.data.clone(), 1e-2
+            weight.data = own + epsilon * step
+            above = mean_divergence(uniform, log_p)
+            weight.data = own - epsilon * step
+            numeric = (above - mean_divergence(uniform, log_p)) / (2 * epsilon)
+            weight.data = own
+            assert slopes[name][level - 1] == pytest.approx(numeric, rel=0.02, abs=1e-6)
+
+
+def test_slopes_can_be_taken_where_a_level_lies_on_either_side(llama_levels):
+    assert list(inner_levels(llama_levels)) == [1, 2]
+    assert TOKEN_COST == 3
