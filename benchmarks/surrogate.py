@@ -2,10 +2,12 @@
 
     python benchmarks/surrogate.py --model MODEL --profile PROFILE --calibration FILE… --output FILE
 
-Sixty strategies over all budgets, and sixty at one budget; half of each are uniformly random sets, half StratNet's
-proposals (its own for random preferences; at one budget its scores with Gumbel noise, since it proposes few distinct
-sets there), none in the archive. They are measured on full-fidelity windows drawn with another seed than training's,
-and predicted as an answer would: by the surrogate, shifted by what confirming showed.
+Sixty strategies of mixed budgets up to the profile's ``focus``, where a search measures; sixty over all budgets there
+are, destroyed models (above log V = 10.8 nats, worse than guessing) included; and sixty at one budget. Half of each are
+uniformly random sets, half StratNet's proposals (its own for random preferences; at one budget its scores with Gumbel
+noise, since it proposes few distinct sets there), none in the archive. They are measured on full-fidelity windows
+drawn with another seed than training's, and predicted as an answer would: by the surrogate, shifted by what confirming
+showed.
 """
 
 import argparse
@@ -40,13 +42,19 @@ def main() -> None:
     profile = load_profile(args.profile)
     generator = torch.Generator().manual_seed(args.seed)
     known = {frozenset(entry.units) for entry in profile.record.archive}
-    groups = {"mixed": _mixed(profile, known, generator), "one_budget": _one_budget(profile, known, generator)}
+    focus = profile.provenance["settings"]["focus"]
+    groups = {
+        "mixed": _mixed(profile, known, generator, focus),
+        "one_budget": _one_budget(profile, known, generator),
+        "all_budgets": _mixed(profile, known, generator, 1.0),
+    }
     tokenizer = load_tokenizer(args.model)
     windows = load_windows(args.calibration, tokenizer, count=args.tokens // 512, length=512, seed=args.seed)
     evaluator = BlockEvaluator(decoder_of(args.model), windows)
     singles = torch.eye(len(profile.units), dtype=torch.float64)
     alone = torch.tensor([e.value for e in _measure(evaluator, singles)], dtype=torch.float64)
     result: dict[str, Any] = {"seed": args.seed, "tokens": args.tokens, "profile_seed": profile.provenance["seed"]}
+    result["focus"] = focus
     for name, rows in groups.items():
         measured = torch.tensor([e.value for e in _measure(evaluator, rows)], dtype=torch.float64)
         result[name] = _compare(profile, rows, measured, alone)
@@ -54,11 +62,14 @@ def main() -> None:
     write_result(args.output, result)
 
 
-def _mixed(profile: Profile, known: set[frozenset[str]], generator: torch.Generator) -> Tensor:
+def _mixed(profile: Profile, known: set[frozenset[str]], generator: torch.Generator, most: float) -> Tensor:
     space = profile.search_space
-    random = space.first(2 * HALF + len(profile.units), generator)[len(profile.units) :]
+    budgets = [budget for budget in space.budgets[1:] if budget <= most + 1e-9]
+    drawn = torch.randint(len(budgets), (2 * HALF,), generator=generator).tolist()
+    random = torch.cat([space.random(1, budgets[index], generator) for index in drawn])
     proposed = space.relax(profile.net(sample_preferences(4096, generator))).round().detach()
     proposed = proposed[torch.randperm(len(proposed), generator=generator)]
+    proposed = proposed[space.sparsity(proposed) <= most + 1e-9]
     return torch.cat([_fresh(profile, random, known), _fresh(profile, proposed, known, generator)])
 
 

@@ -62,7 +62,8 @@ class Profile:
         self._entries = dict(zip(map(self.search_space.key, rows), record.archive, strict=True))
         archive = {key: entry.reranked for key, entry in self._entries.items()}
         evidence = Evidence(record.reranked_shift, record.noise)
-        self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence)
+        confirmed = {key for key, entry in self._entries.items() if entry.confirmed}
+        self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
 
     @property
     def name(self) -> str:

@@ -123,11 +123,11 @@ def test_neighbours_stay_on_the_budget_and_move_one_unit_against_the_others():
 
 def test_strategies_near_a_budget_are_moved_onto_it():
     x = torch.cat([SPACE.random(3, share, torch.Generator().manual_seed(1)) for share in (0.5, 0.52, 0.6)])
-    moved = SPACE.moved(x, 0.5)
+    moved = SPACE.moved(x[SPACE.near(x, 0.5)], 0.5)
     assert len(moved) == 6
     torch.testing.assert_close(SPACE.sparsity(moved), torch.full((6,), 0.5, dtype=torch.float64), rtol=0, atol=1e-12)
     torch.testing.assert_close(moved[:3], x[:3], rtol=0, atol=1e-9)
-    assert len(SPACE.moved(x, 0.3)) == 0
+    assert not SPACE.near(x, 0.3).any()
 
 
 def test_features_are_the_shares_of_blocks_and_of_kinds():

@@ -4,7 +4,7 @@ The one rule of who is best: training confirms its winners, and a profile answer
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -26,6 +26,11 @@ _NEAREST = 16
 # Neighbours of a budget's best: so many are screened by the posterior's slope, and the best of those join the race.
 _SCREENED = 24
 _NEIGHBOURS = 4
+# What an unconfirmed strategy must promise beyond a confirmed one, in log divergence: in a smooth space descents always
+# find a little more, and two per cent of a prediction are not worth giving up a measurement.
+_MARGIN = 0.02
+# How far a strategy that the journal rounded may be from its budget.
+_ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Contest:
         archive: Divergence on the second lot of ranking windows, by the space's keys, of every strategy that is known;
             None where it was not measured on these.
         evidence: How both lots compare.
+        confirmed: Keys of the strategies that were measured on windows of their own.
     """
 
     def __init__(
@@ -76,9 +82,12 @@ class Contest:
         posterior: Posterior,
         archive: Mapping[str, float | None],
         evidence: Evidence,
+        *,
+        confirmed: Collection[str] = (),
     ) -> None:
         self._space, self._net, self._posterior = space, net, posterior
         self._known, self._evidence = archive, evidence
+        self._confirmed = confirmed
         self._races: dict[float, list[Candidate]] = {}
 
     def candidates(self, budgets: Sequence[float]) -> list[list[Candidate]]:
@@ -94,11 +103,19 @@ class Contest:
 
     def best(self, budgets: Sequence[float]) -> list[Candidate]:
         """The winner of each budget."""
-        return [safest(race) for race in self.candidates(budgets)]
+        return [self.winner(race) for race in self.candidates(budgets)]
+
+    def winner(self, race: Sequence[Candidate]) -> Candidate:
+        """The safest candidate, but one that was confirmed where none other promises clearly more."""
+        best = safest(race)
+        confirmed = [candidate for candidate in race if candidate.key in self._confirmed]
+        if confirmed and safest(confirmed).cautious < best.cautious + _MARGIN:
+            return safest(confirmed)
+        return best
 
     @torch.no_grad()
     def _run(self, budgets: Sequence[float]) -> list[list[Candidate]]:
-        found = self._split("archive", [self._space.moved(self._archive, budget) for budget in budgets])
+        found = [self._standing(budget) for budget in budgets]
         proposed = self._split("stratnet", self._proposed(budgets))
         for race, candidates in zip(found, proposed, strict=True):
             race.append(safest(candidates))
@@ -109,16 +126,27 @@ class Contest:
             race += [candidate for candidate in candidates if candidate.key not in self._known]
         return found
 
+    def _standing(self, budget: float) -> list[Candidate]:
+        """The archive's strategies at a budget; where only rounding was undone they keep their identity."""
+        near = self._space.near(self._archive, budget)
+        rows = self._archive[near]
+        if not len(rows):
+            return []
+        exact = (self._space.sparsity(rows) - budget).abs() < _ROUNDING
+        moved = self._space.moved(rows, budget)
+        names = [self._space.key(a if same else b) for a, b, same in zip(rows, moved, exact.tolist(), strict=True)]
+        return self.predict(moved, "archive", names)
+
     def _split(self, source: Source, groups: Sequence[Tensor]) -> list[list[Candidate]]:
         """Predict all groups at once."""
         candidates = iter(self.predict(torch.cat(list(groups)), source))
         return [list(islice(candidates, len(group))) for group in groups]
 
-    def predict(self, x: Tensor, source: Source) -> list[Candidate]:
-        """What all evidence says of ``p x d`` strategies."""
+    def predict(self, x: Tensor, source: Source, keys: Sequence[str] | None = None) -> list[Candidate]:
+        """What all evidence says of ``p x d`` strategies, known by their own keys or by those given."""
         if not len(x):
             return []
-        keys = [self._space.key(row) for row in x]
+        keys = keys or [self._space.key(row) for row in x]
         again = [math.log(self._known.get(key) or math.nan) for key in keys]
         with torch.no_grad():
             predicted = self._posterior.log_predict(x)

@@ -95,11 +95,10 @@ def propose_neighbours(
     X = X[posterior.bound(X, bound, kappa).argsort()]
     ends = []
     for index, budget in enumerate(space.budgets):
-        begin = [space.moved(X, budget)[:_BEST]]
+        begin = [space.moved(X[space.near(X, budget)][:_BEST], budget)]
         if not space.smooth:
-            near = [
-                space.moved(X, space.budgets[i])[:_BEST] for i in (index - 1, index + 1) if 0 <= i < len(space.budgets)
-            ]
+            beside = [*space.budgets[max(index - 1, 0) : index], *space.budgets[index + 1 : index + 2]]
+            near = [X[space.near(X, other)][:_BEST] for other in beside]
             begin += [_moved(posterior, space, rows, budget) for rows in near if len(rows)]
         if starts:
             begin.append(space.random(starts, budget, generator))

@@ -105,9 +105,13 @@ class DepthSpace:
             x[row, order[row][spare[order[row]]][-1]] = 0.0
         return x
 
-    def moved(self, X: Tensor, sparsity: float) -> Tensor:
+    def near(self, X: Tensor, sparsity: float) -> Tensor:
         """The strategies that are at the budget already; half a block cannot go."""
-        return X[(self.sparsity(X) - sparsity).abs() < _SLACK]
+        return (self.sparsity(X) - sparsity).abs() < _SLACK
+
+    def moved(self, X: Tensor, sparsity: float) -> Tensor:
+        """The strategies as they are."""
+        return X
 
     def scores(self, x: Tensor) -> Tensor:
         """The strategies themselves: removed blocks score 1, kept ones 0."""

@@ -74,8 +74,12 @@ class Space(Protocol):
         """
         ...
 
+    def near(self, X: Tensor, sparsity: float) -> Tensor:
+        """Which of ``n x d`` strategies can stand for a budget, ``n`` bools."""
+        ...
+
     def moved(self, X: Tensor, sparsity: float) -> Tensor:
-        """Those of ``n x d`` strategies that can stand for a budget, brought exactly onto it, ``m x d`` with m <= n."""
+        """Bring strategies near a budget exactly onto it, ``n x d`` to ``n x d``."""
         ...
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:

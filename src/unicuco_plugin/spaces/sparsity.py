@@ -172,10 +172,13 @@ class SparsitySpace:
         """The scores of sparsities, ``p x d`` to ``p x d``: ``relax`` and ``project`` at its own budget return it."""
         return x.clamp(1e-6, 1.0 - 1e-6).logit()
 
+    def near(self, X: Tensor, sparsity: float) -> Tensor:
+        """The strategies within half a step of ``budgets``."""
+        return (self.sparsity(X) - sparsity).abs() <= _NEAR
+
     def moved(self, X: Tensor, sparsity: float) -> Tensor:
-        """The strategies within half a step of ``budgets``, each shifted onto the budget."""
-        near = X[(self.sparsity(X) - sparsity).abs() <= _NEAR]
-        return self.project(self.scores(near), sparsity) if len(near) else near
+        """The strategies, each shifted onto the budget."""
+        return self.project(self.scores(X), sparsity)
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
         """Uniform at every budget, then arithmetic progressions over depth at random ones up to ``most``.

@@ -19,7 +19,6 @@ import pytest
 import torch
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
-from unicuco_plugin import training
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import CalibrationError, JournalError, ProfileError, UnknownNameError, UnsupportedModelError
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
@@ -28,7 +27,7 @@ from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import JOURNAL, train_profile
+from unicuco_plugin.training import JOURNAL, run, subject, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=10, epochs=1, steps=5, pool=32, picks=2,
@@ -155,7 +154,7 @@ def test_the_same_arguments_give_the_same_profile(trained, dense, text, tmp_path
 def test_resuming_a_finished_run_measures_nothing_and_changes_nothing(trained, dense, text, monkeypatch):
     output, _ = trained
     before = facts_of(output)
-    monkeypatch.setattr(training, "make_objective", lambda *_: pytest.fail("nothing is left to measure"))
+    monkeypatch.setattr(run, "make_objective", lambda *_: pytest.fail("nothing is left to measure"))
     train_profile(dense, output, calibration=[text], settings=TINY, resume=True)
     assert facts_of(output) == before
 
@@ -361,8 +360,8 @@ def test_a_model_of_one_block_is_refused(tmp_path, text):
 
 
 def test_blocks_of_unequal_size_are_refused(tmp_path, text, dense, monkeypatch):
-    measured = training.measure_sizes
+    measured = subject.measure_sizes
     unequal = lambda decoder: dataclasses.replace(measured(decoder), block_params=(1, 2, 2, 2, 2, 2))  # noqa: E731
-    monkeypatch.setattr(training, "measure_sizes", unequal)
+    monkeypatch.setattr(subject, "measure_sizes", unequal)
     with pytest.raises(UnsupportedModelError, match=r"a profile needs blocks of one size, got 1 to 2 parameters"):
         train_profile(dense, tmp_path / "profile", calibration=[text], settings=TINY)
