@@ -35,6 +35,7 @@ def profile():
         ({"model.layers.3": 1.0}, "model.layers 3"),
         ({f"model.layers.{i}": 1.0 for i in (11, 3, 12, 13)}, "model.layers 3, 11-13"),
         ({"a.1": 1.0, "b.1": 1.0, "head": 1.0}, "a 1; b 1; head"),
+        ({f"a.{i}.q": 0.1 * i for i in range(1, 8)}, "7 units, 0.100 to 0.700 of each"),
         ({"a.1": 1.0, "a.2": 0.25}, "a 1; a.2 0.25"),
     ],
 )

@@ -15,6 +15,8 @@ __all__ = ["describe_divergence", "describe_profile", "describe_strategies", "li
 
 _HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
 _NUMBERS = tuple(range(6))
+# So many shares read well in one line; more are summed up.
+_LISTED = 6
 # The command says where they differ from their preset; JSON has them all.
 _NOT_SHOWN = {"settings"}
 
@@ -25,7 +27,8 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
     table = format_table(("request", *_HEADER), rows, right=[column + 1 for column in _NUMBERS])
     if len(strategies) != 1:
         return table
-    return f"{table}\n\nremoves {list_units(strategies[0].units)}"
+    verb = "zeroes" if strategies[0].space == "sparsity" else "removes"
+    return f"{table}\n\n{verb} {list_units(strategies[0].units)}"
 
 
 def describe_profile(profile: "Profile") -> str:
@@ -55,13 +58,20 @@ def profile_data(profile: "Profile") -> dict[str, Any]:
 
 
 def list_units(units: Mapping[str, float]) -> str:
-    """Name units in one line: numbered ones together (``model.layers 3, 11-14``), shares where a part goes."""
+    """Name units in one line: numbered ones together (``model.layers 3, 11-14``), shares where a part goes.
+
+    Many shares are summed up as their range.
+    """
     whole = [_split(name) for name, share in units.items() if share == 1.0]
     parts = []
     for prefix in dict.fromkeys(prefix for prefix, _ in whole):
         numbers = sorted(number for other, number in whole if other == prefix and number is not None)
         parts.append(f"{prefix} {_runs(numbers)}" if numbers else prefix)
-    parts += [f"{name} {share:.4g}" for name, share in units.items() if share != 1.0]
+    partial = {name: share for name, share in units.items() if share != 1.0}
+    if len(partial) > _LISTED:
+        parts.append(f"{len(partial)} units, {min(partial.values()):.3f} to {max(partial.values()):.3f} of each")
+    else:
+        parts += [f"{name} {share:.4g}" for name, share in partial.items()]
     return "; ".join(parts) or "nothing"
 
 

@@ -1,0 +1,110 @@
+r"""How well a sparsity profile's surrogate ranks strategies it never saw, within one budget.
+
+    python benchmarks/sparsity_surrogate.py --model MODEL --levels DIR --profile PROFILE [--profile …] \
+        --calibration FILE… --output benchmarks/results/sparsity-surrogate.json
+
+Sixty strategies within one per cent of ``--budget``: half have independent normal scores of deviation one half around
+uniform, half the same around the profile's answer. They are measured stitched, on windows drawn with another seed than
+training's. Beside the surrogate stand its additive prior alone and the plain share of damage that the level database
+knows of (the sum of its reconstruction losses).
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import decoder_of, write_result
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from unicuco_plugin.answering import Profile, load_profile
+from unicuco_plugin.levels.realise import choose_rows
+from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.calibration import load_windows
+from unicuco_plugin.models.loading import load_tokenizer
+from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.spaces.plan import plan_counts
+
+HALF = 30
+WITHIN = 0.01
+_Z90 = 1.6448536269514722
+
+
+def main() -> None:
+    """Draw, measure, predict, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--profile", action="append", required=True)
+    parser.add_argument("--levels", type=Path, required=True)
+    parser.add_argument("--calibration", nargs="+", required=True)
+    parser.add_argument("--budget", type=float, default=0.6)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    levels = Levels.open(args.levels)
+    windows = load_windows(
+        args.calibration, load_tokenizer(args.model), count=args.tokens // 512, length=512, seed=args.seed
+    )
+    evaluator = StitchedEvaluator(decoder_of(args.model), levels, windows)
+    result: dict[str, Any] = {"budget": args.budget, "seed": args.seed, "tokens": args.tokens, "profiles": {}}
+    for name in args.profile:
+        profile = load_profile(name)
+        X = _draw(profile, args.budget, torch.Generator().manual_seed(args.seed))
+        plans = [plan_counts(profile.search_space.to_units(row), levels.sizes) for row in X]
+        measured = torch.tensor([e.value for plan in plans for e in evaluator.evaluate([plan])], dtype=torch.float64)
+        result["profiles"][name] = _compare(profile, X, measured, [_losses(levels, plan) for plan in plans])
+        print(name, {k: v for k, v in result["profiles"][name].items() if k != "strategies"}, flush=True)
+    write_result(args.output, result)
+
+
+def _draw(profile: Profile, budget: float, generator: torch.Generator) -> Tensor:
+    space = profile.search_space
+    answer = space.scores(space.from_units(profile.answer(sparsity=budget).units)[None])
+    rows = []
+    for centre in (torch.zeros_like(answer), answer):
+        for _ in range(HALF):
+            share = budget + WITHIN * (2.0 * torch.rand(1, generator=generator).item() - 1.0)
+            noise = 0.5 * torch.randn(answer.shape, generator=generator, dtype=torch.float64)
+            rows.append(space.project(centre + noise, share))
+    return torch.cat(rows)
+
+
+def _losses(levels: Levels, plan: dict[str, int]) -> float:
+    total = 0.0
+    for name, count in plan.items():
+        linear = levels.linear(name)
+        mixture = choose_rows(linear.zeros, linear.losses, count)
+        upper = torch.where(mixture.upper, linear.losses[min(mixture.lower + 1, len(linear.losses) - 1)], 0.0)
+        total += (upper + torch.where(mixture.upper, 0.0, linear.losses[mixture.lower])).sum().item()
+    return total
+
+
+def _compare(profile: Profile, X: Tensor, measured: Tensor, losses: list[float]) -> dict[str, Any]:
+    with torch.no_grad():
+        mean, std = profile.posterior.log_predict(X)
+        prior = profile.posterior.prior(X) if profile.posterior.prior is not None else mean
+    centre = mean + profile.record.shift
+    half = _Z90 * (std**2 + profile.record.shift_std**2).sqrt()
+    return {
+        "units": len(profile.units),
+        "spearman": _rank(mean, measured),
+        "spearman_around_uniform": _rank(mean[:HALF], measured[:HALF]),
+        "spearman_around_answer": _rank(mean[HALF:], measured[HALF:]),
+        "spearman_of_prior_alone": _rank(prior, measured),
+        "spearman_of_reconstruction_losses": _rank(torch.tensor(losses), measured),
+        "coverage_of_90_percent_interval": round(float(((measured.log() - centre).abs() <= half).double().mean()), 4),
+        "strategies": [
+            {"predicted": round(p, 4), "measured": round(m, 4)}
+            for p, m in zip(centre.exp().tolist(), measured.tolist(), strict=True)
+        ],
+    }
+
+
+def _rank(score: Tensor, measured: Tensor) -> float:
+    return round(float(spearmanr(score, measured).statistic), 4)
+
+
+if __name__ == "__main__":
+    main()
