@@ -110,6 +110,26 @@ def test_shared_work_is_done_once(llama, monkeypatch):
     assert {i: ran.count(i) // len(WINDOWS) for i in set(ran)} == nodes
 
 
+def test_states_are_kept_between_batches_while_there_is_room(llama, monkeypatch):
+    decoder = find_decoder(llama)
+    ran = {"plenty": 0, "none": 0}
+    values = {}
+    for name, room in (("plenty", 2**28), ("none", 0)):
+        evaluator = BlockEvaluator(decoder, WINDOWS, cache_bytes=room)
+        evaluator.evaluate([])
+        own = evaluator._runner.run
+
+        def count(index, states, name=name, own=own):
+            ran[name] += 1
+            return own(index, states)
+
+        monkeypatch.setattr(evaluator._runner, "run", count)
+        values[name] = [evaluator.evaluate([drop])[0].value for drop in ([1], [1, 4], [1], [1, 5])]
+        assert evaluator._kept_bytes == sum(states.nbytes for states in evaluator._kept.values()) <= room
+    assert values["plenty"] == values["none"]
+    assert ran == {"plenty": 4 + 1, "none": 4 + 3 + 4 + 3}
+
+
 @pytest.mark.parametrize("positions", [2, 6, 64])
 def test_logits_of_more_positions_than_asked_never_exist(llama, monkeypatch, positions):
     evaluator = BlockEvaluator(find_decoder(llama), WINDOWS, positions=positions)

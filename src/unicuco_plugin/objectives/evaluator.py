@@ -7,6 +7,7 @@ Notation
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -25,16 +26,17 @@ class BlockEvaluator:
     """Measures KL between a dense model and itself with blocks removed, on fixed windows.
 
     The dense states before every block are computed once. A batch of candidates then walks the blocks in step: each
-    distinct partial model is one node, run once however many candidates share it, and blocks before a candidate's
-    first drop are not run at all. Logits exist for few positions at a time; the dense ones are recomputed from the
-    dense final state, once per batch. The result is that of a plain forward of the really pruned model, to numerical
-    noise.
+    distinct partial model is one node, run once however many candidates share it and kept for later batches while there
+    is room; blocks before a candidate's first drop are not run at all. Logits exist for few positions at a time; the
+    dense ones are recomputed from the dense final state, once per batch. The result is that of a plain forward of the
+    really pruned model, to numerical noise.
 
     Args:
         decoder: The dense model, on the device to use; never modified beyond a call.
         windows: ``m x L`` token ids.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
+        cache_bytes: Most bytes of nodes' states to keep between batches, the least recently used going first.
         positions: Positions, over all models, whose logits exist at one time; at least two, a dense and a pruned one.
     """
 
@@ -45,6 +47,7 @@ class BlockEvaluator:
         *,
         direction: Direction = "forward",
         batch_windows: int = 8,
+        cache_bytes: int = 2**28,
         positions: int = 512,
     ) -> None:
         self._runner = BlockRunner(decoder, windows.shape[1])
@@ -52,6 +55,9 @@ class BlockEvaluator:
         self._head = DivergenceHead(self._runner, direction=direction, positions=positions)
         self._batch_windows = batch_windows
         self._dense: list[Tensor] = []
+        self._kept: OrderedDict[tuple[bool, ...], Tensor] = OrderedDict()
+        self._kept_bytes = 0
+        self._cache_bytes = cache_bytes
 
     @property
     def tokens_per_candidate(self) -> int:
@@ -93,20 +99,30 @@ class BlockEvaluator:
         nodes: list[tuple[bool, ...] | None] = [None] * len(keeps)
         states: dict[tuple[bool, ...], Tensor] = {}
         for index in range(len(self._dense) - 1):
-            running = {node: None for node, keep in zip(nodes, keeps, strict=True) if node is not None and keep[index]}
             grown: dict[tuple[bool, ...], Tensor] = {}
-            if running:
-                together = torch.cat([states[node] for node in running])
-                parts = self._run(index, together).split(len(self._windows))
-                grown.update({(*node, True): part for node, part in zip(running, parts, strict=True)})
             for position, keep in enumerate(keeps):
                 node = nodes[position]
-                if node is not None:
-                    nodes[position] = (*node, keep[index])
-                    if not keep[index]:
-                        grown[(*node, False)] = states[node]
-                elif not keep[index]:
-                    nodes[position] = keep[: index + 1]
-                    grown[keep[: index + 1]] = self._dense[index]
+                if node is None and keep[index]:
+                    continue
+                longer = nodes[position] = keep[: index + 1]
+                if longer not in grown:
+                    before = self._dense[index] if node is None else states[node]
+                    grown[longer] = self._walked(longer, before) if keep[index] else before
             states = grown
         return [self._dense[-1] if node is None else states[node] for node in nodes]
+
+    def _walked(self, node: tuple[bool, ...], before: Tensor) -> Tensor:
+        """The states of a node whose last block is kept, from the cache if an earlier batch had it.
+
+        Every node runs alone, on batches of windows that no other candidate changes: its states are the same bits
+        whether they were kept or run again, so that a resumed run repeats the unbroken one.
+        """
+        if node in self._kept:
+            self._kept.move_to_end(node)
+            return self._kept[node]
+        found = self._run(len(node) - 1, before)
+        self._kept[node] = found
+        self._kept_bytes += found.nbytes
+        while self._kept_bytes > self._cache_bytes:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        return found
