@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from unicuco_plugin.pruning import apply_strategy
     from unicuco_plugin.request import Request
     from unicuco_plugin.strategy import Strategy
-    from unicuco_plugin.training import train_profile
+    from unicuco_plugin.training import Units, train_profile
 
 __all__ = [
     "Profile",
     "Request",
     "SparsityProfileModifier",
     "Strategy",
+    "Units",
     "apply_strategy",
     "hookimpl",
     "load_profile",
@@ -33,6 +34,7 @@ _HOMES = {
     "Request": "request",
     "SparsityProfileModifier": "modifiers.sparsity_profile",
     "Strategy": "strategy",
+    "Units": "training",
     "apply_strategy": "pruning",
     "hookimpl": "plugins.hookspecs",
     "load_profile": "answering",

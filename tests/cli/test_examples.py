@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.search.settings import Settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -48,3 +49,24 @@ def test_training_goes_on_where_it_stopped(training, dense, text, tmp_path, caps
     training.main(str(dense), str(tmp_path / "p"), str(text))
     assert "sparsity 0.5: 3 blocks, " in first
     assert capsys.readouterr().out.splitlines()[-5:] == first.splitlines()[-5:]
+
+
+@pytest.fixture
+def sparsify(example, tiny_settings, monkeypatch):
+    """The sparsity example with few windows, three levels and the settings of a second."""
+    module = example("sparsify")
+    monkeypatch.setitem(module.PRESETS, "default", Settings(**tiny_settings))
+    monkeypatch.setattr(module, "WINDOWS", 4)
+    monkeypatch.setattr(module, "LENGTH", 16)
+    monkeypatch.setattr(module, "LEVELS", LevelSettings(sparsities=(0.3, 0.6, 0.9), block_size=16))
+    return module
+
+
+def test_sparsifying_meets_its_share_and_uses_what_is_there(sparsify, dense, text, tmp_path, capsys):
+    sparsify.main(str(dense), str(text), str(tmp_path / "out"))
+    before = (tmp_path / "out" / "profile" / "profile.json").read_bytes()
+    sparsify.main(str(dense), str(text), str(tmp_path / "out"), "0.45")
+    printed = capsys.readouterr().out
+    assert "(0.600000), achieved" in printed
+    assert "(0.450000), achieved" in printed
+    assert (tmp_path / "out" / "profile" / "profile.json").read_bytes() == before
