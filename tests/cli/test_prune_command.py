@@ -94,10 +94,29 @@ def test_without_text_the_model_writes_its_own(prune, sparsity_file, tmp_path, m
 
 
 @pytest.mark.usefixtures("forbidden")
-def test_stitching_is_refused_while_there_is_no_database_to_stitch_from(prune, sparsity_file):
-    result = prune("--strategy", sparsity_file, "--engine", "levels")
+@pytest.mark.parametrize("options", [("--engine", "levels"), ("--levels", "db")], ids=str)
+def test_stitching_needs_an_engine_and_a_database_to_stitch_from(prune, sparsity_file, options):
+    result = prune("--strategy", sparsity_file, *options)
     assert result.exit_code == 2
-    assert "--engine levels: this version cannot stitch from a level database; give sparsegpt or wanda" in result.stderr
+    assert "Error: --engine levels and --levels DIR go together" in result.stderr
+
+
+@pytest.fixture
+def database(unicuco, dense, text, tmp_path):
+    """A level database of the tiny model, by the command line."""
+    options = ("--sparsities", "0.3,0.6,0.9", "--samples", "4", "--seq-length", "16")
+    folder = tmp_path / "db"
+    built = unicuco("levels", "build", "--model", dense, "--output", folder, "--calibration", text, *options)
+    assert built.exit_code == 0, built.stderr
+    return folder
+
+
+def test_stitching_needs_no_text_and_meets_the_plan_to_the_weight(prune, sparsity_file, database):
+    result = prune("--strategy", sparsity_file, "--engine", "levels", "--levels", database, "--json")
+    assert result.exit_code == 0, result.stderr
+    achieved = json.loads(result.stdout)["achieved"]
+    assert achieved["engine"] == "level database"
+    assert achieved["planned"] == achieved["achieved"] == achieved["exported"]
 
 
 def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, text):
