@@ -24,9 +24,9 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from unicuco_plugin.answering import load_profile
+from unicuco_plugin.search.posterior import Z90
 
 FOLDS = 5
-_Z90 = 1.6448536269514722
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def _judge(X: Tensor, y: Tensor, kernel: Callable[[], Kernel], target: str) -> d
     return {
         "spearman": round(float(spearmanr(divergence, y).statistic), 4),
         "mean_absolute_log_error": round(float((divergence.log() - y.log()).abs().mean()), 4),
-        "coverage": round(float(((t - mean).abs() <= _Z90 * std).double().mean()), 4),
+        "coverage": round(float(((t - mean).abs() <= Z90 * std).double().mean()), 4),
     }
 
 

@@ -24,11 +24,11 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.search.posterior import Z90
 from unicuco_plugin.spaces.plan import plan_counts
 
 HALF = 30
 WITHIN = 0.01
-_Z90 = 1.6448536269514722
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def _compare(profile: Profile, X: Tensor, measured: Tensor, losses: list[float])
         mean, std = profile.posterior.log_predict(X)
         prior = profile.posterior.prior(X) if profile.posterior.prior is not None else mean
     centre = mean + profile.record.shift
-    half = _Z90 * (std**2 + profile.record.shift_std**2).sqrt()
+    half = Z90 * (std**2 + profile.record.shift_std**2).sqrt()
     return {
         "units": len(profile.units),
         "spearman": _rank(mean, measured),

@@ -10,7 +10,7 @@ from torch import Tensor
 from unicuco_plugin.errors import LevelsError, UnsupportedModelError
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.sizes import measure_sizes
+from unicuco_plugin.models.sizes import ModelSizes, measure_sizes
 from unicuco_plugin.plugins.manager import make_space
 from unicuco_plugin.profile import SizeTable
 from unicuco_plugin.search.journal import Journal
@@ -104,7 +104,7 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) ->
             "parameters; a strategy written by hand can still be applied"
         )
     space = make_space(name, decoder.block_names, sizes.block_params)
-    return Subject(space, _table(decoder, sizes.block_params, sizes.block_bytes))
+    return Subject(space, _table(sizes, sizes.block_params, sizes.block_bytes))
 
 
 def _sparsity(decoder: Decoder, fingerprint: str, units: Units) -> Subject:
@@ -128,11 +128,12 @@ def _sparsity(decoder: Decoder, fingerprint: str, units: Units) -> Subject:
     def start(journal: Journal, windows: Tensor) -> Start:
         return Start(*structural_starts(decoder, levels, space, windows, journal))
 
-    return Subject(space, _table(decoder, tuple(weights.values()), (0,) * len(weights)), header, levels, start)
+    return Subject(
+        space, _table(measure_sizes(decoder), tuple(weights.values()), (0,) * len(weights)), header, levels, start
+    )
 
 
-def _table(decoder: Decoder, params: Sequence[int], size: Sequence[int]) -> SizeTable:
-    sizes = measure_sizes(decoder)
+def _table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -> SizeTable:
     return SizeTable(
         unit_params=tuple(params),
         unit_bytes=tuple(size),
