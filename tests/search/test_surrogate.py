@@ -7,7 +7,7 @@ from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scal
 from gpytorch.kernels import ScaleKernel
 
 from unicuco_plugin.search.posterior import Z90
-from unicuco_plugin.search.surrogate import fit_surrogate
+from unicuco_plugin.search.surrogate import HeldOut, fit_surrogate
 
 D = 8
 EYE = torch.eye(D, dtype=torch.float64)
@@ -36,7 +36,7 @@ def test_the_posterior_is_botorchs_own(fitted):
     fit = surrogate.posterior
     kernel = ScaleKernel(get_covar_module_with_dim_scaled_prior(ard_num_dims=D, use_rbf_kernel=False))
     model = SingleTaskGP(X @ EYE, fit.t[:, None], covar_module=kernel, outcome_transform=None)
-    model.load_state_dict(surrogate.states["log"])
+    model.load_state_dict(surrogate.fits["log"].state)
     x = torch.rand(9, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     x[:4] = x[:4].round()
     with torch.no_grad():
@@ -57,19 +57,31 @@ def test_leave_one_out_equals_refits_with_the_hyperparameters_fixed(fitted):
         )
         mean, std = kept.predict(X[i : i + 1])
         noisy = (std.item() ** 2 + fit.scale**2 * fit.sigma2) ** 0.5
-        assert surrogate.left_out.mean[i].item() == pytest.approx(mean.item(), abs=1e-6)
-        assert surrogate.left_out.std[i].item() == pytest.approx(noisy, rel=1e-6)
+        z = (y[i].log().item() - mean.item()) / noisy
+        assert surrogate.held_out.z[i].item() == pytest.approx(z, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["log", "raw"])
 def test_the_log_density_is_that_of_the_divergences_themselves(kind):
-    X, y = data(kind)
-    left_out = fit_surrogate(X, y, EYE, target=kind).left_out
-    normal = torch.distributions.Normal(left_out.mean, left_out.std)
+    y = data(kind)[1]
+    mean, std = torch.full_like(y, 0.3), torch.linspace(0.5, 2.0, len(y), dtype=torch.float64)
+    judged = HeldOut.judge(y.log() if kind == "log" else y, mean, std, kind)
     density = torch.distributions.TransformedDistribution(
-        normal, [torch.distributions.ExpTransform()] if kind == "log" else []
+        torch.distributions.Normal(mean, std), [torch.distributions.ExpTransform()] if kind == "log" else []
     )
-    assert left_out.log_density == pytest.approx(density.log_prob(y).mean().item(), abs=1e-9)
+    torch.testing.assert_close(judged.log_density, density.log_prob(y), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["log", "raw"])
+def test_later_points_are_judged_by_the_fit_that_did_not_know_them(kind):
+    X, y = data(kind)
+    early = fit_surrogate(X[:30], y[:30], EYE, target=kind)
+    late = fit_surrogate(X, y, EYE, target=kind, previous=early).held_out
+    assert torch.equal(late.z[:30], early.held_out.z)
+    fit = early.fits[kind].posterior
+    mean, std = fit.predict(X[30:])
+    noisy = (std**2 + fit.scale**2 * fit.sigma2).sqrt()
+    torch.testing.assert_close(late.z[30:], ((y.log() if kind == "log" else y)[30:] - mean) / noisy)
 
 
 @pytest.mark.parametrize("kind", ["log", "raw"])
@@ -78,24 +90,21 @@ def test_the_scale_on_which_the_data_is_plain_is_chosen(kind):
     assert fit_surrogate(X, y, EYE).posterior.target == kind
 
 
-def test_intervals_cover_at_least_nine_tenths_of_left_out_points(fitted):
+def test_intervals_cover_at_least_nine_tenths_of_held_out_points(fitted):
     _, y, surrogate = fitted
-    z = ((y.log() - surrogate.left_out.mean) / surrogate.left_out.std).abs()
-    covered = (z <= Z90 * surrogate.posterior.spread + 1e-9).double().mean().item()
+    covered = (surrogate.held_out.z.abs() <= Z90 * surrogate.posterior.spread + 1e-9).double().mean().item()
     assert covered >= 0.9 - 1.0 / len(y)
 
 
 def test_intervals_that_are_too_narrow_are_widened_and_wide_ones_stay():
-    X, y = data("log", n=30)
-    y[::5] *= 3.0  # one in five is far from what the others say
-    surrogate = fit_surrogate(X, y, EYE, target="log")
-    z = ((y.log() - surrogate.left_out.mean) / surrogate.left_out.std).abs()
-    assert surrogate.posterior.spread == max(1.0, z.quantile(0.9).item() / Z90)
+    assert HeldOut(torch.tensor([0.1, -0.2, 0.3]), torch.zeros(3)).spread == 1.0
+    z = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64)
+    assert HeldOut(z, z).spread == pytest.approx(4.5 / Z90)
 
 
 def test_both_targets_start_from_where_they_ended():
     X, y = data("log")
-    assert set(fit_surrogate(X, y, EYE).states) == {"log", "raw"}
+    assert set(fit_surrogate(X, y, EYE).fits) == {"log", "raw"}
 
 
 def test_the_same_data_gives_the_same_fit_and_a_warm_start_nearly_so(fitted):

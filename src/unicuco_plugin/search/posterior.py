@@ -64,7 +64,7 @@ class Posterior:
 
     Attributes:
         target: Whether it models the divergence itself or its logarithm.
-        spread: Factor, at least 1, on the standard deviation, so that 90 % intervals cover 90 % of left-out points.
+        spread: Factor, at least 1, on the standard deviation, so that 90 % intervals cover 90 % of held-out points.
         prior: An additive estimate of the log divergence that the mean follows; with it the target is ``log``.
     """
 

@@ -1,12 +1,12 @@
-"""Fits the Gaussian process that stands in for measuring (BoTorch), and judges it on points left out.
+"""Fits the Gaussian process that stands in for measuring (BoTorch), and judges it on points it had not seen.
 
-Notation as in ``posterior``; ``y`` are divergences in nats per token, ``loo`` stands for leave-one-out.
+Notation as in ``posterior``; ``y`` are divergences in nats per token.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from botorch.fit import fit_gpytorch_mll
@@ -20,39 +20,76 @@ from torch import Tensor
 from unicuco_plugin.search.posterior import LEVEL, Z90, Posterior, Target
 from unicuco_plugin.search.prior import Prior
 
-__all__ = ["LeftOut", "Surrogate", "fit_surrogate"]
+__all__ = ["Fit", "HeldOut", "Surrogate", "fit_surrogate"]
 
 # L-BFGS iterations, not seconds: a time cap would make runs irreproducible. Warm-started fits converge within it.
 _MAXITER = 75
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Closed-form leave-one-out predictions of the training targets, each from all other points.
+class HeldOut:
+    """How the training divergences compare with what was predicted of each before it was known.
 
     Attributes:
-        mean, std: ``n``, in the target's unit, noise included.
-        log_density: Mean log density of the divergences themselves, so that raw and log targets compare.
+        z: ``n`` errors of the target in predicted standard deviations, the measurements' noise included.
+        log_density: ``n`` log densities of the divergences themselves, so that raw and log targets compare.
     """
 
-    mean: Tensor
-    std: Tensor
-    log_density: float
+    z: Tensor
+    log_density: Tensor
+
+    @classmethod
+    def judge(cls, raw: Tensor, mean: Tensor, std: Tensor, target: Target) -> Self:
+        """Compare ``n`` values of a target with their predictions."""
+        z = (raw - mean) / std
+        density = -0.5 * z**2 - std.log() - 0.5 * math.log(2.0 * math.pi)
+        return cls(z, density - raw if target == "log" else density)  # Jacobian: p(y) = p(log y) / y
+
+    def __add__(self, later: "HeldOut") -> "HeldOut":
+        return HeldOut(torch.cat([self.z, later.z]), torch.cat([self.log_density, later.log_density]))
+
+    @property
+    def spread(self) -> float:
+        """What deviations must be multiplied by so that 90 % intervals cover 90 % of the points, at least 1."""
+        return max(torch.quantile(self.z.abs(), LEVEL).item() / Z90, 1.0)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A Gaussian process of one target.
+
+    Attributes:
+        posterior: Its deviations as fitted, without ``spread``.
+        held_out: Its judgement, over all points so far.
+        state: BoTorch's, to warm-start the next fit.
+    """
+
+    posterior: Posterior
+    held_out: HeldOut
+    state: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A fitted posterior, with what is needed to judge it and to warm-start the next fit.
+    """The posterior to use, and the fits that it was chosen from.
 
     Attributes:
-        posterior: The fit on the better target.
-        left_out: Its judgement.
-        states: BoTorch's state of the fit on each target that was tried, so that the next choice is between equals.
+        target: Of the better fit.
+        fits: One for each target that was tried.
     """
 
-    posterior: Posterior
-    left_out: LeftOut
-    states: Mapping[Target, Mapping[str, Any]]
+    target: Target
+    fits: Mapping[Target, Fit]
+
+    @property
+    def held_out(self) -> HeldOut:
+        """The judgement of the better fit."""
+        return self.fits[self.target].held_out
+
+    @property
+    def posterior(self) -> Posterior:
+        """The better fit, its deviations widened by what was held out."""
+        return replace(self.fits[self.target].posterior, spread=self.held_out.spread)
 
 
 def fit_surrogate(
@@ -66,12 +103,17 @@ def fit_surrogate(
 ) -> Surrogate:
     """Fit a scaled Matérn 5/2 ARD kernel by marginal likelihood, in float64.
 
+    A fit is judged by what it says of points before it knows them: each of the first lot by all others of that lot
+    (leave-one-out), each later one by the fit before it came. Leave-one-out over all points would judge by the crowd
+    that a search leaves where it has been, and choose and calibrate for predictions that nobody asks for.
+
     Args:
         X: ``n x d`` measured strategies, ``n >= 2``.
         y: ``n`` divergences of one fidelity, nats per token, positive.
         G: ``d x e`` feature map of the space.
-        target: Model ``y``, ``log y``, or whichever predicts left-out divergences with the higher log density.
-        previous: An earlier fit whose hyperparameters start this one.
+        target: Model ``y``, ``log y``, or whichever predicts divergences that it does not know with the higher log
+            density.
+        previous: The fit on the first rows of ``X``; its hyperparameters start this one.
         prior: What the mean follows; then only ``log y`` is modelled, which is what it estimates.
 
     Raises:
@@ -79,8 +121,9 @@ def fit_surrogate(
             raw target.
 
     Source:
-        UniCuCo Eq. (8); leave-one-out from Rasmussen and Williams 2006, Eqs. (5.10)-(5.12); the dimension-scaled prior
-        from Hvarfner et al. 2024, as BoTorch ships it.
+        UniCuCo Eq. (8); leave-one-out from Rasmussen and Williams 2006, Eqs. (5.10)-(5.12); judging by forecasts from
+        Dawid 1984, "Statistical theory: the prequential approach"; the dimension-scaled prior from Hvarfner et al.
+        2024, as BoTorch ships it.
     """
     if len(y) < 2 or not bool(((y > 0) & y.isfinite()).all()):
         raise ValueError(f"a surrogate needs two or more positive, finite divergences, got {y.tolist()[:8]}")
@@ -88,9 +131,10 @@ def fit_surrogate(
         raise ValueError("a surrogate with a prior models log divergence, got target 'raw'")
     targets: tuple[Target, ...] = ("log", "raw") if target == "auto" else (target,)
     targets = targets if prior is None else ("log",)
-    fits = [_fit(X, y, G, kind, previous.states.get(kind) if previous else None, prior) for kind in targets]
-    best = max(fits, key=lambda fit: fit.left_out.log_density)
-    return replace(best, states={target: state for fit in fits for target, state in fit.states.items()})
+    before = previous.fits if previous is not None else {}
+    fits = {kind: _fit(X, y, G, kind, before.get(kind), prior) for kind in targets}
+    best = max(fits, key=lambda kind: fits[kind].held_out.log_density.mean().item())
+    return Surrogate(best, fits)
 
 
 class _Expected(Mean):
@@ -106,8 +150,8 @@ class _Expected(Mean):
 
 
 def _fit(  # noqa: PLR0917 - the data, and what to make of it
-    X: Tensor, y: Tensor, G: Tensor, target: Target, start: Mapping[str, Any] | None, prior: Prior | None
-) -> Surrogate:
+    X: Tensor, y: Tensor, G: Tensor, target: Target, before: Fit | None, prior: Prior | None
+) -> Fit:
     raw = y.log() if target == "log" else y
     shift, scale = raw.mean().item(), max(raw.std().item(), 1e-6)
     t = (raw - shift) / scale
@@ -121,8 +165,8 @@ def _fit(  # noqa: PLR0917 - the data, and what to make of it
         get_covar_module_with_dim_scaled_prior(ard_num_dims=count, use_rbf_kernel=False, active_dims=seen)
     )
     model = SingleTaskGP(Z, t[:, None], covar_module=kernel, mean_module=mean, outcome_transform=None)
-    if start is not None:
-        model.load_state_dict(start)
+    if before is not None:
+        model.load_state_dict(before.state)
     mll = ExactMarginalLogLikelihood(model.likelihood, model)
     fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": _MAXITER}})
     model.eval()
@@ -140,19 +184,22 @@ def _fit(  # noqa: PLR0917 - the data, and what to make of it
         beta=0.0 if mean is None else mean.beta.item(),
         prior=prior,
     )
-    left_out = _leave_one_out(posterior, raw)
-    z = ((raw - left_out.mean) / left_out.std).abs()
-    # Widened, never narrowed: the archive is crowded where the search has been, so the errors of its left-out points
-    # are smaller than those of strategies from elsewhere.
-    spread = max(torch.quantile(z, LEVEL).item() / Z90, 1.0)
-    return Surrogate(replace(posterior, spread=spread), left_out, {target: model.state_dict()})
+    known = 0 if before is None else len(before.posterior.X)
+    held_out = (
+        _leave_one_out(posterior, raw)
+        if before is None
+        else before.held_out + _foreseen(before.posterior, X[known:], raw[known:])
+    )
+    return Fit(posterior, held_out, model.state_dict())
 
 
-def _leave_one_out(fit: Posterior, raw: Tensor) -> LeftOut:
+def _leave_one_out(fit: Posterior, raw: Tensor) -> HeldOut:
     inverse_diagonal = torch.cholesky_inverse(fit.L).diagonal()
     mean = fit.shift + fit.scale * (fit.t - fit.alpha / inverse_diagonal)
-    std = fit.scale * inverse_diagonal.rsqrt()
-    density = -0.5 * ((raw - mean) / std) ** 2 - std.log() - 0.5 * math.log(2.0 * math.pi)
-    if fit.target == "log":
-        density = density - raw  # Jacobian: p(y) = p(log y) / y
-    return LeftOut(mean, std, density.mean().item())
+    return HeldOut.judge(raw, mean, fit.scale * inverse_diagonal.rsqrt(), fit.target)
+
+
+def _foreseen(fit: Posterior, X: Tensor, raw: Tensor) -> HeldOut:
+    """What a fit said of measurements that came after it."""
+    mean, std = fit.predict(X)
+    return HeldOut.judge(raw, mean, (std**2 + fit.scale**2 * fit.sigma2).sqrt(), fit.target)
