@@ -40,7 +40,11 @@ def main() -> None:
     length, tokens, batch = settings["rank_seq_length"], settings["rank_tokens"], settings["batch"]
     windows = load_windows(args.calibration, load_tokenizer(args.model), count=tokens // length, length=length, seed=0)
     decoder = decoder_of(args.model)
-    searched = [tuple(profile.units.index(name) for name in e.units) for e in profile.record.archive if e.measured]
+    searched = [
+        tuple(profile.search_space.parse(e.strategy).nonzero()[:, 0].tolist())
+        for e in profile.record.archive
+        if e.measured
+    ]
     firsts = range(0, len(searched) - batch + 1, max(batch, len(searched) * batch // args.count))
     evaluator = BlockEvaluator(decoder, windows, batch_windows=settings["batch_windows"])
     evaluator.evaluate([searched[0]])  # the dense states, once for a whole search

@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     profile = load_profile(args.profile)
     entries = [entry for entry in profile.record.archive if entry.measured]
-    X = torch.stack([profile.search_space.from_units(entry.units) for entry in entries])
+    X = torch.stack([profile.search_space.parse(entry.strategy) for entry in entries])
     y = torch.tensor([entry.rank for entry in entries], dtype=torch.float64)
     d = X.shape[1]
     kernels: dict[str, Callable[[], Kernel]] = {

@@ -66,7 +66,10 @@ def main() -> None:
 
 def _judge(profile: Profile, evaluator: BlockEvaluator, seed: int, *, everywhere: bool) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
-    known = {frozenset(entry.units): entry for entry in profile.record.archive}
+    known = {
+        frozenset(profile.search_space.to_units(profile.search_space.parse(entry.strategy))): entry
+        for entry in profile.record.archive
+    }
     groups = {
         "mixed": _mixed(profile, set(known), generator, profile.provenance["settings"]["focus"]),
         "one_budget": _one_budget(profile, set(known), generator),

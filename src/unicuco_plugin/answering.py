@@ -58,8 +58,7 @@ class Profile:
             self._scaling = Scaling(record.ideal, record.nadir)
         except (KeyError, ValueError, RuntimeError) as error:
             raise ProfileError(f"profile {record.name} is damaged: {error}") from error
-        rows = [self.search_space.from_units(entry.units) for entry in record.archive]
-        self._entries = dict(zip(map(self.search_space.key, rows), record.archive, strict=True))
+        self._entries = {entry.strategy: entry for entry in record.archive}
         archive = {key: entry.reranked for key, entry in self._entries.items()}
         evidence = Evidence(record.reranked_shift, record.noise)
         confirmed = {key for key, entry in self._entries.items() if entry.confirmed}

@@ -48,14 +48,15 @@ class ArchiveEntry(_Frozen):
     """One measured strategy.
 
     Attributes:
-        units: What it removes.
+        strategy: What it removes, as its space writes it (``Space.key``); two hundred names an entry would be most of
+            the file.
         rank: Divergence on the ranking windows, nats per token; the surrogate's where it was only confirmed.
         measured: Whether ``rank`` was measured.
         reranked: The same on a second lot of ranking windows, for the best of each budget.
         confirmed: The same on windows of their own, where it was confirmed.
     """
 
-    units: dict[str, float]
+    strategy: str
     rank: float
     measured: bool = True
     reranked: float | None = None

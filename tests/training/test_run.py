@@ -96,7 +96,7 @@ def test_every_divergence_of_the_archive_is_the_evaluators_on_windows_of_its_own
     decoder = find_decoder(tiny_model("llama"))
     evaluators = {name: BlockEvaluator(decoder, part) for name, part in lots.items()}
     for entry in profile.record.archive:
-        drop = [int(unit.rpartition(".")[2]) for unit in entry.units]
+        drop = [int(index) for index in entry.strategy.split(",")]
         said = {"reranked": entry.reranked, "confirmed": entry.confirmed and entry.confirmed.mean}
         said |= {"rank": entry.rank} if entry.measured else {}
         for name, value in said.items():
@@ -115,7 +115,7 @@ def test_intervals_of_confirmed_strategies_are_students_over_windows(trained, te
     windows = load_windows([text], tiny_tokenizer(tmp_path), count=8, length=16, seed=0)[4:]
     evaluator = BlockEvaluator(find_decoder(tiny_model("llama")), windows)
     for entry in confirmed:
-        [found] = evaluator.evaluate([[int(unit.rpartition(".")[2]) for unit in entry.units]])
+        [found] = evaluator.evaluate([[int(index) for index in entry.strategy.split(",")]])
         low, high = stats.t.interval(0.9, 3, found.value, stats.sem(found.per_window))
         assert entry.confirmed.interval90 == pytest.approx((max(low, 0.0), high), rel=1e-3, abs=1e-6)
 

@@ -135,9 +135,9 @@ class _Run:
             if self.settings.rerank:
                 finalists = self._finalists(self._contest(), self.settings.rerank, self.settings.focus)
                 self._measure(RERANK, finalists, "reranking")
-            best = self._finalists(self._contest(), 1)
-            self._imitate(best)
-            self._measure(CONFIRM, best, "confirming")
+            self._imitate(self._finalists(self._contest(), 1))
+            # Held again: what StratNet proposes from now on is what a profile's answers will compare with.
+            self._measure(CONFIRM, self._finalists(self._contest(), 1), "confirming")
         except KeyboardInterrupt:
             if self.learned is None:
                 raise

@@ -107,9 +107,9 @@ class SparsitySpace:
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
-        """Every twentieth that the bounds reach."""
+        """Every twentieth between what the bounds reach at the least and at the most."""
         low, high = self.reach
-        return tuple(share for share in _GRID if low < share < high)
+        return tuple(share for share in _GRID if low + _SLACK < share < high - _SLACK)
 
     def sparsity(self, x: Tensor) -> Tensor:
         """Share of prunable weights removed, ``p x d`` to ``p``."""

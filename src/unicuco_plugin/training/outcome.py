@@ -76,7 +76,7 @@ def _archive(result: TrainingResult, space: Space) -> tuple[ArchiveEntry, ...]:
         row = confirmed.get(key)
         entries.append(
             ArchiveEntry(
-                units=space.to_units(x),
+                strategy=key,
                 rank=ranked.get(key, predicted),
                 measured=key in ranked,
                 reranked=reranked.get(key),
