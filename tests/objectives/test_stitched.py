@@ -11,7 +11,7 @@ from unicuco_plugin.levels.stitch import stitch
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.objectives.divergence import DivergenceObjective
 from unicuco_plugin.objectives.objective import ObjectiveRequest
-from unicuco_plugin.objectives.sensitivity import TOKEN_COST, inner_levels, measure_slopes
+from unicuco_plugin.objectives.sensitivity import TOKEN_COST, measure_slopes, uniform_plan
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.spaces.sparsity import SparsitySpace
@@ -107,32 +107,54 @@ def mean_divergence(model, log_p):
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean().item()
 
 
-def test_slopes_are_the_derivatives_along_the_ladder(llama_levels):
+def zeros_at(levels, name, level):
+    return int(levels.linear(name).zeros[level].sum())
+
+
+def check_slopes(levels, plan, brackets):
+    """Central differences along the levels of each bracket, for every fourth linear."""
     model = dense()
-    decoder = find_decoder(model)
     with torch.no_grad():
         log_p = model(input_ids=WINDOWS, use_cache=False).logits.double().log_softmax(-1)
-    slopes = measure_slopes(decoder, llama_levels, WINDOWS, [1, 2])
+    slopes = measure_slopes(find_decoder(model), levels, WINDOWS, plan)
     assert all(parameter.requires_grad for parameter in model.parameters())
-    ladder = (0.0, *LADDER)
-    for level in (1, 2):
-        uniform = dense()
-        zeros = {name: int(llama_levels.linear(name).zeros[level].sum()) for name in llama_levels.sizes}
-        stitch(find_decoder(uniform), llama_levels, zeros)
-        for name in list(llama_levels.sizes)[::4]:
-            stored = llama_levels.linear(name)
-            below = model.get_submodule(name).weight.data if level == 1 else stored.decode(level - 1)
-            step = (stored.decode(level + 1) - below) / (ladder[level + 1] - ladder[level - 1])
-            weight = uniform.get_submodule(name).weight
-            own, epsilon = weight.data.clone(), 1e-2
-            weight.data = own + epsilon * step
-            above = mean_divergence(uniform, log_p)
-            weight.data = own - epsilon * step
-            numeric = (above - mean_divergence(uniform, log_p)) / (2 * epsilon)
-            weight.data = own
-            assert slopes[name][level - 1] == pytest.approx(numeric, rel=0.02, abs=1e-6)
+    stitched = dense()
+    stitch(find_decoder(stitched), levels, plan)
+    for name in list(levels.sizes)[::4]:
+        low, high = brackets(name)
+        stored = levels.linear(name)
+        below = stored.decode(low) if low else model.get_submodule(name).weight.data
+        share = (zeros_at(levels, name, high) - (zeros_at(levels, name, low) if low else 0)) / levels.sizes[name]
+        step = (stored.decode(high) - below) / share
+        weight = stitched.get_submodule(name).weight
+        own, epsilon = weight.data.clone(), 1e-2
+        weight.data = own + epsilon * step
+        above = mean_divergence(stitched, log_p)
+        weight.data = own - epsilon * step
+        numeric = (above - mean_divergence(stitched, log_p)) / (2 * epsilon)
+        weight.data = own
+        assert slopes[name] == pytest.approx(numeric, rel=0.02, abs=1e-6)
 
 
-def test_slopes_can_be_taken_where_a_level_lies_on_either_side(llama_levels):
-    assert list(inner_levels(llama_levels)) == [1, 2]
+@pytest.mark.parametrize("level", [1, 2])
+def test_slopes_at_a_level_are_the_derivatives_across_it(llama_levels, level):
+    plan = uniform_plan(llama_levels, level)
+    assert plan == {name: zeros_at(llama_levels, name, level) for name in llama_levels.sizes}
+    check_slopes(llama_levels, plan, lambda _: (level - 1, level + 1))
+
+
+def test_slopes_between_levels_are_the_derivatives_from_one_to_the_next(llama_levels):
+    shares = {name: 0.4 if index % 2 else 0.6 for index, name in enumerate(llama_levels.sizes)}
+    plan = {name: round(share * llama_levels.sizes[name]) for name, share in shares.items()}
+    check_slopes(llama_levels, plan, lambda name: (1, 2) if shares[name] == 0.4 else (2, 3))
+
+
+def test_slopes_at_the_ends_of_the_ladder_look_inwards(llama_levels):
+    last = len(LADDER)
+    ends = {name: index % 2 for index, name in enumerate(llama_levels.sizes)}
+    plan = {name: zeros_at(llama_levels, name, last) if end else 0 for name, end in ends.items()}
+    check_slopes(llama_levels, plan, lambda name: (last - 1, last) if ends[name] else (0, 1))
+
+
+def test_a_backward_pass_counts_as_two_forwards():
     assert TOKEN_COST == 3

@@ -1,18 +1,19 @@
-r"""How fast the divergence rises with the sparsity of every linear, all of them from one backward pass a level.
+r"""How fast the divergence rises with the sparsity of every linear, all of them from one backward pass.
 
 Notation
     s_e: sparsity of level e of the database, s_0 = 0 the dense weight; W_e: a linear's weight at that level
+    a, b: the levels on either side of a linear's share; its own level's neighbours where it is exactly at one
     x, delta: what enters a linear, and the gradient of the divergence with respect to what leaves it
-    slope: ``d KL / d s`` of one linear at a model whose linears are all at level e
+    slope: ``d KL / d s`` of one linear at a model that carries a plan
 
-With ``dW/ds`` taken as ``(W_{e+1} - W_{e-1}) / (s_{e+1} - s_{e-1})``,
+With ``dW/ds`` taken as ``(W_b - W_a) / (s_b - s_a)``,
 
     ``slope = sum_t delta_t . (dW/ds x_t)``,
 
 so no gradient of a weight is ever held. Derived here; the first-order use of gradients follows Molchanov et al. 2017.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -23,59 +24,58 @@ from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
 
-__all__ = ["TOKEN_COST", "inner_levels", "measure_slopes"]
+__all__ = ["TOKEN_COST", "measure_slopes", "uniform_plan"]
 
 # Evaluation tokens that one position of a forward and backward pass counts as: a backward pass costs two forwards.
 TOKEN_COST = 3
 
 
-def inner_levels(levels: Levels) -> range:
-    """The levels with a neighbour on either side, where slopes can be measured; dense counts as a neighbour."""
-    return range(1, len(levels.sparsities))
+def uniform_plan(levels: Levels, level: int) -> dict[str, int]:
+    """The plan of a model whose linears are all at one level from 1 on."""
+    return {name: int(levels.linear(name).zeros[level].sum()) for name in levels.sizes}
 
 
 def measure_slopes(
-    decoder: Decoder, levels: Levels, windows: Tensor, at: Sequence[int], *, cache_bytes: int = 2**31
-) -> dict[str, list[float]]:
-    """Measure slopes of every linear of a database, at models that are uniformly at one level each.
+    decoder: Decoder, levels: Levels, windows: Tensor, plan: Mapping[str, int], *, cache_bytes: int = 2**31
+) -> dict[str, float]:
+    """Measure slopes of every linear of a database at a model that carries a plan.
 
     Args:
         decoder: The dense model; dense again afterwards, however it ends.
-        levels: The database built from it.
+        levels: The database built from it, of two levels or more.
         windows: ``m x L`` token ids; one passes at a time.
-        at: Levels, each in ``inner_levels``.
+        plan: Zeros by the full name of the linear; those it does not name are dense.
         cache_bytes: Most bytes of decoded levels to keep.
 
     Returns:
-        One slope for each of ``at``, by linear; nats per token and unit of the linear's own sparsity. Costs
-        ``len(at) * windows.numel() * TOKEN_COST`` evaluation tokens.
+        One slope by linear; nats per token and unit of the linear's own sparsity. Costs
+        ``windows.numel() * TOKEN_COST`` evaluation tokens.
 
     Raises:
-        LevelsError: If the database does not fit the model.
+        LevelsError: If the database or the plan does not fit the model.
     """
-    slopes: dict[str, list[float]] = {name: [] for name in levels.sizes}
     linears = {name: linear for i in range(len(decoder.blocks)) for name, linear in decoder.linears(i).items()}
+    found = dict.fromkeys(levels.sizes, 0.0)
     with _frozen(decoder.model), Stitcher(decoder, levels, cache_bytes=cache_bytes) as stitcher:
-        for level in at:
-            found = dict.fromkeys(slopes, 0.0)
-            changes = {name: _change(levels, linears[name], name, level) for name in slopes}
-            dense = [_log_probabilities(decoder, window) for window in windows]
-            stitcher.apply({name: int(levels.linear(name).zeros[level].sum()) for name in slopes})
-            with _watched(linears, changes, found):
-                for window, log_p in zip(windows, dense, strict=True):
-                    _backward(decoder, window, log_p)
-            stitcher.restore()
-            for name, value in found.items():
-                slopes[name].append(value / len(windows))
-    return slopes
+        changes = {name: _change(levels, linears[name], name, plan.get(name, 0)) for name in found}
+        dense = [_log_probabilities(decoder, window) for window in windows]
+        stitcher.apply(plan)
+        with _watched(linears, changes, found):
+            for window, log_p in zip(windows, dense, strict=True):
+                _backward(decoder, window, log_p)
+    return {name: value / len(windows) for name, value in found.items()}
 
 
-def _change(levels: Levels, linear: nn.Linear, name: str, level: int) -> Tensor:
-    """``dW/ds`` at a level, in the weight's dtype."""
-    stored, ladder = levels.linear(name), (0.0, *levels.sparsities)
-    below = linear.weight.data if level == 1 else stored.decode(level - 1, linear.weight.device)
-    above = stored.decode(level + 1, linear.weight.device)
-    return (above - below) / (ladder[level + 1] - ladder[level - 1])
+def _change(levels: Levels, linear: nn.Linear, name: str, count: int) -> Tensor:
+    """``dW/ds`` at a count of zeros, in the weight's dtype."""
+    stored = levels.linear(name)
+    zeros = stored.zeros.sum(1)
+    top = len(zeros) - 1
+    below = max(min(int((zeros < count).sum()) - 1, top - 1), 0)
+    above = min(max(top + 1 - int((zeros > count).sum()), below + 1), top)
+    lower = stored.decode(below, linear.weight.device) if below else linear.weight.data
+    share = (zeros[above] - zeros[below]).item() / linear.weight.numel()
+    return (stored.decode(above, linear.weight.device) - lower) / max(share, 1e-9)
 
 
 @torch.no_grad()

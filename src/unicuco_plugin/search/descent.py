@@ -21,7 +21,7 @@ _RATE = 0.05
 
 
 def descend(posterior: Posterior, space: Space, x: Tensor, *, kappa: float = 0.0) -> Tensor:
-    """Lower the posterior's mean from each start without leaving the budget, ``p x d`` to ``p x d``.
+    """Lower the posterior's bound from each start without leaving the budget, ``p x d`` to ``p x d``.
 
     All starts must be at one budget.
 
@@ -29,11 +29,11 @@ def descend(posterior: Posterior, space: Space, x: Tensor, *, kappa: float = 0.0
         posterior: Of the measurements.
         space: Of the strategies.
         x: The starts.
-        kappa: In a smooth space ``mean + kappa std`` is lowered: positive stays near what is known, negative explores.
+        kappa: ``mean + kappa std`` is lowered: positive stays near what is known, negative explores.
     """
     if not len(x):
         return x
-    return _follow_gradient(posterior, space, x, kappa) if space.smooth else _swap(posterior, space, x)
+    return _follow_gradient(posterior, space, x, kappa) if space.smooth else _swap(posterior, space, x, kappa)
 
 
 def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, kappa: float) -> Tensor:
@@ -54,17 +54,17 @@ def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, kappa: float
     return best
 
 
-def _swap(posterior: Posterior, space: Space, x: Tensor) -> Tensor:
-    """Follow the best neighbour from each start until none lowers the mean."""
+def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float) -> Tensor:
+    """Follow the best neighbour from each start until none lowers the bound."""
     x = x.clone()
-    value = posterior.mean(x)
+    value = _bound(posterior, x, kappa)
     live = torch.arange(len(x))
     for _ in range(_LONGEST):
         moves = space.neighbours(x[live])
         if moves.shape[1] == 0:
             break
-        means = posterior.mean(moves.flatten(0, 1)).view(moves.shape[:2])
-        best, move = means.min(-1)
+        bounds = _bound(posterior, moves.flatten(0, 1), kappa).view(moves.shape[:2])
+        best, move = bounds.min(-1)
         better = best < value[live] - 1e-9
         if not bool(better.any()):
             break
@@ -73,6 +73,13 @@ def _swap(posterior: Posterior, space: Space, x: Tensor) -> Tensor:
         x[live] = moves[moved, move[moved]]
         value[live] = best[moved]
     return x
+
+
+def _bound(posterior: Posterior, x: Tensor, kappa: float) -> Tensor:
+    if kappa == 0.0:
+        return posterior.mean(x)
+    mean, std = posterior.predict(x)
+    return mean + kappa * std
 
 
 def propose_neighbours(
@@ -88,7 +95,7 @@ def propose_neighbours(
         space: Of the strategies.
         X: ``n x d`` measured strategies.
         starts: Random starts for each budget.
-        bound: Which bound orders the measured strategies.
+        bound: Which bound descents lower, and orders the measured strategies.
         kappa: Its width.
         generator: Draws the random starts.
     """

@@ -15,7 +15,7 @@ from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.hypervolume import reference_point, select_by_improvement
 from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, Measure
-from unicuco_plugin.search.posterior import Posterior
+from unicuco_plugin.search.posterior import Bound, Posterior
 from unicuco_plugin.search.prior import Prior
 from unicuco_plugin.search.scalarization import Z_STAR, Scalarization, Scaling
 from unicuco_plugin.search.settings import Settings
@@ -216,7 +216,7 @@ class _Run:
         lam = sample_preferences(settings.pool, settings.generator(4, self.epoch))
         pool = [self.space.relax(self.net(lam)).round(decimals=6)]
         if settings.neighbours:
-            pool.append(self._neighbours())
+            pool.append(self._neighbours(settings.bound))
         known = {row.key for row in self.rows[RANK]}
         candidates = _distinct(self.space, torch.cat(pool), known)
         candidates = candidates[self.space.sparsity(candidates) <= settings.focus + 1e-9]
@@ -226,7 +226,7 @@ class _Run:
         chosen = select_by_improvement(self._objectives(posterior, candidates), F, reference_point(F), settings.picks)
         return candidates[chosen]
 
-    def _neighbours(self) -> Tensor:
+    def _neighbours(self, bound: Bound) -> Tensor:
         settings = self.settings
         with torch.enable_grad():
             return propose_neighbours(
@@ -234,7 +234,7 @@ class _Run:
                 self.space,
                 self.X,
                 starts=settings.starts,
-                bound=settings.bound,
+                bound=bound,
                 kappa=settings.kappa,
                 generator=settings.generator(5, self.epoch),
             ).detach()
@@ -243,7 +243,7 @@ class _Run:
         """The race on all ranking evidence: measured, StratNet's, neighbours'."""
         again: dict[str, float | None] = {row.key: None for row in self.rows[RANK]}
         if self.settings.neighbours:
-            again |= {self.space.key(row): None for row in self._neighbours()}
+            again |= {self.space.key(row): None for row in self._neighbours("none")}
         again |= {row.key: row.value for row in self.rows[RERANK]}
         posterior = self._posterior()
         return Contest(self.space, self.net, posterior, again, compare(self.space, posterior, self.rows[RERANK]))
