@@ -18,7 +18,7 @@ from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.request import Request
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.plan import plan_counts
-from unicuco_plugin.training import JOURNAL, Units, train_profile
+from unicuco_plugin.training import JOURNAL, Units, structure, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=24, epochs=1, steps=10, pool=32, picks=4,
@@ -141,11 +141,34 @@ def test_slopes_are_counted_once_and_a_finished_run_resumes_to_the_same_profile(
     output, profile = trained
     with contextlib.closing(sqlite3.connect(output / JOURNAL)) as connection:
         tokens = connection.execute("SELECT sum(tokens) FROM measurements").fetchone()[0]
-    assert profile.provenance["slope_tokens"] == 2 * 32 * 3  # levels 0.4 and 0.6
+    assert profile.provenance["slope_tokens"] == 4 * 2 * 32 * 3  # anchors, rounds, tokens, a backward pass's cost
     assert profile.provenance["evaluation_tokens"] == tokens + profile.provenance["slope_tokens"]
     before = json.loads((output / "profile.json").read_text(encoding="utf8"))["archive"]
     run(dense, text, levels, output, resume=True)
     assert json.loads((output / "profile.json").read_text(encoding="utf8"))["archive"] == before
+
+
+def test_a_run_killed_between_slope_passes_measures_none_twice(  # noqa: PLR0917 - fixtures
+    dense, text, levels, trained, tmp_path, monkeypatch
+):
+    real, calls = structure.measure_slopes, []
+
+    def dies_at(most):
+        def measure(*args):
+            if len(calls) == most:
+                raise SystemExit("killed")
+            calls.append(args)
+            return real(*args)
+
+        return measure
+
+    monkeypatch.setattr(structure, "measure_slopes", dies_at(3))
+    with pytest.raises(SystemExit):
+        run(dense, text, levels, tmp_path / "tiny-sparsity")
+    monkeypatch.setattr(structure, "measure_slopes", dies_at(99))
+    resumed = run(dense, text, levels, tmp_path / "tiny-sparsity", resume=True)
+    assert len(calls) == 8
+    assert resumed.record.archive == trained[1].record.archive
 
 
 def test_no_database_is_refused_before_anything_is_measured(dense, text, tmp_path):
