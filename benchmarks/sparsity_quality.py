@@ -4,9 +4,10 @@ r"""Non-uniform sparsity beside its peers: the same engine, calibration text and
         --budgets 0.5 0.6 0.7 --output benchmarks/results/sparsity-quality.json
 
 Every method says how much each unit loses; the toolkit's sequential SparseGPT pass carries it out on the same windows;
-divergence and perplexity are measured on the reference's windows of texts that nothing was calibrated on. Beside each
-stands the checkpoint stitched from the level database, without a pass. EvoPress (``super_fast``, per linear) gets ten
-times our tokens, over all budgets together, or ``--evopress-tokens``.
+divergence and perplexity are measured on the reference's windows of texts that nothing was calibrated on. Beside those
+of ``--stitched`` stands the checkpoint stitched from the level database, without a pass. EvoPress (``super_fast``, per
+linear, minibatches out of ``--pool`` windows) gets ten times our tokens, over all budgets together, or
+``--evopress-tokens``.
 
 Every cell is written to the output when it is measured; the same command goes on after a kill and measures none twice.
 """
@@ -38,7 +39,7 @@ from unicuco_plugin.request import Request
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Divergence, Strategy
 
-PEERS = ("uniform", "owl", "dlp", "alphapruning", "atp")
+PEERS = ("uniform", "owl", "dlp", "atp", "evopress")
 TIMES = 10
 
 
@@ -48,6 +49,7 @@ def main() -> None:
     profile, levels, decoder = load_profile(args.profile), Levels.open(args.levels), decoder_of(args.model)
     tokenizer = load_tokenizer(args.model)
     windows = load_windows(args.calibration, tokenizer, count=args.windows, length=512, seed=args.seed)
+    pool = load_windows(args.calibration, tokenizer, count=args.pool, length=512, seed=args.seed)
     ours = profile.provenance["evaluation_tokens"]
     result: dict[str, Any] = {"profile": profile.name, "windows": args.windows, "cells": {}}
     if args.output.exists():
@@ -59,7 +61,7 @@ def main() -> None:
         found = make_peer(name)(
             PeerRequest(
                 decoder,
-                windows,
+                pool if evolving else windows,
                 share,
                 space="sparsity",
                 levels=levels,
@@ -87,7 +89,7 @@ def main() -> None:
                 "seconds": round(seconds, 2),
                 "details": _plain(details),
                 "sparsity": sum(plan_counts(units, levels.sizes).values()) / sum(levels.sizes.values()),
-                "stitched": _stitched(args, decoder, levels, units),
+                "stitched": _stitched(args, decoder, levels, units) if name in args.stitched else None,
                 "sparsegpt": None if args.stitched_only else _passed(args, profile, units, share, windows),
             }
             print(cell, result["cells"][cell], flush=True)
@@ -105,6 +107,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evopress-tokens", type=int, help="for each budget, instead of ten times ours over all")
+    parser.add_argument("--pool", type=int, default=128, help="windows that EvoPress draws its minibatches from")
+    parser.add_argument("--stitched", nargs="*", default=["uniform", "ours"], help="methods to measure stitched too")
     parser.add_argument("--stitched-only", action="store_true", help="leave the toolkit's pass out")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()

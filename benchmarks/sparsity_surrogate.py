@@ -5,8 +5,9 @@ r"""How well a sparsity profile's surrogate ranks strategies it never saw, withi
 
 Sixty strategies within one per cent of ``--budget``: half have independent normal scores of deviation one half around
 uniform, half the same around the profile's answer. They are measured stitched, on windows drawn with another seed than
-training's. Beside the surrogate stand its additive prior alone and the plain share of damage that the level database
-knows of (the sum of its reconstruction losses).
+training's. Beside the surrogate stand its additive prior alone, the plain share of damage that the level database
+knows of (the sum of its reconstruction losses), and other surrogates of the same measurements: without the prior, and
+with a length scale for every unit instead of every block and kind of module.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.search.posterior import Z90
+from unicuco_plugin.search.surrogate import fit_surrogate
 from unicuco_plugin.spaces.plan import plan_counts
 
 HALF = 30
@@ -81,6 +83,24 @@ def _losses(levels: Levels, plan: dict[str, int]) -> float:
     return total
 
 
+def _others(profile: Profile, X: Tensor, measured: Tensor) -> dict[str, float]:
+    """Rank correlations of surrogates fitted anew to what the profile's was fitted to."""
+    known = profile.posterior
+    y = (known.shift + known.scale * known.t).exp()
+    units = torch.eye(len(profile.units), dtype=torch.float64)
+    found = {}
+    for name, G, prior in (
+        ("groups_with_prior", known.G, known.prior),
+        ("groups_without_prior", known.G, None),
+        ("units_with_prior", units, known.prior),
+        ("units_without_prior", units, None),
+    ):
+        fitted = fit_surrogate(known.X, y, G, target="log", prior=prior).posterior
+        with torch.no_grad():
+            found[name] = _rank(fitted.mean(X), measured)
+    return found
+
+
 def _compare(profile: Profile, X: Tensor, measured: Tensor, losses: list[float]) -> dict[str, Any]:
     with torch.no_grad():
         mean, std = profile.posterior.log_predict(X)
@@ -94,6 +114,7 @@ def _compare(profile: Profile, X: Tensor, measured: Tensor, losses: list[float])
         "spearman_around_answer": _rank(mean[HALF:], measured[HALF:]),
         "spearman_of_prior_alone": _rank(prior, measured),
         "spearman_of_reconstruction_losses": _rank(torch.tensor(losses), measured),
+        "spearman_of_others": _others(profile, X, measured),
         "coverage_of_90_percent_interval": round(float(((measured.log() - centre).abs() <= half).double().mean()), 4),
         "strategies": [
             {"predicted": round(p, 4), "measured": round(m, 4)}
