@@ -12,7 +12,7 @@ from unicuco_plugin.request import Request
 __all__ = ["Divergence", "ModelReference", "Source", "Strategy"]
 
 SCHEMA = 1
-Source = Literal["stratnet", "archive", "neighbour"]
+Source = Literal["stratnet", "archive", "neighbour", "peer", "evopress_file"]
 
 
 class _Frozen(BaseModel):
@@ -58,7 +58,10 @@ class Strategy(_Frozen):
         sparsity: Share of all prunable weights removed.
         params: Parameters of the whole exported checkpoint.
         bytes: Bytes of its weights in the dtype of the dense checkpoint.
-        source: Who proposed it: StratNet, the measured archive, or a neighbour found on the surrogate's posterior.
+        source: Who proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, a
+            method that we compare with, or a file of EvoPress.
+        peer: That method's name.
+        divergence: None where nobody measured or predicted it: peers and files say nothing of it.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -69,7 +72,8 @@ class Strategy(_Frozen):
     params: int = Field(gt=0)
     bytes: int = Field(gt=0)
     source: Source
-    divergence: Divergence
+    peer: str | None = None
+    divergence: Divergence | None
     units: dict[str, float]
 
     @field_validator("schema_")
@@ -90,10 +94,12 @@ class Strategy(_Frozen):
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's JSON object (``unicuco strategy --json``)."""
-        data = self.model_dump(mode="json", by_alias=True, exclude={"divergence": {"carried_over"}})
+        data = self.model_dump(mode="json", by_alias=True)
         data["request"] = self.request.to_dict()
-        if self.divergence.carried_over:
-            data["divergence"]["carried_over"] = True
+        if self.divergence is not None and not self.divergence.carried_over:
+            del data["divergence"]["carried_over"]
+        if self.peer is None:
+            del data["peer"]
         return data
 
     def to_json(self) -> str:

@@ -34,6 +34,7 @@ class Atp:
 
     trials: int = 9
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows", "levels"})
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`.

@@ -16,7 +16,7 @@ from unicuco_plugin.peers.budget import BOUNDS
 from unicuco_plugin.peers.drop_genomes import DropProblem
 from unicuco_plugin.peers.evolution import Evolution, EvolutionSettings, Found, Genome, Problem
 from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_step, uniform_counts
-from unicuco_plugin.peers.peer import PeerRequest, PeerResult, Setting, choose_space
+from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, PeerResult, Setting, choose_space
 from unicuco_plugin.peers.rounds import Rounds
 from unicuco_plugin.peers.sublayers import SublayerEvaluator, sublayer_names
 
@@ -36,6 +36,7 @@ class EvoPress:
 
     settings: EvolutionSettings | None = None
     spaces: ClassVar[tuple[str, ...]] = ("sparsity", "depth", "sublayer")
+    takes: ClassVar[frozenset[str]] = OPTIONAL
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Search; see :class:`Peer`. A journal makes it resume, with more generations or tokens than before too.

@@ -23,6 +23,7 @@ __all__ = [
     "drops_to_units",
     "levels_to_units",
     "read_drops",
+    "read_either",
     "read_levels",
     "units_to_drops",
     "units_to_levels",
@@ -114,6 +115,16 @@ def read_levels(path: Path) -> dict[str, int]:
             raise StrategyError(f"{path}, line {number}: {match[1]} comes twice")
         levels[match[1]] = int(match[2])
     return levels
+
+
+def read_either(path: Path) -> tuple[Drop, ...] | dict[str, int]:
+    """Read a file of either kind; a file whose first line is no drop is one of levels.
+
+    Raises:
+        StrategyError: See :func:`read_drops` and :func:`read_levels`.
+    """
+    [(_, first), *_rest] = _lines(path)
+    return read_drops(path) if first in _DROPS else read_levels(path)
 
 
 def write_levels(path: Path, levels: Mapping[str, int]) -> None:

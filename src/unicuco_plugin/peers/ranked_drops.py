@@ -31,6 +31,7 @@ class ShortenedLlama:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Measure, rank and drop; see :class:`Peer`.
@@ -63,6 +64,7 @@ class Greedy:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows", "journal"})
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Measure and drop; see :class:`Peer`. A journal makes it resume, also on the way to a larger budget.

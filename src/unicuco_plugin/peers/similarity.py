@@ -31,6 +31,7 @@ class ShortGpt:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""
@@ -54,6 +55,7 @@ class WeightSubcloning:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""
@@ -77,6 +79,7 @@ class CosineWindow:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""

@@ -17,6 +17,7 @@ class Uniform:
     """The request's sparsity for every block."""
 
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
+    takes: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`."""

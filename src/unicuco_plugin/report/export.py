@@ -17,13 +17,7 @@ def describe_export(export: "Export") -> str:
     """Say what was removed, what that is known to cost, and how large the checkpoint is."""
     lines = []
     for strategy in export.strategies:
-        divergence = strategy.divergence
-        low, high = divergence.interval90
-        lines.append(_say_pruned(strategy))
-        lines.append(
-            f"divergence  {divergence.mean:.4f} nats/token, 90 % interval {low:.4f} to {high:.4f}, "
-            f"{describe_divergence(divergence)}"
-        )
+        lines += [_say_pruned(strategy), _say_divergence(strategy)]
     if export.achieved is not None:
         achieved, worst = export.achieved, export.achieved.worst
         zeros, linears = achieved.total("exported"), len(achieved.linears)
@@ -48,6 +42,17 @@ def export_data(export: "Export") -> str:
     if export.achieved is not None:
         data["achieved"] = export.achieved.to_dict()
     return json.dumps(data, ensure_ascii=False)
+
+
+def _say_divergence(strategy: Strategy) -> str:
+    divergence = strategy.divergence
+    if divergence is None:
+        return f"divergence  unknown: {strategy.peer or 'the file'} does not tell; unicuco evaluate measures it"
+    low, high = divergence.interval90
+    return (
+        f"divergence  {divergence.mean:.4f} nats/token, 90 % interval {low:.4f} to {high:.4f}, "
+        f"{describe_divergence(divergence)}"
+    )
 
 
 def _say_pruned(strategy: Strategy) -> str:

@@ -75,8 +75,10 @@ def list_units(units: Mapping[str, float]) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def describe_divergence(divergence: Divergence) -> str:
-    """Whether a divergence was measured, predicted, or carried over from other weights."""
+def describe_divergence(divergence: Divergence | None) -> str:
+    """Whether a divergence was measured, predicted, or carried over from other weights; or nobody looked."""
+    if divergence is None:
+        return "unknown"
     if divergence.carried_over:
         return "carried over"
     return "measured" if divergence.measured else "predicted"
@@ -84,14 +86,14 @@ def describe_divergence(divergence: Divergence) -> str:
 
 def _row(strategy: Strategy) -> tuple[str, ...]:
     divergence = strategy.divergence
-    low, high = divergence.interval90
+    low, high = divergence.interval90 if divergence else (0.0, 0.0)
     return (
         str(len(strategy.units)),
         f"{strategy.sparsity:.4f}",
         format_count(strategy.params),
         format_bytes(strategy.bytes),
-        f"{divergence.mean:.4f}",
-        f"{low:.4f} to {high:.4f}",
+        f"{divergence.mean:.4f}" if divergence else "-",
+        f"{low:.4f} to {high:.4f}" if divergence else "-",
         describe_divergence(divergence),
         strategy.source,
     )

@@ -62,10 +62,10 @@ def _draw(front: Sequence[Strategy], units: Sequence[str], title: str) -> Any:  
 
 def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # noqa: ANN401
     whole = _is_whole(front)
-    place = {id(strategy): len(strategy.units) if whole else strategy.sparsity for strategy in front}
+    known = [(len(s.units) if whole else s.sparsity, s.divergence) for s in front if s.divergence is not None]
     axes.plot(
-        [place[id(strategy)] for strategy in front],
-        [strategy.divergence.mean for strategy in front],
+        [place for place, _ in known],
+        [divergence.mean for _, divergence in known],
         color="#BBBBBB",
         linewidth=1,
         zorder=1,
@@ -74,16 +74,15 @@ def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # no
         (True, _MEASURED, "o", "measured"),
         (False, _PREDICTED, "D", "predicted"),
     ):
-        chosen = [strategy for strategy in front if strategy.divergence.measured is measured]
+        chosen = [(place, divergence) for place, divergence in known if divergence.measured is measured]
         if not chosen:
             continue
-        means = [strategy.divergence.mean for strategy in chosen]
         # An interval need not contain its mean; error bars must not be negative.
-        below = [max(0.0, mean - s.divergence.interval90[0]) for mean, s in zip(means, chosen, strict=True)]
-        above = [max(0.0, s.divergence.interval90[1] - mean) for mean, s in zip(means, chosen, strict=True)]
+        below = [max(0.0, found.mean - found.interval90[0]) for _, found in chosen]
+        above = [max(0.0, found.interval90[1] - found.mean) for _, found in chosen]
         axes.errorbar(
-            [place[id(strategy)] for strategy in chosen],
-            means,
+            [place for place, _ in chosen],
+            [found.mean for _, found in chosen],
             yerr=[below, above],
             color=colour,
             fmt=marker,

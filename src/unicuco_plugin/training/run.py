@@ -15,7 +15,7 @@ from unicuco_plugin.errors import JournalError, ProfileError
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.loading import load_model, load_tokenizer
+from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
 from unicuco_plugin.models.selfcalibration import generate_windows
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.plugins.manager import make_objective, make_scalarization
@@ -101,7 +101,7 @@ def train_profile(
     progress(Progress("loading the model", 0, 1, 0, ""))
     dense = load_model(model, revision=revision, trust_remote_code=trust_remote_code, dtype=dtype)
     decoder = find_decoder(dense)
-    reference = ModelReference(name=_model_name(model), fingerprint=str(fingerprint(dense)))
+    reference = ModelReference(name=display_name(model), fingerprint=str(fingerprint(dense)))
     subject = find_subject(space, decoder, reference.fingerprint, units or Units())
     tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
     dense.to(device)
@@ -219,9 +219,3 @@ def _maker(
         decoder, subject.space, windows, settings.direction, settings.batch_windows, subject.levels
     )
     return lambda: make_objective(objective, request)
-
-
-def _model_name(model: str | Path) -> str:
-    """A folder's own name: where it lies on this machine says nothing to others. A hub name stays whole."""
-    path = Path(model)
-    return path.resolve().name if path.is_dir() else str(model)
