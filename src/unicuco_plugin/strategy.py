@@ -1,6 +1,8 @@
 """A strategy: how much of each unit goes, and what that is known to cost."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,10 +11,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from unicuco_plugin.errors import StrategyError, explain
 from unicuco_plugin.request import Request
 
-__all__ = ["Divergence", "ModelReference", "Source", "Strategy"]
+__all__ = ["Divergence", "ModelReference", "Source", "Strategy", "split_halves"]
 
 SCHEMA = 1
 Source = Literal["stratnet", "archive", "neighbour", "peer", "evopress_file"]
+
+
+def split_halves(units: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tell sub-layers whose block goes whole from those whose block keeps its other half.
+
+    Args:
+        units: Full module names of sub-layers.
+
+    Returns:
+        Blocks of which both halves are named, and the halves that are named alone.
+    """
+    units = list(units)
+    halves = Counter(name.rpartition(".")[0] for name in units)
+    whole = tuple(block for block, count in halves.items() if count == 2)
+    return whole, tuple(name for name in units if halves[name.rpartition(".")[0]] == 1)
 
 
 class _Frozen(BaseModel):
@@ -91,6 +108,11 @@ class Strategy(_Frozen):
             if not 0.0 < share <= 1.0:
                 raise ValueError(f"units[{name!r}] must be in (0, 1], got {share}")
         return value
+
+    @property
+    def silenced(self) -> tuple[str, ...]:
+        """Sub-layers that go from blocks that stay: their weights are still in the checkpoint, and add nothing."""
+        return split_halves(self.units)[1] if self.space == "sublayer" else ()
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's JSON object (``unicuco strategy --json``)."""

@@ -16,7 +16,7 @@ from unicuco_plugin.models import checkpoint as checkpoints
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.modifiers import depth
+from unicuco_plugin.modifiers import removal
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.strategy import Strategy
@@ -141,7 +141,7 @@ def test_a_drop_that_fails_leaves_the_model_whole(checkpoint, depth_strategy, to
     def fail(*_):
         raise StrategyError("failed on purpose")
 
-    monkeypatch.setattr(depth, "drop_blocks", fail)
+    monkeypatch.setattr(removal, "drop_blocks", fail)
     with pytest.raises(StrategyError, match="on purpose"):
         oneshot(model=model, recipe=SparsityProfileModifier(strategy=strategy))
     torch.testing.assert_close(model(token_ids).logits, expected, rtol=0, atol=0)
@@ -150,7 +150,7 @@ def test_a_drop_that_fails_leaves_the_model_whole(checkpoint, depth_strategy, to
 def test_a_wrongly_saved_checkpoint_is_an_error(checkpoint, depth_strategy, tmp_path, monkeypatch):
     model = load_model(checkpoint("llama"))
     oneshot(model=model, recipe=SparsityProfileModifier(strategy=depth_strategy(model)))
-    monkeypatch.setattr(depth, "write_config_fields", lambda *_: None)
+    monkeypatch.setattr(removal, "write_config_fields", lambda *_: None)
     with pytest.raises(ExportError, match=r"config\.json says 6 blocks, the model has 4"):
         model.save_pretrained(tmp_path / "out")
 
@@ -228,7 +228,9 @@ def test_two_strategies_of_one_space_clash(checkpoint, depth_strategy):
 
 def test_a_space_without_a_handler_is_refused(checkpoint, depth_strategy):
     strategy = depth_strategy(load_model(checkpoint("llama")), space="structured")
-    with pytest.raises(RecipeError, match="'structured' cannot be applied by this version, only depth, sparsity"):
+    with pytest.raises(
+        RecipeError, match="'structured' cannot be applied by this version, only depth, sublayer, sparsity"
+    ):
         SparsityProfileModifier(strategy=strategy).resolve()
 
 

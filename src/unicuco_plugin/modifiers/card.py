@@ -52,6 +52,12 @@ def _describe(strategy: Strategy) -> list[str]:
     lines = [f"## What was {'zeroed' if zeroed else 'removed'}", ""]
     lines += [f"Request: {request} (space `{strategy.space}`{_say_source(strategy)}).", ""]
     lines += _list_zeroed(strategy) if zeroed else _list_removed(strategy)
+    if strategy.silenced:
+        lines += [
+            f"{len(strategy.silenced)} of these share a block with a half that stays: their output projection is zero, "
+            "so that they add nothing, and they save no bytes. Blocks that lost both halves are gone from the files.",
+            "",
+        ]
     lines += ["## Divergence", "", _explain(strategy.divergence), ""]
     return lines
 

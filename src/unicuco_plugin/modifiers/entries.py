@@ -225,8 +225,8 @@ class EvoPressEntry(_Entry):
             share = self.sparsity or 0.0
             units = levels_to_units(found, sizes, share, self.step)
         else:
-            units = drops_to_units(found, decoder)
-            share = removed_share(decoder, units)
+            units = drops_to_units(found, decoder, halves=self.spaces == ("sublayer",))
+            share = removed_share(decoder, self.spaces[0], units)
             if not 0.0 < share < 1.0:
                 raise StrategyError(f"{self.file} must remove a part of the model, got a share of {share:g}")
         return make_strategy(

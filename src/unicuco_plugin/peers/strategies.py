@@ -4,17 +4,21 @@ from collections.abc import Mapping
 
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.sizes import measure_sizes
+from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.peers.blocks import depth_space
 from unicuco_plugin.request import Request
-from unicuco_plugin.strategy import ModelReference, Source, Strategy
+from unicuco_plugin.strategy import ModelReference, Source, Strategy, split_halves
 
 __all__ = ["make_strategy", "removed_share"]
 
 
-def removed_share(decoder: Decoder, units: Mapping[str, float]) -> float:
-    """Share of all blocks' parameters that goes with whole blocks."""
-    space = depth_space(decoder)
-    return space.sparsity(space.from_units(units)[None]).item()
+def removed_share(decoder: Decoder, space: str, units: Mapping[str, float]) -> float:
+    """Share that goes of all blocks' parameters, or of all sub-layers' for the space ``sublayer``."""
+    if space == "sublayer":
+        sizes = sublayer_params(decoder)
+        return sum(sizes[name] for name in units) / sum(sizes.values())
+    whole = depth_space(decoder)
+    return whole.sparsity(whole.from_units(units)[None]).item()
 
 
 def make_strategy(
@@ -41,7 +45,8 @@ def make_strategy(
         peer: The peer's name.
     """
     sizes = measure_sizes(decoder)
-    gone = [index for index, name in enumerate(decoder.block_names) if name in units] if space == "depth" else []
+    leaving = {"depth": tuple(units), "sublayer": split_halves(units)[0]}.get(space, ())
+    gone = [index for index, name in enumerate(decoder.block_names) if name in leaving]
     return Strategy(
         space=space,
         model=model,

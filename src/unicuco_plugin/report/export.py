@@ -25,6 +25,7 @@ def describe_export(export: "Export") -> str:
             f"zeros       {zeros:,} of {achieved.weights:,} weights, by {achieved.engine} in {linears} linears; "
             f"furthest from its plan {worst.name}, by {abs(worst.error):.2g} of its weights"
         )
+    lines += [_say_silent(len(strategy.silenced)) for strategy in export.strategies if strategy.silenced]
     size = f"{format_count(export.params)} parameters, {format_bytes(export.bytes)}"
     lines.append(f"checkpoint  {export.path}: {size}, in {format_seconds(export.seconds)}")
     return "\n".join(lines)
@@ -38,10 +39,15 @@ def export_data(export: "Export") -> str:
         "bytes": export.bytes,
         "seconds": round(export.seconds, 3),
         "strategies": [strategy.to_dict() for strategy in export.strategies],
+        "silenced": [name for strategy in export.strategies for name in strategy.silenced],
     }
     if export.achieved is not None:
         data["achieved"] = export.achieved.to_dict()
     return json.dumps(data, ensure_ascii=False)
+
+
+def _say_silent(count: int) -> str:
+    return f"silenced    {count} sub-layers by a zero output projection, which saves no bytes: their blocks stay"
 
 
 def _say_divergence(strategy: Strategy) -> str:

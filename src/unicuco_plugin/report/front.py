@@ -11,7 +11,13 @@ from unicuco_plugin.strategy import Divergence, Strategy
 if TYPE_CHECKING:  # it brings torch with it
     from unicuco_plugin.answering import Profile
 
-__all__ = ["describe_divergence", "describe_profile", "describe_strategies", "list_units", "profile_data"]
+__all__ = [
+    "describe_divergence",
+    "describe_profile",
+    "describe_strategies",
+    "list_units",
+    "profile_data",
+]
 
 _HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
 _NUMBERS = tuple(range(6))
@@ -60,6 +66,8 @@ def profile_data(profile: "Profile") -> dict[str, Any]:
 def list_units(units: Mapping[str, float]) -> str:
     """Name units in one line: numbered ones together (``model.layers 3, 11-14``), shares where a part goes.
 
+    Parts of numbered blocks are numbered, too: ``model.layers.*.mlp 3, 11-14``.
+
     Many shares are summed up as their range.
     """
     whole = [_split(name) for name, share in units.items() if share == 1.0]
@@ -106,8 +114,10 @@ def _request(strategy: Strategy) -> str:
 
 
 def _split(name: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"(.+)\.(\d+)", name)
-    return (match[1], int(match[2])) if match else (name, None)
+    match = re.fullmatch(r"(.+?)\.(\d+)(\..+)?", name)
+    if match is None:
+        return name, None
+    return match[1] + (f".*{match[3]}" if match[3] else ""), int(match[2])
 
 
 def _runs(numbers: Sequence[int]) -> str:

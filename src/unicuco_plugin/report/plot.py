@@ -122,8 +122,9 @@ def _draw_units(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequen
 
 
 def _is_whole(front: Sequence[Strategy]) -> bool:
-    """Whether units go as a whole, so that they can be counted."""
-    return all(share == 1.0 for strategy in front for share in strategy.units.values())
+    """Whether units are blocks that go as a whole, so that they can be counted."""
+    units = [pair for strategy in front for pair in strategy.units.items()]
+    return all(share == 1.0 and name.rpartition(".")[2].isdigit() for name, share in units)
 
 
 def _label(unit: str, numbered: bool) -> str:
