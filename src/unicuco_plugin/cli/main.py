@@ -21,7 +21,7 @@ _COMMANDS = {
     "prune": "Prune a model by a profile, a peer, a strategy or a recipe, and write the checkpoint.",
     "pack": "Pack a sparse checkpoint into one archive without its zeros, for storage and transfer.",
     "unpack": "Unpack an archive of unicuco pack into the checkpoint folder that it was, bit for bit.",
-    "evaluate": "Evaluate a model, or a pruned one beside it, on windows of each TEXT (text, JSONL or a dataset).",
+    "evaluate": "Evaluate a model, or a pruned one beside it, on windows of each TEXT, on zero-shot tasks, or on both.",
     "demo": "Prune SmolLM2-135M from a packaged profile, export it, and compare it with the dense model.",
     "plugins": "List every space, objective, scalarization and peer with the package that it comes from.",
 }
