@@ -22,6 +22,7 @@ _COMMANDS = {
     "pack": "Pack a sparse checkpoint into one archive without its zeros, for storage and transfer.",
     "unpack": "Unpack an archive of unicuco pack into the checkpoint folder that it was, bit for bit.",
     "evaluate": "Evaluate a model, or a pruned one beside it, on windows of each TEXT, on zero-shot tasks, or on both.",
+    "benchmark": "Compare methods: run FILE.yaml's methods at its budgets and seeds, and write tables and pictures.",
     "demo": "Prune SmolLM2-135M from a packaged profile, export it, and compare it with the dense model.",
     "plugins": "List every space, objective, scalarization and peer with the package that it comes from.",
 }
