@@ -1,11 +1,15 @@
 """What a benchmark's YAML may say."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from benchmark_data import TRAIN
 
-from unicuco_plugin.benchmark.plan import BenchmarkPlan, read_plan
+from unicuco_plugin.benchmark.plan import BenchmarkPlan, Method, read_plan
 from unicuco_plugin.errors import RecipeError
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def test_random_methods_run_once_a_seed_and_equal_variants_are_one_method(data):
@@ -55,6 +59,17 @@ def test_a_wrong_field_is_named_with_its_rule_and_value(data, tmp_path, change, 
     with pytest.raises(RecipeError) as caught:
         read_plan(path)
     assert message in str(caught.value)
+
+
+def test_extrapolating_goes_with_a_token_budget():
+    with pytest.raises(ValueError, match="extrapolate goes with a token_budget that breaks the search off, got none"):
+        Method(peer="evopress", extrapolate=True)
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_examples_can_be_read(path):
+    plan = read_plan(path)
+    assert {cell.group for cell in plan.cells()} == {"methods", *plan.ablations}
 
 
 def test_a_file_that_is_no_yaml_is_refused(tmp_path):

@@ -58,6 +58,14 @@ def test_the_table_says_where_a_peer_is_better_and_from_when_we_are_cheaper():
     assert "| 0.5 | 1 | **2.0000** |" in text
 
 
+def test_a_search_that_was_broken_off_is_timed_as_a_whole():
+    [line] = lines_of([row("search", 0, 0.5, 1.0, seconds=10.0, searched=0.1)], "methods")
+    assert line.extrapolated
+    assert total_seconds(line, 64) == pytest.approx(6400.0)
+    text = describe_benchmark(RESULT | {"rows": [*ROWS, row("official", 0, 0.5, 1.0, searched=0.1)]})
+    assert "| official (time extrapolated to the whole search) | 1.0 k |" in text
+
+
 def test_every_picture_is_drawn(tmp_path):
     paths = draw_benchmark(RESULT, tmp_path)
     assert [path.name for path in paths] == ["quality.png", "tokens.png", "requests.png", "ablation-kappa.png"]

@@ -50,6 +50,7 @@ class Method(_Frozen):
         peer: Name of a peer.
         setting, token_budget: For peers that take them.
         budgets: Instead of all, for methods that are too slow for that.
+        extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
 
     Raises:
         UnknownNameError: If no plugin provides the peer.
@@ -61,6 +62,7 @@ class Method(_Frozen):
     setting: Setting | None = None
     token_budget: int | None = Field(default=None, gt=0)
     budgets: tuple[float, ...] | None = None
+    extrapolate: bool = False
 
     @model_validator(mode="after")
     def _check_way(self) -> Self:
@@ -70,6 +72,8 @@ class Method(_Frozen):
         for name in ("setting", "token_budget"):
             if getattr(self, name) is not None and (self.peer is None or name not in make_peer(self.peer).takes):
                 raise ValueError(f"{name} goes with peers that take it, got {name}: {getattr(self, name)}")
+        if self.extrapolate and self.token_budget is None:
+            raise ValueError("extrapolate goes with a token_budget that breaks the search off, got none")
         return self
 
     @property

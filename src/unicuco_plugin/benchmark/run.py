@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell, Text
+from unicuco_plugin.errors import RequestError
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import Decoder, find_decoder
@@ -20,7 +21,7 @@ from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
 from unicuco_plugin.objectives.comparison import Estimate
 from unicuco_plugin.objectives.units import UnitsEvaluator
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest
+from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.search.journal import Journal, Measurement
 from unicuco_plugin.training import Shared, Units, train_profile
@@ -129,6 +130,7 @@ class _Run:
         )
         found = peer(asked)
         return {
+            **({"searched": _searched(found)} if cell.method.extrapolate else {}),
             "units": found.units,
             "sparsity": found.sparsity,
             "tokens": found.tokens,
@@ -230,3 +232,11 @@ class _Run:
     def _tell(self, detail: str, tokens: int = 0) -> None:
         stage = f"{self.stage}: {detail}" if detail else self.stage
         self.progress(PeerProgress(stage, self.done, self.total, tokens))
+
+
+def _searched(found: PeerResult) -> float:
+    """The share of its generations that a search made before its token budget ended it, the first choice left out."""
+    details: Any = found.details
+    if "generations" not in details:
+        raise RequestError(f"extrapolate goes with a search in generations, got {', '.join(details) or 'nothing'}")
+    return max(details["generations"], 1) / max(details["settings"]["generations"], 1)

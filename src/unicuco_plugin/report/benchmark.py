@@ -32,6 +32,7 @@ class Line:
         tokens: Evaluation tokens for one answer at every budget, mean over seeds.
         once: Seconds spent once for all requests; 0 for a method that starts anew for each.
         each: Mean seconds of one request more.
+        extrapolated: Whether those are of searches that were broken off and would have gone on at the same pace.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Line:
     tokens: float
     once: float
     each: float
+    extrapolated: bool = False
 
 
 def lines_of(rows: Sequence[Row], group: str) -> list[Line]:
@@ -75,7 +77,7 @@ def _line(name: str, rows: Sequence[Row]) -> Line:
     shared = bool(rows[0]["shared"])
     per_seed = [[row for row in rows if row["seed"] == seed] for seed in seeds]
     together = max if shared else sum
-    seconds = statistics.fmean(together(row["seconds"] for row in same) for same in per_seed)
+    seconds = statistics.fmean(together(_whole(row) for row in same) for same in per_seed)
     return Line(
         name=name,
         ours="answer_seconds" in rows[0],
@@ -85,7 +87,13 @@ def _line(name: str, rows: Sequence[Row]) -> Line:
         tokens=statistics.fmean(together(row["tokens"] for row in same) for same in per_seed),
         once=seconds if shared else 0.0,
         each=statistics.fmean(row.get("answer_seconds", 0.0) for row in rows) if shared else seconds / len(budgets),
+        extrapolated=any("searched" in row for row in rows),
     )
+
+
+def _whole(row: Row) -> float:
+    """Seconds of a cell; of a search that was broken off, of the whole search."""
+    return float(row["seconds"] / row.get("searched", 1.0))
 
 
 def _at(rows: Sequence[Row], budget: float) -> list[Row]:
@@ -147,8 +155,9 @@ def _costs(lines: Sequence[Line], result: Mapping[str, Any]) -> list[str]:
     table = [f"| method | tokens, {len(result['budgets'])} budgets | once | each request | {most} requests |"]
     table += ["|---|---:|---:|---:|---:|"]
     for line in lines:
-        times = [format_seconds(seconds) for seconds in (line.once, line.each, total_seconds(line, most))]
-        table.append(f"| {line.name} | {format_count(line.tokens)} | {' | '.join(times)} |")
+        times = [_time(seconds) for seconds in (line.once, line.each, total_seconds(line, most))]
+        name = f"{line.name} (time extrapolated to the whole search)" if line.extrapolated else line.name
+        table.append(f"| {name} | {format_count(line.tokens)} | {' | '.join(times)} |")
     crossings = [
         f"- {mine.name} takes less time than {peer.name} from {count} request{'s' if count > 1 else ''} on."
         for mine in lines
@@ -157,6 +166,10 @@ def _costs(lines: Sequence[Line], result: Mapping[str, Any]) -> list[str]:
     ]
     note = f"Times beyond the {len(result['budgets'])} measured budgets are extrapolated from their mean."
     return [*table, "", note, *([""] if crossings else []), *crossings]
+
+
+def _time(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if 0 < seconds < 0.1 else format_seconds(seconds)
 
 
 def _crossing(mine: Line, peer: Line) -> int | None:

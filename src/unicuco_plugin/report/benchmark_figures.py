@@ -48,7 +48,8 @@ def _quality(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401 - matplo
         # A lower end at or below 0 has no place on a logarithmic axis.
         below = [min(spread, 0.99 * mean) for mean, spread in zip(means, spreads, strict=True)]
         axes.errorbar(list(line.scores), means, yerr=[below, spreads], capsize=2, label=line.name, **style)
-    axes.set_yscale("log")
+    _scale_plainly(axes)
+    axes.set_xticks(sorted({budget for line in lines for budget in line.scores}))
     axes.set_xlabel("sparsity (share of prunable weights removed)")
     axes.set_ylabel(f"{_DIVERGENCE},\nmean over texts; bars: deviation over seeds")
     _legend(figure, axes)
@@ -64,9 +65,11 @@ def _tokens(lines: Sequence[Line], budgets: int) -> Any:  # noqa: ANN401
         axes.plot(
             [line.tokens], [math.exp(math.fsum(logs) / len(logs))], label=line.name, **(style | {"markersize": 8})
         )
-    axes.set_xscale("symlog", linthresh=1e3)
-    axes.set_xlim(left=0)
-    axes.set_yscale("log")
+    if all(line.tokens > 0 for line in lines):
+        axes.set_xscale("log")
+    else:  # a method that reads no text stands at 0
+        axes.set_xscale("symlog", linthresh=min((line.tokens for line in lines if line.tokens > 0), default=1.0))
+    _scale_plainly(axes)
     axes.set_xlabel(f"evaluation tokens spent, one answer at each of {budgets} budgets")
     axes.set_ylabel("divergence / the lowest of all methods\n(geometric mean over budgets; lower is better)")
     _legend(figure, axes)
@@ -78,7 +81,7 @@ def _requests(lines: Sequence[Line], requests: Sequence[int], budgets: int) -> A
     for line, style in zip(lines, _styles(len(lines)), strict=True):
         axes.plot(requests, [total_seconds(line, count) for count in requests], label=line.name, **style)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    _scale_plainly(axes)
     axes.set_xticks(list(requests), [str(count) for count in requests])
     axes.set_xlabel(f"requests (mean of {budgets} measured budgets, extrapolated)")
     axes.set_ylabel("total time (seconds)")
@@ -93,6 +96,16 @@ def _axes(title: str) -> tuple[Any, Any]:
     axes.grid(visible=True, color="#EEEEEE")
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def _scale_plainly(axes: Any) -> None:  # noqa: ANN401
+    """A logarithmic ordinate whose numbers are written out: 0.5, 1, 2."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - slow to import
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _styles(count: int) -> list[dict[str, Any]]:
