@@ -237,14 +237,15 @@ class SublayerSpace:
             times, rest = divmod(self._sizes[large], self._sizes[small])
             if rest or times > _TRADED:
                 continue
-            for unit in self._members[large].tolist():
-                free = self._members[small][row[self._members[small]] != row[unit]]
-                if len(free) >= times:
-                    nearest = free[(free - unit).abs().argsort(stable=True)[:times]]
-                    changed = row.clone()
-                    changed[nearest], changed[unit] = row[unit], 1.0 - row[unit]
-                    moves.append(changed)
-        return torch.stack(moves) if moves else row[None][:0]
+            fine, coarse = self._members[small], self._members[large]
+            free = row[fine][None] != row[coarse][:, None]
+            distance = (fine[None] - coarse[:, None]).abs().double().masked_fill(~free, torch.inf)
+            nearest = fine[distance.argsort(dim=-1, stable=True)[:, :times]]
+            changed = row.repeat(len(coarse), 1)
+            changed.scatter_(1, nearest, row[coarse][:, None].expand(-1, times))
+            changed.scatter_(1, coarse[:, None], 1.0 - row[coarse][:, None])
+            moves.append(changed[free.sum(-1) >= times])
+        return torch.cat(moves) if moves else row[None][:0]
 
     def to_units(self, x: Tensor) -> dict[str, float]:
         """Name the removed sub-layers of one strategy, ``d``."""
