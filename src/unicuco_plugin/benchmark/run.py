@@ -115,8 +115,8 @@ class _Run:
         options = {"setting": cell.method.setting, "token_budget": cell.method.token_budget}
         given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
         if "journal" in peer.takes:
-            # Those without a budget of their own go on from a smaller one's steps.
-            place = cell.identity if name == "greedy" else cell.key.replace("/", "-")
+            # What serves all budgets is found once, or a larger one goes on from a smaller one.
+            place = cell.identity if peer.serves_all else cell.key.replace("/", "-")
             given["journal"] = self.output / "searches" / f"{name}-{place}.sqlite"
         asked = PeerRequest(
             self.decoder,
@@ -135,7 +135,7 @@ class _Run:
             "sparsity": found.sparsity,
             "tokens": found.tokens,
             "seconds": round(found.seconds, 3),
-            "shared": name == "greedy",  # one budget lies on the way to the next
+            "shared": peer.serves_all,
         }
 
     def _from_profile(self, cell: Cell) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def peer_options(function: Function) -> Function:
                 help="For evopress: how long and carefully it searches (official if left out).",
             ),
             click.option("--token-budget", type=int, help="For evopress: most evaluation tokens to spend."),
-            click.option("--journal", type=file, help="For evopress and greedy: a file to resume from after a kill."),
+            click.option("--journal", type=file, help="For peers that search or rank for long: a file to resume from."),
             click.option(
                 "--evopress",
                 type=file,

@@ -37,6 +37,7 @@ class EvoPress:
     settings: EvolutionSettings | None = None
     spaces: ClassVar[tuple[str, ...]] = ("sparsity", "depth", "sublayer")
     takes: ClassVar[frozenset[str]] = OPTIONAL
+    serves_all: ClassVar[bool] = False
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Search; see :class:`Peer`. A journal makes it resume, with more generations or tokens than before too.

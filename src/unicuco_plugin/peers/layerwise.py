@@ -32,6 +32,7 @@ class Owl:
     half_width: float = 0.08
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
     takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`."""
@@ -58,6 +59,7 @@ class Dlp:
     statistic: Statistic = "mean"
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
     takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`."""

@@ -115,6 +115,11 @@ class Peer(Protocol):
         """Which fields of a request it reads, of ``OPTIONAL``; whoever asks refuses others that were set."""
         ...
 
+    @property
+    def serves_all(self) -> bool:
+        """Whether what it finds out for one sparsity, a ranking or a score, answers every other one too."""
+        ...
+
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find a strategy.
 

@@ -32,6 +32,7 @@ class ShortGpt:
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
     takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""
@@ -56,6 +57,7 @@ class WeightSubcloning:
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
     takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""
@@ -80,6 +82,7 @@ class CosineWindow:
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
     takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""

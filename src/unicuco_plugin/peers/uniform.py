@@ -18,6 +18,7 @@ class Uniform:
 
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
     takes: ClassVar[frozenset[str]] = frozenset()
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`."""
