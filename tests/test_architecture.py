@@ -25,6 +25,7 @@ ROOMS = [
     "profile",
     "answering",
     "training",
+    "benchmark",
     "modifiers",
     "report",
     "cli",

@@ -80,7 +80,10 @@ def test_a_strategy_file_is_read_back(tmp_path):
         (edited(sparsity=1.5), "sparsity: Input should be less than or equal to 1, got 1.5"),
         (edited(sparsity=float("nan")), "sparsity: Input should be a finite number, got nan"),
         (edited(params=0), "params: Input should be greater than 0, got 0"),
-        (edited(source="guess"), "source: Input should be 'stratnet', 'archive' or 'neighbour', got 'guess'"),
+        (
+            edited(source="guess"),
+            "source: Input should be 'stratnet', 'archive', 'neighbour', 'peer' or 'evopress_file', got 'guess'",
+        ),
         (edited(extra=1), "unknown field 'extra'"),
         (edited(request={"sparsity": 2}), "sparsity must be in (0, 1), got 2.0"),
         (

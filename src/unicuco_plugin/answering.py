@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import ProfileError, RequestError, round_down, round_up
+from unicuco_plugin.errors import ProfileError, RequestError, round_up
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.profile import ProfileRecord, read_profile
 from unicuco_plugin.request import Request
@@ -21,6 +21,7 @@ from unicuco_plugin.search.evidence import Evidence
 from unicuco_plugin.search.posterior import Z90, Posterior
 from unicuco_plugin.search.scalarization import Z_STAR, Scaling
 from unicuco_plugin.search.stratnet import StratNet
+from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 
 __all__ = ["PACKAGED", "Profile", "load_profile", "packaged_profiles"]
@@ -148,7 +149,7 @@ class Profile:
     def _budget_of(self, request: Request) -> float:
         """The sparsity that a request comes down to."""
         if request.sparsity is not None:
-            return self._reaching(request.sparsity)
+            return self.search_space.reaching(request.sparsity)
         budgets = self.search_space.budgets
         if request.max_divergence is not None:
             return self._within(request.max_divergence)
@@ -166,20 +167,6 @@ class Profile:
                 f"got {getattr(request, request.kind)}"
             )
         return min(fits)
-
-    def _reaching(self, sparsity: float) -> float:
-        space = self.search_space
-        if space.smooth:
-            # The space says itself what its bounds reach.
-            space.project(torch.zeros(1, len(self.units), dtype=torch.float64), sparsity)
-            return sparsity
-        found = [budget for budget in space.budgets if budget >= sparsity - 1e-9]
-        if not found:
-            raise RequestError(
-                f"sparsity must be at most {round_down(space.budgets[-1])} for this profile ({len(space.budgets)} of "
-                f"{len(self.units)} units), got {sparsity}"
-            )
-        return found[0]
 
     def _within(self, divergence: float) -> float:
         """The largest budget whose best has its interval's upper end within so many nats per token."""
@@ -245,13 +232,14 @@ class Profile:
 
     def _sizes(self, x: Tensor) -> tuple[int, int]:
         sizes = self.record.sizes
-        if not self.search_space.physical:
-            return sizes.total_params, sizes.total_bytes
-        gone = x.nonzero()[:, 0].tolist()
-        return (
-            sizes.total_params - sum(sizes.unit_params[i] for i in gone),
-            sizes.total_bytes - sum(sizes.unit_bytes[i] for i in gone),
-        )
+        if self.search_space.physical:
+            gone = x.nonzero()[:, 0].tolist()
+            leaving = [(sizes.unit_params[i], sizes.unit_bytes[i]) for i in gone]
+        else:
+            # Of spaces whose units are parts of blocks, a block leaves when all of them go whole.
+            staying = {name_block(unit) for unit, share in zip(self.units, x.tolist(), strict=True) if share < 1.0}
+            leaving = [pair for block, pair in sizes.blocks.items() if block not in staying]
+        return sizes.total_params - sum(p for p, _ in leaving), sizes.total_bytes - sum(b for _, b in leaving)
 
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         params, size = self._sizes(candidate.x)

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 __all__ = [
     "ArchiveError",
     "CalibrationError",
+    "EvaluationError",
     "ExportError",
     "JournalError",
     "LevelsError",
@@ -51,6 +52,10 @@ class UnsupportedModelError(UnicucoError, ValueError):
 
 class CalibrationError(UnicucoError, ValueError):
     """Calibration text is missing, unreadable, or too short for the windows asked for."""
+
+
+class EvaluationError(UnicucoError, RuntimeError):
+    """Tasks cannot be run: lm-eval is missing, a task is unknown, or its data cannot be read."""
 
 
 class JournalError(UnicucoError, ValueError):

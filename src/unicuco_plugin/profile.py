@@ -71,6 +71,7 @@ class SizeTable(_Frozen):
         unit_bytes: Bytes of the weight files that go with it.
         total_params, total_bytes: Of the dense checkpoint.
         dtype: The dtype those bytes are counted in.
+        blocks: Parameters and bytes of each block by name, where blocks leave whose units, parts of them, all go whole.
     """
 
     unit_params: tuple[int, ...]
@@ -78,6 +79,7 @@ class SizeTable(_Frozen):
     total_params: int = Field(gt=0)
     total_bytes: int = Field(gt=0)
     dtype: str
+    blocks: dict[str, tuple[int, int]] = {}
 
 
 class ProfileRecord(_Frozen):

@@ -1,4 +1,4 @@
-"""A strategy applied to a model in memory: checked against it, then its blocks dropped."""
+"""A strategy applied to a model in memory: checked against it, then its blocks dropped and its sub-layers silenced."""
 
 from typing import Any, TypeVar
 
@@ -7,10 +7,11 @@ from torch import nn
 from unicuco_plugin.errors import ModelMismatchError, StrategyError
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
+from unicuco_plugin.models.sublayers import sublayer_names, zero_outputs
 from unicuco_plugin.models.surgery import drop_blocks
-from unicuco_plugin.strategy import ModelReference, Strategy
+from unicuco_plugin.strategy import ModelReference, Strategy, split_halves
 
-__all__ = ["apply_strategy", "check_config", "check_model", "dropped_blocks"]
+__all__ = ["apply_strategy", "check_config", "check_model", "dropped_blocks", "removed_parts"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -100,12 +101,42 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
     return decoder.check_indices([index[name] for name in strategy.units])
 
 
+def removed_parts(decoder: Decoder, strategy: Strategy) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Read what a strategy of whole units removes.
+
+    Args:
+        decoder: The view of a model with all its blocks.
+        strategy: A strategy of the space ``depth`` or ``sublayer``.
+
+    Returns:
+        Indices of the blocks that go whole, ascending, and names of the sub-layers whose other half stays.
+
+    Raises:
+        StrategyError: If the strategy is of another space, names a unit that the model lacks, keeps a part of one, or
+            leaves nothing.
+        UnsupportedModelError: If the model keeps a sub-layer in no module of its own.
+    """
+    if strategy.space != "sublayer":
+        return dropped_blocks(decoder, strategy), ()
+    known = {name for half in sublayer_names(decoder) for name in half}
+    unknown = sorted(strategy.units.keys() - known)
+    if unknown:
+        raise StrategyError(f"units must be attentions and MLPs of the model, such as {min(known)}, got {unknown[0]}")
+    for name, share in strategy.units.items():
+        if share != 1.0:
+            raise StrategyError(f"units[{name!r}] must be 1.0, since a sub-layer goes as a whole, got {share}")
+    whole, lone = split_halves(strategy.units)
+    return decoder.check_indices([decoder.block_names.index(block) for block in whole]), lone
+
+
 def apply_strategy(model: Model, strategy: Strategy, *, accept_other_weights: bool = False) -> Model:
     """Drop the blocks that a strategy removes from a model in memory, for good.
 
+    Of a sub-layer whose block keeps its other half the output projection is zeroed, which saves no parameter.
+
     Args:
         model: A causal language model, on any device; it is changed in place.
-        strategy: A strategy of the space ``depth``, as ``Profile.answer`` gives it.
+        strategy: A strategy of the space ``depth`` or ``sublayer``, as ``Profile.answer`` gives it.
         accept_other_weights: Whether the same structure with other weights (a fine-tune) will do.
 
     Returns:
@@ -113,10 +144,16 @@ def apply_strategy(model: Model, strategy: Strategy, *, accept_other_weights: bo
 
     Raises:
         ModelMismatchError: If the strategy was made for another model.
-        StrategyError: If it is of another space, or its units are not blocks of this model.
+        StrategyError: If it is of another space, or its units are not parts of this model.
         UnsupportedModelError: If the model cannot be pruned. After any error the model is as it was.
     """
-    indices = dropped_blocks(find_decoder(model), strategy)
+    decoder = find_decoder(model)
+    indices, silent = removed_parts(decoder, strategy)
     check_model(model, strategy.model, accept_other_weights=accept_other_weights)
-    drop_blocks(model, indices)
+    restore = zero_outputs(decoder, silent)
+    try:
+        drop_blocks(model, indices)
+    except BaseException:
+        restore()
+        raise
     return model

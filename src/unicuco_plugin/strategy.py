@@ -1,6 +1,8 @@
 """A strategy: how much of each unit goes, and what that is known to cost."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,10 +11,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from unicuco_plugin.errors import StrategyError, explain
 from unicuco_plugin.request import Request
 
-__all__ = ["Divergence", "ModelReference", "Source", "Strategy"]
+__all__ = ["Divergence", "ModelReference", "Source", "Strategy", "split_halves"]
 
 SCHEMA = 1
-Source = Literal["stratnet", "archive", "neighbour"]
+Source = Literal["stratnet", "archive", "neighbour", "peer", "evopress_file"]
+
+
+def split_halves(units: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tell sub-layers whose block goes whole from those whose block keeps its other half.
+
+    Args:
+        units: Full module names of sub-layers.
+
+    Returns:
+        Blocks of which both halves are named, and the halves that are named alone.
+    """
+    units = list(units)
+    halves = Counter(name.rpartition(".")[0] for name in units)
+    whole = tuple(block for block, count in halves.items() if count == 2)
+    return whole, tuple(name for name in units if halves[name.rpartition(".")[0]] == 1)
 
 
 class _Frozen(BaseModel):
@@ -58,7 +75,10 @@ class Strategy(_Frozen):
         sparsity: Share of all prunable weights removed.
         params: Parameters of the whole exported checkpoint.
         bytes: Bytes of its weights in the dtype of the dense checkpoint.
-        source: Who proposed it: StratNet, the measured archive, or a neighbour found on the surrogate's posterior.
+        source: Who proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, a
+            method that we compare with, or a file of EvoPress.
+        peer: That method's name.
+        divergence: None where nobody measured or predicted it: peers and files say nothing of it.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -69,7 +89,8 @@ class Strategy(_Frozen):
     params: int = Field(gt=0)
     bytes: int = Field(gt=0)
     source: Source
-    divergence: Divergence
+    peer: str | None = None
+    divergence: Divergence | None
     units: dict[str, float]
 
     @field_validator("schema_")
@@ -88,12 +109,19 @@ class Strategy(_Frozen):
                 raise ValueError(f"units[{name!r}] must be in (0, 1], got {share}")
         return value
 
+    @property
+    def silenced(self) -> tuple[str, ...]:
+        """Sub-layers that go from blocks that stay: their weights are still in the checkpoint, and add nothing."""
+        return split_halves(self.units)[1] if self.space == "sublayer" else ()
+
     def to_dict(self) -> dict[str, Any]:
         """The contract's JSON object (``unicuco strategy --json``)."""
-        data = self.model_dump(mode="json", by_alias=True, exclude={"divergence": {"carried_over"}})
+        data = self.model_dump(mode="json", by_alias=True)
         data["request"] = self.request.to_dict()
-        if self.divergence.carried_over:
-            data["divergence"]["carried_over"] = True
+        if self.divergence is not None and not self.divergence.carried_over:
+            del data["divergence"]["carried_over"]
+        if self.peer is None:
+            del data["peer"]
         return data
 
     def to_json(self) -> str:

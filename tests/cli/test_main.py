@@ -123,7 +123,7 @@ def test_a_reader_that_has_gone_is_no_error(profile):
         (["bogus"], "Error: No such command 'bogus'."),
         (["show"], "Error: Missing argument 'PROFILE'."),
         (["show", "p", "--nonsense"], "Error: No such option '--nonsense'."),
-        (["evaluate", "--model", "m"], "Error: Missing argument 'TEXT...'."),
+        (["evaluate", "--model", "m"], "Error: give TEXT, --tasks or both"),
         (["evaluate", "--model", "m", "t", "--windows", "0"], "Error: Invalid value for '--windows': 0 is not in"),
         (
             ["evaluate", "--model", "m", "t", "--device", "abacus"],

@@ -1,6 +1,7 @@
 """``unicuco prune``: three ways to say what goes, and what is refused before a weight is read."""
 
 import json
+import random
 
 import pytest
 from sparsity_strategies import linear_sizes, sparsity_strategy
@@ -8,6 +9,8 @@ from sparsity_strategies import linear_sizes, sparsity_strategy
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.modifiers import oneshot
 from unicuco_plugin.strategy import Strategy
+
+WAYS = "give one of --profile or --peer with a request, --strategy, --recipe and --evopress"
 
 
 @pytest.fixture
@@ -93,6 +96,47 @@ def test_without_text_the_model_writes_its_own(prune, sparsity_file, tmp_path, m
     assert list((tmp_path / "cache" / "unicuco").glob("self-*"))
 
 
+def test_a_peer_prunes_for_real(prune, text, tmp_path):
+    arguments = ["--calibration", text, "--samples", "4", "--seq-length", "16", "--json"]
+    result = prune("--peer", "owl", "--sparsity", "0.6", "--engine", "wanda", *arguments)
+    assert result.exit_code == 0, result.stderr
+    [strategy] = json.loads(result.stdout)["strategies"]
+    assert (strategy["space"], strategy["peer"], strategy["request"]) == ("sparsity", "owl", {"sparsity": 0.6})
+    assert strategy["sparsity"] == pytest.approx(0.6)
+
+
+def test_a_peer_without_text_lets_the_model_write_it_and_one_that_reads_none_does_not(prune, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    result = prune("--peer", "shortgpt", "--sparsity", "0.3", "--samples", "3", "--seq-length", "8")
+    assert result.exit_code == 0, result.stderr
+    assert "no --calibration: the model writes 3 windows of its own" in result.stderr
+    assert "divergence  unknown: shortgpt does not tell; unicuco evaluate measures it" in result.stdout
+
+
+def test_evopress_searches_on_the_levels_that_it_is_stitched_from(prune, database, tmp_path):
+    words = random.Random(0).choices([f"w{number}" for number in range(100)], k=12000)  # noqa: S311
+    (tmp_path / "long.txt").write_text(" ".join(words))
+    options = ["--setting", "super_fast", "--token-budget", "45000", "--journal", tmp_path / "journal.sqlite"]
+    calibration = ["--calibration", tmp_path / "long.txt", "--samples", "80", "--seq-length", "128"]
+    ways = ["--peer", "evopress", "--sparsity", "0.5", "--engine", "levels", "--levels", database]
+    result = prune(*ways, *options, *calibration, "--json")
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert data["strategies"][0]["peer"] == "evopress"
+    assert data["achieved"]["exported"] == data["achieved"]["weights"] / 2
+    assert (tmp_path / "journal.sqlite").exists()
+
+
+def test_an_evopress_file_of_levels_is_stitched_without_text(prune, dense, database, tmp_path):
+    names = linear_sizes(load_model(dense))
+    (tmp_path / "levels.txt").write_text("\n".join(f"{name}: 0" for name in names))
+    arguments = ["--evopress", tmp_path / "levels.txt", "--sparsity", "0.5", "--engine", "levels", "--levels", database]
+    result = prune(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    achieved = json.loads(result.stdout)["achieved"]
+    assert achieved["exported"] == achieved["planned"] == achieved["weights"] / 2
+
+
 @pytest.mark.usefixtures("forbidden")
 @pytest.mark.parametrize("options", [("--engine", "levels"), ("--levels", "db")], ids=str)
 def test_stitching_needs_an_engine_and_a_database_to_stitch_from(prune, sparsity_file, options):
@@ -133,21 +177,28 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one of --profile with a request, --strategy and --recipe; got none"),
+        ([], f"{WAYS}; got none"),
         (
             ["--profile", "PROFILE", "--recipe", "r"],
-            "give one of --profile with a request, --strategy and --recipe; got --profile and --recipe",
+            f"{WAYS}; got --profile and --recipe",
         ),
         (["--profile", "PROFILE"], "--profile needs one request, for instance --sparsity 0.25"),
         (
             ["--profile", "PROFILE", "--sparsity", "0.3", "--max-params", "9"],
             "give one request, got --sparsity and --max-params",
         ),
-        (["--strategy", "STRATEGY", "--sparsity", "0.3"], "a request goes with --profile, not with --strategy"),
+        (
+            ["--strategy", "STRATEGY", "--sparsity", "0.3"],
+            "a request goes with --profile or --peer, not with --strategy",
+        ),
         (
             ["--profile", "PROFILE", "--sparsity", "0.3", "--engine", "wanda"],
             "--engine wanda: whole blocks are dropped, which needs no engine; leave it out",
         ),
+        (["--peer", "owl"], "--peer needs one request, for instance --sparsity 0.25"),
+        (["--peer", "owl", "--max-params", "9"], "--peer goes with --sparsity, not with --max-params"),
+        (["--strategy", "STRATEGY", "--setting", "official"], "--setting goes with --peer, not with --strategy"),
+        (["--strategy", "STRATEGY", "--step", "9"], "--step goes with --evopress, not with --strategy"),
         (["--recipe", "r", "--engine", "levels"], "--engine does not go with --recipe; write it into the recipe"),
         (
             ["--recipe", "r", "--accept-other-weights"],

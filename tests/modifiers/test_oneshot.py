@@ -10,10 +10,11 @@ import torch
 from llmcompressor.modifiers.pruning import WandaPruningModifier
 from llmcompressor.pipelines.independent import IndependentPipeline
 
+from unicuco_plugin import answering
 from unicuco_plugin.errors import CalibrationError, ExportError, ModelMismatchError, RecipeError, RequestError
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.modifiers import oneshot, sparsity_profile
+from unicuco_plugin.modifiers import oneshot
 from unicuco_plugin.modifiers.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.pruning import apply_strategy
@@ -84,7 +85,7 @@ def test_a_profile_answers_before_a_weight_is_read(dense, tmp_path, monkeypatch,
     def answer(_):
         raise RequestError("no answer fits")
 
-    monkeypatch.setattr(sparsity_profile, "_load_profile", lambda source: SimpleNamespace(answer=answer))
+    monkeypatch.setattr(answering, "load_profile", lambda source: SimpleNamespace(answer=answer))
     with pytest.raises(RequestError, match="no answer fits"):
         prune_with_recipe(dense, SparsityProfileModifier(profile="p", request={"sparsity": 0.3}), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -10,12 +10,13 @@ from llmcompressor.core import State, reset_session
 from llmcompressor.modifiers import Modifier, ModifierFactory
 from tiny import FAMILIES
 
+from unicuco_plugin import answering
 from unicuco_plugin.errors import ExportError, ModelMismatchError, RecipeError, RequestError, StrategyError
 from unicuco_plugin.models import checkpoint as checkpoints
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.modifiers import depth, sparsity_profile
+from unicuco_plugin.modifiers import removal
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.strategy import Strategy
@@ -109,7 +110,7 @@ def test_the_stored_recipe_keeps_where_the_strategy_came_from(checkpoint, depth_
     model = load_model(checkpoint("llama"))
     strategy = depth_strategy(model)
     profile = SimpleNamespace(answer=lambda request: strategy)
-    monkeypatch.setattr(sparsity_profile, "_load_profile", lambda source: profile)
+    monkeypatch.setattr(answering, "load_profile", lambda source: profile)
     oneshot(model=model, recipe=SparsityProfileModifier(profile="folder", request={"sparsity": 0.3}))
     model.save_pretrained(tmp_path / "out")
     [stage] = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()).values()
@@ -140,7 +141,7 @@ def test_a_drop_that_fails_leaves_the_model_whole(checkpoint, depth_strategy, to
     def fail(*_):
         raise StrategyError("failed on purpose")
 
-    monkeypatch.setattr(depth, "drop_blocks", fail)
+    monkeypatch.setattr(removal, "drop_blocks", fail)
     with pytest.raises(StrategyError, match="on purpose"):
         oneshot(model=model, recipe=SparsityProfileModifier(strategy=strategy))
     torch.testing.assert_close(model(token_ids).logits, expected, rtol=0, atol=0)
@@ -149,7 +150,7 @@ def test_a_drop_that_fails_leaves_the_model_whole(checkpoint, depth_strategy, to
 def test_a_wrongly_saved_checkpoint_is_an_error(checkpoint, depth_strategy, tmp_path, monkeypatch):
     model = load_model(checkpoint("llama"))
     oneshot(model=model, recipe=SparsityProfileModifier(strategy=depth_strategy(model)))
-    monkeypatch.setattr(depth, "write_config_fields", lambda *_: None)
+    monkeypatch.setattr(removal, "write_config_fields", lambda *_: None)
     with pytest.raises(ExportError, match=r"config\.json says 6 blocks, the model has 4"):
         model.save_pretrained(tmp_path / "out")
 
@@ -189,7 +190,7 @@ def test_accepted_other_weights_carry_the_divergence_over(checkpoint, depth_stra
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "give exactly one of profile, strategy, profiles; got none"),
+        ({}, "give exactly one of profile, strategy, profiles, peer, evopress; got none"),
         ({"profile": "p", "strategy": "s", "request": {"sparsity": 0.2}}, "got profile, strategy"),
         ({"profile": "p"}, "profile and request go together"),
         ({"strategy": "s", "request": {"sparsity": 0.2}}, "profile and request go together"),
@@ -227,7 +228,7 @@ def test_two_strategies_of_one_space_clash(checkpoint, depth_strategy):
 
 def test_a_space_without_a_handler_is_refused(checkpoint, depth_strategy):
     strategy = depth_strategy(load_model(checkpoint("llama")), space="structured")
-    with pytest.raises(RecipeError, match="'structured' cannot be applied by this version, only depth, sparsity"):
+    with pytest.raises(RecipeError, match="'structured' cannot be applied by this version, only depth, sub"):
         SparsityProfileModifier(strategy=strategy).resolve()
 
 
@@ -235,6 +236,6 @@ def test_a_request_that_cannot_be_met_reaches_the_caller_as_it_is(monkeypatch):
     def answer(_):
         raise RequestError("at most 15 of 30 blocks")
 
-    monkeypatch.setattr(sparsity_profile, "_load_profile", lambda source: SimpleNamespace(answer=answer))
+    monkeypatch.setattr(answering, "load_profile", lambda source: SimpleNamespace(answer=answer))
     with pytest.raises(RequestError, match="at most 15 of 30 blocks"):
         SparsityProfileModifier(profile="p", request={"sparsity": 0.9}).resolve()

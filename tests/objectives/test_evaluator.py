@@ -10,9 +10,11 @@ from tiny import FAMILIES, VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import UnknownNameError
 from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.sublayers import sublayer_names, zero_outputs
 from unicuco_plugin.models.surgery import dropped
+from unicuco_plugin.objectives.comparison import compare_models
 from unicuco_plugin.objectives.divergence import DivergenceObjective
-from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.evaluator import DROPPED, KEPT, NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.spaces.depth import DepthSpace
 
@@ -212,6 +214,42 @@ def test_the_objective_refuses_another_space(request_of):
         name = "height"
 
     other = ObjectiveRequest(request_of.decoder, Other(("a", "b"), (1, 1), "height"), WINDOWS)
-    rule = r"^the divergence objective serves the spaces depth and sparsity, got 'height'$"
+    rule = r"^the divergence objective serves the spaces depth, sublayer and sparsity, got 'height'$"
     with pytest.raises(UnknownNameError, match=rule):
         DivergenceObjective(other)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3", "gpt_neox"])
+def test_halves_of_blocks_are_as_good_as_zero_output_projections(family):
+    decoder = find_decoder(tiny_model(family, blocks=3))
+    windows = torch.randint(3, 128, (5, 12), generator=torch.Generator().manual_seed(3))
+    parts = [(NO_MLP, NO_ATTENTION, KEPT), (NO_MLP, DROPPED, KEPT), (NO_ATTENTION, NO_MLP, NO_ATTENTION), (KEPT,) * 3]
+    found = BlockEvaluator(decoder, windows, batch_windows=2).evaluate_parts(parts)
+    for candidate, evaluation in zip(parts, found, strict=True):
+        other = find_decoder(tiny_model(family, blocks=3))
+        attentions, mlps = sublayer_names(other)
+        silent = [attentions[index] for index, gone in enumerate(candidate) if gone & NO_ATTENTION]
+        silent += [mlps[index] for index, gone in enumerate(candidate) if gone & NO_MLP]
+        zero_outputs(other, silent)
+        expected = compare_models(decoder.model, other.model, windows).divergence.mean
+        assert evaluation.value == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    assert not any(module._forward_hooks for module in decoder.model.modules())
+
+
+def test_both_halves_are_the_block_and_common_prefixes_run_once(monkeypatch):
+    decoder = find_decoder(tiny_model("llama", blocks=4))
+    windows = torch.randint(3, 128, (2, 12), generator=torch.Generator().manual_seed(3))
+    evaluator = BlockEvaluator(decoder, windows)
+    [block] = evaluator.evaluate([[1]])
+    runs = []
+    run = BlockEvaluator._run
+    monkeypatch.setattr(BlockEvaluator, "_run", lambda self, i, states: runs.append(i) or run(self, i, states))
+    found = evaluator.evaluate_parts([(0, 3, 0, 0), (1, 0, 0, 0), (1, 0, 0, 2), (1, 0, 3, 0)])
+    assert found[0].value == block.value
+    assert runs == [0, 1, 2, 3, 3, 3]  # the prefix (1, 0) twice shared, then (1, 0, 0) once
+
+
+def test_candidates_must_cover_every_block():
+    evaluator = BlockEvaluator(find_decoder(tiny_model("llama", blocks=3)), torch.ones(1, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"^candidates must have one number for each of 3 blocks$"):
+        evaluator.evaluate_parts([(1,)])

@@ -5,7 +5,9 @@ import torch
 
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.peers.layerwise import Owl
-from unicuco_plugin.peers.peer import PeerRequest, choose_space
+from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, choose_space
+from unicuco_plugin.peers.uniform import Uniform
+from unicuco_plugin.plugins.manager import list_plugins, make_peer
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, -0.1, float("nan")])
@@ -14,10 +16,23 @@ def test_a_sparsity_outside_0_1_is_refused(ask, sparsity):
         ask(sparsity)
 
 
-@pytest.mark.parametrize("windows", [torch.zeros(3, dtype=torch.long), torch.zeros(0, 4, dtype=torch.long)])
-def test_windows_must_be_a_table_of_ids(decoder, windows):
-    with pytest.raises(RequestError, match=r"^windows must be m x L token ids, at least one, got shape"):
-        PeerRequest(decoder, windows, 0.5)
+def test_windows_must_be_a_table_of_ids(decoder):
+    with pytest.raises(RequestError, match=r"^windows must be m x L token ids, got shape \(3,\)$"):
+        PeerRequest(decoder, torch.zeros(3, dtype=torch.long), 0.5)
+
+
+def test_only_a_peer_that_reads_windows_needs_one(decoder):
+    request = PeerRequest(decoder, torch.zeros(0, 4, dtype=torch.long), 0.5)
+    assert choose_space(Uniform(), request) == "sparsity"
+    with pytest.raises(RequestError, match=r"^windows must be m x L token ids, at least one, got shape \(0, 4\)$"):
+        choose_space(Owl(), request)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in list_plugins() if entry.kind == "peer"])
+def test_what_a_built_in_peer_takes_are_fields_of_a_request(name):
+    peer = make_peer(name)
+    assert peer.takes <= OPTIONAL <= PeerRequest.__dataclass_fields__.keys()
+    assert ("levels" in peer.takes) == (name in {"atp", "evopress"})
 
 
 def test_a_peer_serves_its_first_space_unless_asked_for_another(ask):

@@ -6,6 +6,7 @@ import torch
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.surgery import dropped
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.peers import ranked_drops
 from unicuco_plugin.peers.ranked_drops import Greedy, ShortenedLlama
 
 
@@ -51,3 +52,23 @@ def test_a_budget_that_takes_all_blocks_is_refused_before_anything_is_measured(a
     with pytest.raises(RequestError, match=r"one of 4 blocks has to stay"):
         Greedy()(ask(0.8, journal=tmp_path / "j"))
     assert not (tmp_path / "j").exists()
+
+
+def test_shortened_llama_goes_on_from_its_journal_and_one_serves_every_budget(ask, tmp_path, monkeypatch):
+    expected = ShortenedLlama()(ask(0.5))
+    real, measured = ranked_drops.compare_models, []
+
+    def dying(*arguments):
+        measured.append(1)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(ranked_drops, "compare_models", dying)
+    with pytest.raises(KeyboardInterrupt):
+        ShortenedLlama()(ask(0.5, journal=tmp_path / "j.sqlite"))
+    found = ShortenedLlama()(ask(0.5, journal=tmp_path / "j.sqlite"))
+    assert (found.units, found.tokens, found.details) == (expected.units, expected.tokens, expected.details)
+    assert len(measured) == 4 + 1  # every block once, and the one that was broken off
+    ShortenedLlama()(ask(0.25, journal=tmp_path / "j.sqlite"))
+    assert len(measured) == 5

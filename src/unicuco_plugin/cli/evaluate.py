@@ -1,31 +1,49 @@
-"""``unicuco evaluate``: perplexity and divergence on text files."""
+"""``unicuco evaluate``: perplexity and divergence on text, accuracy on zero-shot tasks."""
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option, model_options, window_options
 from unicuco_plugin.report.comparison import comparison_data, describe_comparisons
+from unicuco_plugin.report.tasks import describe_tasks, task_data
+
+if TYPE_CHECKING:  # slow to import
+    from unicuco_plugin.models.loading import Tokenizer
+    from unicuco_plugin.objectives.tasks import TaskComparison
 
 __all__ = ["evaluate"]
 
 
 @click.command()
-@click.argument("text", nargs=-1, required=True, metavar="TEXT...")
+@click.argument("text", nargs=-1, metavar="[TEXT...]")
 @click.option("--model", required=True, help="The dense model: a folder, or a name on the hub.")
 @click.option("--pruned", help="The pruned model's folder; without it the dense model is evaluated alone.")
 @window_options("--windows", 16, 512)
 @click.option("--split", default="train", show_default=True, help="Which split, where TEXT is a dataset.")
+@click.option("--tasks", metavar="NAME,NAME,...", help="Zero-shot tasks or groups of lm-eval (extra [eval]).")
+@click.option(
+    "--include-path", type=click.Path(path_type=Path), help="A folder with tasks of your own, as lm-eval reads them."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many documents of each task, the first ones.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences of a task run together."
+)
 @model_options
 @json_option
 @debug_option
 def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # noqa: ANN401
-    """Evaluate a model, or a pruned one beside it, on windows of each TEXT (text, JSONL or a dataset).
+    """Evaluate a model, or a pruned one beside it, on windows of each TEXT, on zero-shot tasks, or on both.
 
-    Perplexity is exp of the mean negative log-likelihood; divergence is KL(dense‖pruned) in nats per token. Both come
-    with standard errors over windows.
+    TEXT is text, JSONL or a dataset. Perplexity is exp of the mean negative log-likelihood; divergence is
+    KL(dense‖pruned) in nats per token. Both come with standard errors over windows. Tasks come with standard errors
+    over documents, and differences with those of a paired comparison.
     """
+    tasks = [name.strip() for name in (fields["tasks"] or "").split(",") if name.strip()]
+    if not text and not tasks:
+        raise click.UsageError("give TEXT, --tasks or both")
     from unicuco_plugin.models.calibration import load_windows
     from unicuco_plugin.models.loading import load_config, load_model, load_tokenizer
     from unicuco_plugin.objectives.comparison import compare_models
@@ -41,10 +59,29 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     windows = {name: load_windows([name], tokenizer, **cut) for name in text}
     dense = load_model(fields["model"], **hub, **place)
     pruned = None if fields["pruned"] is None else load_model(fields["pruned"], **code, **place)
+    # First what needs an extra and names that may be wrong.
+    rows = _run_tasks(tasks, (dense, pruned), tokenizer, fields) if tasks else []
     results = {name: compare_models(dense, pruned, ids) for name, ids in windows.items()}
     if not as_json:
-        click.echo(describe_comparisons(results))
+        parts = [describe_comparisons(results)] if results else []
+        click.echo("\n\n".join([*parts, *([describe_tasks(rows)] if rows else [])]))
         return
     settings = {name: fields[name] for name in ("model", "pruned", "windows", "seq_length", "seed")}
     texts = {name: comparison_data(result) for name, result in results.items()}
-    click.echo(json.dumps(settings | {"texts": texts}, ensure_ascii=False))
+    asked = {"tasks": task_data(rows), "limit": fields["limit"]} if tasks else {}
+    click.echo(json.dumps(settings | {"texts": texts} | asked, ensure_ascii=False))
+
+
+def _run_tasks(
+    tasks: list[str],
+    models: tuple[Any, Any],
+    tokenizer: "Tokenizer",
+    fields: dict[str, Any],
+) -> "list[TaskComparison]":
+    """Both models on the same documents, and the mean over tasks."""
+    from unicuco_plugin.objectives.tasks import compare_tasks, mean_of_tasks, run_tasks
+
+    options = {name: fields[name] for name in ("include_path", "limit", "batch_size")}
+    dense, *pruned = [run_tasks(model, tokenizer, tasks, **options) for model in models if model is not None]
+    rows = compare_tasks(dense, *pruned)
+    return rows + mean_of_tasks(rows)

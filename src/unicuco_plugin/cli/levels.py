@@ -73,7 +73,7 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     from unicuco_plugin.levels.record import LevelSettings
     from unicuco_plugin.models.calibration import load_windows
     from unicuco_plugin.models.decoder import find_decoder
-    from unicuco_plugin.models.loading import load_model, load_tokenizer
+    from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
     from unicuco_plugin.models.selfcalibration import generate_windows
     from unicuco_plugin.report.levels import describe_levels
 
@@ -91,14 +91,13 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     decoder = find_decoder(load_model(model, **hub, dtype=fields["dtype"], device=fields["device"]))
     if windows is None:
         windows = generate_windows(decoder.model, tokenizer, **cut, cache_dir=output / "calibration")
-    name = Path(model).expanduser().resolve().name if Path(model).expanduser().is_dir() else model
     try:
         with ProgressBars("linears") as bars:
             built = build_levels(
                 decoder,
                 windows,
                 output,
-                name=name,
+                name=display_name(model),
                 settings=settings,
                 sources=sources or ("self-generated",),
                 progress=bars,

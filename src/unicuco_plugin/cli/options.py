@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -17,6 +18,7 @@ __all__ = [
     "json_option",
     "model_options",
     "overwrite_option",
+    "peer_options",
     "read_request",
     "request_options",
     "window_options",
@@ -132,6 +134,31 @@ def model_options(function: Function) -> Function:
                 callback=_check_device,
                 help="Such as cpu, cuda or cuda:1.",
             ),
+        ),
+        function,
+    )
+
+
+def peer_options(function: Function) -> Function:
+    """Add ``--peer`` and ``--evopress``, and what goes with them."""
+    file = click.Path(path_type=Path)
+    return _apply(
+        (
+            click.option("--peer", help="Or: a method we compare with, see unicuco plugins; with --sparsity."),
+            click.option("--space", help="For a peer that serves several: sparsity, depth or sublayer."),
+            click.option(
+                "--setting",
+                type=click.Choice(["official", "super_fast"]),
+                help="For evopress: how long and carefully it searches (official if left out).",
+            ),
+            click.option("--token-budget", type=int, help="For evopress: most evaluation tokens to spend."),
+            click.option("--journal", type=file, help="For peers that search or rank for long: a file to resume from."),
+            click.option(
+                "--evopress",
+                type=file,
+                help="Or: a layer_drop_config.txt of EvoPress, or its file of levels with --sparsity, their mean.",
+            ),
+            click.option("--step", type=int, help="Weights of one level of that file.  [default: 1000000]"),
         ),
         function,
     )

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:  # slow to import
     from unicuco_plugin.levels.build import LevelProgress
+    from unicuco_plugin.peers.peer import PeerProgress
     from unicuco_plugin.training import Progress
 
 __all__ = ["ProgressBars"]
@@ -34,7 +35,7 @@ class ProgressBars:
         self._stage = ""
         self._logged = 0.0
 
-    def __call__(self, event: "Progress | LevelProgress") -> None:
+    def __call__(self, event: "Progress | LevelProgress | PeerProgress") -> None:
         """Move the bar to where the event says; what it has to tell goes on a line above."""
         if event.total <= 1:  # nothing to count yet: a line says it all
             if event.stage != self._stage:
@@ -79,7 +80,7 @@ class ProgressBars:
         """Close the bar however the run ends."""
         self.close()
 
-    def _open(self, event: "Progress | LevelProgress") -> "tqdm[Any]":
+    def _open(self, event: "Progress | LevelProgress | PeerProgress") -> "tqdm[Any]":
         return tqdm(
             total=event.total,
             unit=f" {self._unit}",

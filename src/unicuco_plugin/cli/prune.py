@@ -17,10 +17,12 @@ from unicuco_plugin.cli.options import (
     json_option,
     model_options,
     overwrite_option,
+    peer_options,
     read_request,
     request_options,
     window_options,
 )
+from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
 
@@ -32,7 +34,9 @@ if TYPE_CHECKING:  # it brings torch with it
 
 __all__ = ["prune"]
 
-_WAYS = ("profile", "strategy", "recipe")
+_WAYS = ("profile", "strategy", "recipe", "peer", "evopress")
+# What only some peers take, or only a file of EvoPress.
+_PEER_OPTIONS = ("space", "setting", "token_budget", "journal")
 
 
 @click.command(cls=ManyFilesCommand)
@@ -41,6 +45,7 @@ _WAYS = ("profile", "strategy", "recipe")
 @request_options
 @click.option("--strategy", type=click.Path(path_type=Path), help="Or: a strategy file, as strategy --json prints it.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Or: a recipe of llm-compressor.")
+@peer_options
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder; new.")
 @click.option(
     "--engine",
@@ -48,7 +53,9 @@ _WAYS = ("profile", "strategy", "recipe")
     help="What zeroes weights, for profiles that sparsify (sparsegpt if left out); dropping blocks needs none.",
 )
 @click.option(
-    "--levels", type=click.Path(path_type=Path), help="The level database that --engine levels stitches from."
+    "--levels",
+    type=click.Path(path_type=Path),
+    help="The level database that --engine levels stitches from, and that peers such as evopress search on.",
 )
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not. Without it, a "
@@ -63,7 +70,7 @@ _WAYS = ("profile", "strategy", "recipe")
 @click.option("--verbose", is_flag=True, help="Show llm-compressor's own messages and bars.")
 @debug_option
 def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields: Any) -> None:  # noqa: ANN401
-    """Prune a model by a profile and a request, a stored strategy, or a recipe, and write the checkpoint.
+    """Prune a model by a profile, a peer, a strategy or a recipe, and write the checkpoint.
 
     The folder holds weights, configuration, tokenizer, the recipe that made it and a model card. It appears complete
     or not at all.
@@ -78,15 +85,19 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     model = fields["model"]
     check_output(output, overwrite=overwrite, source=Path(model) if Path(model).is_dir() else None)
     modifiers = [] if fields["recipe"] else _modifiers(fields, request)
-    done = prune_with_recipe(
-        model,
-        fields["recipe"] or modifiers,
-        output,
-        overwrite=overwrite,
-        calibration=_windows(fields) if fields["calibration"] or len(modifiers) < 2 else _write_own(fields),
-        verbose=verbose,
-        **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device")},
-    )
+    hungry = len(modifiers) > 1 or any(getattr(modifier, "needs_text", False) for modifier in modifiers)
+    with ProgressBars("steps") as bars:
+        if fields["peer"]:
+            modifiers[0].watch(bars)
+        done = prune_with_recipe(
+            model,
+            fields["recipe"] or modifiers,
+            output,
+            overwrite=overwrite,
+            calibration=_write_own(fields) if hungry and not fields["calibration"] else _windows(fields),
+            verbose=verbose,
+            **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device")},
+        )
     click.echo(export_data(done) if as_json else describe_export(done))
 
 
@@ -94,34 +105,42 @@ def _check_ways(fields: dict[str, Any], request: Request | None) -> None:
     given = [way for way in _WAYS if fields[way] is not None]
     if len(given) != 1:
         got = " and ".join(f"--{way}" for way in given) or "none"
-        raise click.UsageError(f"give one of --profile with a request, --strategy and --recipe; got {got}")
-    if (request is not None) != (given == ["profile"]):
-        raise click.UsageError(
-            "--profile needs one request, for instance --sparsity 0.25"
-            if request is None
-            else f"a request goes with --profile, not with --{given[0]}"
-        )
+        ways = "--profile or --peer with a request, --strategy, --recipe and --evopress"
+        raise click.UsageError(f"give one of {ways}; got {got}")
+    way = given[0]
+    if request is None and way in ("profile", "peer"):
+        raise click.UsageError(f"--{way} needs one request, for instance --sparsity 0.25")
+    if request is not None and way in ("strategy", "recipe"):
+        raise click.UsageError(f"a request goes with --profile or --peer, not with --{way}")
+    if request is not None and way != "profile" and request.kind != "sparsity":
+        raise click.UsageError(f"--{way} goes with --sparsity, not with --{request.kind.replace('_', '-')}")
+    for option in _PEER_OPTIONS if way != "peer" else ():
+        if fields[option] is not None:
+            raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{way}")
+    if fields["step"] is not None and way != "evopress":
+        raise click.UsageError(f"--step goes with --evopress, not with --{way}")
     for option in ("engine", "levels", "accept_other_weights"):
-        if given == ["recipe"] and fields[option]:
+        if way == "recipe" and fields[option]:
             raise click.UsageError(f"--{option.replace('_', '-')} does not go with --recipe; write it into the recipe")
 
 
-def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Modifier]":
-    """The modifier of the profile or strategy, and the pass that carries it out where weights are zeroed."""
+def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
+    """The modifier of the profile, strategy or peer, and the pass that carries it out where weights are zeroed."""
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
-    if (fields["engine"] == "levels") != (fields["levels"] is not None):
+    stitched = fields["engine"] == "levels"
+    searching = fields["peer"] is not None and fields["levels"] is not None
+    if stitched != (fields["levels"] is not None) and not searching:
         raise click.UsageError("--engine levels and --levels DIR go together")
-    common = {"accept_other_weights": fields["accept_other_weights"], "levels": fields["levels"]}
-    if request is not None:
-        modifier = SparsityProfileModifier(profile=fields["profile"], request=request.to_dict(), **common)
-    else:
-        modifier = SparsityProfileModifier(strategy=fields["strategy"], **common)
-    shares = {strategy.space: strategy.sparsity for strategy in modifier.resolve()}
-    if "sparsity" in shares and fields["engine"] == "levels":
+    modifier = SparsityProfileModifier(
+        **_source(fields, request),
+        accept_other_weights=fields["accept_other_weights"],
+        levels=fields["levels"] if stitched else None,
+    )
+    if "sparsity" in modifier.spaces and stitched:
         return [modifier]
-    if "sparsity" in shares:
-        return [modifier, _pass(fields["engine"] or "sparsegpt", shares["sparsity"])]
+    if "sparsity" in modifier.spaces:
+        return [modifier, _pass(fields["engine"] or "sparsegpt")]
     if fields["engine"] is not None:
         raise click.UsageError(
             f"--engine {fields['engine']}: whole blocks are dropped, which needs no engine; leave it out"
@@ -129,11 +148,34 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Modifie
     return [modifier]
 
 
-def _pass(engine: str, share: float) -> "Modifier":
+def _source(fields: dict[str, Any], request: Request | None) -> dict[str, Any]:
+    """What the strategy comes from, as the modifier's fields."""
+    if fields["strategy"] is not None:
+        return {"strategy": fields["strategy"]}
+    if fields["evopress"] is not None:
+        sparsity = None if request is None else request.sparsity
+        given = {"sparsity": sparsity, "step": fields["step"]}
+        return {"evopress": {"file": fields["evopress"], **{k: v for k, v in given.items() if v is not None}}}
+    asked = {"request": None if request is None else request.to_dict()}
+    if fields["profile"] is not None:
+        return {"profile": fields["profile"], **asked}
+    options = {name: fields[name] for name in ("levels", *_PEER_OPTIONS)}
+    from unicuco_plugin.plugins.manager import make_peer
+
+    peer = make_peer(fields["peer"])
+    if fields["engine"] == "levels" and "levels" not in peer.takes:
+        del options["levels"]  # only stitched from
+    if "seed" in peer.takes:
+        options["seed"] = fields["seed"]
+    return {"peer": {"name": fields["peer"], **{k: v for k, v in options.items() if v is not None}}, **asked}
+
+
+def _pass(engine: str) -> "Modifier":
     from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 
     passes = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}
-    return passes[engine](sparsity=share, ignore=["re:.*lm_head"])
+    # Its sparsity stands for one a linear, which it gets when it is filled.
+    return passes[engine](sparsity=0.5, ignore=["re:.*lm_head"])
 
 
 def _write_own(fields: dict[str, Any]) -> "Calibrate":

@@ -13,10 +13,16 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.demo import materialise_smollm2
 from unicuco_plugin.models.support import check_config
 
-__all__ = ["Tokenizer", "load_config", "load_model", "load_tokenizer", "materialise_smollm2"]
+__all__ = ["Tokenizer", "display_name", "load_config", "load_model", "load_tokenizer", "materialise_smollm2"]
 
 # How many tensor names a message lists.
 _NAMED = 3
+
+
+def display_name(name_or_path: str | Path) -> str:
+    """A folder's own name: where it lies on this machine says nothing to others. A hub name stays whole."""
+    path = Path(name_or_path).expanduser()
+    return path.resolve().name if path.is_dir() else str(name_or_path)
 
 
 def load_config(

@@ -50,10 +50,22 @@ def _describe(strategy: Strategy) -> list[str]:
     request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
     zeroed = strategy.space == "sparsity"
     lines = [f"## What was {'zeroed' if zeroed else 'removed'}", ""]
-    lines += [f"Request: {request} (space `{strategy.space}`).", ""]
+    lines += [f"Request: {request} (space `{strategy.space}`{_say_source(strategy)}).", ""]
     lines += _list_zeroed(strategy) if zeroed else _list_removed(strategy)
+    if strategy.silenced:
+        lines += [
+            f"{len(strategy.silenced)} of these share a block with a half that stays: their output projection is zero, "
+            "so that they add nothing, and they save no bytes. Blocks that lost both halves are gone from the files.",
+            "",
+        ]
     lines += ["## Divergence", "", _explain(strategy.divergence), ""]
     return lines
+
+
+def _say_source(strategy: Strategy) -> str:
+    if strategy.source == "evopress_file":
+        return ", from a file of EvoPress"
+    return f", answered by the method `{strategy.peer}`" if strategy.peer else ""
 
 
 def _list_removed(strategy: Strategy) -> list[str]:
@@ -93,7 +105,9 @@ def _tabulate(units: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def _explain(divergence: Divergence) -> str:
+def _explain(divergence: Divergence | None) -> str:
+    if divergence is None:
+        return "Not measured: what proposed this strategy does not tell. `unicuco evaluate` measures it."
     low, high = divergence.interval90
     value = f"{divergence.mean:.4f} nats per token, 90 % interval {low:.4f} to {high:.4f}"
     if divergence.carried_over:

@@ -1,17 +1,18 @@
 """What every space does inside the toolkit's lifecycle, and who does it for each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from llmcompressor.modifiers import Modifier
 from torch import nn
 
+from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.modifiers.achieved import Achieved
-from unicuco_plugin.modifiers.depth import DepthHandler
+from unicuco_plugin.modifiers.removal import RemovalHandler
 from unicuco_plugin.modifiers.sparsity import SparsityHandler
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["HANDLERS", "SpaceHandler"]
+__all__ = ["HANDLERS", "SpaceHandler", "check_spaces"]
 
 
 class SpaceHandler(Protocol):
@@ -42,6 +43,23 @@ class SpaceHandler(Protocol):
 
 # How each space is carried out, in the order in which they start; a new space adds its handler here.
 HANDLERS: Mapping[str, Callable[[nn.Module, Strategy], SpaceHandler]] = {
-    "depth": DepthHandler,
+    "depth": RemovalHandler,
+    "sublayer": RemovalHandler,
     "sparsity": SparsityHandler,
 }
+
+
+def check_spaces(spaces: Sequence[str]) -> None:
+    """Refuse strategies that cannot be applied, or not together.
+
+    Raises:
+        RecipeError: If a space has no handler, two strategies are of one space, or both remove blocks.
+    """
+    for space in spaces:
+        if space not in HANDLERS:
+            raise RecipeError(f"space {space!r} cannot be applied by this version, only {', '.join(HANDLERS)}")
+    twice = sorted({space for space in spaces if spaces.count(space) > 1})
+    if twice:
+        raise RecipeError(f"one strategy a space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
+    if {"depth", "sublayer"} <= set(spaces):
+        raise RecipeError("depth and sublayer both remove blocks of the dense model: give one of them")

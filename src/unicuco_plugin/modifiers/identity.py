@@ -1,14 +1,16 @@
 """Whether the model that the toolkit holds is the one a strategy was made for."""
 
+from typing import Any
+
 from llmcompressor.modeling.offset_norm import NormCalibrationModule
 from torch import nn
 
 from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
-from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.models.loading import display_name, load_model
 from unicuco_plugin.pruning import check_model
 from unicuco_plugin.strategy import ModelReference
 
-__all__ = ["check_identity"]
+__all__ = ["check_identity", "identify"]
 
 
 def check_identity(model: nn.Module, reference: ModelReference, *, accept_other_weights: bool) -> bool:
@@ -25,6 +27,15 @@ def check_identity(model: nn.Module, reference: ModelReference, *, accept_other_
         UnsupportedModelError: If the toolkit has changed the norms and the checkpoint cannot be read.
     """
     return check_model(model, reference, accept_other_weights=accept_other_weights, actual=_fingerprint(model))
+
+
+def identify(model: Any) -> ModelReference:  # noqa: ANN401 - a Transformers model
+    """Name and fingerprint of the dense model that the toolkit holds.
+
+    Raises:
+        UnsupportedModelError: As :func:`check_identity`.
+    """
+    return ModelReference(name=display_name(str(model.name_or_path)), fingerprint=str(_fingerprint(model)))
 
 
 def _fingerprint(model: nn.Module) -> Fingerprint:

@@ -61,12 +61,12 @@ def check_pipeline(modifiers: list[Modifier], pipeline: str, *, with_data: bool)
     if not modifiers:
         raise RecipeError("the recipe holds no modifier")
     hungry = [type(modifier).__name__ for modifier in modifiers if modifier.requires_calibration_data]
-    if not hungry:
-        return
-    if pipeline == "datafree":
+    # A peer reads the text itself, whatever the pipeline does with it.
+    reading = [type(modifier).__name__ for modifier in modifiers if getattr(modifier, "needs_text", False)]
+    if hungry and pipeline == "datafree":
         raise RecipeError(f"pipeline must not be 'datafree' with {', '.join(hungry)}: calibration data is required")
-    if not with_data:
-        raise RecipeError(f"{', '.join(hungry)} needs calibration text, got none; pass --calibration FILE")
+    if (hungry or reading) and not with_data:
+        raise RecipeError(f"{', '.join(reading + hungry)} needs calibration text, got none; pass --calibration FILE")
 
 
 def plain_recipe(text: str) -> str:

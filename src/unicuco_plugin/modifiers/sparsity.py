@@ -116,7 +116,7 @@ class SparsityHandler:
                 exported=count_zeros(linear),
             )
             for name, linear in left.items()
-            if self._plan.get(name)
+            if self._plan.get(name) and name in self._check.counts  # a silenced sub-layer stays and was not pruned
         ]
         weights = sum(linear.weight.numel() for linear in left.values())
         self.achieved = Achieved(type(self._follower).__name__, weights, tuple(linears))

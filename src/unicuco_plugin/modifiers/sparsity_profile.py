@@ -1,49 +1,35 @@
-"""``SparsityProfileModifier``: a profile's answer, or a stored strategy, as one modifier of a recipe."""
+"""``SparsityProfileModifier``: a profile's answer, a stored strategy, or a peer's, as one modifier of a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from llmcompressor.core import State, active_session
 from llmcompressor.modifiers import Modifier
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import PrivateAttr, ValidationError, field_validator, model_validator
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.modifiers.achieved import Achieved
-from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler
+from unicuco_plugin.modifiers.entries import EvoPressEntry, LateEntry, PeerEntry, ProfileEntry
+from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler, check_spaces
 from unicuco_plugin.modifiers.identity import check_identity
+from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.sparsity import find_follower
 from unicuco_plugin.modifiers.stitching import StitchHandler
+from unicuco_plugin.modifiers.windows import gather_windows
+from unicuco_plugin.peers.peer import PeerProgress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["ProfileEntry", "SparsityProfileModifier"]
+__all__ = ["SparsityProfileModifier"]
 
-_WAYS = ("profile", "strategy", "profiles")
-
-
-class ProfileEntry(BaseModel):
-    """One profile of several, with the request it answers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    profile: str
-    request: dict[str, Any]
-
-    @field_validator("profile", mode="before")
-    @classmethod
-    def _read_path(cls, value: object) -> object:
-        return str(value) if isinstance(value, Path) else value
-
-    @field_validator("request")
-    @classmethod
-    def _check_request(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return Request.of(**value).to_dict()
+_WAYS = ("profile", "strategy", "profiles", "peer", "evopress")
 
 
 class SparsityProfileModifier(Modifier):
-    """Answer a request from a trained profile, or replay a strategy, and apply it to the model.
+    """Answer a request from a trained profile or by a peer, or replay a strategy, and apply it to the model.
 
     For the space ``depth`` the answer's blocks are dropped and the model is saved with a configuration that says so.
     For the space ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity for every
@@ -60,6 +46,10 @@ class SparsityProfileModifier(Modifier):
             SparseGPTModifier:
               sparsity: 0.6
               ignore: ["re:.*lm_head"]
+
+    A peer, a method we compare with, answers when the toolkit initialises, on the dense model and the calibration text
+    that the toolkit is about to use: ``peer: owl, request: {sparsity: 0.6}``, or with options ``peer: {name: evopress,
+    space: depth, setting: super_fast}``.
 
     Lifecycle:
 
@@ -80,11 +70,13 @@ class SparsityProfileModifier(Modifier):
         profiles: Several profiles, one a space: a list of ``{profile: …, request: …}``.
         accept_other_weights: Whether a model of the same structure with other weights (a fine-tune) will do.
         levels: A level database's folder: a sparsity strategy is then stitched from it, and no pass has to follow.
+        peer: Name of a method that answers ``request``, or its name with options (:class:`PeerEntry`).
+        evopress: A file of EvoPress, or its name with options (:class:`EvoPressEntry`).
         provenance: Where the strategy came from; written into ``recipe.yaml`` and never read.
 
     Raises:
-        RecipeError: If not exactly one of ``profile``, ``strategy`` and ``profiles`` is given, or a field is unknown
-            or out of its range.
+        RecipeError: If not exactly one of ``profile``, ``strategy``, ``profiles``, ``peer`` and ``evopress`` is given,
+            or a field is unknown or out of its range.
     """
 
     profile: str | None = None
@@ -93,10 +85,13 @@ class SparsityProfileModifier(Modifier):
     profiles: list[ProfileEntry] | None = None
     accept_other_weights: bool = False
     levels: str | None = None
+    peer: PeerEntry | None = None
+    evopress: EvoPressEntry | None = None
     provenance: list[dict[str, Any]] | None = None
 
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
     _checked: bool = PrivateAttr(default=False)
+    _progress: Callable[[PeerProgress], None] = PrivateAttr(default_factory=lambda: lambda _: None)
     _handlers: list[SpaceHandler] = PrivateAttr(default_factory=list)
 
     def __init__(self, **fields: Any) -> None:  # noqa: ANN401 - validated right here
@@ -128,14 +123,40 @@ class SparsityProfileModifier(Modifier):
         given = [way for way in _WAYS if getattr(self, way) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(_WAYS)}; got {', '.join(given) or 'none'}")
-        if (self.profile is None) != (self.request is None):
-            raise ValueError("profile and request go together: profile: FOLDER, request: {sparsity: 0.25}")
+        asked = "peer" if self.peer else "profile"
+        if (getattr(self, asked) is None) != (self.request is None):
+            raise ValueError(f"{asked} and request go together: {asked}: NAME, request: {{sparsity: 0.25}}")
+        if self.peer is not None and list(self.request or ()) != ["sparsity"]:
+            raise ValueError(f"request must be for sparsity with a peer, got {self.request}")
         if self.profiles == [] or self.strategy == []:
             raise ValueError(f"{given[0]} must not be empty")
         return self
 
+    @property
+    def late(self) -> LateEntry | None:
+        """What answers only once the model is there; None where a profile answers or a strategy is replayed."""
+        return self.peer or self.evopress
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """The spaces of the strategies, known before a late entry has answered."""
+        late = self.late
+        return tuple(strategy.space for strategy in self.resolve()) if late is None else late.spaces
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether there must be calibration text to answer from."""
+        return self.late is not None and self.late.needs_text
+
+    def watch(self, progress: Callable[[PeerProgress], None]) -> None:
+        """Let a function be called as a peer gets on."""
+        self._progress = progress
+
     def resolve(self) -> tuple[Strategy, ...]:
         """Answer the requests, or read the strategies; the second call returns what the first did.
+
+        Returns:
+            One strategy a space; none yet where a peer or a file of EvoPress has not seen the model.
 
         Raises:
             RecipeError: If two strategies are of one space, or a space cannot be applied.
@@ -144,8 +165,11 @@ class SparsityProfileModifier(Modifier):
             StrategyError: If a strategy cannot be read.
         """
         if self._strategies is None:
+            if self.late is not None:
+                check_spaces(self.late.spaces)
+                return ()
             strategies = self._read_strategies() if self.strategy is not None else self._answer()
-            _check_spaces(strategies)
+            check_spaces([strategy.space for strategy in strategies])
             self._strategies = strategies
         return self._strategies
 
@@ -159,10 +183,12 @@ class SparsityProfileModifier(Modifier):
             ModelMismatchError: If it is another model, or other weights that were not accepted.
         """
         checked = []
-        for strategy in self.resolve():
+        strategies = self.resolve()
+        if self._strategies is None:  # whoever answers later will do so for this very model
+            return
+        for strategy in strategies:
             if check_identity(model, strategy.model, accept_other_weights=self.accept_other_weights):
-                carried = strategy.divergence.model_copy(update={"measured": False, "carried_over": True})
-                strategy = strategy.model_copy(update={"divergence": carried})  # noqa: PLW2901 - the same strategy
+                strategy = _carry_over(strategy)  # noqa: PLW2901 - the same strategy
             checked.append(strategy)
         self._strategies = tuple(checked)
         self._checked = True
@@ -176,8 +202,8 @@ class SparsityProfileModifier(Modifier):
         Raises:
             RecipeError: If it holds a second one of this type, or nothing zeroes weights where a strategy wants it.
         """
-        place = _find_alone(modifiers)
-        sparse = any(strategy.space == "sparsity" for strategy in self.resolve())
+        place = find_alone(modifiers, type(self))
+        sparse = "sparsity" in self.spaces
         if self.levels is not None and not sparse:
             raise RecipeError("levels goes with a strategy of the space 'sparsity'; there is none")
         if sparse and self.levels is None:
@@ -191,7 +217,9 @@ class SparsityProfileModifier(Modifier):
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Answer, check, bypass and fill; after an error the model is as it was."""
         modifiers = active_session().lifecycle.recipe.modifiers
-        place = _find_alone(modifiers)
+        place = find_alone(modifiers, type(self))
+        if self.late is not None:
+            self._ask(self.late, state)
         if not self._checked:
             self.check(state.model)
         try:
@@ -207,7 +235,7 @@ class SparsityProfileModifier(Modifier):
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Drop; or restore, where the toolkit finalises only because a run was broken off."""
-        if not _ran_to_its_end():
+        if not ran_to_its_end():
             self._undo()
             return True
         try:
@@ -218,6 +246,14 @@ class SparsityProfileModifier(Modifier):
             raise
         self._store()
         return True
+
+    def _ask(self, late: LateEntry, state: State) -> None:
+        """Let a late entry answer for the dense model, from the toolkit's own calibration data."""
+        if late.needs_text and state.data.calib is None:
+            raise RecipeError(f"{late!r} reads calibration text, got none; give oneshot a dataset")
+        windows = gather_windows(state.data.calib) if late.needs_text else torch.zeros(0, 1, dtype=torch.long)
+        request = None if self.request is None else Request.of(**self.request)
+        self._strategies = (late.answer(state.model, windows, request, self._progress),)
 
     def _handler(self, model: nn.Module, strategy: Strategy) -> SpaceHandler:
         if strategy.space == "sparsity" and self.levels is not None:
@@ -237,7 +273,11 @@ class SparsityProfileModifier(Modifier):
             self.provenance = [entry.model_dump() for entry in self.profiles]
         elif isinstance(self.strategy, str):
             self.provenance = [{"strategy": self.strategy}]
-        self.profile = self.request = self.profiles = None
+        elif self.peer is not None:
+            self.provenance = [{"peer": self.peer.model_dump(exclude_none=True), "request": self.request}]
+        elif self.evopress is not None:
+            self.provenance = [{"evopress": self.evopress.model_dump(exclude_none=True)}]
+        self.profile = self.request = self.profiles = self.peer = self.evopress = None
         self.strategy = resolved[0] if len(resolved) == 1 else list(resolved)
 
     def _read_strategies(self) -> tuple[Strategy, ...]:
@@ -248,35 +288,11 @@ class SparsityProfileModifier(Modifier):
 
     def _answer(self) -> tuple[Strategy, ...]:
         entries = self.profiles or [ProfileEntry(profile=self.profile or "", request=self.request or {})]
-        return tuple(_load_profile(entry.profile).answer(Request.of(**entry.request)) for entry in entries)
+        return tuple(entry.answer() for entry in entries)
 
 
-def _load_profile(source: str) -> Any:  # noqa: ANN401 - imported late
-    # Profiles bring the search's packages with them; a replayed strategy needs none of these.
-    from unicuco_plugin.answering import load_profile  # noqa: PLC0415
-
-    return load_profile(source)
-
-
-def _check_spaces(strategies: tuple[Strategy, ...]) -> None:
-    spaces = [strategy.space for strategy in strategies]
-    for space in spaces:
-        if space not in HANDLERS:
-            raise RecipeError(f"space {space!r} cannot be applied by this version, only {', '.join(HANDLERS)}")
-    twice = sorted({space for space in spaces if spaces.count(space) > 1})
-    if twice:
-        raise RecipeError(f"one strategy a space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
-
-
-def _find_alone(modifiers: Sequence[Modifier]) -> int:
-    """Where the one of this type stands; two would each count blocks in a model that still has all of them."""
-    places = [place for place, modifier in enumerate(modifiers) if isinstance(modifier, SparsityProfileModifier)]
-    if len(places) != 1:
-        raise RecipeError("one SparsityProfileModifier a recipe; give it several profiles with profiles: [...]")
-    return places[0]
-
-
-def _ran_to_its_end() -> bool:
-    """Whether every modifier has seen the end of its calibration; a reset after a failure finalises them too."""
-    lifecycle = active_session().lifecycle
-    return lifecycle.initialized_ and all(modifier.ended_ for modifier in lifecycle.recipe.modifiers)
+def _carry_over(strategy: Strategy) -> Strategy:
+    if strategy.divergence is None:
+        return strategy
+    carried = strategy.divergence.model_copy(update={"measured": False, "carried_over": True})
+    return strategy.model_copy(update={"divergence": carried})

@@ -1,14 +1,9 @@
 """The built-in quality objective: divergence from the dense model."""
 
-from typing import Any
-
 from torch import Tensor
 
-from unicuco_plugin.errors import LevelsError, UnknownNameError
-from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.objectives.objective import Evaluation, ObjectiveRequest
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
-from unicuco_plugin.spaces.plan import plan_counts
+from unicuco_plugin.objectives.units import UnitsEvaluator
 
 __all__ = ["DivergenceObjective"]
 
@@ -26,22 +21,15 @@ class DivergenceObjective:
 
     def __init__(self, request: ObjectiveRequest) -> None:
         self._space = request.space
-        fixed: dict[str, Any] = {"direction": request.direction, "batch_windows": request.batch_windows}
-        self._blocks: BlockEvaluator | None = None
-        if request.space.name == "depth":
-            self._blocks = BlockEvaluator(request.decoder, request.windows, **fixed)
-            return
-        if request.space.name != "sparsity":
-            raise UnknownNameError(
-                f"the divergence objective serves the spaces depth and sparsity, got {request.space.name!r}"
-            )
-        if request.levels is None:
-            raise LevelsError("the space 'sparsity' is measured on a level database, got none")
-        self._sizes = request.levels.sizes
-        self._stitched = StitchedEvaluator(request.decoder, request.levels, request.windows, **fixed)
+        self._evaluator = UnitsEvaluator(
+            request.decoder,
+            request.space.name,
+            request.windows,
+            levels=request.levels,
+            direction=request.direction,
+            batch_windows=request.batch_windows,
+        )
 
     def evaluate(self, X: Tensor) -> list[Evaluation]:
         """Measure ``n x d`` strategies, one row each."""
-        if self._blocks is not None:
-            return self._blocks.evaluate([row.nonzero()[:, 0].tolist() for row in X])
-        return self._stitched.evaluate([plan_counts(self._space.to_units(row), self._sizes) for row in X])
+        return self._evaluator.evaluate([self._space.to_units(row) for row in X])

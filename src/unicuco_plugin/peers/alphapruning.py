@@ -44,6 +44,8 @@ class AlphaPruning:
 
     eps: float = 0.3
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
+    takes: ClassVar[frozenset[str]] = frozenset()
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`. Needs no text, so it spends no tokens."""

@@ -34,6 +34,8 @@ class Atp:
 
     trials: int = 9
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows", "levels"})
+    serves_all: ClassVar[bool] = False
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`.

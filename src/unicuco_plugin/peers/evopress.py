@@ -9,16 +9,16 @@ from torch import Tensor
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.calibration import calibration_hash
 from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.models.sublayers import sublayer_names, sublayer_params
+from unicuco_plugin.objectives.evaluator import NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space
 from unicuco_plugin.peers.budget import BOUNDS
 from unicuco_plugin.peers.drop_genomes import DropProblem
 from unicuco_plugin.peers.evolution import Evolution, EvolutionSettings, Found, Genome, Problem
 from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_step, uniform_counts
-from unicuco_plugin.peers.peer import PeerRequest, PeerResult, Setting, choose_space
+from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, PeerResult, Setting, choose_space
 from unicuco_plugin.peers.rounds import Rounds
-from unicuco_plugin.peers.sublayers import SublayerEvaluator, sublayer_names
 
 __all__ = ["EvoPress", "drop_settings", "level_settings"]
 
@@ -36,6 +36,8 @@ class EvoPress:
 
     settings: EvolutionSettings | None = None
     spaces: ClassVar[tuple[str, ...]] = ("sparsity", "depth", "sublayer")
+    takes: ClassVar[frozenset[str]] = OPTIONAL
+    serves_all: ClassVar[bool] = False
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Search; see :class:`Peer`. A journal makes it resume, with more generations or tokens than before too.
@@ -78,7 +80,13 @@ class EvoPress:
             return [found.value for found in evaluator.evaluate(drops)]
 
         def halves(genomes: Sequence[Genome], windows: Tensor) -> list[float]:
-            return SublayerEvaluator(decoder, windows, batch_windows=request.batch_windows).divergences(genomes)
+            # All attentions, then all MLPs.
+            parts = [
+                [NO_ATTENTION * a + NO_MLP * m for a, m in zip(genome[:count], genome[count:], strict=True)]
+                for genome in genomes
+            ]
+            evaluator = BlockEvaluator(decoder, windows, batch_windows=request.batch_windows)
+            return [found.value for found in evaluator.evaluate_parts(parts)]
 
         whole = space == "depth"
         names = decoder.block_names if whole else tuple(name for half in sublayer_names(decoder) for name in half)
@@ -86,11 +94,7 @@ class EvoPress:
         settings = self.settings or drop_settings(request.setting, count, removed)
         found = _evolve(request, problem, settings, {"space": space})
         units = {name: 1.0 for name, gone in zip(names, found.genome, strict=True) if gone}
-        sizes = (
-            dict(zip(names, depth_space(decoder).block_params, strict=True))
-            if whole
-            else {name: sum(p.numel() for p in decoder.model.get_submodule(name).parameters()) for name in names}
-        )
+        sizes = dict(zip(names, depth_space(decoder).block_params, strict=True)) if whole else sublayer_params(decoder)
         sparsity = sum(sizes[name] for name in units) / sum(sizes.values())
         return PeerResult(space, units, sparsity, found.tokens, found.seconds, _details(found, settings))
 

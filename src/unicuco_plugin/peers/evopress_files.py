@@ -23,6 +23,7 @@ __all__ = [
     "drops_to_units",
     "levels_to_units",
     "read_drops",
+    "read_either",
     "read_levels",
     "units_to_drops",
     "units_to_levels",
@@ -33,6 +34,7 @@ __all__ = [
 Drop = Literal["none", "attn", "mlp", "attn+mlp"]
 # Weights of one level in the published files.
 STEP = 1_000_000
+_HALVES = {"attn": "attention", "mlp": "mlp"}
 _DROPS: tuple[Drop, ...] = get_args(Drop)
 _LEVEL = re.compile(r"(\S+): *(-?\d+)")
 
@@ -57,8 +59,13 @@ def write_drops(path: Path, drops: Iterable[Drop]) -> None:
     _write(path, "".join(f"{drop}\n" for drop in drops))
 
 
-def drops_to_units(drops: Sequence[Drop], decoder: "Decoder") -> dict[str, float]:
+def drops_to_units(drops: Sequence[Drop], decoder: "Decoder", *, halves: bool = False) -> dict[str, float]:
     """Name what a drop file removes: a block where both its halves go, else the sub-layer.
+
+    Args:
+        drops: As read.
+        decoder: The model's view.
+        halves: Name both halves of a block instead of the block, as the space ``sublayer`` does.
 
     Raises:
         StrategyError: If the file has another number of blocks, or names a half that is no module of its own.
@@ -67,10 +74,10 @@ def drops_to_units(drops: Sequence[Drop], decoder: "Decoder") -> dict[str, float
         raise StrategyError(f"drops must be one line for each of {len(decoder.blocks)} blocks, got {len(drops)}")
     units = {}
     for index, drop in enumerate(drops):
-        if drop == "attn+mlp":
+        if drop == "attn+mlp" and not halves:
             units[decoder.block_names[index]] = 1.0
-        elif drop != "none":
-            half = "attention" if drop == "attn" else "mlp"
+            continue
+        for half in [_HALVES[part] for part in drop.split("+") if part != "none"]:
             name = decoder.sublayers(index).get(half)
             if name is None:
                 raise StrategyError(f"drops: {decoder.block_names[index]} has no {half} as one module")
@@ -114,6 +121,16 @@ def read_levels(path: Path) -> dict[str, int]:
             raise StrategyError(f"{path}, line {number}: {match[1]} comes twice")
         levels[match[1]] = int(match[2])
     return levels
+
+
+def read_either(path: Path) -> tuple[Drop, ...] | dict[str, int]:
+    """Read a file of either kind; a file whose first line is no drop is one of levels.
+
+    Raises:
+        StrategyError: See :func:`read_drops` and :func:`read_levels`.
+    """
+    [(_, first), *_rest] = _lines(path)
+    return read_drops(path) if first in _DROPS else read_levels(path)
 
 
 def write_levels(path: Path, levels: Mapping[str, int]) -> None:

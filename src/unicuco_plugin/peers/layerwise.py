@@ -31,6 +31,8 @@ class Owl:
     M: float = 5.0
     half_width: float = 0.08
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`."""
@@ -56,6 +58,8 @@ class Dlp:
     half_width: float = 0.15
     statistic: Statistic = "mean"
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`."""

@@ -13,9 +13,11 @@ if TYPE_CHECKING:  # plugins are listed without waiting for Transformers
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.decoder import Decoder
 
-__all__ = ["Peer", "PeerProgress", "PeerRequest", "PeerResult", "Setting", "choose_space"]
+__all__ = ["OPTIONAL", "Peer", "PeerProgress", "PeerRequest", "PeerResult", "Setting", "choose_space"]
 
 Setting = Literal["official", "super_fast"]
+# Fields of a request that only some peers read.
+OPTIONAL = frozenset({"windows", "levels", "seed", "setting", "token_budget", "journal"})
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class PeerRequest:
 
     Attributes:
         decoder: The dense model on its device; a peer leaves it as it was.
-        windows: ``m x L`` token ids to calibrate on; searches draw their minibatches from them.
+        windows: ``m x L`` token ids to calibrate on; searches draw their minibatches from them. ``m`` may be 0 for a
+            peer that does not take them.
         sparsity: Share of the prunable weights to remove (of all blocks' parameters for ``depth``), in (0, 1).
         space: ``sparsity``, ``depth`` or ``sublayer``, for a peer that serves several; its first where it is None.
         levels: The level database of the model, for peers that measure sparse candidates.
@@ -73,8 +76,8 @@ class PeerRequest:
     def __post_init__(self) -> None:
         if not 0.0 < self.sparsity < 1.0:
             raise RequestError(f"sparsity must be in (0, 1), got {self.sparsity}")
-        if self.windows.dim() != 2 or self.windows.numel() == 0:
-            raise RequestError(f"windows must be m x L token ids, at least one, got shape {tuple(self.windows.shape)}")
+        if self.windows.dim() != 2:
+            raise RequestError(f"windows must be m x L token ids, got shape {tuple(self.windows.shape)}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,16 @@ class Peer(Protocol):
         """The spaces it gives strategies of, the usual one first."""
         ...
 
+    @property
+    def takes(self) -> frozenset[str]:
+        """Which fields of a request it reads, of ``OPTIONAL``; whoever asks refuses others that were set."""
+        ...
+
+    @property
+    def serves_all(self) -> bool:
+        """Whether what it finds out for one sparsity, a ranking or a score, answers every other one too."""
+        ...
+
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find a strategy.
 
@@ -120,10 +133,13 @@ def choose_space(peer: Peer, request: PeerRequest) -> str:
     """The space a request asks a peer for.
 
     Raises:
-        RequestError: If the peer does not serve it.
+        RequestError: If the peer does not serve it, or reads calibration windows and gets none.
     """
     wanted = request.space or peer.spaces[0]
     if wanted not in peer.spaces:
         name = type(peer).__name__
         raise RequestError(f"space must be one of {', '.join(peer.spaces)} for {name}, got {wanted!r}")
+    if "windows" in peer.takes and request.windows.numel() == 0:
+        shape = tuple(request.windows.shape)
+        raise RequestError(f"windows must be m x L token ids, at least one, got shape {shape}")
     return wanted

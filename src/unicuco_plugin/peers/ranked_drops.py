@@ -31,21 +31,25 @@ class ShortenedLlama:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows", "journal"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
-        """Measure, rank and drop; see :class:`Peer`.
+        """Measure, rank and drop; see :class:`Peer`. A journal makes it resume, and serves every budget.
 
         Raises:
             CalibrationError: If windows are shorter than 2 tokens.
+            JournalError: If the journal is in use, damaged, or belongs to other arguments.
         """
         choose_space(self, request)
-        started = time.perf_counter()
-        decoder, count = request.decoder, len(request.decoder.blocks)
-        logs = []
-        for index in range(count):
-            request.progress(PeerProgress("removing single blocks", index, count, index * request.windows.numel()))
-            with bypassed(decoder, [index]):
-                logs.append(compare_models(decoder.model, None, request.windows).dense.mean)
+        count = len(request.decoder.blocks)
+        with Rounds(request.journal, _header("shortened_llama", request)) as rounds:
+            for index in range(count):
+                request.progress(PeerProgress("removing single blocks", index, count, index * request.windows.numel()))
+                if index == len(rounds):
+                    rounds.add(_without(request, index))
+            logs = [rounds[index]["nll"] for index in range(count)]
+            started = time.perf_counter() - sum(rounds[index]["seconds"] for index in range(count))
         tokens = count * request.windows.numel()
         request.progress(PeerProgress("removing single blocks", count, count, tokens))
         if not all(math.isfinite(value) for value in logs):
@@ -63,6 +67,8 @@ class Greedy:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows", "journal"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Measure and drop; see :class:`Peer`. A journal makes it resume, also on the way to a larger budget.
@@ -74,15 +80,11 @@ class Greedy:
         space = depth_space(request.decoder)
         # Also refuses a budget that takes all blocks, before anything is measured.
         space.project(torch.zeros(1, len(space.units)), request.sparsity)
-        header: dict[str, object] = {}
-        if request.journal is not None:
-            model, windows = str(fingerprint(request.decoder.model)), calibration_hash(request.windows)
-            header = {"method": "greedy", "model": model, "windows": windows}
         evaluator = BlockEvaluator(request.decoder, request.windows, batch_windows=request.batch_windows)
         dropped: list[int] = []
         tokens, seconds, values = 0, 0.0, []
         total, share = sum(space.block_params), 0
-        with Rounds(request.journal, header) as rounds:
+        with Rounds(request.journal, _header("greedy", request)) as rounds:
             while share < (request.sparsity - _SLACK) * total:
                 request.progress(PeerProgress("dropping blocks", share, round(request.sparsity * total), tokens))
                 if len(dropped) == len(rounds):
@@ -95,6 +97,21 @@ class Greedy:
         request.progress(PeerProgress("dropping blocks", share, share, tokens))
         details: dict[str, object] = {"order": list(dropped), "divergences": values}
         return drop_result(request, dropped, time.perf_counter() - seconds, tokens, details)
+
+
+def _header(method: str, request: PeerRequest) -> dict[str, object]:
+    """What determines the steps of a journal."""
+    if request.journal is None:
+        return {}
+    model, windows = str(fingerprint(request.decoder.model)), calibration_hash(request.windows)
+    return {"method": method, "model": model, "windows": windows}
+
+
+def _without(request: PeerRequest, index: int) -> dict[str, float]:
+    started = time.perf_counter()
+    with bypassed(request.decoder, [index]):
+        nll = compare_models(request.decoder.model, None, request.windows).dense.mean
+    return {"nll": nll, "seconds": time.perf_counter() - started}
 
 
 def _drop_next(evaluator: BlockEvaluator, dropped: list[int], count: int) -> dict[str, float | int]:

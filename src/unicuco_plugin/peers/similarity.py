@@ -31,6 +31,8 @@ class ShortGpt:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""
@@ -54,6 +56,8 @@ class WeightSubcloning:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""
@@ -77,6 +81,8 @@ class CosineWindow:
     """
 
     spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""

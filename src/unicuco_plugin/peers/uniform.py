@@ -17,6 +17,8 @@ class Uniform:
     """The request's sparsity for every block."""
 
     spaces: ClassVar[tuple[str, ...]] = ("sparsity",)
+    takes: ClassVar[frozenset[str]] = frozenset()
+    serves_all: ClassVar[bool] = True
 
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`."""

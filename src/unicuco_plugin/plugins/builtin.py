@@ -10,6 +10,7 @@ from unicuco_plugin.search.scalarization import Scalarization, pbi, tchebycheff,
 from unicuco_plugin.spaces.depth import DepthSpace
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.sparsity import SparsitySpace
+from unicuco_plugin.spaces.sublayer import SublayerSpace
 
 __all__ = [
     "unicuco_list",
@@ -35,7 +36,7 @@ _PEERS = {
     "weight_subcloning": ("similarity", "WeightSubcloning"),
 }
 _NAMES = {
-    "space": ("depth", "sparsity"),
+    "space": ("depth", "sparsity", "sublayer"),
     "objective": ("divergence",),
     "scalarization": tuple(_SCALARIZATIONS),
     "peer": tuple(_PEERS),
@@ -52,9 +53,11 @@ def unicuco_list(kind: str) -> Iterable[str]:
 def unicuco_make_space(
     name: str, units: tuple[str, ...], params: tuple[int, ...], bounds: tuple[tuple[float, float], ...]
 ) -> Space | None:
-    """``depth``: whole decoder blocks. ``sparsity``: a share of every block, sub-layer or linear."""
+    """``depth``: whole blocks. ``sublayer``: attentions and MLPs. ``sparsity``: a share of every part of the model."""
     if name == "sparsity":
         return SparsitySpace(units, params, bounds)
+    if name == "sublayer":
+        return SublayerSpace(units, params)
     return DepthSpace(units, params) if name == "depth" else None
 
 

@@ -38,8 +38,8 @@ def unicuco_make_space(
     """Build the space called ``name`` over a model's units; return None to pass.
 
     Called once when training starts and once when a profile is loaded, with the units' full module names (blocks,
-    unless the space is ``sparsity``), their parameters, and the least and largest share of each, empty where nobody
-    set any. No answer is an ``UnknownNameError``.
+    unless the space is ``sparsity`` or ``sublayer``), their parameters, and the least and largest share of each, empty
+    where nobody set any. No answer is an ``UnknownNameError``.
     """
 
 

@@ -17,13 +17,7 @@ def describe_export(export: "Export") -> str:
     """Say what was removed, what that is known to cost, and how large the checkpoint is."""
     lines = []
     for strategy in export.strategies:
-        divergence = strategy.divergence
-        low, high = divergence.interval90
-        lines.append(_say_pruned(strategy))
-        lines.append(
-            f"divergence  {divergence.mean:.4f} nats/token, 90 % interval {low:.4f} to {high:.4f}, "
-            f"{describe_divergence(divergence)}"
-        )
+        lines += [_say_pruned(strategy), _say_divergence(strategy)]
     if export.achieved is not None:
         achieved, worst = export.achieved, export.achieved.worst
         zeros, linears = achieved.total("exported"), len(achieved.linears)
@@ -31,6 +25,7 @@ def describe_export(export: "Export") -> str:
             f"zeros       {zeros:,} of {achieved.weights:,} weights, by {achieved.engine} in {linears} linears; "
             f"furthest from its plan {worst.name}, by {abs(worst.error):.2g} of its weights"
         )
+    lines += [_say_silent(len(strategy.silenced)) for strategy in export.strategies if strategy.silenced]
     size = f"{format_count(export.params)} parameters, {format_bytes(export.bytes)}"
     lines.append(f"checkpoint  {export.path}: {size}, in {format_seconds(export.seconds)}")
     return "\n".join(lines)
@@ -44,10 +39,26 @@ def export_data(export: "Export") -> str:
         "bytes": export.bytes,
         "seconds": round(export.seconds, 3),
         "strategies": [strategy.to_dict() for strategy in export.strategies],
+        "silenced": [name for strategy in export.strategies for name in strategy.silenced],
     }
     if export.achieved is not None:
         data["achieved"] = export.achieved.to_dict()
     return json.dumps(data, ensure_ascii=False)
+
+
+def _say_silent(count: int) -> str:
+    return f"silenced    {count} sub-layers by a zero output projection, which saves no bytes: their blocks stay"
+
+
+def _say_divergence(strategy: Strategy) -> str:
+    divergence = strategy.divergence
+    if divergence is None:
+        return f"divergence  unknown: {strategy.peer or 'the file'} does not tell; unicuco evaluate measures it"
+    low, high = divergence.interval90
+    return (
+        f"divergence  {divergence.mean:.4f} nats/token, 90 % interval {low:.4f} to {high:.4f}, "
+        f"{describe_divergence(divergence)}"
+    )
 
 
 def _say_pruned(strategy: Strategy) -> str:

@@ -11,7 +11,13 @@ from unicuco_plugin.strategy import Divergence, Strategy
 if TYPE_CHECKING:  # it brings torch with it
     from unicuco_plugin.answering import Profile
 
-__all__ = ["describe_divergence", "describe_profile", "describe_strategies", "list_units", "profile_data"]
+__all__ = [
+    "describe_divergence",
+    "describe_profile",
+    "describe_strategies",
+    "list_units",
+    "profile_data",
+]
 
 _HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
 _NUMBERS = tuple(range(6))
@@ -60,6 +66,8 @@ def profile_data(profile: "Profile") -> dict[str, Any]:
 def list_units(units: Mapping[str, float]) -> str:
     """Name units in one line: numbered ones together (``model.layers 3, 11-14``), shares where a part goes.
 
+    Parts of numbered blocks are numbered, too: ``model.layers.*.mlp 3, 11-14``.
+
     Many shares are summed up as their range.
     """
     whole = [_split(name) for name, share in units.items() if share == 1.0]
@@ -75,8 +83,10 @@ def list_units(units: Mapping[str, float]) -> str:
     return "; ".join(parts) or "nothing"
 
 
-def describe_divergence(divergence: Divergence) -> str:
-    """Whether a divergence was measured, predicted, or carried over from other weights."""
+def describe_divergence(divergence: Divergence | None) -> str:
+    """Whether a divergence was measured, predicted, or carried over from other weights; or nobody looked."""
+    if divergence is None:
+        return "unknown"
     if divergence.carried_over:
         return "carried over"
     return "measured" if divergence.measured else "predicted"
@@ -84,14 +94,14 @@ def describe_divergence(divergence: Divergence) -> str:
 
 def _row(strategy: Strategy) -> tuple[str, ...]:
     divergence = strategy.divergence
-    low, high = divergence.interval90
+    low, high = divergence.interval90 if divergence else (0.0, 0.0)
     return (
         str(len(strategy.units)),
         f"{strategy.sparsity:.4f}",
         format_count(strategy.params),
         format_bytes(strategy.bytes),
-        f"{divergence.mean:.4f}",
-        f"{low:.4f} to {high:.4f}",
+        f"{divergence.mean:.4f}" if divergence else "-",
+        f"{low:.4f} to {high:.4f}" if divergence else "-",
         describe_divergence(divergence),
         strategy.source,
     )
@@ -104,8 +114,10 @@ def _request(strategy: Strategy) -> str:
 
 
 def _split(name: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"(.+)\.(\d+)", name)
-    return (match[1], int(match[2])) if match else (name, None)
+    match = re.fullmatch(r"(.+?)\.(\d+)(\..+)?", name)
+    if match is None:
+        return name, None
+    return match[1] + (f".*{match[3]}" if match[3] else ""), int(match[2])
 
 
 def _runs(numbers: Sequence[int]) -> str:

@@ -1,18 +1,16 @@
 """A picture of a profile: what each budget costs, and which units go."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.errors import ExportError
+from unicuco_plugin.report.figure import COLOURS, check_picture, new_figure, save_figure
 from unicuco_plugin.strategy import Strategy
 
 __all__ = ["plot_front"]
 
-_FORMATS = (".png", ".svg", ".pdf")
-# Okabe and Ito's blue and vermilion: told apart by colour-blind readers and in grey.
-_MEASURED, _PREDICTED = "#0072B2", "#D55E00"
+_MEASURED, _PREDICTED = COLOURS[:2]
 # More unit names than this beside an axis run into each other; then only some are named.
 _LABELS = 32
 
@@ -30,29 +28,14 @@ def plot_front(front: Sequence[Strategy], units: Sequence[str], path: Path, *, t
         ExportError: If the ending is none of .png, .svg and .pdf, there is nothing to draw, or the file cannot be
             written.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise ExportError(f"{path}: a picture's name must end in {', '.join(_FORMATS)}")
+    check_picture(path)
     if not front:
         raise ExportError(f"{path}: the profile holds no strategy to draw")
-    if not path.parent.is_dir():
-        raise ExportError(f"{path}: no such folder {path.parent}")
-    figure = _draw(front, units, title)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            draft = Path(folder) / f"draft{path.suffix.lower()}"
-            figure.savefig(draft, dpi=150)
-            draft.replace(path)
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error}") from error
+    save_figure(_draw(front, units, title), path)
 
 
 def _draw(front: Sequence[Strategy], units: Sequence[str], title: str) -> Any:  # noqa: ANN401 - matplotlib is untyped
-    # Slow to import. The figure is made without pyplot: no backend is chosen and nothing global is kept.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 5.2)
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
     _draw_front(left, front, len(units))
@@ -62,10 +45,10 @@ def _draw(front: Sequence[Strategy], units: Sequence[str], title: str) -> Any:  
 
 def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # noqa: ANN401
     whole = _is_whole(front)
-    place = {id(strategy): len(strategy.units) if whole else strategy.sparsity for strategy in front}
+    known = [(len(s.units) if whole else s.sparsity, s.divergence) for s in front if s.divergence is not None]
     axes.plot(
-        [place[id(strategy)] for strategy in front],
-        [strategy.divergence.mean for strategy in front],
+        [place for place, _ in known],
+        [divergence.mean for _, divergence in known],
         color="#BBBBBB",
         linewidth=1,
         zorder=1,
@@ -74,16 +57,15 @@ def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # no
         (True, _MEASURED, "o", "measured"),
         (False, _PREDICTED, "D", "predicted"),
     ):
-        chosen = [strategy for strategy in front if strategy.divergence.measured is measured]
+        chosen = [(place, divergence) for place, divergence in known if divergence.measured is measured]
         if not chosen:
             continue
-        means = [strategy.divergence.mean for strategy in chosen]
         # An interval need not contain its mean; error bars must not be negative.
-        below = [max(0.0, mean - s.divergence.interval90[0]) for mean, s in zip(means, chosen, strict=True)]
-        above = [max(0.0, s.divergence.interval90[1] - mean) for mean, s in zip(means, chosen, strict=True)]
+        below = [max(0.0, found.mean - found.interval90[0]) for _, found in chosen]
+        above = [max(0.0, found.interval90[1] - found.mean) for _, found in chosen]
         axes.errorbar(
-            [place[id(strategy)] for strategy in chosen],
-            means,
+            [place for place, _ in chosen],
+            [found.mean for _, found in chosen],
             yerr=[below, above],
             color=colour,
             fmt=marker,
@@ -123,8 +105,9 @@ def _draw_units(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequen
 
 
 def _is_whole(front: Sequence[Strategy]) -> bool:
-    """Whether units go as a whole, so that they can be counted."""
-    return all(share == 1.0 for strategy in front for share in strategy.units.values())
+    """Whether units are blocks that go as a whole, so that they can be counted."""
+    units = [pair for strategy in front for pair in strategy.units.items()]
+    return all(share == 1.0 and name.rpartition(".")[2].isdigit() for name, share in units)
 
 
 def _label(unit: str, numbered: bool) -> str:

@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from unicuco_plugin.search.descent import descend
+from unicuco_plugin.search.descent import descend, move_onto
 from unicuco_plugin.search.evidence import Evidence
 from unicuco_plugin.search.posterior import Posterior
 from unicuco_plugin.search.stratnet import GRID, StratNet, preference_grid
@@ -26,6 +26,8 @@ _NEAREST = 16
 # Neighbours of a budget's best: so many are screened by the posterior's slope, and the best of those join the race.
 _SCREENED = 24
 _NEIGHBOURS = 4
+# At a budget that the space does not list: so many of each listed budget beside it are moved there.
+_BESIDE = 5
 # What an unconfirmed strategy must promise beyond a confirmed one, in log divergence: in a smooth space descents always
 # find a little more, and two per cent of a prediction are not worth giving up a measurement.
 _MARGIN = 0.02
@@ -93,10 +95,13 @@ class Contest:
     def candidates(self, budgets: Sequence[float]) -> list[list[Candidate]]:
         """For every budget: the archive's strategies, StratNet's best, and a few neighbours of the best of those.
 
-        In a smooth space each budget is worked out alone, else all there are together, whichever are asked for: matrix
-        products of other shapes round differently, and answers must not depend on their company.
+        In a smooth space each budget is worked out alone, else all of the space's together, whichever are asked for:
+        matrix products of other shapes round differently, and answers must not depend on their company. A budget that
+        a space can meet and does not list is worked out alone, too.
         """
-        for together in [(budget,) for budget in budgets] if self._space.smooth else [self._space.budgets]:
+        listed = () if self._space.smooth else self._space.budgets
+        groups = [listed] if any(budget in listed for budget in budgets) else []
+        for together in [*groups, *((budget,) for budget in budgets if budget not in listed)]:
             if not all(budget in self._races for budget in together):
                 self._races |= zip(together, self._run(together), strict=True)
         return [self._races[budget] for budget in budgets]
@@ -128,14 +133,26 @@ class Contest:
 
     def _standing(self, budget: float) -> list[Candidate]:
         """The archive's strategies at a budget; where only rounding was undone they keep their identity."""
-        near = self._space.near(self._archive, budget)
-        rows = self._archive[near]
+        rows = self._archive[self._space.near(self._archive, budget)]
+        if not self._space.smooth and budget not in self._space.budgets:
+            return self.predict(rows, "archive") + self.predict(self._between(budget), "neighbour")
         if not len(rows):
             return []
         exact = (self._space.sparsity(rows) - budget).abs() < _ROUNDING
         moved = self._space.moved(rows, budget)
         names = [self._space.key(a if same else b) for a, b, same in zip(rows, moved, exact.tolist(), strict=True)]
         return self.predict(moved, "archive", names)
+
+    def _between(self, budget: float) -> Tensor:
+        """Where the archive's best of the listed budgets on either side lead, at a budget that is not listed."""
+        budgets = self._space.budgets
+        begin = [self._archive[:0]]
+        for beside in (*[b for b in budgets if b < budget][-1:], *[b for b in budgets if b > budget][:1]):
+            rows = self._archive[self._space.near(self._archive, beside)]
+            if len(rows):
+                best = rows[self._posterior.mean(rows).argsort(stable=True)[:_BESIDE]]
+                begin.append(move_onto(self._posterior, self._space, best, budget))
+        return descend(self._posterior, self._space, torch.cat(begin))
 
     def _split(self, source: Source, groups: Sequence[Tensor]) -> list[list[Candidate]]:
         """Predict all groups at once."""

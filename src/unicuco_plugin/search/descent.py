@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from unicuco_plugin.search.posterior import Bound, Posterior
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["descend", "propose_neighbours"]
+__all__ = ["descend", "move_onto", "propose_neighbours"]
 
 # Measured strategies of a budget, and of the budgets on either side, that descents start from; their posterior is
 # best known and their basins are the likeliest. Random starts are what finds the basins nobody has been to.
@@ -106,7 +106,7 @@ def propose_neighbours(
         if not space.smooth:
             beside = [*space.budgets[max(index - 1, 0) : index], *space.budgets[index + 1 : index + 2]]
             near = [X[space.near(X, other)][:_BEST] for other in beside]
-            begin += [_moved(posterior, space, rows, budget) for rows in near if len(rows)]
+            begin += [move_onto(posterior, space, rows, budget) for rows in near if len(rows)]
         if starts:
             begin.append(space.random(starts, budget, generator))
         explore = {"lower": -kappa, "upper": kappa, "none": 0.0}[bound]
@@ -114,9 +114,10 @@ def propose_neighbours(
     return torch.cat(ends) if ends else X[:0]
 
 
-def _moved(posterior: Posterior, space: Space, rows: Tensor, budget: float) -> Tensor:
-    """Bring strategies onto another budget, each by the posterior's slope at its place."""
-    x = rows.clone().requires_grad_(True)
-    (slope,) = torch.autograd.grad(posterior.mean(x).sum(), x)
+def move_onto(posterior: Posterior, space: Space, rows: Tensor, budget: float) -> Tensor:
+    """Bring ``p x d`` strategies onto another budget, each by the posterior's slope at its place."""
+    with torch.enable_grad():
+        x = rows.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(posterior.mean(x).sum(), x)
     # Removed units first, then kept ones; among each the ones whose removal the posterior likes best.
     return space.project(1e3 * rows - slope, budget)

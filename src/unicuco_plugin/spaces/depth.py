@@ -7,7 +7,8 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from unicuco_plugin.errors import RequestError, StrategyError, round_down
+from unicuco_plugin.errors import RequestError, round_down
+from unicuco_plugin.spaces.removal import key_of, named_units, parse_key, row_of, units_of
 
 __all__ = ["DepthSpace"]
 
@@ -58,6 +59,20 @@ class DepthSpace:
     def sparsity(self, x: Tensor) -> Tensor:
         """Share of block parameters removed, ``p x d`` to ``p``."""
         return (x.to(self.params) @ self.params) / self.params.sum()
+
+    def reaching(self, sparsity: float) -> float:
+        """The next budget: the fewest blocks that reach the share.
+
+        Raises:
+            RequestError: If it takes all blocks.
+        """
+        found = [budget for budget in self.budgets if budget >= sparsity - _SLACK]
+        if not found:
+            raise RequestError(
+                f"sparsity must be at most {round_down(self.budgets[-1])} for this profile ({len(self.budgets)} of "
+                f"{len(self.units)} units), got {sparsity}"
+            )
+        return found[0]
 
     def relax(self, logits: Tensor) -> Tensor:
         """Remove the blocks with the highest scores, as many as the sigmoids sum to; straight-through gradient.
@@ -132,8 +147,7 @@ class DepthSpace:
                 break
             limit = d - 1 if turn % 5 == 0 else largest
             size = int(torch.randint(2, limit + 1, (1,), generator=generator)) if d > 2 else 1
-            row = torch.zeros(d, dtype=torch.float64)
-            row[torch.randperm(d, generator=generator)[:size]] = 1.0
+            row = row_of(d, torch.randperm(d, generator=generator)[:size].tolist())
             if self.key(row) not in seen:
                 seen.add(self.key(row))
                 rows.append(row)
@@ -159,7 +173,7 @@ class DepthSpace:
 
     def to_units(self, x: Tensor) -> dict[str, float]:
         """Name the removed blocks of one strategy, ``d``."""
-        return {self.units[i]: 1.0 for i in x.nonzero()[:, 0].tolist()}
+        return units_of(self.units, x)
 
     def from_units(self, units: Mapping[str, float]) -> Tensor:
         """The inverse of ``to_units``.
@@ -167,19 +181,12 @@ class DepthSpace:
         Raises:
             StrategyError: If a unit is unknown or a share is not 0 or 1.
         """
-        x = torch.zeros(len(self.units), dtype=torch.float64)
-        for name, share in units.items():
-            if name not in self.units or share not in (0.0, 1.0):
-                raise StrategyError(f"units[{name!r}] must be a known block with share 0 or 1, got {share}")
-            x[self.units.index(name)] = share
-        return x
+        return named_units(self.units, units, "block")
 
     def key(self, x: Tensor) -> str:
         """Indices of the removed blocks, such as ``"3,14,15"``."""
-        return ",".join(str(i) for i in x.nonzero()[:, 0].tolist())
+        return key_of(x)
 
     def parse(self, key: str) -> Tensor:
         """The inverse of ``key``, ``d``."""
-        x = torch.zeros(len(self.units), dtype=torch.float64)
-        x[[int(part) for part in key.split(",") if part]] = 1.0
-        return x
+        return parse_key(len(self.units), key)

@@ -59,6 +59,14 @@ class Space(Protocol):
         """The sparsities worth one strategy each, rising; an answer exists up to the last."""
         ...
 
+    def reaching(self, sparsity: float) -> float:
+        """The sparsity that a request for a share comes down to: the least that can be met and reaches it.
+
+        Raises:
+            RequestError: If none does; the message says what can be asked.
+        """
+        ...
+
     def sparsity(self, x: Tensor) -> Tensor:
         """Share of prunable weights removed, ``p x d`` to ``p``; differentiable."""
         ...

@@ -115,6 +115,19 @@ class SparsitySpace:
         """Share of prunable weights removed, ``p x d`` to ``p``."""
         return (x.to(self.params) @ self.params) / self.params.sum()
 
+    def reaching(self, sparsity: float) -> float:
+        """The sparsity itself.
+
+        Raises:
+            RequestError: If the bounds do not reach it.
+        """
+        low, high = self.reach
+        if not low - _SLACK <= sparsity <= high + _SLACK:
+            raise RequestError(
+                f"sparsity must be in [{round_up(low)}, {round_down(high)}] for these bounds, got {sparsity:.6g}"
+            )
+        return sparsity
+
     def relax(self, logits: Tensor) -> Tensor:
         """Map scores into the bounds, ``s = clip(sigmoid(z), low, high)``; clipped values keep their gradient."""
         return self._clip(logits.sigmoid())
@@ -135,11 +148,7 @@ class SparsitySpace:
         Source:
             KKT conditions of ``min_s sum_i n_i KL(s_i || sigmoid(z_i))``; methods.md section 1.
         """
-        low, high = self.reach
-        if not low - _SLACK <= sparsity <= high + _SLACK:
-            raise RequestError(
-                f"sparsity must be in [{round_up(low)}, {round_down(high)}] for these bounds, got {sparsity:.6g}"
-            )
+        self.reaching(sparsity)
         z = scores.to(self.params)
         c = self._shift(z.detach(), sparsity)
         s = (z + c[..., None]).sigmoid()
@@ -152,11 +161,11 @@ class SparsitySpace:
         return (z + c[..., None] - moved).sigmoid().clamp(self._low, self._high)
 
     def _shift(self, z: Tensor, sparsity: float) -> Tensor:
-        """The ``c`` of each row: Newton's steps, and halvings of the bracket where one leaves it."""
+        """The ``c`` of each row: Newton's steps; halvings of the bracket where one leaves it, and every third time."""
         left, right = -_REACH - z.amax(-1), _REACH - z.amin(-1)
         c = torch.zeros_like(left).clamp(left, right)
         weights = self.params / self.params.sum()
-        for _ in range(_ITERATIONS):
+        for iteration in range(_ITERATIONS):
             s = (z + c[..., None]).sigmoid()
             clipped = s.clamp(self._low, self._high)
             error = clipped @ weights - sparsity
@@ -165,7 +174,9 @@ class SparsitySpace:
             left, right = torch.where(error > 0, left, c), torch.where(error > 0, c, right)
             slope = torch.where(s == clipped, s * (1.0 - s), 0.0) @ weights
             newton = c - error / slope.clamp_min(1e-300)
-            c = torch.where((newton > left) & (newton < right), newton, 0.5 * (left + right))
+            # Clipped units bend the curve: Newton's steps alone may jump between two pieces without end.
+            good = (newton > left) & (newton < right) & (iteration % 3 != 2)
+            c = torch.where(good, newton, 0.5 * (left + right))
         return c
 
     def scores(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """One run, from a model and text to a profile on the disk."""
 
 import importlib.metadata
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,23 +16,37 @@ from unicuco_plugin.errors import JournalError, ProfileError
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.loading import load_model, load_tokenizer
+from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
 from unicuco_plugin.models.selfcalibration import generate_windows
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.plugins.manager import make_objective, make_scalarization
 from unicuco_plugin.profile import RECORD, write_profile
 from unicuco_plugin.search.journal import Journal
 from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
+from unicuco_plugin.search.memory import RememberedObjective
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import Progress, train
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.training.outcome import build_record
 from unicuco_plugin.training.subject import Subject, Units, find_subject
 
-__all__ = ["JOURNAL", "train_profile"]
+__all__ = ["JOURNAL", "Shared", "train_profile"]
 
 JOURNAL = "journal.sqlite"
 _PACKAGES = ("unicuco-plugin", "torch", "transformers", "botorch", "gpytorch", "llmcompressor")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What runs over one model may share.
+
+    Attributes:
+        journal: Open, its header naming the model and how it computes (dtype, device).
+        spent: Called with the wall seconds of each measurement that was really made.
+    """
+
+    journal: Journal
+    spent: Callable[[float], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ def train_profile(
     resume: bool = False,
     overwrite: bool = False,
     command: str = "",
+    shared: Shared | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Profile:
     """Train a profile and write it to a folder, with a journal beside it that a killed run resumes from.
@@ -83,6 +99,7 @@ def train_profile(
         resume: Continue the journal in ``output``.
         overwrite: Replace a profile and journal that are there.
         command: How this was called, for the provenance.
+        shared: Measurements of this model that other runs have made or will use.
         progress: Called often.
 
     Returns:
@@ -101,14 +118,14 @@ def train_profile(
     progress(Progress("loading the model", 0, 1, 0, ""))
     dense = load_model(model, revision=revision, trust_remote_code=trust_remote_code, dtype=dtype)
     decoder = find_decoder(dense)
-    reference = ModelReference(name=_model_name(model), fingerprint=str(fingerprint(dense)))
+    reference = ModelReference(name=display_name(model), fingerprint=str(fingerprint(dense)))
     subject = find_subject(space, decoder, reference.fingerprint, units or Units())
     tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
     dense.to(device)
     progress(Progress("reading calibration text" if calibration else "writing calibration text", 0, 1, 0, ""))
     windows = _load(decoder, tokenizer, calibration, settings, output, split=split, samples=samples)
     makers = {
-        fidelity: _maker(objective, decoder, subject, part, settings)
+        fidelity: _maker(objective, decoder, subject, part, settings, shared=shared)
         for fidelity, part in ((RANK, windows.rank), (RERANK, windows.rerank), (CONFIRM, windows.confirm))
     }
     header = {
@@ -213,15 +230,15 @@ def _load(
 
 
 def _maker(
-    objective: str, decoder: Decoder, subject: Subject, windows: Tensor, settings: Settings
+    objective: str, decoder: Decoder, subject: Subject, windows: Tensor, settings: Settings, *, shared: Shared | None
 ) -> Callable[[], Objective]:
     request = ObjectiveRequest(
         decoder, subject.space, windows, settings.direction, settings.batch_windows, subject.levels
     )
-    return lambda: make_objective(objective, request)
-
-
-def _model_name(model: str | Path) -> str:
-    """A folder's own name: where it lies on this machine says nothing to others. A hub name stays whole."""
-    path = Path(model)
-    return path.resolve().name if path.is_dir() else str(model)
+    if shared is None:
+        return lambda: make_objective(objective, request)
+    what = [objective, settings.direction, calibration_hash(windows), subject.space.name, subject.header]
+    identity = json.dumps(what, sort_keys=True)
+    return lambda: RememberedObjective(
+        lambda: make_objective(objective, request), shared.journal, subject.space, identity, shared.spent
+    )

@@ -11,6 +11,7 @@ from unicuco_plugin.errors import LevelsError, UnsupportedModelError
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.sizes import ModelSizes, measure_sizes
+from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.plugins.manager import make_space
 from unicuco_plugin.profile import SizeTable
 from unicuco_plugin.search.journal import Journal
@@ -94,6 +95,8 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) ->
         return _sparsity(decoder, fingerprint, units)
     if units != Units():
         raise LevelsError(f"levels, granularity, ignore and bounds go with the space 'sparsity', not with {name!r}")
+    if name == "sublayer":
+        return _sublayer(decoder)
     sizes = measure_sizes(decoder)
     label = type(decoder.model).__name__
     if len(sizes.block_params) < 2:
@@ -105,6 +108,15 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) ->
         )
     space = make_space(name, decoder.block_names, sizes.block_params)
     return Subject(space, _table(sizes, sizes.block_params, sizes.block_bytes))
+
+
+def _sublayer(decoder: Decoder) -> Subject:
+    sizes, params = measure_sizes(decoder), sublayer_params(decoder)
+    space = make_space("sublayer", tuple(params), tuple(params.values()))
+    # What only half a block lacks is zeroed and stays in the files.
+    table = _table(sizes, tuple(params.values()), (0,) * len(params))
+    pairs = zip(sizes.block_params, sizes.block_bytes, strict=True)
+    return Subject(space, table.model_copy(update={"blocks": dict(zip(decoder.block_names, pairs, strict=True))}))
 
 
 def _sparsity(decoder: Decoder, fingerprint: str, units: Units) -> Subject:

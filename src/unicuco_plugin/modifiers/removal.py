@@ -1,4 +1,4 @@
-"""The space ``depth`` inside the toolkit's lifecycle: blocks bypassed while it runs, dropped when it ends."""
+"""Units that go whole inside the toolkit's lifecycle: blocks are bypassed while it runs and dropped when it ends."""
 
 import weakref
 from collections.abc import Callable
@@ -8,32 +8,35 @@ from typing import Any
 
 from llmcompressor.modifiers import Modifier
 from llmcompressor.transformers.compression.compressed_tensors_utils import modify_save_pretrained
+from loguru import logger
 from torch import nn
 
 from unicuco_plugin.models.bypass import bypass_blocks
 from unicuco_plugin.models.checkpoint import check_checkpoint, write_config_fields
 from unicuco_plugin.models.config import shrink_fields
 from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.sublayers import zero_outputs
 from unicuco_plugin.models.surgery import drop_blocks
 from unicuco_plugin.modifiers.achieved import Achieved
-from unicuco_plugin.pruning import dropped_blocks
+from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["DepthHandler", "correct_saving"]
+__all__ = ["RemovalHandler", "correct_saving"]
 
 
-class DepthHandler:
-    """Applies one depth strategy to one model.
+class RemovalHandler:
+    """Applies one strategy of the space ``depth`` or ``sublayer`` to one model.
 
     The blocks must still be there when the toolkit restores the norms that it swaps for calibration, by name; so they
-    are bypassed first and dropped after that.
+    are bypassed first and dropped after that. A sub-layer whose block keeps its other half stays, with an output
+    projection of zeros.
 
     Args:
         model: The model that the toolkit works on.
-        strategy: A strategy of the space ``depth``, already checked to be this model's.
+        strategy: A strategy of those spaces, already checked to be this model's.
 
     Raises:
-        StrategyError: If its units are not blocks of the model.
+        StrategyError: If its units are not parts of the model.
         UnsupportedModelError: If the model cannot be pruned.
     """
 
@@ -41,35 +44,49 @@ class DepthHandler:
 
     def __init__(self, model: nn.Module, strategy: Strategy) -> None:
         self._model = model
-        self._indices = dropped_blocks(find_decoder(model), strategy)
+        self._indices, self._silent = removed_parts(find_decoder(model), strategy)
         self._names = frozenset(strategy.units)
+        self._wake: Callable[[], None] = lambda: None
         self._restore: Callable[[], None] = lambda: None
 
     @property
     def removed(self) -> frozenset[str]:
-        """The blocks that go, by full module name."""
+        """The units that go, by full module name."""
         return self._names
 
     def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
-        """Bypass the blocks: later modifiers calibrate on what is left."""
-        self._restore = bypass_blocks(find_decoder(self._model), self._indices)
+        """Silence and bypass: later modifiers calibrate on what is left.
+
+        Raises:
+            UnsupportedModelError: If a sub-layer cannot be silenced.
+        """
+        decoder = find_decoder(self._model)
+        self._wake = zero_outputs(decoder, self._silent)
+        self._restore = bypass_blocks(decoder, self._indices)
 
     def finish(self) -> None:
         """Drop the blocks for good, and make every later save of the model right.
 
         Raises:
-            UnsupportedModelError: If the configuration cannot describe what is left; the model is then whole again.
+            UnsupportedModelError: If the configuration cannot describe what is left; the model then has all its blocks.
         """
-        self.undo()
-        decoder = find_decoder(self._model)
-        kept = [index for index in range(len(decoder.blocks)) if index not in self._indices]
-        fields = frozenset(shrink_fields(decoder.config, kept))
-        drop_blocks(self._model, self._indices)
-        correct_saving(self._model, fields)
+        self._restore()
+        if self._indices:
+            decoder = find_decoder(self._model)
+            kept = [index for index in range(len(decoder.blocks)) if index not in self._indices]
+            fields = frozenset(shrink_fields(decoder.config, kept))
+            drop_blocks(self._model, self._indices)
+            correct_saving(self._model, fields)
+        if self._silent:
+            logger.info(
+                f"SparsityProfileModifier: {len(self._indices)} blocks dropped; {len(self._silent)} sub-layers whose "
+                "block stays have an output projection of zeros, which saves no bytes"
+            )
 
     def undo(self) -> None:
-        """Give the blocks their own forward back; calling it again does nothing."""
+        """Give blocks their own forward and sub-layers their weights back; calling it again does nothing."""
         self._restore()
+        self._wake()
 
 
 def correct_saving(model: Any, fields: frozenset[str]) -> None:  # noqa: ANN401 - save_pretrained is replaced on it

@@ -1,0 +1,1 @@
+"""Methods beside each other on one model: what is run, and what comes out of it."""

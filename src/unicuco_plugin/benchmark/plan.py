@@ -1,0 +1,212 @@
+"""What a benchmark runs, as its YAML says it."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from unicuco_plugin.errors import RecipeError, explain
+from unicuco_plugin.peers.peer import Setting
+from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.search.settings import Settings
+
+__all__ = ["BenchmarkPlan", "Cell", "Method", "Text", "read_plan"]
+
+# The group of the methods proper; every ablation is a group of its own.
+METHODS = "methods"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Text(_Frozen):
+    """Windows cut from text.
+
+    Attributes:
+        sources: Text, JSONL, or datasets.
+        windows: How many.
+        seq_length: Tokens in each.
+        seed: Where they lie.
+    """
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    windows: int = Field(ge=1)
+    seq_length: int = Field(ge=2)
+    seed: int = 0
+
+
+class Method(_Frozen):
+    """One way to answer requests: a profile that is trained or there already, or a peer.
+
+    Attributes:
+        train: Training settings, on top of the benchmark's own ``train``.
+        profile: Folder or name of a profile.
+        peer: Name of a peer.
+        setting, token_budget: For peers that take them.
+        budgets: Instead of all, for methods that are too slow for that.
+        extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
+
+    Raises:
+        UnknownNameError: If no plugin provides the peer.
+    """
+
+    train: dict[str, Any] | None = None
+    profile: str | None = None
+    peer: str | None = None
+    setting: Setting | None = None
+    token_budget: int | None = Field(default=None, gt=0)
+    budgets: tuple[float, ...] | None = None
+    extrapolate: bool = False
+
+    @model_validator(mode="after")
+    def _check_way(self) -> Self:
+        given = [way for way in ("train", "profile", "peer") if getattr(self, way) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of train, profile, peer; got {', '.join(given) or 'none'}")
+        for name in ("setting", "token_budget"):
+            if getattr(self, name) is not None and (self.peer is None or name not in make_peer(self.peer).takes):
+                raise ValueError(f"{name} goes with peers that take it, got {name}: {getattr(self, name)}")
+        if self.extrapolate and self.token_budget is None:
+            raise ValueError("extrapolate goes with a token_budget that breaks the search off, got none")
+        return self
+
+    @property
+    def random(self) -> bool:
+        """Whether its answers depend on the seed."""
+        return self.train is not None or (self.peer is not None and "seed" in make_peer(self.peer).takes)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One answer to find and measure.
+
+    Attributes:
+        group: ``methods``, or the name of an ablation.
+        name: Of the method.
+        method: How it answers.
+        seed: Of everything random.
+        budget: Sparsity asked for.
+        settings: Of training; None for a method that is not trained.
+        identity: A hash of everything but the budget that determines the answer.
+    """
+
+    group: str
+    name: str
+    method: Method
+    seed: int
+    budget: float
+    settings: Settings | None
+    identity: str
+
+    @property
+    def key(self) -> str:
+        """Its name in the journal: what determines its answer, whatever it is called."""
+        return f"{self.identity}/{self.budget!r}"
+
+
+class BenchmarkPlan(_Frozen):
+    """A benchmark's YAML.
+
+    Attributes:
+        model: Folder or hub name of the dense model.
+        dtype, device: As in ``unicuco train``.
+        space: Of all answers.
+        levels: A level database, for the space ``sparsity``.
+        calibration: What peers calibrate on, and the sources that training draws its own windows from.
+        evaluation: Text by name; nothing is fitted to it.
+        budgets: Sparsities, each in (0, 1).
+        seeds: For methods that are random; others run once, with the first.
+        train: Settings of every training run.
+        granularity: Of the units of training in the space ``sparsity``.
+        methods: By name.
+        ablations: Name → variant → training settings on top of ``train``.
+        requests: Numbers of requests in the picture of total times.
+    """
+
+    model: str
+    dtype: str = "auto"
+    device: str = "cpu"
+    space: Literal["depth", "sublayer", "sparsity"] = "depth"
+    levels: Path | None = None
+    calibration: Text
+    evaluation: dict[str, Text] = Field(min_length=1)
+    budgets: tuple[float, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    train: dict[str, Any] = {}
+    granularity: Literal["block", "sublayer", "linear"] = "linear"
+    methods: dict[str, Method] = Field(min_length=1)
+    ablations: dict[str, dict[str, dict[str, Any]]] = {}
+    requests: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+
+    @field_validator("budgets")
+    @classmethod
+    def _check_budgets(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [budget for budget in value if not 0.0 < budget < 1.0]
+        if wrong:
+            raise ValueError(f"budgets must be in (0, 1), got {wrong[0]}")
+        return value
+
+    @model_validator(mode="after")
+    def _check_methods(self) -> Self:
+        if (self.space == "sparsity") != (self.levels is not None):
+            raise ValueError(f"levels goes with the space 'sparsity', got {self.levels} for {self.space!r}")
+        for name, method in self.methods.items():
+            if method.peer is not None and self.space not in make_peer(method.peer).spaces:
+                spaces = ", ".join(make_peer(method.peer).spaces)
+                raise ValueError(f"methods.{name}: {method.peer} answers for {spaces}, not for {self.space}")
+        if METHODS in self.ablations:
+            raise ValueError(f"ablations must not be called {METHODS!r}")
+        list(self.cells())  # settings are checked here, before anything runs
+        return self
+
+    def _settings(self, place: str, method: Method, seed: int) -> Settings | None:
+        if method.train is None:
+            return None
+        try:
+            return Settings.model_validate(self.train | method.train | {"seed": seed})
+        except ValidationError as error:
+            raise ValueError(f"{place}: {explain(error)}") from error
+
+    def _identity(self, method: Method, seed: int, settings: Settings | None) -> str:
+        how = method.model_dump(mode="json", exclude={"budgets", "train"})
+        base = self.model_dump(mode="json", include={"calibration", "levels", "granularity"})
+        trained = None if settings is None else settings.model_dump(mode="json")
+        content = json.dumps([how, base, seed, trained], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def cells(self) -> Iterator[Cell]:
+        """Everything there is to run, in order; answers of one trained profile come one after another."""
+        variants = {
+            (group, name): Method(train=settings)
+            for group, named in self.ablations.items()
+            for name, settings in named.items()
+        }
+        named_methods = {(METHODS, name): method for name, method in self.methods.items()}
+        for (group, name), method in (named_methods | variants).items():
+            for seed in self.seeds if method.random else self.seeds[:1]:
+                settings = self._settings(f"{group}.{name}", method, seed)
+                identity = self._identity(method, seed, settings)
+                for budget in method.budgets or self.budgets:
+                    yield Cell(group, name, method, seed, budget, settings, identity)
+
+
+def read_plan(path: Path) -> BenchmarkPlan:
+    """Read a benchmark's YAML.
+
+    Raises:
+        RecipeError: If it cannot be read or a field is wrong; the message names the field, the rule and the value.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"benchmark {path} cannot be read: {error}") from error
+    try:
+        return BenchmarkPlan.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(f"benchmark {path}: {explain(error)}") from error

@@ -1,0 +1,242 @@
+"""Runs a benchmark's cells one after another; whatever is done is in the journal and is not done again."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unicuco_plugin.answering import Profile, load_profile
+from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell, Text
+from unicuco_plugin.errors import RequestError
+from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.calibration import calibration_hash, load_windows
+from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
+from unicuco_plugin.objectives.comparison import Estimate
+from unicuco_plugin.objectives.units import UnitsEvaluator
+from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult
+from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.search.journal import Journal, Measurement
+from unicuco_plugin.training import Shared, Units, train_profile
+
+__all__ = ["JOURNAL", "run_benchmark"]
+
+JOURNAL = "benchmark.sqlite"
+Progress = Callable[[PeerProgress], None]
+
+
+def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda _: None) -> dict[str, Any]:
+    """Run every cell that the journal in ``output`` does not hold yet.
+
+    Args:
+        plan: What to run.
+        output: A folder for the journal, trained profiles and searches; made if it is missing.
+        progress: Called often.
+
+    Returns:
+        Plain JSON data: ``rows``, one a cell, with what was answered, spent, and measured on every text; ``space``,
+        ``model``, ``budgets``, ``requests``.
+
+    Raises:
+        JournalError: If the journal is in use, damaged, or of another model or dtype.
+        UnsupportedModelError, CalibrationError, LevelsError, RequestError: See those who raise them.
+        KeyboardInterrupt: If interrupted; the next run goes on.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    progress(PeerProgress("loading the model", 0, 1))
+    decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device))
+    header = {
+        "model": str(fingerprint(decoder.model)),
+        "dtype": str(decoder.model.dtype).removeprefix("torch."),
+        "device": plan.device,
+        "space": plan.space,
+    }
+    with Journal.open(output / JOURNAL, header, resume=True) as journal:
+        run = _Run(plan, output, decoder, journal, progress)
+        rows = run.rows()
+    facts = {"model": display_name(plan.model), **header, "fingerprint": header["model"]}
+    return facts | {
+        "model": display_name(plan.model),
+        "budgets": list(plan.budgets),
+        "requests": list(plan.requests),
+        "texts": list(plan.evaluation),
+        "rows": rows,
+    }
+
+
+@dataclass
+class _Run:
+    plan: BenchmarkPlan
+    output: Path
+    decoder: Decoder
+    journal: Journal
+    progress: Progress
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        cells = list(self.plan.cells())
+        rows = []
+        for done, cell in enumerate(cells):
+            self.stage, self.done, self.total = f"{cell.name}, seed {cell.seed}, {cell.budget:g}", done, len(cells)
+            self._tell("")
+            rows.append(self._row(cell))
+        self._tell("")
+        return rows
+
+    def _row(self, cell: Cell) -> dict[str, Any]:
+        notes = self.journal.notes()
+        answer = notes.get(cell.key)
+        if answer is None:
+            answer = self._from_peer(cell) if cell.method.peer is not None else self._from_profile(cell)
+            self.journal.write_note(cell.key, answer)
+        found = {name: self._measured(name, answer["units"]) for name in self.plan.evaluation}
+        estimates = {name: Estimate.of(row.per_window) for name, row in found.items()}
+        divergence = {
+            name: {"mean": e.mean, "standard_error": e.standard_error if len(found[name].per_window) > 1 else None}
+            for name, e in estimates.items()
+        }
+        place = {"group": cell.group, "method": cell.name, "seed": cell.seed, "budget": cell.budget}
+        return {**place, **answer, "divergence": divergence}
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    def _from_peer(self, cell: Cell) -> dict[str, Any]:
+        name = cell.method.peer or ""
+        peer = make_peer(name)
+        options = {"setting": cell.method.setting, "token_budget": cell.method.token_budget}
+        given: dict[str, Any] = {option: value for option, value in options.items() if value is not None}
+        if "journal" in peer.takes:
+            # What serves all budgets is found once, or a larger one goes on from a smaller one.
+            place = cell.identity if peer.serves_all else cell.key.replace("/", "-")
+            given["journal"] = self.output / "searches" / f"{name}-{place}.sqlite"
+        asked = PeerRequest(
+            self.decoder,
+            self.windows,
+            cell.budget,
+            space=self.plan.space,
+            levels=self.levels,
+            seed=cell.seed,
+            progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens),
+            **given,
+        )
+        found = peer(asked)
+        return {
+            **({"searched": _searched(found)} if cell.method.extrapolate else {}),
+            "units": found.units,
+            "sparsity": found.sparsity,
+            "tokens": found.tokens,
+            "seconds": round(found.seconds, 3),
+            "shared": peer.serves_all,
+        }
+
+    def _from_profile(self, cell: Cell) -> dict[str, Any]:
+        profile, cost = self._profile(cell)
+        profile.answer(sparsity=cell.budget)  # the first answer also reads the archive
+        started = time.perf_counter()
+        strategy = profile.answer(sparsity=cell.budget)
+        return {
+            "units": strategy.units,
+            "sparsity": strategy.sparsity,
+            "tokens": cost["tokens"],
+            "seconds": cost["seconds"],
+            "answer_seconds": round(time.perf_counter() - started, 6),
+            "shared": True,
+        }
+
+    def _profile(self, cell: Cell) -> tuple[Profile, dict[str, Any]]:
+        """A cell's profile, trained now if it has to be, and what training took, all runs together."""
+        if cell.settings is None:
+            profile = load_profile(cell.method.profile or "")
+            spent = profile.provenance
+            return profile, {"tokens": spent["evaluation_tokens"], "seconds": spent["seconds"]}
+        folder = self.output / "profiles" / cell.identity
+        note = f"trained/{cell.identity}"
+        cost = self.journal.notes().get(note)
+        if cost is not None:
+            return load_profile(folder), cost
+        measuring: list[float] = []
+        started = time.perf_counter()
+        profile = train_profile(
+            self.plan.model,
+            folder,
+            space=self.plan.space,
+            units=Units(levels=self.plan.levels, granularity=self.plan.granularity) if self.levels else None,
+            calibration=self.plan.calibration.sources,
+            settings=cell.settings,
+            device=self.plan.device,
+            dtype=self.plan.dtype,
+            resume=True,
+            shared=Shared(self.journal, measuring.append),
+            progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens),
+        )
+        if profile.provenance["interrupted"]:
+            raise KeyboardInterrupt
+        # What was measured is charged as it was measured once; the rest is this run's own time.
+        rest = time.perf_counter() - started - sum(measuring)
+        spent = profile.provenance
+        cost = {"tokens": spent["evaluation_tokens"], "seconds": round(spent["evaluation_seconds"] + rest, 3)}
+        self.journal.write_note(note, cost)
+        return profile, cost
+
+    # -- quality --------------------------------------------------------------------------------------------------
+
+    def _measured(self, name: str, units: Mapping[str, float]) -> Measurement:
+        content = json.dumps(units, sort_keys=True)
+        key = hashlib.sha256(content.encode()).hexdigest()
+        fidelity = f"text/{calibration_hash(self.texts[name])}"
+        known = self.journal.lookup(fidelity, [key])
+        if key not in known:
+            self._tell(f"measuring on {name}")
+            [found] = self.evaluators[name].evaluate([units])
+            row = Measurement(key, fidelity, found.value, found.per_window, found.tokens, found.seconds)
+            self.journal.record([row])
+            known = {key: row}
+        return known[key]
+
+    @cached_property
+    def texts(self) -> dict[str, Tensor]:
+        return {name: self._cut(text) for name, text in self.plan.evaluation.items()}
+
+    @cached_property
+    def evaluators(self) -> dict[str, UnitsEvaluator]:
+        return {
+            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels)
+            for name, windows in self.texts.items()
+        }
+
+    @cached_property
+    def windows(self) -> Tensor:
+        return self._cut(self.plan.calibration)
+
+    @cached_property
+    def levels(self) -> Levels | None:
+        if self.plan.levels is None:
+            return None
+        levels = Levels.open(self.plan.levels)
+        levels.check_model(str(fingerprint(self.decoder.model)))
+        return levels
+
+    def _cut(self, text: Text) -> Tensor:
+        tokenizer = load_tokenizer(self.plan.model)
+        return load_windows(text.sources, tokenizer, count=text.windows, length=text.seq_length, seed=text.seed)
+
+    def _tell(self, detail: str, tokens: int = 0) -> None:
+        stage = f"{self.stage}: {detail}" if detail else self.stage
+        self.progress(PeerProgress(stage, self.done, self.total, tokens))
+
+
+def _searched(found: PeerResult) -> float:
+    """The share of its generations that a search made before its token budget ended it, the first choice left out."""
+    details: Any = found.details
+    if "generations" not in details:
+        raise RequestError(f"extrapolate goes with a search in generations, got {', '.join(details) or 'nothing'}")
+    return max(details["generations"], 1) / max(details["settings"]["generations"], 1)

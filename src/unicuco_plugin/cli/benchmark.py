@@ -1,0 +1,50 @@
+"""``unicuco benchmark``: methods beside each other on one model, from a YAML to tables and pictures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unicuco_plugin.cli.options import debug_option
+from unicuco_plugin.cli.progress import ProgressBars
+
+__all__ = ["benchmark"]
+
+
+@click.command()
+@click.argument("plan", type=click.Path(path_type=Path), metavar="FILE.yaml")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder for everything it makes.")
+@debug_option
+def benchmark(plan: Path, output: Path) -> None:
+    """Compare methods: run FILE.yaml's methods at its budgets and seeds, and write tables and pictures.
+
+    Everything that is done is kept at once. After Ctrl-C, or anything worse, the same command goes on from there, and
+    does again whatever the YAML has come to ask in another way.
+    """
+    from unicuco_plugin.benchmark.plan import read_plan
+    from unicuco_plugin.benchmark.run import run_benchmark
+    from unicuco_plugin.report.benchmark import describe_benchmark
+    from unicuco_plugin.report.benchmark_figures import draw_benchmark
+
+    read = read_plan(plan)
+    output = output.expanduser()
+    try:
+        with ProgressBars("answers") as bars:
+            result = run_benchmark(read, output, bars)
+            bars.finish()
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped; {output} keeps what is done, go on with the same command", err=True)
+        raise
+    text = describe_benchmark(result)
+    _write(output / "results.json", json.dumps(result | {"plan": read.model_dump(mode="json")}, indent=1) + "\n")
+    _write(output / "results.md", text + "\n")
+    pictures = draw_benchmark(result, output)
+    click.echo(text)
+    click.echo(f"written to {output}: results.json, results.md, {', '.join(path.name for path in pictures)}")
+
+
+def _write(path: Path, text: str) -> None:
+    partial: Any = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf8")
+    partial.replace(path)

@@ -1,0 +1,133 @@
+"""A block's two halves, attention and MLP, removed separately: one that is removed adds zero."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.decoder import Decoder
+
+__all__ = ["HALVES", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
+
+HALVES = ("attention", "mlp")
+# The names under which the families keep the last linear of a half, the one whose output is added to the states.
+_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "down_proj", "dense_4h_to_h", "w2", "fc2", "fc_out")
+
+
+def sublayer_names(decoder: Decoder) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Full module names of all attentions and of all MLPs, one for each block.
+
+    Raises:
+        UnsupportedModelError: If a block keeps one of the two in no module of its own.
+    """
+    found: tuple[list[str], list[str]] = ([], [])
+    for index, block in enumerate(decoder.block_names):
+        for half, names in zip(HALVES, found, strict=True):
+            name = decoder.sublayers(index).get(half)
+            if name is None:
+                raise UnsupportedModelError(f"space sublayer needs each {half} as one module, {block} has none")
+            names.append(name)
+    return tuple(found[0]), tuple(found[1])
+
+
+def sublayer_params(decoder: Decoder) -> dict[str, int]:
+    """Parameters of every attention and MLP by full module name, block after block.
+
+    Norms belong to neither: they go with the block.
+
+    Raises:
+        UnsupportedModelError: See :func:`sublayer_names`.
+    """
+    names = [name for pair in zip(*sublayer_names(decoder), strict=True) for name in pair]
+    return {name: sum(p.numel() for p in decoder.model.get_submodule(name).parameters()) for name in names}
+
+
+@contextmanager
+def silenced(decoder: Decoder, names: Iterable[str]) -> Iterator[None]:
+    """Let sub-layers give zeros until the end of the ``with``."""
+
+    def zero(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(output, tuple):
+            return (torch.zeros_like(output[0]), *output[1:])
+        return torch.zeros_like(output)
+
+    hooks = [decoder.model.get_submodule(name).register_forward_hook(zero) for name in names]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def zero_outputs(decoder: Decoder, names: Iterable[str]) -> Callable[[], None]:
+    """Zero the output projection of sub-layers, and make sure that they then give nothing but zeros.
+
+    Args:
+        decoder: The model, changed in place.
+        names: Full module names of attentions and MLPs.
+
+    Returns:
+        A function that puts the weights back; calling it again does nothing.
+
+    Raises:
+        UnsupportedModelError: If a sub-layer has no output projection that is known, or still gives something without
+            it; the model is then as it was.
+    """
+    before: list[tuple[nn.Parameter, Tensor]] = []
+
+    def restore() -> None:
+        while before:
+            parameter, values = before.pop()
+            with torch.no_grad():
+                parameter.copy_(values)
+
+    chosen = list(names)
+    try:
+        for name in chosen:
+            outputs = _output_parameters(decoder.model.get_submodule(name))
+            if not outputs:
+                raise UnsupportedModelError(f"{name}: has no output projection named as in {', '.join(_OUTPUTS)}")
+            before += [(parameter, parameter.detach().clone()) for parameter in outputs]
+            for parameter in outputs:
+                parameter.zero_()
+        loud = _loud(decoder, chosen) if chosen else []
+        if loud:
+            raise UnsupportedModelError(f"{loud[0]}: gives more than zeros without its output projection")
+    except BaseException:
+        restore()
+        raise
+    return restore
+
+
+def _output_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Weights and biases of the last linear; of every expert's, where there are experts."""
+    return [
+        parameter
+        for name, parameter in module.named_parameters()
+        # Experts that a family fuses keep their projections as parameters, not as modules.
+        if name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2] in _OUTPUTS
+    ]
+
+
+def _loud(decoder: Decoder, names: list[str]) -> list[str]:
+    """Which of the sub-layers give anything but zeros for two tokens."""
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, object, Tensor | tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            if bool((output[0] if isinstance(output, tuple) else output).count_nonzero()):
+                found.append(name)
+
+        return hook
+
+    hooks = [decoder.model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
+    try:
+        ids = torch.arange(2, device=decoder.model.get_input_embeddings().weight.device)[None]
+        decoder.model(input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -1,0 +1,70 @@
+"""Divergence of strategies given as units, in whatever space they are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from unicuco_plugin.errors import LevelsError, UnknownNameError
+from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.objectives.evaluator import DROPPED, KEPT, BlockEvaluator, lacking_parts
+from unicuco_plugin.objectives.kl import Direction
+from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.spaces.plan import plan_counts
+
+__all__ = ["UnitsEvaluator"]
+
+
+class UnitsEvaluator:
+    """Measures KL between a dense model and itself pruned, on fixed windows.
+
+    Args:
+        decoder: The dense model; dense again after every call.
+        space: ``depth``, ``sublayer`` or ``sparsity``; units of the last may be blocks, sub-layers or linears.
+        windows: ``m x L`` token ids.
+        levels: The level database that ``sparsity`` is stitched from.
+        direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
+        batch_windows: Windows that pass a block together.
+
+    Raises:
+        UnknownNameError: If it is another space.
+        LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        space: str,
+        windows: Tensor,
+        *,
+        levels: Levels | None = None,
+        direction: Direction = "forward",
+        batch_windows: int = 16,
+    ) -> None:
+        self._decoder, self._space = decoder, space
+        fixed: dict[str, Any] = {"direction": direction, "batch_windows": batch_windows}
+        self._blocks: BlockEvaluator | None = None
+        if space in ("depth", "sublayer"):
+            self._blocks = BlockEvaluator(decoder, windows, **fixed)
+            return
+        if space != "sparsity":
+            raise UnknownNameError(
+                f"the divergence objective serves the spaces depth, sublayer and sparsity, got {space!r}"
+            )
+        if levels is None:
+            raise LevelsError("the space 'sparsity' is measured on a level database, got none")
+        self._sizes = levels.sizes
+        self._stitched = StitchedEvaluator(decoder, levels, windows, **fixed)
+
+    def evaluate(self, strategies: Sequence[Mapping[str, float]]) -> list[Evaluation]:
+        """Measure strategies, each unit → share removed."""
+        if self._blocks is not None:
+            return self._blocks.evaluate_parts([self._parts(units) for units in strategies])
+        return self._stitched.evaluate([plan_counts(units, self._sizes) for units in strategies])
+
+    def _parts(self, units: Mapping[str, float]) -> list[int]:
+        if self._space == "sublayer":
+            return lacking_parts(self._decoder, units)
+        return [DROPPED if name in units else KEPT for name in self._decoder.block_names]

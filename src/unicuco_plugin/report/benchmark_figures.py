@@ -1,0 +1,127 @@
+"""A benchmark's pictures, one message each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unicuco_plugin.report.benchmark import Line, lines_of, total_seconds
+from unicuco_plugin.report.figure import COLOURS, MARKERS, new_figure, save_figure
+
+__all__ = ["draw_benchmark"]
+
+_DIVERGENCE = "divergence from the dense model (nats per token)"
+
+
+def draw_benchmark(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw quality against budget, quality against tokens, time against requests, and every ablation.
+
+    Args:
+        result: What ``run_benchmark`` returned.
+        folder: Where to write ``quality.png``, ``tokens.png``, ``requests.png`` and ``ablation-NAME.png``.
+
+    Returns:
+        The files.
+
+    Raises:
+        ExportError: If a file cannot be written.
+    """
+    lines = lines_of(result["rows"], "methods")
+    pictures = {
+        "quality": _quality(lines, f"Quality at each budget: {result['model']}, space {result['space']}"),
+        "tokens": _tokens(lines, len(result["budgets"])),
+        "requests": _requests(lines, result["requests"], len(result["budgets"])),
+    }
+    for group in dict.fromkeys(row["group"] for row in result["rows"] if row["group"] != "methods"):
+        pictures[f"ablation-{group}"] = _quality(lines_of(result["rows"], group), f"What {group} changes")
+    paths = [folder / f"{name}.png" for name in pictures]
+    for path, figure in zip(paths, pictures.values(), strict=True):
+        save_figure(figure, path)
+    return paths
+
+
+def _quality(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401 - matplotlib is untyped
+    figure, axes = _axes(title)
+    for line, style in zip(lines, _styles(len(lines)), strict=True):
+        means = [mean for mean, _ in line.scores.values()]
+        spreads = [spread or 0.0 for _, spread in line.scores.values()]
+        # A lower end at or below 0 has no place on a logarithmic axis.
+        below = [min(spread, 0.99 * mean) for mean, spread in zip(means, spreads, strict=True)]
+        axes.errorbar(list(line.scores), means, yerr=[below, spreads], capsize=2, label=line.name, **style)
+    _scale_plainly(axes)
+    axes.set_xticks(sorted({budget for line in lines for budget in line.scores}))
+    axes.set_xlabel("sparsity (share of prunable weights removed)")
+    axes.set_ylabel(f"{_DIVERGENCE},\nmean over texts; bars: deviation over seeds")
+    _legend(figure, axes)
+    return figure
+
+
+def _tokens(lines: Sequence[Line], budgets: int) -> Any:  # noqa: ANN401
+    """Quality as the geometric mean, over the budgets that a method answered, of its ratio to the best there."""
+    figure, axes = _axes("What the tokens of a method buy")
+    least = {b: min(line.scores[b][0] for line in lines if b in line.scores) for line in lines for b in line.scores}
+    for line, style in zip(lines, _styles(len(lines)), strict=True):
+        logs = [math.log(max(mean, 1e-12) / max(least[b], 1e-12)) for b, (mean, _) in line.scores.items()]
+        axes.plot(
+            [line.tokens], [math.exp(math.fsum(logs) / len(logs))], label=line.name, **(style | {"markersize": 8})
+        )
+    if all(line.tokens > 0 for line in lines):
+        axes.set_xscale("log")
+    else:  # a method that reads no text stands at 0
+        axes.set_xscale("symlog", linthresh=min((line.tokens for line in lines if line.tokens > 0), default=1.0))
+    _scale_plainly(axes)
+    axes.set_xlabel(f"evaluation tokens spent, one answer at each of {budgets} budgets")
+    axes.set_ylabel("divergence / the lowest of all methods\n(geometric mean over budgets; lower is better)")
+    _legend(figure, axes)
+    return figure
+
+
+def _requests(lines: Sequence[Line], requests: Sequence[int], budgets: int) -> Any:  # noqa: ANN401
+    figure, axes = _axes("Time for many requests about one model")
+    for line, style in zip(lines, _styles(len(lines)), strict=True):
+        axes.plot(requests, [total_seconds(line, count) for count in requests], label=line.name, **style)
+    axes.set_xscale("log", base=2)
+    _scale_plainly(axes)
+    axes.set_xticks(list(requests), [str(count) for count in requests])
+    axes.set_xlabel(f"requests (mean of {budgets} measured budgets, extrapolated)")
+    axes.set_ylabel("total time (seconds)")
+    _legend(figure, axes)
+    return figure
+
+
+def _axes(title: str) -> tuple[Any, Any]:
+    figure = new_figure(8, 4.8)
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.grid(visible=True, color="#EEEEEE")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _scale_plainly(axes: Any) -> None:  # noqa: ANN401
+    """A logarithmic ordinate whose numbers are written out: 0.5, 1, 2."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - slow to import
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _styles(count: int) -> list[dict[str, Any]]:
+    """Colour, marker and dashes, no two alike."""
+    dashes = ("-", "--", ":")
+    return [
+        {
+            "color": COLOURS[place % len(COLOURS)],
+            "marker": MARKERS[place % len(MARKERS)],
+            "linestyle": dashes[place // len(COLOURS) % len(dashes)],
+            "linewidth": 1.2,
+            "markersize": 5,
+        }
+        for place in range(count)
+    ]
+
+
+def _legend(figure: Any, axes: Any) -> None:  # noqa: ANN401
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)

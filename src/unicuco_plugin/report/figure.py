@@ -1,0 +1,53 @@
+"""A picture from first to last: made without a display, written whole or not at all."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from unicuco_plugin.errors import ExportError
+
+__all__ = ["COLOURS", "MARKERS", "check_picture", "new_figure", "save_figure"]
+
+_FORMATS = (".png", ".svg", ".pdf")
+# Okabe and Ito's, told apart by colour-blind readers, the darkest first; markers tell them apart in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8A8A00")
+MARKERS = ("o", "D", "s", "^", "v", "P", "X", "<", ">")
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a file that no picture can be written to.
+
+    Raises:
+        ExportError: If the ending is none of .png, .svg and .pdf, or the folder does not exist.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise ExportError(f"{path}: a picture's name must end in {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: no such folder {path.parent}")
+
+
+def new_figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib is untyped
+    """An empty figure, in inches."""
+    # Slow to import. The figure is made without pyplot: no backend is chosen and nothing global is kept.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, path: Path) -> None:  # noqa: ANN401
+    """Write a figure in the format that the file's ending names, replacing the file if it exists.
+
+    Raises:
+        ExportError: As :func:`check_picture`, or if the file cannot be written.
+    """
+    check_picture(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            draft = Path(folder) / f"draft{path.suffix.lower()}"
+            figure.savefig(draft, dpi=150)
+            draft.replace(path)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error}") from error

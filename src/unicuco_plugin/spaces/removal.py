@@ -1,0 +1,44 @@
+"""What spaces share whose units stay or go as a whole: names, keys and rows of zeros and ones."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.errors import StrategyError
+
+__all__ = ["key_of", "named_units", "parse_key", "row_of", "units_of"]
+
+
+def row_of(count: int, removed: Iterable[int]) -> Tensor:
+    """A strategy, ``count`` float64 entries, 1 at the removed places."""
+    x = torch.zeros(count, dtype=torch.float64)
+    x[list(removed)] = 1.0
+    return x
+
+
+def units_of(units: Sequence[str], x: Tensor) -> dict[str, float]:
+    """Name the removed units of one strategy, ``d``."""
+    return {units[i]: 1.0 for i in x.nonzero()[:, 0].tolist()}
+
+
+def named_units(units: Sequence[str], given: Mapping[str, float], what: str) -> Tensor:
+    """The inverse of :func:`units_of`, ``d``.
+
+    Raises:
+        StrategyError: If a name is no unit or a share is not 0 or 1; ``what`` is what a unit is called.
+    """
+    for name, share in given.items():
+        if name not in units or share not in (0.0, 1.0):
+            raise StrategyError(f"units[{name!r}] must be a known {what} with share 0 or 1, got {share}")
+    return row_of(len(units), [units.index(name) for name, share in given.items() if share])
+
+
+def key_of(x: Tensor) -> str:
+    """Indices of the removed units, such as ``"3,14,15"``."""
+    return ",".join(str(i) for i in x.nonzero()[:, 0].tolist())
+
+
+def parse_key(count: int, key: str) -> Tensor:
+    """The inverse of :func:`key_of`, ``count`` entries."""
+    return row_of(count, [int(part) for part in key.split(",") if part])

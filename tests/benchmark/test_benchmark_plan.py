@@ -1,0 +1,77 @@
+"""What a benchmark's YAML may say."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from benchmark_data import TRAIN
+
+from unicuco_plugin.benchmark.plan import BenchmarkPlan, Method, read_plan
+from unicuco_plugin.errors import RecipeError
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def test_random_methods_run_once_a_seed_and_equal_variants_are_one_method(data):
+    cells = list(BenchmarkPlan.model_validate(data).cells())
+    count = {name: sum(cell.name == name for cell in cells) for name in ("ours", "shortgpt", "lower", "none")}
+    assert count == {"ours": 4, "shortgpt": 2, "lower": 4, "none": 4}
+    keys = {name: {cell.key for cell in cells if cell.name == name} for name in count}
+    assert keys["lower"] == keys["ours"]
+    assert not keys["none"] & keys["ours"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"train": {**TRAIN, "kappa": 1.0}}, {"calibration": {"windows": 5}}, {"budgets": [0.4]}]
+)
+def test_what_determines_an_answer_is_in_its_name_in_the_journal(data, change):
+    merged = data | {name: data[name] | value if isinstance(value, dict) else value for name, value in change.items()}
+    first, other = (next(BenchmarkPlan.model_validate(content).cells()) for content in (data, merged))
+    assert first.key != other.key
+    renamed = BenchmarkPlan.model_validate(data | {"evaluation": {"b": data["evaluation"]["b"]}})
+    assert next(renamed.cells()).key == first.key
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budgets": [0.3, 1.5]}, "budgets must be in (0, 1), got 1.5"),
+        ({"models": "m"}, "unknown field 'models'"),
+        ({"methods": {"x": {}}}, "give exactly one of train, profile, peer; got none"),
+        ({"methods": {"x": {"peer": "owl"}}}, "methods.x: owl answers for sparsity, not for depth"),
+        (
+            {"methods": {"x": {"peer": "greedy", "token_budget": 9}}},
+            "token_budget goes with peers that take it, got",
+        ),
+        (
+            {"methods": {"x": {"train": {"epochs": -1}}}},
+            "methods.x: epochs: Input should be greater than or equal",
+        ),
+        ({"ablations": {"kappa": {"2": {"kappa": "wide"}}}}, "kappa.2: kappa: Input should be a valid number"),
+        ({"ablations": {"methods": {}}}, "ablations must not be called 'methods'"),
+        ({"space": "sparsity"}, "levels goes with the space 'sparsity', got None for 'sparsity'"),
+    ],
+    ids=str,
+)
+def test_a_wrong_field_is_named_with_its_rule_and_value(data, tmp_path, change, message):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(data | change))
+    with pytest.raises(RecipeError) as caught:
+        read_plan(path)
+    assert message in str(caught.value)
+
+
+def test_extrapolating_goes_with_a_token_budget():
+    with pytest.raises(ValueError, match="extrapolate goes with a token_budget that breaks the search off, got none"):
+        Method(peer="evopress", extrapolate=True)
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_examples_can_be_read(path):
+    plan = read_plan(path)
+    assert {cell.group for cell in plan.cells()} == {"methods", *plan.ablations}
+
+
+def test_a_file_that_is_no_yaml_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"^benchmark .*nowhere.yaml cannot be read: "):
+        read_plan(tmp_path / "nowhere.yaml")

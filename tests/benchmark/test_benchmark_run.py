@@ -1,0 +1,76 @@
+"""A benchmark broken off and resumed, against one that was not."""
+
+import pytest
+
+from unicuco_plugin.benchmark import run as benchmark_run
+from unicuco_plugin.benchmark.plan import BenchmarkPlan
+from unicuco_plugin.benchmark.run import run_benchmark
+from unicuco_plugin.objectives.units import UnitsEvaluator
+
+TIMED = ("seconds", "answer_seconds")
+
+
+def untimed(result):
+    return [{name: value for name, value in row.items() if name not in TIMED} for row in result["rows"]]
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory):
+    return run_benchmark(BenchmarkPlan.model_validate(data), tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_every_cell_is_answered_on_its_budget_and_measured_on_every_text(unbroken):
+    assert len(unbroken["rows"]) == 4 + 2 + 2 + 8
+    for row in unbroken["rows"]:
+        assert row["sparsity"] >= row["budget"] - 1e-9
+        assert set(row["divergence"]) == {"b", "c"}
+        assert all(found["mean"] > 0 and found["standard_error"] >= 0 for found in row["divergence"].values())
+
+
+def test_an_ablation_that_changes_nothing_is_the_method_and_is_not_trained_again(unbroken):
+    rows = [row | {"group": "", "method": ""} for row in unbroken["rows"]]
+    ours, lower = ([rows[i] for i, row in enumerate(unbroken["rows"]) if row["method"] == n] for n in ("ours", "lower"))
+    assert ours == lower
+
+
+def test_a_run_killed_anywhere_resumes_and_ends_as_the_unbroken_one(data, unbroken, tmp_path, monkeypatch):
+    plan = BenchmarkPlan.model_validate(data)
+    real = benchmark_run._Run._row
+    calls = []
+
+    def killed(self, cell):
+        calls.append(cell)
+        if len(calls) in (3, 9, 17):
+            raise KeyboardInterrupt
+        return real(self, cell)
+
+    monkeypatch.setattr(benchmark_run._Run, "_row", killed)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run_benchmark(plan, tmp_path / "out")
+    assert untimed(run_benchmark(plan, tmp_path / "out")) == untimed(unbroken)
+
+
+def test_a_second_run_measures_nothing(data, tmp_path, monkeypatch):
+    plan = BenchmarkPlan.model_validate(data | {"seeds": [0], "ablations": {}})
+    first = run_benchmark(plan, tmp_path / "out")
+
+    def fail(*_):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(UnitsEvaluator, "evaluate", fail)
+    assert run_benchmark(plan, tmp_path / "out") == first
+
+
+def test_variants_share_what_they_measure(data, tmp_path, monkeypatch):
+    measured = []
+    real = UnitsEvaluator.evaluate
+    monkeypatch.setattr(UnitsEvaluator, "evaluate", lambda self, s: measured.append(len(s)) or real(self, s))
+    methods = {"ours": {"train": {}}, "again": {"train": {"kappa": 0.5000001}}}
+    base = data | {"seeds": [0], "ablations": {}, "budgets": [0.3]}
+    run_benchmark(BenchmarkPlan.model_validate(base | {"methods": {"ours": {"train": {}}}}), tmp_path / "one")
+    alone = sum(measured)
+    measured.clear()
+    result = run_benchmark(BenchmarkPlan.model_validate(base | {"methods": methods}), tmp_path / "two")
+    assert sum(measured) <= alone + 4  # the same first strategies, and hardly another pick
+    assert len({row["tokens"] for row in result["rows"]}) == 1  # both are charged for all of it

@@ -1,0 +1,35 @@
+"""``unicuco benchmark``: from a YAML to tables and pictures, and on again."""
+
+import json
+
+import yaml
+
+
+def test_a_benchmark_is_written_and_goes_on_from_what_is_there(unicuco, dense, text, tiny_settings, tmp_path):
+    windows = {"sources": [str(text)], "windows": 2, "seq_length": 16}
+    plan = {
+        "model": str(dense), "calibration": windows, "evaluation": {"prose": windows}, "budgets": [0.3],
+        "train": tiny_settings, "methods": {"ours": {"train": {}}, "shortgpt": {"peer": "shortgpt"}},
+    }  # fmt: skip
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    result = unicuco("benchmark", tmp_path / "plan.yaml", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "| ours | 1 |" in result.stdout
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["method"] for row in written["rows"]] == ["ours", "shortgpt"]
+    assert written["plan"]["budgets"] == [0.3]
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"quality.png", "tokens.png", "requests.png"}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan | {"budgets": [0.3, 0.5]}))
+    again = unicuco("benchmark", tmp_path / "plan.yaml", "--output", tmp_path / "out")
+    assert again.exit_code == 0, again.stderr
+    more = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert more[0] == written["rows"][0]
+    assert [row["budget"] for row in more] == [0.3, 0.5, 0.3, 0.5]
+
+
+def test_a_wrong_plan_is_one_line(unicuco, tmp_path):
+    (tmp_path / "plan.yaml").write_text("model: m\n")
+    result = unicuco("benchmark", tmp_path / "plan.yaml", "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: benchmark {tmp_path / 'plan.yaml'}: calibration: Field required")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,72 @@
+"""A benchmark's numbers summed up, and its pictures."""
+
+import pytest
+
+from unicuco_plugin.report.benchmark import describe_benchmark, lines_of, total_seconds
+from unicuco_plugin.report.benchmark_figures import draw_benchmark
+
+
+def row(method, seed, budget, value, *, seconds=10.0, group="methods", **fields):
+    divergence = {"prose": {"mean": value, "standard_error": 0.1}, "code": {"mean": 3 * value, "standard_error": None}}
+    place = {"group": group, "method": method, "seed": seed, "budget": budget}
+    answer = {"units": {}, "sparsity": budget, "tokens": 1000, "seconds": seconds, "shared": False}
+    return place | answer | {"divergence": divergence} | fields
+
+
+OURS = {"shared": True, "answer_seconds": 0.01, "seconds": 100.0, "tokens": 5000}
+ROWS = [
+    *(
+        row("ours", seed, budget, value + 0.1 * seed, **OURS)
+        for seed in (0, 1)
+        for budget, value in ((0.25, 1), (0.5, 2))
+    ),
+    row("search", 0, 0.25, 0.9, seconds=40.0),
+    row("search", 0, 0.5, 3.0, seconds=80.0),
+    row("score", 0, 0.5, 4.0, seconds=0.001),
+    row("0.5", 0, 0.25, 1.0, group="kappa", **OURS),
+    row("2", 0, 0.25, 1.4, group="kappa", **OURS),
+]
+RESULT = {
+    "model": "tiny", "space": "depth", "budgets": [0.25, 0.5], "requests": [1, 2, 64], "texts": ["prose", "code"],
+    "rows": ROWS,
+}  # fmt: skip
+
+
+def test_scores_are_means_over_texts_and_seeds_with_the_deviation_over_seeds():
+    ours, search, score = lines_of(ROWS, "methods")
+    assert ours.scores[0.25] == (pytest.approx(2.1), pytest.approx(0.2 / 2**0.5))
+    assert search.scores == {0.25: (pytest.approx(1.8), None), 0.5: (pytest.approx(6.0), None)}
+    assert list(score.scores) == [0.5]
+    assert ours.texts["code"][0.5][0] == pytest.approx(6.15)
+
+
+def test_a_profile_is_paid_once_and_a_search_for_every_request():
+    ours, search, _ = lines_of(ROWS, "methods")
+    assert (ours.tokens, search.tokens) == (5000, 2000)
+    assert total_seconds(ours, 64) == pytest.approx(100.0 + 64 * 0.01)
+    assert total_seconds(search, 64) == pytest.approx(64 * 60.0)
+
+
+def test_the_table_says_where_a_peer_is_better_and_from_when_we_are_cheaper():
+    text = describe_benchmark(RESULT)
+    assert "| method | seeds | 25.0% | 50.0% |" in text
+    assert "- 25.0%: search 1.8000, ours 2.1000, +16.7%\n" in text
+    assert "- 50.0%: " not in text
+    assert "- ours takes less time than search from 2 requests on." in text
+    assert "than score" not in text  # which takes a millisecond
+    assert "## Ablation: kappa" in text
+    assert "| 0.5 | 1 | **2.0000** |" in text
+
+
+def test_a_search_that_was_broken_off_is_timed_as_a_whole():
+    [line] = lines_of([row("search", 0, 0.5, 1.0, seconds=10.0, searched=0.1)], "methods")
+    assert line.extrapolated
+    assert total_seconds(line, 64) == pytest.approx(6400.0)
+    text = describe_benchmark(RESULT | {"rows": [*ROWS, row("official", 0, 0.5, 1.0, searched=0.1)]})
+    assert "| official (time extrapolated to the whole search) | 1.0 k |" in text
+
+
+def test_every_picture_is_drawn(tmp_path):
+    paths = draw_benchmark(RESULT, tmp_path)
+    assert [path.name for path in paths] == ["quality.png", "tokens.png", "requests.png", "ablation-kappa.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)

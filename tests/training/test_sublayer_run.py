@@ -1,0 +1,71 @@
+"""The space ``sublayer`` from training to an answer, on a tiny model."""
+
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+from unicuco_plugin.answering import load_profile
+from unicuco_plugin.errors import RequestError
+from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.models.sublayers import sublayer_params
+from unicuco_plugin.objectives.evaluator import BlockEvaluator, lacking_parts
+from unicuco_plugin.pruning import apply_strategy
+from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.training import train_profile
+
+TINY = Settings(
+    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=16, epochs=2, steps=5, pool=32, picks=3,
+    starts=1, rerank=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "dense"
+    tiny_model("llama", blocks=4).save_pretrained(folder)
+    tiny_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def profile(dense, tmp_path_factory):
+    return train_profile(dense, tmp_path_factory.mktemp("profiles") / "sub", space="sublayer", settings=TINY)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.333, 0.5, 0.61, 0.8])
+def test_an_answer_has_the_fewest_parameters_that_reach_the_share(profile, dense, share):
+    strategy = profile.answer(sparsity=share)
+    sizes = list(sublayer_params(find_decoder(load_model(dense))).values())
+    totals = {a * sizes[0] + m * sizes[1] for a in range(5) for m in range(5)}
+    least = min(total for total in totals if total >= share * sum(sizes))
+    assert strategy.sparsity == pytest.approx(least / sum(sizes), abs=1e-12)
+    again = load_profile(profile_folder(profile, dense)).answer(sparsity=share)
+    assert again == strategy
+
+
+def profile_folder(profile, dense):
+    [found] = [path.parent for path in dense.parents[1].glob("**/sub/profile.json")] or [None]
+    return found
+
+
+def test_parameters_are_those_of_the_checkpoint_where_whole_blocks_go_and_halves_stay(profile, dense):
+    for strategy in profile.front():
+        pruned = apply_strategy(load_model(dense), strategy)
+        assert pruned.num_parameters() == strategy.params
+
+
+def test_a_confirmed_divergence_is_what_the_evaluator_measures(profile, dense):
+    strategy = next(strategy for strategy in profile.front() if strategy.divergence.measured)
+    decoder = find_decoder(load_model(dense))
+    windows = torch.randint(4, 128, (2, 16), generator=torch.Generator().manual_seed(0))
+    [found] = BlockEvaluator(decoder, windows).evaluate_parts([lacking_parts(decoder, strategy.units)])
+    pruned = apply_strategy(load_model(dense), strategy)
+    with torch.no_grad():
+        log_p, log_q = (m(windows, use_cache=False).logits.log_softmax(-1) for m in (decoder.model, pruned))
+    assert found.value == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-4)
+
+
+def test_sizes_cannot_be_asked_for(profile):
+    with pytest.raises(RequestError, match="max_params cannot be asked of space 'sublayer'"):
+        profile.answer(max_params=10_000)
