@@ -44,6 +44,21 @@ def test_shares_get_a_scale(drawn):
     assert scale.get_ylabel() == "share of the unit's weights removed"
 
 
+def test_parts_of_blocks_get_a_map_of_blocks_by_parts_at_several_budgets(drawn):
+    units = [f"model.layers.{index}.{part}" for index in range(3) for part in ("attn.q", "attn.v", "mlp.up")]
+    front = [
+        strategy(units={"model.layers.1.attn.q": share, "model.layers.2.mlp.up": share / 2}, sparsity=share)
+        for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    ]
+    _, *maps, scale = drawn(front, units).axes
+    assert [axes.get_title() for axes in maps] == [f"sparsity {share:.2f}" for share in (0.3, 0.4, 0.5, 0.6)]
+    last = maps[-1].collections[0].get_array().reshape(3, 3).tolist()
+    assert last == [[0, 0, 0], [0.6, 0, 0], [0, 0, 0.3]]
+    assert [label.get_text() for label in maps[0].get_xticklabels()] == ["q", "v", "up"]
+    assert [label.get_text() for label in maps[0].get_yticklabels()] == ["0", "1", "2"]
+    assert scale.get_ylabel() == "share of the unit's weights removed"
+
+
 def test_an_interval_beside_its_mean_can_be_drawn(drawn):
     drawn([strategy(divergence={"mean": 0.5, "interval90": [0.6, 0.7], "measured": True})])
 

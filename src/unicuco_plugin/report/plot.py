@@ -6,17 +6,19 @@ from typing import Any
 
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.report.figure import COLOURS, check_picture, new_figure, save_figure
+from unicuco_plugin.report.unit_map import MAPS, BlockGrid, draw_block_maps, draw_unit_map
 from unicuco_plugin.strategy import Strategy
 
 __all__ = ["plot_front"]
 
 _MEASURED, _PREDICTED = COLOURS[:2]
-# More unit names than this beside an axis run into each other; then only some are named.
-_LABELS = 32
 
 
 def plot_front(front: Sequence[Strategy], units: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw a front in two panels: divergence against removal, and the share removed of each unit at each budget.
+    """Draw a front: divergence against removal, and beside it the share removed of each unit.
+
+    Units that are blocks share one panel with all budgets; the parts of blocks get a map of blocks by parts at each of
+    several budgets.
 
     Args:
         front: Strategies, the smallest removal first.
@@ -35,11 +37,16 @@ def plot_front(front: Sequence[Strategy], units: Sequence[str], path: Path, *, t
 
 
 def _draw(front: Sequence[Strategy], units: Sequence[str], title: str) -> Any:  # noqa: ANN401 - matplotlib is untyped
+    grid = BlockGrid.of(units)
+    count = min(len(front), MAPS) if grid else 1
     figure = new_figure(12, 5.2)
     figure.suptitle(title)
-    left, right = figure.subplots(1, 2)
-    _draw_front(left, front, len(units))
-    _draw_units(figure, right, front, units)
+    panels = figure.subplots(1, 1 + count, width_ratios=[count * 1.0, *[1.0] * count])
+    _draw_front(panels[0], front, len(units))
+    if grid:
+        draw_block_maps(figure, panels[1:], front, grid)
+    else:
+        draw_unit_map(figure, panels[1], front, units, whole=_is_whole(front))
     return figure
 
 
@@ -85,30 +92,7 @@ def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # no
     axes.legend(loc="upper left", framealpha=1.0, edgecolor="white")
 
 
-def _draw_units(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequence[str]) -> None:  # noqa: ANN401
-    whole = _is_whole(front)
-    shares = [[strategy.units.get(unit, 0.0) for strategy in front] for unit in units]
-    image = axes.pcolormesh(shares, cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="#DDDDDD", linewidth=0.3)
-    axes.set_title("Which blocks go (dark) at each budget" if whole else "How much of each unit goes at each budget")
-    columns = range(0, len(front), -(-len(front) // 15))
-    labels = [str(len(front[c].units)) if whole else f"{front[c].sparsity:.2f}" for c in columns]
-    axes.set_xticks([column + 0.5 for column in columns], labels)
-    axes.set_xlabel(f"blocks removed, of {len(units)}" if whole else "sparsity")
-    rows = range(0, len(units), -(-len(units) // _LABELS))
-    numbered = all(unit.rpartition(".")[2].isdigit() for unit in units)
-    axes.set_yticks([row + 0.5 for row in rows], [_label(units[row], numbered) for row in rows], fontsize=7)
-    prefixes = {unit.rpartition(".")[0] for unit in units}
-    axes.set_ylabel(f"block, first to last ({prefixes.pop()})" if whole and len(prefixes) == 1 else "unit")
-    axes.invert_yaxis()
-    if not whole:
-        figure.colorbar(image, ax=axes, label="share of the unit's weights removed")
-
-
 def _is_whole(front: Sequence[Strategy]) -> bool:
     """Whether units are blocks that go as a whole, so that they can be counted."""
     units = [pair for strategy in front for pair in strategy.units.items()]
     return all(share == 1.0 and name.rpartition(".")[2].isdigit() for name, share in units)
-
-
-def _label(unit: str, numbered: bool) -> str:
-    return unit.rpartition(".")[2] if numbered else unit
