@@ -62,11 +62,13 @@ class Fit:
         posterior: Its deviations as fitted, without ``spread``.
         held_out: Its judgement, over all points so far.
         state: BoTorch's, to warm-start the next fit.
+        design: How many of the points were chosen before there was a fit.
     """
 
     posterior: Posterior
     held_out: HeldOut
     state: Mapping[str, Any]
+    design: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,14 @@ class Surrogate:
     def posterior(self) -> Posterior:
         """The better fit, its deviations widened by what was held out."""
         return replace(self.fits[self.target].posterior, spread=self.held_out.spread)
+
+    def settled(self) -> "Surrogate":
+        """The same fits, chosen by the first lot alone: what a search picks says little of strategies it would not pick.
+
+        A search asks which fit foresees its own picks; a profile is asked about any strategy.
+        """
+        densities = {kind: fit.held_out.log_density[: fit.design].mean().item() for kind, fit in self.fits.items()}
+        return replace(self, target=max(densities, key=lambda kind: densities[kind]))
 
 
 def fit_surrogate(
@@ -190,7 +200,7 @@ def _fit(  # noqa: PLR0917 - the data, and what to make of it
         if before is None
         else before.held_out + _foreseen(before.posterior, X[known:], raw[known:])
     )
-    return Fit(posterior, held_out, model.state_dict())
+    return Fit(posterior, held_out, model.state_dict(), len(X) if before is None else before.design)
 
 
 def _leave_one_out(fit: Posterior, raw: Tensor) -> HeldOut:

@@ -132,6 +132,7 @@ class _Run:
         interrupted = False
         try:
             self._loop()
+            self._settle()
             if self.settings.rerank:
                 finalists = self._finalists(self._contest(), self.settings.rerank, self.settings.focus)
                 self._measure(RERANK, finalists, "reranking")
@@ -141,6 +142,7 @@ class _Run:
         except KeyboardInterrupt:
             if self.learned is None:
                 raise
+            self._settle()
             interrupted = True
         if self.learned is None:
             raise RuntimeError("training ended before the first surrogate")
@@ -188,6 +190,11 @@ class _Run:
             generator=settings.generator(3, self.epoch),
         )
         self.learned = posterior, scaling
+
+    def _settle(self) -> None:
+        """Turn from the surrogate that foresees the search's own picks best to the one that knows all strategies best."""
+        if self.surrogate is not None:
+            self.learned = self.surrogate.settled().posterior, self._scaling()
 
     def _measured(self) -> Tensor:
         """``F`` of everything ranked so far, ``n x 2``."""
