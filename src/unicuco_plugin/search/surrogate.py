@@ -94,7 +94,7 @@ class Surrogate:
         return replace(self.fits[self.target].posterior, spread=self.held_out.spread)
 
     def settled(self) -> "Surrogate":
-        """The same fits, chosen by the first lot alone: what a search picks says little of strategies it would not pick.
+        """The same fits, chosen by the first lot alone: what a search picks says little of what it would not pick.
 
         A search asks which fit foresees its own picks; a profile is asked about any strategy.
         """

@@ -192,7 +192,7 @@ class _Run:
         self.learned = posterior, scaling
 
     def _settle(self) -> None:
-        """Turn from the surrogate that foresees the search's own picks best to the one that knows all strategies best."""
+        """Turn from the surrogate that best foresees the search's own picks to the one that best knows any strategy."""
         if self.surrogate is not None:
             self.learned = self.surrogate.settled().posterior, self._scaling()
 
