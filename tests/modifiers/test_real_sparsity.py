@@ -1,16 +1,33 @@
 """The real small model sparsified by the toolkit's passes: bfloat16, where scores tie."""
 
 import random
+from pathlib import Path
 
 import pytest
 from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 from sparsity_strategies import linear_sizes, sparsity_strategy
 
+from unicuco_plugin.answering import load_profile
 from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.modifiers.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.spaces.plan import plan_counts
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+@pytest.mark.slow
+def test_the_shipped_recipe_asks_the_packaged_profile(smollm2, shared_data, tmp_path):
+    text = [str(shared_data / "text" / "calib_wikipedia.txt")]
+    windows = load_windows(text, load_tokenizer(smollm2), count=2, length=128, seed=0)
+    done = prune_with_recipe(smollm2, RECIPES / "sparsity_wanda.yaml", tmp_path / "out", calibration=windows)
+    [strategy] = done.strategies
+    assert strategy == load_profile("smollm2-135m-instruct-sparsity").answer(sparsity=strategy.request.sparsity)
+    share = done.achieved.total("achieved") / done.achieved.weights
+    assert share == pytest.approx(strategy.sparsity, abs=1e-3)
+    assert len(strategy.units) == 210
+    assert strategy.divergence.mean < 1.2
 
 
 @pytest.mark.slow
