@@ -50,4 +50,6 @@ def main(model: str, text: str, output: str, sparsity: str = "0.6") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

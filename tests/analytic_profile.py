@@ -7,8 +7,9 @@ from torch import Tensor
 
 from unicuco_plugin.profile import ProfileRecord, SizeTable
 from unicuco_plugin.search.evidence import compare
+from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.scalarization import tchebycheff
-from unicuco_plugin.search.trainer import TrainingResult, train
+from unicuco_plugin.search.trainer import train
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.training.outcome import _archive
 

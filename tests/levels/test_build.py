@@ -130,7 +130,8 @@ def test_a_file_that_was_damaged_meanwhile_is_solved_again(decoder, windows, set
     build_levels(decoder, windows, tmp_path / "db", **arguments, resume=True, progress=told.append)
     assert contents(tmp_path / "db") == first
     messages = [event.message for event in told if event.message]
-    assert len(messages) == 1
+    assert len(messages) == 2
+    assert messages[1].startswith("1 linears to solve, at most 0.0 MB on the disk")
     assert "up_proj.safetensors was edited or damaged" in messages[0]
     assert messages[0].endswith("; it is solved again")
 
@@ -140,7 +141,16 @@ def test_progress_counts_linears(decoder, windows, settings, tmp_path):
     build_levels(decoder, windows, tmp_path / "db", name="tiny", settings=settings, progress=told.append)
     assert [event.done for event in told] == sorted(event.done for event in told)
     assert told[-1].done == told[-1].total == 14
-    assert told[0].stage == "calibrating model.layers.0"
+    assert [event.stage for event in told[:2]] == ["checking files", "calibrating model.layers.0"]
+    assert told[0].message.startswith("14 linears to solve, at most ")
+
+
+@pytest.mark.parametrize("flags", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_folder_with_other_things_in_it_is_refused(flags, decoder, windows, settings, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(LevelsError, match=r"must be empty or hold a level database, got model\.safetensors and no"):
+        build_levels(decoder, windows, tmp_path, name="tiny", settings=settings, **flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from depth_strategies import whole_block_strategy
 from tiny import tiny_model
 
 from unicuco_plugin.modifiers.card import write_card
+from unicuco_plugin.modifiers.caveat import find_caveat
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +82,12 @@ def test_a_long_recipe_is_left_in_its_own_file(strategy):
     card = write_card("m", (strategy,), 1, "a: 1\n" * 200)
     assert "`recipe.yaml`, beside this file." in card
     assert "a: 1" not in card
+
+
+def test_a_divergence_that_is_not_the_checkpoints_is_said_to_be_the_profiles(strategy):
+    card = write_card("org/model", (strategy,), 1, "", caveat=find_caveat(1, ["QuantizationModifier"]))
+    assert (
+        "This is the profile's, without the recipe's QuantizationModifier; this checkpoint itself was not measured, "
+        "unicuco evaluate does it."
+    ) in card
+    assert "This is the profile's" not in write_card("org/model", (strategy,), 1, "")

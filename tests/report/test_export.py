@@ -1,6 +1,7 @@
 """A finished checkpoint in words."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from depth_strategies import whole_block_strategy
 from tiny import tiny_model
 
 from unicuco_plugin.modifiers.achieved import Achieved, LinearSparsity
+from unicuco_plugin.modifiers.caveat import find_caveat
 from unicuco_plugin.modifiers.oneshot import Export
 from unicuco_plugin.report.export import describe_export, export_data
 
@@ -32,3 +34,9 @@ def test_zeroed_weights_are_told_in_two_lines_however_many_units_there_are(zeroe
 
 def test_json_holds_every_linear(zeroed):
     assert json.loads(export_data(zeroed))["achieved"]["linears"][0]["achieved"] == 505
+
+
+def test_what_keeps_a_divergence_from_being_the_checkpoints_is_said(zeroed):
+    assert json.loads(export_data(zeroed))["caveat"] == ""
+    told = replace(zeroed, caveat=find_caveat(1, ["WandaPruningModifier"]))
+    assert "without the recipe's WandaPruningModifier; this checkpoint itself was not measured" in describe_export(told)

@@ -365,3 +365,9 @@ def test_blocks_of_unequal_size_are_refused(tmp_path, text, dense, monkeypatch):
     monkeypatch.setattr(subject, "measure_sizes", unequal)
     with pytest.raises(UnsupportedModelError, match=r"a profile needs blocks of one size, got 1 to 2 parameters"):
         train_profile(dense, tmp_path / "profile", calibration=[text], settings=TINY)
+
+
+def test_an_unknown_objective_is_refused_before_there_is_a_journal(dense, text, tmp_path):
+    with pytest.raises(UnknownNameError, match=r"got 'bogus'$"):
+        train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY, objective="bogus")
+    assert not (tmp_path / "p" / JOURNAL).exists()

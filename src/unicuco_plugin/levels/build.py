@@ -102,14 +102,18 @@ def build_levels(
     )
     output.mkdir(parents=True, exist_ok=True)
     with alone(output):
-        record = begin(
-            output,
-            wanted,
-            resume=resume,
-            tell=lambda text: progress(LevelProgress("checking files", 0, len(shapes), message=text)),
-        )
+
+        def tell(text: str) -> None:
+            progress(LevelProgress("checking files", 0, len(shapes), message=text))
+
+        width = _dtype(decoder).itemsize
+        if overwrite:  # before the old database goes
+            check_room(output, shapes, settings, width, overwrite=True)
+        record = begin(output, wanted, resume=resume, tell=tell)
         left = {linear: shape for linear, shape in shapes.items() if linear not in record.linears}
-        check_room(output, left, settings, _dtype(decoder).itemsize)
+        need = check_room(output, left, settings, width)
+        if left:
+            tell(f"{len(left)} linears to solve, at most {need / 1e6:,.1f} MB on the disk")
         write_record(output, record)
         if left:
             _Build(output, record, decoder, progress).run(windows)

@@ -12,18 +12,28 @@ from unicuco_plugin.levels.store import check_file, predict_bytes
 
 __all__ = ["alone", "begin", "check_output", "check_room"]
 
+_LOCK = ".lock"
+
 
 def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse an output that would be mixed up or lost.
 
     Raises:
-        LevelsError: If it is a file, or holds a database and neither flag is given; or if both are.
+        LevelsError: If it is a file, holds something else, or holds a database and neither flag is given; or if both
+            are.
     """
     if resume and overwrite:
         raise LevelsError("resume and overwrite exclude each other: one continues a build, the other forgets it")
     if output.exists() and not output.is_dir():
         raise LevelsError(f"output must be a folder, got the file {output}")
-    if (output / RECORD).exists() and not (resume or overwrite):
+    held = (output / RECORD).exists()
+    strangers = [] if held or not output.exists() else sorted(p.name for p in output.iterdir() if p.name != _LOCK)
+    if strangers:
+        raise LevelsError(
+            f"output {output} must be empty or hold a level database, got {', '.join(strangers[:3])}"
+            f"{', …' if len(strangers) > 3 else ''} and no {RECORD}; choose another output"
+        )
+    if held and not (resume or overwrite):
         raise LevelsError(
             f"output {output} already holds {RECORD}; pass --resume to continue that build, --overwrite to replace "
             "it, or choose another output"
@@ -73,7 +83,9 @@ def begin(output: Path, wanted: LevelsRecord, *, resume: bool, tell: Callable[[s
     return stored.model_copy(update={"linears": kept})
 
 
-def check_room(output: Path, left: Mapping[str, tuple[int, int]], settings: LevelSettings, width: int) -> None:
+def check_room(
+    output: Path, left: Mapping[str, tuple[int, int]], settings: LevelSettings, width: int, *, overwrite: bool = False
+) -> int:
     """Compare the disk's free bytes with what is still to be written.
 
     Args:
@@ -81,23 +93,31 @@ def check_room(output: Path, left: Mapping[str, tuple[int, int]], settings: Leve
         left: Shapes of the linears to come.
         settings: Their levels.
         width: Bytes of one weight.
+        overwrite: Whether a database that is there now will make room first.
+
+    Returns:
+        Bytes to be written at most.
 
     Raises:
         LevelsError: If there is too little; the message has both numbers.
     """
     need = predict_bytes(left, settings.sparsities, width, settings.block_size)
     free = shutil.disk_usage(output).free
+    if overwrite and (output / RECORD).exists():
+        with contextlib.suppress(LevelsError):
+            free += sum(entry.bytes for entry in read_record(output).linears.values())
     if need > free:
         raise LevelsError(
             f"level database {output} needs {need:,} bytes, the disk has {free:,} free; make room, "
-            " choose another output, or fewer sparsities"
+            "choose another output, or fewer sparsities"
         )
+    return need
 
 
 @contextlib.contextmanager
 def alone(output: Path) -> Iterator[None]:
     """Hold the folder's lock, which the operating system frees when the process ends, however it ends."""
-    with (output / ".lock").open("wb") as lock:
+    with (output / _LOCK).open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

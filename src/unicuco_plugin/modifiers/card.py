@@ -12,7 +12,7 @@ _LONGEST_RECIPE = 80
 _PACKAGES = ("unicuco-plugin", "llmcompressor", "transformers", "torch")
 
 
-def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, recipe: str) -> str:
+def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, recipe: str, *, caveat: str = "") -> str:
     """Write the README.md of a checkpoint.
 
     Args:
@@ -20,6 +20,7 @@ def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, r
         strategies: What was applied; empty for a recipe without a strategy.
         params: Parameters of the exported checkpoint before any quantisation.
         recipe: The text of ``recipe.yaml``.
+        caveat: What keeps the strategies' divergences from being the checkpoint's.
 
     Returns:
         Markdown with the front matter that the hub reads.
@@ -31,7 +32,7 @@ def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, r
     shown = base_model if on_hub else name
     lines = [*front, "", f"# {name}, pruned", "", f"Base model: `{shown}`. Parameters: {params:,}.", ""]
     for strategy in strategies:
-        lines += _describe(strategy)
+        lines += _describe(strategy, caveat)
     if not strategies:
         lines += ["The recipe below was applied, and no strategy.", ""]
     lines += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
@@ -46,7 +47,7 @@ def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, r
     return "\n".join(lines) + "\n"
 
 
-def _describe(strategy: Strategy) -> list[str]:
+def _describe(strategy: Strategy, caveat: str) -> list[str]:
     request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
     zeroed = strategy.space == "sparsity"
     lines = [f"## What was {'zeroed' if zeroed else 'removed'}", ""]
@@ -58,7 +59,7 @@ def _describe(strategy: Strategy) -> list[str]:
             "so that they add nothing, and they save no bytes. Blocks that lost both halves are gone from the files.",
             "",
         ]
-    lines += ["## Divergence", "", _explain(strategy.divergence), ""]
+    lines += ["## Divergence", "", _explain(strategy.divergence, caveat), ""]
     return lines
 
 
@@ -105,7 +106,7 @@ def _tabulate(units: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def _explain(divergence: Divergence | None) -> str:
+def _explain(divergence: Divergence | None, caveat: str) -> str:
     if divergence is None:
         return "Not measured: what proposed this strategy does not tell. `unicuco evaluate` measures it."
     low, high = divergence.interval90
@@ -116,4 +117,5 @@ def _explain(divergence: Divergence | None) -> str:
         how = "measured on held-out calibration windows"
     else:
         how = "predicted, not measured"
-    return f"Mean KL(dense‖pruned): {value} ({how})."
+    beside = f" This is the profile's, {caveat}." if caveat else ""
+    return f"Mean KL(dense‖pruned): {value} ({how}).{beside}"

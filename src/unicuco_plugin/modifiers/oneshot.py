@@ -22,6 +22,7 @@ from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, lo
 from unicuco_plugin.models.staging import check_output, staged_folder
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.card import write_card
+from unicuco_plugin.modifiers.caveat import find_caveat
 from unicuco_plugin.modifiers.norms import exact_norms
 from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe, plain_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
@@ -47,6 +48,7 @@ class Export:
         bytes: Bytes of its weight files.
         seconds: Wall time from loading to the finished folder.
         achieved: What became of a sparsity strategy's plan; None where none was applied.
+        caveat: What keeps the strategies' divergences from being the checkpoint's; empty where nothing does.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Export:
     bytes: int
     seconds: float
     achieved: Achieved | None = None
+    caveat: str = ""
 
 
 def prune_with_recipe(
@@ -136,14 +139,16 @@ def prune_with_recipe(
             params = _count(live)
             _save(live, stage, tokenizer)
             achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
-            _describe(stage, name, strategies, params)
+            others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
+            caveat = find_caveat(len(strategies), others)
+            _describe(stage, name, strategies, params, caveat)
             if achieved is not None:
                 achieved.write(stage / "sparsity.json")
         finally:
             # After a failure this takes the bypasses off again.
             reset_session()
     weights = sum(path.stat().st_size for path in output.glob("*.safetensors"))
-    return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved)
+    return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved, caveat)
 
 
 def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:
@@ -217,10 +222,10 @@ def _save(model: Any, stage: Path, tokenizer: Tokenizer | None) -> None:  # noqa
     recipe.write_text(plain_recipe(recipe.read_text(encoding="utf8")), encoding="utf8")
 
 
-def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int) -> None:
+def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int, caveat: str) -> None:
     base = name or "a model in memory"
     recipe = (stage / "recipe.yaml").read_text(encoding="utf8")
-    (stage / "README.md").write_text(write_card(base, strategies, params, recipe), encoding="utf8")
+    (stage / "README.md").write_text(write_card(base, strategies, params, recipe, caveat=caveat), encoding="utf8")
     if strategies:
         data: Any = [strategy.to_dict() for strategy in strategies]
         text = json.dumps(data[0] if len(data) == 1 else data, indent=2, ensure_ascii=False)

@@ -18,6 +18,8 @@ def describe_export(export: "Export") -> str:
     lines = []
     for strategy in export.strategies:
         lines += [_say_pruned(strategy), _say_divergence(strategy)]
+    if export.caveat:
+        lines.append(f"            {export.caveat}")
     if export.achieved is not None:
         achieved, worst = export.achieved, export.achieved.worst
         zeros, linears = achieved.total("exported"), len(achieved.linears)
@@ -39,6 +41,7 @@ def export_data(export: "Export") -> str:
         "bytes": export.bytes,
         "seconds": round(export.seconds, 3),
         "strategies": [strategy.to_dict() for strategy in export.strategies],
+        "caveat": export.caveat,
         "silenced": [name for strategy in export.strategies for name in strategy.silenced],
     }
     if export.achieved is not None:

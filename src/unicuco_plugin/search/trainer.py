@@ -3,7 +3,7 @@
 Notation as in UniCuCo's Algorithm 1: ``X``: n x d measured strategies; ``F``: n x 2 objectives (size, quality).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,13 +17,14 @@ from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, Measure
 from unicuco_plugin.search.posterior import Bound, Posterior
 from unicuco_plugin.search.prior import Prior
+from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.scalarization import Z_STAR, Scalarization, Scaling
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.stratnet import GRID, StratNet, imitate, preference_grid, sample_preferences, train_stratnet
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["Progress", "TrainingResult", "quality_of", "train"]
+__all__ = ["Progress", "quality_of", "train"]
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,6 @@ class Progress:
     total: int
     tokens: int
     message: str
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a profile is made from.
-
-    Attributes:
-        net: StratNet.
-        posterior: The surrogate of the ranking fidelity.
-        scaling: Of the objectives (size, quality), frozen.
-        ranked, reranked, confirmed: Every measurement, by fidelity, in order.
-        epochs: Rounds that were run.
-        interrupted: Whether Ctrl-C ended it early; then some of the front is predicted, not confirmed.
-    """
-
-    net: StratNet
-    posterior: Posterior
-    scaling: Scaling
-    ranked: Sequence[Measurement]
-    reranked: Sequence[Measurement]
-    confirmed: Sequence[Measurement]
-    epochs: int
-    interrupted: bool
 
 
 def quality_of(posterior: Posterior, target: Tensor, settings: Settings) -> Tensor:

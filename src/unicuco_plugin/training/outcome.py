@@ -9,8 +9,8 @@ from scipy.stats import t as student_t
 from unicuco_plugin.profile import ArchiveEntry, Confirmation, ProfileRecord, SizeTable
 from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.journal import Measurement
+from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.trainer import TrainingResult
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.strategy import ModelReference
 

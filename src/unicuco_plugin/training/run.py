@@ -28,7 +28,7 @@ from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import Progress, train
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.training.outcome import build_record
-from unicuco_plugin.training.subject import Subject, Units, find_subject
+from unicuco_plugin.training.subject import Subject, Units, check_units, find_subject
 
 __all__ = ["JOURNAL", "Shared", "train_profile"]
 
@@ -114,6 +114,7 @@ def train_profile(
     output = Path(output)
     settings = settings or Settings()
     scalarization = make_scalarization(settings.scalarization)
+    check_units(space, units or Units())
     _check_output(output, resume=resume, overwrite=overwrite)
     progress(Progress("loading the model", 0, 1, 0, ""))
     dense = load_model(model, revision=revision, trust_remote_code=trust_remote_code, dtype=dtype)
@@ -128,6 +129,8 @@ def train_profile(
         fidelity: _maker(objective, decoder, subject, part, settings, shared=shared)
         for fidelity, part in ((RANK, windows.rank), (RERANK, windows.rerank), (CONFIRM, windows.confirm))
     }
+    ranking = makers[RANK]()  # an objective that cannot be made is refused before there is a journal
+    makers[RANK] = lambda: ranking
     header = {
         "model": reference.fingerprint,
         "space": space,

@@ -21,7 +21,7 @@ from unicuco_plugin.spaces.sparsity import BOUNDS
 from unicuco_plugin.spaces.units import GRANULARITIES, Granularity, group_linears, select_bounds
 from unicuco_plugin.training.structure import structural_starts
 
-__all__ = ["Start", "Subject", "Units", "find_subject"]
+__all__ = ["Start", "Subject", "Units", "check_units", "find_subject"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,20 @@ class Subject:
     start: Callable[[Journal, Tensor], Start] = lambda _journal, _windows: Start()
 
 
+def check_units(name: str, units: Units) -> None:
+    """Refuse a space and units that contradict each other; needs no model.
+
+    Raises:
+        LevelsError: If a level database is missing or not needed, or the granularity is none.
+    """
+    if name != "sparsity" and units != Units():
+        raise LevelsError(f"levels, granularity, ignore and bounds go with the space 'sparsity', not with {name!r}")
+    if name == "sparsity" and units.levels is None:
+        raise LevelsError("the space 'sparsity' needs a level database: unicuco levels build, then --levels DIR")
+    if units.granularity not in GRANULARITIES:
+        raise LevelsError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {units.granularity!r}")
+
+
 def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) -> Subject:
     """Build the subject of a space.
 
@@ -91,10 +105,9 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) ->
         StrategyError: If units are ignored or bounded that do not exist.
         UnknownNameError: If no plugin provides the space.
     """
-    if name == "sparsity":
-        return _sparsity(decoder, fingerprint, units)
-    if units != Units():
-        raise LevelsError(f"levels, granularity, ignore and bounds go with the space 'sparsity', not with {name!r}")
+    check_units(name, units)
+    if units.levels is not None:
+        return _sparsity(decoder, fingerprint, units, units.levels)
     if name == "sublayer":
         return _sublayer(decoder)
     sizes = measure_sizes(decoder)
@@ -119,12 +132,8 @@ def _sublayer(decoder: Decoder) -> Subject:
     return Subject(space, table.model_copy(update={"blocks": dict(zip(decoder.block_names, pairs, strict=True))}))
 
 
-def _sparsity(decoder: Decoder, fingerprint: str, units: Units) -> Subject:
-    if units.levels is None:
-        raise LevelsError("the space 'sparsity' needs a level database: unicuco levels build, then --levels DIR")
-    if units.granularity not in GRANULARITIES:
-        raise LevelsError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {units.granularity!r}")
-    levels = Levels.open(units.levels)
+def _sparsity(decoder: Decoder, fingerprint: str, units: Units, folder: Path) -> Subject:
+    levels = Levels.open(folder)
     levels.check_model(fingerprint)
     weights = group_linears(levels.sizes, units.granularity, units.ignore)
     top = levels.sparsities[-1]
