@@ -1,12 +1,14 @@
 """``unicuco evaluate``: perplexity and divergence on text, accuracy on zero-shot tasks."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option, model_options, window_options
+from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.report.comparison import comparison_data, describe_comparisons
 from unicuco_plugin.report.tasks import describe_tasks, task_data
 
@@ -61,7 +63,11 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     pruned = None if fields["pruned"] is None else load_model(fields["pruned"], **code, **place)
     # First what needs an extra and names that may be wrong.
     rows = _run_tasks(tasks, (dense, pruned), tokenizer, fields) if tasks else []
-    results = {name: compare_models(dense, pruned, ids) for name, ids in windows.items()}
+    results, total, before = {}, sum(map(len, windows.values())), 0
+    with ProgressBars("windows") as bars:
+        for name, ids in windows.items():
+            results[name] = compare_models(dense, pruned, ids, report=partial(_tell, bars, name, before, total))
+            before += len(ids)
     if not as_json:
         parts = [describe_comparisons(results)] if results else []
         click.echo("\n\n".join([*parts, *([describe_tasks(rows)] if rows else [])]))
@@ -70,6 +76,12 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     texts = {name: comparison_data(result) for name, result in results.items()}
     asked = {"tasks": task_data(rows), "limit": fields["limit"]} if tasks else {}
     click.echo(json.dumps(settings | {"texts": texts} | asked, ensure_ascii=False))
+
+
+def _tell(bars: ProgressBars, name: str, before: int, total: int, done: int) -> None:
+    from unicuco_plugin.peers.peer import PeerProgress
+
+    bars(PeerProgress(f"evaluating on {Path(name).name}", before + done, total))
 
 
 def _run_tasks(

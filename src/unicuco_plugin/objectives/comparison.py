@@ -9,7 +9,7 @@ Notation
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,7 +64,14 @@ class Comparison:
 
 
 @torch.inference_mode()
-def compare_models(dense: nn.Module, pruned: nn.Module | None, windows: Tensor, *, positions: int = 128) -> Comparison:
+def compare_models(
+    dense: nn.Module,
+    pruned: nn.Module | None,
+    windows: Tensor,
+    *,
+    positions: int = 128,
+    report: Callable[[int], None] = lambda _: None,
+) -> Comparison:
     """Run both models window by window and compare their distributions in float32.
 
     Args:
@@ -72,6 +79,7 @@ def compare_models(dense: nn.Module, pruned: nn.Module | None, windows: Tensor, 
         pruned: Another with the same vocabulary, on the same device, or None for the dense one alone.
         windows: An ``m x L`` integer tensor of token ids, L at least 2.
         positions: Positions whose float32 distributions exist at one time.
+        report: Called with the number of windows that are done, 0 included.
 
     Returns:
         The means over windows with their standard errors.
@@ -85,12 +93,14 @@ def compare_models(dense: nn.Module, pruned: nn.Module | None, windows: Tensor, 
     models = (dense,) if pruned is None else (dense, pruned)
     nlls: list[list[float]] = [[] for _ in models]
     divergences: list[float] = []
-    for window in windows.to(device):
+    for done, window in enumerate(windows.to(device)):
+        report(done)
         logits = [model(input_ids=window[None], use_cache=False).logits[0] for model in models]
         sums = _sums(logits, window, positions)
         for values, total in zip(nlls, sums, strict=False):
             values.append(total / (len(window) - 1))
         divergences.append(sums[-1] / len(window))
+    report(len(windows))
     return Comparison(
         dense=Estimate.of(nlls[0]),
         pruned=None if pruned is None else Estimate.of(nlls[1]),
