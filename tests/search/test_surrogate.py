@@ -90,16 +90,14 @@ def test_the_scale_on_which_the_data_is_plain_is_chosen(kind):
     assert fit_surrogate(X, y, EYE).posterior.target == kind
 
 
-def test_once_settled_the_first_lot_alone_chooses_and_the_fits_stay():
+def test_the_first_lot_alone_chooses_the_target():
     X, y = data("log")
     early = fit_surrogate(X[:30], y[:30], EYE)
     late = fit_surrogate(X, torch.cat([y[:30], data("raw")[1][30:]]), EYE, previous=early)
-    settled = late.settled()
-    assert settled.fits is late.fits
     assert {kind: fit.design for kind, fit in late.fits.items()} == {"log": 30, "raw": 30}
     first = {kind: fit.held_out.log_density[:30].mean().item() for kind, fit in late.fits.items()}
-    assert settled.target == max(first, key=first.get) == early.target
-    assert settled.posterior.spread == late.fits[settled.target].held_out.spread
+    assert late.target == early.target == max(first, key=first.get)
+    assert late.posterior.spread == late.held_out.spread
 
 
 def test_intervals_cover_at_least_nine_tenths_of_held_out_points(fitted):

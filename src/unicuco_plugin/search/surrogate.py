@@ -93,14 +93,6 @@ class Surrogate:
         """The better fit, its deviations widened by what was held out."""
         return replace(self.fits[self.target].posterior, spread=self.held_out.spread)
 
-    def settled(self) -> "Surrogate":
-        """The same fits, chosen by the first lot alone: what a search picks says little of what it would not pick.
-
-        A search asks which fit foresees its own picks; a profile is asked about any strategy.
-        """
-        densities = {kind: fit.held_out.log_density[: fit.design].mean().item() for kind, fit in self.fits.items()}
-        return replace(self, target=max(densities, key=lambda kind: densities[kind]))
-
 
 def fit_surrogate(
     X: Tensor,
@@ -113,16 +105,17 @@ def fit_surrogate(
 ) -> Surrogate:
     """Fit a scaled Matérn 5/2 ARD kernel by marginal likelihood, in float64.
 
-    A fit is judged by what it says of points before it knows them: each of the first lot by all others of that lot
-    (leave-one-out), each later one by the fit before it came. Leave-one-out over all points would judge by the crowd
-    that a search leaves where it has been, and choose and calibrate for predictions that nobody asks for.
+    Of two targets the one is taken whose fit gives the first lot the higher density, each point left out in turn:
+    nothing had chosen those points, while what a search picks says little of strategies that it would not pick.
+    Deviations are widened by what fits said of all points before they knew them: of the first lot left out in turn, of
+    each later one by the fit before it came. Leave-one-out over all points would judge by the crowd that a search
+    leaves where it has been.
 
     Args:
         X: ``n x d`` measured strategies, ``n >= 2``.
         y: ``n`` divergences of one fidelity, nats per token, positive.
         G: ``d x e`` feature map of the space.
-        target: Model ``y``, ``log y``, or whichever predicts divergences that it does not know with the higher log
-            density.
+        target: Model ``y``, ``log y``, or whichever predicts the first lot with the higher log density.
         previous: The fit on the first rows of ``X``; its hyperparameters start this one.
         prior: What the mean follows; then only ``log y`` is modelled, which is what it estimates.
 
@@ -143,7 +136,7 @@ def fit_surrogate(
     targets = targets if prior is None else ("log",)
     before = previous.fits if previous is not None else {}
     fits = {kind: _fit(X, y, G, kind, before.get(kind), prior) for kind in targets}
-    best = max(fits, key=lambda kind: fits[kind].held_out.log_density.mean().item())
+    best = max(fits, key=lambda kind: fits[kind].held_out.log_density[: fits[kind].design].mean().item())
     return Surrogate(best, fits)
 
 

@@ -104,13 +104,14 @@ class _Run:
         self.learned: tuple[Posterior, Scaling] | None = None
         self.epoch = 0
         budgets = len(space.budgets)
-        self.total = settings.initial + settings.epochs * settings.picks + budgets * (1 + settings.rerank)
+        again = 1 + settings.rerank + (0 if space.smooth else settings.verify)
+        self.total = settings.initial + settings.epochs * settings.picks + budgets * again
 
     def train(self) -> TrainingResult:
         interrupted = False
         try:
             self._loop()
-            self._settle()
+            self._verify()
             if self.settings.rerank:
                 finalists = self._finalists(self._contest(), self.settings.rerank, self.settings.focus)
                 self._measure(RERANK, finalists, "reranking")
@@ -120,7 +121,6 @@ class _Run:
         except KeyboardInterrupt:
             if self.learned is None:
                 raise
-            self._settle()
             interrupted = True
         if self.learned is None:
             raise RuntimeError("training ended before the first surrogate")
@@ -141,6 +141,19 @@ class _Run:
                 break
             self._measure(RANK, picks, f"epoch {self.epoch + 1} of {self.settings.epochs}")
             self.epoch += 1
+            self._learn()
+
+    def _verify(self) -> None:
+        """Measure the best of each budget where it is only predicted: of many predictions the lowest is too low.
+
+        Not in a smooth space, where descents always end a little beside what was measured.
+        """
+        for _ in range(0 if self.space.smooth else self.settings.verify):
+            known = {row.key for row in self.rows[RANK]}
+            new = _distinct(self.space, self._finalists(self._contest(), 1, self.settings.focus), known)
+            if not len(new):
+                break
+            self._measure(RANK, new, "verifying")
             self._learn()
 
     def _learn(self) -> None:
@@ -168,11 +181,6 @@ class _Run:
             generator=settings.generator(3, self.epoch),
         )
         self.learned = posterior, scaling
-
-    def _settle(self) -> None:
-        """Turn from the surrogate that best foresees the search's own picks to the one that best knows any strategy."""
-        if self.surrogate is not None:
-            self.learned = self.surrogate.settled().posterior, self._scaling()
 
     def _measured(self) -> Tensor:
         """``F`` of everything ranked so far, ``n x 2``."""
