@@ -129,8 +129,9 @@ def train_profile(
         fidelity: _maker(objective, decoder, subject, part, settings, shared=shared)
         for fidelity, part in ((RANK, windows.rank), (RERANK, windows.rerank), (CONFIRM, windows.confirm))
     }
-    ranking = makers[RANK]()  # an objective that cannot be made is refused before there is a journal
-    makers[RANK] = lambda: ranking
+    if overwrite or not (output / JOURNAL).exists():
+        ranking = makers[RANK]()  # an objective that cannot be made is refused before there is a journal
+        makers[RANK] = lambda: ranking
     header = {
         "model": reference.fingerprint,
         "space": space,
