@@ -161,3 +161,10 @@ def test_large_families_are_refused_by_their_configuration_alone(name, reason):
     shell.config = kind.config_class()
     with pytest.raises(UnsupportedModelError, match=reason):
         find_decoder(shell)
+
+
+def test_all_linears_are_those_of_every_block_in_order():
+    decoder = find_decoder(tiny_model("llama"))
+    names = [name for index in range(len(decoder.blocks)) for name in decoder.linears(index)]
+    assert list(decoder.all_linears()) == names
+    assert all(decoder.model.get_submodule(name) is linear for name, linear in decoder.all_linears().items())

@@ -149,9 +149,7 @@ def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> 
 
 
 def _find(decoder: Decoder, levels: Levels) -> dict[str, nn.Linear]:
-    linears: dict[str, nn.Linear] = {}
-    for index in range(len(decoder.blocks)):
-        linears |= decoder.linears(index)
+    linears = decoder.all_linears()
     for name, entry in levels.record.linears.items():
         if name not in linears:
             raise LevelsError(f"level database {levels.folder} has {name}, the model has no linear of that name")

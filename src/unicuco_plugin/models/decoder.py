@@ -83,6 +83,10 @@ class Decoder:
         modules = self.blocks[index].named_modules(prefix=prefix)
         return {name: module for name, module in modules if isinstance(module, nn.Linear)}
 
+    def all_linears(self) -> dict[str, nn.Linear]:
+        """The linear layers of all blocks by full module name, in the model's order."""
+        return {name: linear for index in range(len(self.blocks)) for name, linear in self.linears(index).items()}
+
 
 def find_decoder(model: PreTrainedModel) -> Decoder:
     """Find the blocks of a causal language model, or say why it cannot be pruned right.

@@ -220,7 +220,7 @@ class EvoPressEntry(_Entry):
         """
         decoder, found = find_decoder(model), read_either(Path(self.file))
         if isinstance(found, dict):
-            linears = {n: m for i in range(len(decoder.blocks)) for n, m in decoder.linears(i).items()}
+            linears = decoder.all_linears()
             sizes = {name: linear.weight.numel() for name, linear in linears.items()}
             share = self.sparsity or 0.0
             units = levels_to_units(found, sizes, share, self.step)

@@ -43,9 +43,7 @@ class SparsityHandler:
             raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {strategy.space!r}")
         decoder = find_decoder(model)
         self._model = model
-        self._linears = {
-            name: linear for index in range(len(decoder.blocks)) for name, linear in decoder.linears(index).items()
-        }
+        self._linears = decoder.all_linears()
         self._plan = plan_counts(
             strategy.units, {name: linear.weight.numel() for name, linear in self._linears.items()}
         )

@@ -45,9 +45,7 @@ class StitchHandler:
         database = Levels.open(levels)
         database.check_model(strategy.model.fingerprint)
         self._plan = plan_counts(strategy.units, database.sizes)
-        self._linears = {
-            name: linear for index in range(len(decoder.blocks)) for name, linear in decoder.linears(index).items()
-        }
+        self._linears = decoder.all_linears()
         self._before = {name: count_zeros(self._linears[name]) for name in self._plan}
         self._stitcher = Stitcher(decoder, database, cache_bytes=0)
         self._removed: frozenset[str] = frozenset()

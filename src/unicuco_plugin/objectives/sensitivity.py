@@ -54,7 +54,7 @@ def measure_slopes(
     Raises:
         LevelsError: If the database or the plan does not fit the model.
     """
-    linears = {name: linear for i in range(len(decoder.blocks)) for name, linear in decoder.linears(i).items()}
+    linears = decoder.all_linears()
     found = dict.fromkeys(levels.sizes, 0.0)
     with _frozen(decoder.model), Stitcher(decoder, levels, cache_bytes=cache_bytes) as stitcher:
         changes = {name: _change(levels, linears[name], name, plan.get(name, 0)) for name in found}

@@ -44,8 +44,7 @@ def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, kappa: float
         optimizer = torch.optim.Adam([z], lr=_RATE)
         for _ in range(_STEPS + 1):
             at = space.project(z, budget)
-            mean, std = posterior.predict(at)
-            value = mean + kappa * std
+            value = posterior.bound(at, "upper", kappa)
             lower = value.detach() < lowest
             best[lower], lowest[lower] = at.detach()[lower], value.detach()[lower]
             optimizer.zero_grad()
@@ -57,13 +56,13 @@ def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, kappa: float
 def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float) -> Tensor:
     """Follow the best neighbour from each start until none lowers the bound."""
     x = x.clone()
-    value = _bound(posterior, x, kappa)
+    value = posterior.bound(x, "upper", kappa)
     live = torch.arange(len(x))
     for _ in range(_LONGEST):
         moves = space.neighbours(x[live])
         if moves.shape[1] == 0:
             break
-        bounds = _bound(posterior, moves.flatten(0, 1), kappa).view(moves.shape[:2])
+        bounds = posterior.bound(moves.flatten(0, 1), "upper", kappa).view(moves.shape[:2])
         best, move = bounds.min(-1)
         better = best < value[live] - 1e-9
         if not bool(better.any()):
@@ -73,13 +72,6 @@ def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float) -> Tensor
         x[live] = moves[moved, move[moved]]
         value[live] = best[moved]
     return x
-
-
-def _bound(posterior: Posterior, x: Tensor, kappa: float) -> Tensor:
-    if kappa == 0.0:
-        return posterior.mean(x)
-    mean, std = posterior.predict(x)
-    return mean + kappa * std
 
 
 def propose_neighbours(
