@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from unicuco_plugin.answering import PACKAGED, Profile, load_profile, packaged_p
 from unicuco_plugin.errors import ProfileError, RequestError, UnknownNameError
 from unicuco_plugin.profile import write_profile
 from unicuco_plugin.request import Request
+from unicuco_plugin.search.stratnet import StratNet
 from unicuco_plugin.strategy import Strategy
 
 
@@ -186,10 +188,24 @@ def test_a_source_without_a_strategy_says_so(result):
         profile.proposals(Request.of(sparsity=0.3), "archive")
 
 
-def test_all_three_sources_win_budgets_where_they_know_best():
-    untaught = train_analytic(imitation=0)  # else StratNet proposes whatever is best
-    profile = Profile(*build(untaught, archive=slice(0, None, 3)))
-    assert {strategy.source for strategy in profile.front()} == {"archive", "stratnet", "neighbour"}
+def sources(record, tensors):
+    return [strategy.source for strategy in Profile(record, tensors).front()]
+
+
+def test_the_archive_wins_a_budget_that_was_measured_whole(result):
+    record, tensors = build(result)
+    singles = tuple(entry for entry in record.archive if SPACE.parse(entry.strategy).sum() == 1)
+    assert len(singles) == 10
+    assert sources(record.model_copy(update={"archive": singles}), tensors)[0] == "archive"
+
+
+def test_stratnet_wins_budgets_where_nothing_is_measured(result):
+    assert "stratnet" in sources(*build(result, archive=slice(0, 0)))
+
+
+def test_neighbours_win_budgets_where_stratnet_knows_nothing_and_nothing_is_measured(result):
+    unlearned = replace(result, net=StratNet(10, torch.Generator().manual_seed(5)))
+    assert "neighbour" in sources(*build(unlearned, archive=slice(0, 0)))
 
 
 def test_a_profile_without_an_archive_still_answers(result):
