@@ -19,7 +19,6 @@ n      d     prunable weights of a unit
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,8 +30,9 @@ from unicuco_plugin.search.journal import Journal
 from unicuco_plugin.search.prior import Prior
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.training.starts import Allocation, find_starts, layerwise_scores
 
-__all__ = ["Allocation", "even_out", "find_prior", "find_starts", "structural_starts"]
+__all__ = ["even_out", "find_prior", "structural_starts"]
 
 # Budgets where slopes are evened out, those of them that the bounds reach with room on either side. Below, the
 # divergence is too small to matter; other budgets take the scores of the nearest.
@@ -41,38 +41,23 @@ _ROUNDS = 2  # measured: the first takes 17 to 30 % off the divergence, the seco
 _STEP = 1.0 / 3.0  # 1 / e: the slope of a unit grows about as exp(e z)
 # A slope that noise makes tiny, negative or huge must not send a unit to its bound.
 _TRUSTED = (0.2, 10.0)
-# Arithmetic progressions over depth: difference of score between the last block and the first.
-_RAMPS = (-1.0, 1.0)
 # Growth of the common slope with the share, ``h' / h``, where one anchor leaves it open: that of SmolLM2's.
 _GROWTH = 6.0
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """One budget with its slopes evened out.
-
-    Attributes:
-        budget: Share of all prunable weights that goes.
-        scores: Of every round, uniform first, ``rounds + 1`` rows of ``d``; the last is the one to use.
-        growth: ``d KL / d s`` of all units together at uniform sparsity, nats per token.
-    """
-
-    budget: float
-    scores: Tensor
-    growth: float
 
 
 def structural_starts(
     decoder: Decoder, levels: Levels, space: Space, windows: Tensor, journal: Journal
 ) -> tuple[Tensor, Prior, int]:
-    """Even out slopes at the anchors, journaled pass by pass, and make first strategies and a prior of them.
+    """Even out slopes at the anchors, score blocks as OWL and DLP do, and make first strategies and a prior of it.
+
+    Every pass over the model is journaled.
 
     Args:
         decoder: The dense model.
         levels: Its level database.
         space: The space ``sparsity`` over it.
         windows: ``m x L`` ranking windows.
-        journal: Keeps the slopes.
+        journal: Keeps slopes and scores.
 
     Returns:
         First strategies ``n x d``, the prior, and the evaluation tokens spent.
@@ -93,7 +78,12 @@ def structural_starts(
     low, high = space.budgets[0], space.budgets[-1]
     anchors = [anchor for anchor in _ANCHORS if low < anchor < high] if len(levels.sparsities) > 1 else []
     found = [even_out(space, anchor, slopes_at) for anchor in anchors]
-    return find_starts(space, found), find_prior(space, found), spent
+    if "layerwise" not in known:
+        known["layerwise"] = layerwise_scores(decoder, windows, space)
+        journal.write_note("layerwise", known["layerwise"])
+    spent += windows.numel() * len(known["layerwise"])
+    others = torch.tensor(list(known["layerwise"].values()), dtype=torch.float64)
+    return find_starts(space, found, others), find_prior(space, found), spent
 
 
 def even_out(space: Space, budget: float, slopes_at: Callable[[Tensor], Tensor], rounds: int = _ROUNDS) -> Allocation:
@@ -119,31 +109,6 @@ def even_out(space: Space, budget: float, slopes_at: Callable[[Tensor], Tensor],
     return Allocation(budget, torch.stack(scores), growth)
 
 
-def find_starts(space: Space, found: Sequence[Allocation]) -> Tensor:
-    """Evened-out scores at every budget, then uniform ones, earlier rounds, ramps and mixtures at some, ``n x d``.
-
-    Args:
-        space: The space ``sparsity``.
-        found: The anchors' allocations, by rising budget; none gives uniform sparsity and ramps.
-    """
-    d = len(space.units)
-    flat = torch.zeros(d, dtype=torch.float64)
-    depth = torch.linspace(-0.5, 0.5, d, dtype=torch.float64)
-    best = {budget: _nearest(found, budget).scores[-1] if found else flat for budget in space.budgets}
-    rows = [space.project(best[budget][None], budget) for budget in space.budgets]
-    # Each other shape at every third budget, another third for each: budgets and shapes stay apart.
-    shapes: list[Callable[[float], Tensor]] = [lambda _: flat]
-    shapes += [lambda budget, ramp=ramp: best[budget] + ramp * depth for ramp in _RAMPS]  # type: ignore[misc]
-    shapes += [lambda budget, share=share: share * best[budget] for share in (0.5, 1.5)]  # type: ignore[misc]
-    rows += [
-        space.project(shape(budget)[None], budget)
-        for place, shape in enumerate(shapes)
-        for index, budget in enumerate(space.budgets)
-        if (index + place) % 3 == 0
-    ]
-    return torch.cat(rows)
-
-
 def find_prior(space: Space, found: Sequence[Allocation]) -> Prior:
     """Curves whose least sum at an anchor's budget is the anchor's allocation.
 
@@ -167,10 +132,6 @@ def find_prior(space: Space, found: Sequence[Allocation]) -> Prior:
     knots = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
     common = (h.log().mean() + growth * (knots - budgets.mean())).exp()
     return Prior.from_slopes(knots, (weight / weight.sum())[:, None] * common)
-
-
-def _nearest(found: Sequence[Allocation], budget: float) -> Allocation:
-    return min(found, key=lambda part: abs(part.budget - budget))
 
 
 def _by_unit(slopes: dict[str, float], levels: Levels, space: Space) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unicuco_plugin.spaces.sparsity import SparsitySpace
-from unicuco_plugin.training.structure import even_out, find_prior, find_starts
+from unicuco_plugin.training.structure import even_out, find_prior
 
 NAMES = tuple(f"model.layers.{i}.{kind}" for i in range(4) for kind in ("a", "b"))
 SPACE = SparsitySpace(NAMES, (100, 300) * 4)
@@ -52,27 +52,6 @@ def test_one_negative_slope_does_not_send_its_unit_to_the_bound():
     part = even_out(SPACE, 0.5, lambda x: torch.where(torch.arange(8) == 2, -5.0, slopes_at(x)))
     x = SPACE.project(part.scores[-1:], 0.5)[0]
     assert 0.55 < x[2].item() < 0.85
-
-
-def test_starts_are_distinct_meet_budgets_and_begin_with_the_evened_out_ones(found):
-    rows = find_starts(SPACE, found)
-    sparsity = SPACE.sparsity(rows)
-    budgets = torch.tensor(SPACE.budgets, dtype=torch.float64)
-    assert bool(((sparsity[:, None] - budgets).abs().amin(1) < 1e-9).all())
-    assert len({SPACE.key(row) for row in rows}) == len(rows)
-    first = rows[: len(budgets)]
-    torch.testing.assert_close(SPACE.sparsity(first), budgets, rtol=0, atol=1e-9)
-    assert bool((first[:, 0] < first[:, 2]).all())
-    assert bool((first[:, 7] > first[:, 5]).all())
-    at = SPACE.budgets.index(0.5)
-    torch.testing.assert_close(first[at], SPACE.project(found[1].scores[-1:], 0.5)[0])
-
-
-def test_without_slopes_there_are_uniform_starts_and_ramps():
-    rows = find_starts(SPACE, [])
-    uniform = rows[: len(SPACE.budgets)]
-    torch.testing.assert_close(uniform, uniform[:, :1].expand_as(uniform), rtol=0, atol=1e-9)
-    assert bool((rows[:, 0] != rows[:, 7]).any())
 
 
 def test_the_priors_least_cost_at_an_anchor_is_the_anchors_allocation():
