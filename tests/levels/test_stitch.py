@@ -7,7 +7,7 @@ from tiny import tiny_model
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.stitch import Stitcher, stitch
-from unicuco_plugin.levels.store import LinearLevels
+from unicuco_plugin.levels.store import Levels, LinearLevels
 from unicuco_plugin.models.decoder import find_decoder
 
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
@@ -91,6 +91,7 @@ def test_the_cache_stays_within_its_bytes_and_changes_no_weight(decoder, levels,
         return decode(self, level, device)
 
     monkeypatch.setattr(LinearLevels, "decode", counting)
+    levels = Levels.open(levels.folder)  # nothing read yet
     with Stitcher(decoder, levels, cache_bytes=room) as stitcher:
         for count in (600, 601, 602):
             stitcher.apply({Q: count, DOWN: count})
@@ -98,7 +99,7 @@ def test_the_cache_stays_within_its_bytes_and_changes_no_weight(decoder, levels,
                 linear = linears_of(decoder)[name]
                 expected = realise(levels.linear(name), stitcher._dense[name], count)
                 assert torch.equal(linear.weight, expected)
-            assert sum(weight.nbytes for weight in stitcher._cache.values()) <= room
+            assert levels.decoded.bytes <= room
     # Each count needs two levels of Q and two of DOWN; the expected weights decode them in any case.
     asked = len(decoded) - 3 * 4
     assert asked == (4 if room == 2**30 else asked)

@@ -1,6 +1,5 @@
 """Puts weights of the level database into a live model, and takes them out again."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -30,7 +29,7 @@ class Stitcher:
     Args:
         decoder: The dense model that the database was built from (:meth:`Levels.check_model` tells).
         levels: The database.
-        cache_bytes: Most bytes of decoded levels to keep, the least recently used going first.
+        cache_bytes: Most bytes of decoded levels that the database keeps while this one adds to them.
 
     Raises:
         LevelsError: If the model lacks a linear of the database, or its shape or dtype differs.
@@ -41,9 +40,7 @@ class Stitcher:
         self._linears = _find(decoder, levels)
         self._dense = {name: linear.weight.data for name, linear in self._linears.items()}
         self._counts = dict.fromkeys(self._linears, 0)
-        self._cache: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
-        self._room = cache_bytes
-        self._held = 0
+        self._cache_bytes = cache_bytes
 
     @property
     def counts(self) -> dict[str, int]:
@@ -94,18 +91,9 @@ class Stitcher:
         self.restore()
 
     def _decode(self, name: str, level: int) -> Tensor:
-        key = name, level
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        weight = self._levels.linear(name).decode(level, self._dense[name].device)
-        if weight.nbytes <= self._room:
-            self._cache[key] = weight
-            self._held += weight.nbytes
-            while self._held > self._room:
-                _, oldest = self._cache.popitem(last=False)
-                self._held -= oldest.nbytes
-        return weight
+        where = self._dense[name].device
+        decode = partial(self._levels.linear(name).decode, level, where)
+        return self._levels.decoded.get(name, level, where, decode, self._cache_bytes)
 
     def _check(self, plan: Mapping[str, int]) -> None:
         for name, count in plan.items():

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError
+from unicuco_plugin.levels.decoded import DecodedLevels
 from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record, write_file
 from unicuco_plugin.levels.sweep import Solved
 
@@ -75,11 +76,13 @@ class Levels:
     Attributes:
         folder: Where it is.
         record: How it was made.
+        decoded: Weights that were read, for whoever stitches from it.
     """
 
     def __init__(self, folder: Path, record: LevelsRecord) -> None:
         self.folder = folder
         self.record = record
+        self.decoded = DecodedLevels()
         self._linears: dict[str, LinearLevels] = {}
 
     @classmethod
