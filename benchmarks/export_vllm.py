@@ -58,6 +58,9 @@ def main() -> None:
     }
     results[arguments.engine] = entry | {"pruned_over_dense": ratios} | describe_run(arguments)
     results["agreement"] = compare_engines(results)
+    engines = [results[name] for name in ("transformers", "vllm") if name in results]
+    results["command"] = " && ".join(found["command"] for found in engines)
+    results["date"] = time.strftime("%Y-%m-%d")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
     print(json.dumps({"ratios": ratios, "agreement": results["agreement"]}))

@@ -44,6 +44,11 @@ def test_the_json_is_the_contracts_object():
     }
 
 
+def test_a_strategy_of_a_level_database_names_it():
+    assert make(levels="f00d").to_dict()["levels"] == "f00d"
+    assert Strategy.from_dict(make(levels="f00d").to_dict()).levels == "f00d"
+
+
 def test_the_json_is_one_line_also_for_names_with_line_breaks():
     assert "\n" not in make(model=ModelReference(name="a\nb", fingerprint="é")).to_json()
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import ProfileError, RequestError, round_up
+from unicuco_plugin.levels.record import identify_levels
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.profile import ProfileRecord, read_profile
 from unicuco_plugin.request import Request
@@ -94,6 +95,12 @@ class Profile:
     def provenance(self) -> dict[str, Any]:
         """How it was trained: command, seed, tokens, seconds, versions, calibration."""
         return self.record.provenance
+
+    @cached_property
+    def _levels(self) -> str | None:
+        """Identity of the level database it was trained on."""
+        known = self.provenance.get("levels")
+        return identify_levels(*known["levels"]) if known else None
 
     def predict(self, x: Tensor) -> Divergence:
         """Predict the divergence of one strategy, ``d`` shares, measured or not, by the surrogate alone."""
@@ -251,6 +258,7 @@ class Profile:
             params=params,
             bytes=size,
             source=candidate.source,
+            levels=self._levels,
             divergence=self._divergence(candidate),
             units=self.search_space.to_units(candidate.x),
         )

@@ -78,6 +78,7 @@ class Strategy(_Frozen):
         source: Who proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, a
             method that we compare with, or a file of EvoPress.
         peer: That method's name.
+        levels: Which level database its divergence is about, for the space ``sparsity``; None where that is not known.
         divergence: None where nobody measured or predicted it: peers and files say nothing of it.
     """
 
@@ -90,6 +91,7 @@ class Strategy(_Frozen):
     bytes: int = Field(gt=0)
     source: Source
     peer: str | None = None
+    levels: str | None = None
     divergence: Divergence | None
     units: dict[str, float]
 
@@ -120,8 +122,9 @@ class Strategy(_Frozen):
         data["request"] = self.request.to_dict()
         if self.divergence is not None and not self.divergence.carried_over:
             del data["divergence"]["carried_over"]
-        if self.peer is None:
-            del data["peer"]
+        for name in ("peer", "levels"):
+            if data[name] is None:
+                del data[name]
         return data
 
     def to_json(self) -> str:

@@ -85,7 +85,7 @@ def test_a_long_recipe_is_left_in_its_own_file(strategy):
 
 
 def test_a_divergence_that_is_not_the_checkpoints_is_said_to_be_the_profiles(strategy):
-    card = write_card("org/model", (strategy,), 1, "", caveat=find_caveat(1, ["QuantizationModifier"]))
+    card = write_card("org/model", (strategy,), 1, "", caveat=find_caveat([strategy], ["QuantizationModifier"]))
     assert (
         "This is the profile's, without the recipe's QuantizationModifier; this checkpoint itself was not measured, "
         "unicuco evaluate does it."

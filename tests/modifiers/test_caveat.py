@@ -1,13 +1,25 @@
 """When a profile's divergence is the checkpoint's, and what is said when it is not."""
 
 import pytest
+from depth_strategies import whole_block_strategy
+from tiny import tiny_model
 
 from unicuco_plugin.modifiers.caveat import find_caveat
 
 
+@pytest.fixture(scope="module")
+def depth():
+    return whole_block_strategy(tiny_model("llama"), [1])
+
+
+@pytest.fixture(scope="module")
+def sparse(depth):
+    return depth.model_copy(update={"space": "sparsity", "levels": "f00d"})
+
+
 @pytest.mark.parametrize(("strategies", "others"), [(1, []), (0, ["GPTQModifier"]), (0, [])])
-def test_one_strategy_and_nothing_else_is_what_was_measured(strategies, others):
-    assert find_caveat(strategies, others) == ""
+def test_one_strategy_and_nothing_else_is_what_was_measured(depth, strategies, others):
+    assert find_caveat([depth] * strategies, others) == ""
 
 
 @pytest.mark.parametrize(
@@ -18,5 +30,15 @@ def test_one_strategy_and_nothing_else_is_what_was_measured(strategies, others):
         (2, ["WandaPruningModifier"], "for each strategy alone and without the recipe's WandaPruningModifier; this"),
     ],
 )
-def test_everything_else_is_named(strategies, others, words):
-    assert find_caveat(strategies, others).startswith(words)
+def test_everything_else_is_named(depth, strategies, others, words):
+    assert find_caveat([depth] * strategies, others).startswith(words)
+
+
+def test_weights_stitched_from_the_profiles_own_database_are_what_was_measured(sparse):
+    assert find_caveat([sparse], [], "f00d") == ""
+
+
+def test_weights_from_another_database_are_not(sparse):
+    words = "of weights from another level database; this checkpoint"
+    assert find_caveat([sparse], [], "beef").startswith(words)
+    assert find_caveat([sparse.model_copy(update={"levels": None})], [], "f00d").startswith(words)

@@ -1,5 +1,7 @@
 """Sparsity strategies stitched from a level database, inside the toolkit's lifecycle."""
 
+import json
+
 import pytest
 import torch
 from depth_strategies import whole_block_strategy
@@ -46,6 +48,18 @@ def test_a_saved_checkpoint_has_every_planned_zero_to_the_weight(family, checkpo
         assert zeros == plan.get(name, 0), name
     assert all(row.achieved == row.exported == row.planned for row in done.achieved.linears)
     assert done.achieved.engine == "level database"
+
+
+def test_a_checkpoint_names_its_database_and_says_when_the_divergence_is_of_another(checkpoint, database, tmp_path):
+    folder = database()
+    identity = Levels.open(folder).record.identity
+    for levels, measured in ((identity, True), ("0" * 16, False)):
+        strategy = sparsity_strategy(load_model(checkpoint("llama"))).model_copy(update={"levels": levels})
+        modifier = SparsityProfileModifier(strategy=strategy, levels=folder)
+        done = prune_with_recipe(checkpoint("llama"), [modifier], tmp_path / levels)
+        assert json.loads((done.path / "sparsity.json").read_text())["levels"] == identity
+        assert ("another level database" in (done.path / "README.md").read_text()) is not measured
+        assert (done.caveat == "") is measured
 
 
 def test_logits_are_those_of_a_model_stitched_by_hand(checkpoint, database, tmp_path):

@@ -64,6 +64,7 @@ def trained(dense, text, levels, tmp_path_factory):
 def test_every_linear_is_a_unit_and_every_twentieth_a_budget(trained, levels):
     _, profile = trained
     assert profile.units == tuple(levels.sizes)
+    assert profile.answer(sparsity=0.5).levels == levels.record.identity
     assert profile.unit_params == tuple(levels.sizes.values())
     front = load_profile(trained[0]).front()
     assert [round(strategy.sparsity, 9) for strategy in front] == [round(0.05 * k, 9) for k in range(1, 18)]
@@ -137,12 +138,12 @@ def test_ignored_linears_stay_dense_and_bounds_hold(dense, text, levels, tmp_pat
     assert load_profile(tmp_path / "bounded").answer(sparsity=0.6) == strategy
 
 
-def test_slopes_are_counted_once_and_a_finished_run_resumes_to_the_same_profile(trained, dense, text, levels):
+def test_slopes_and_scores_are_counted_once_and_a_finished_run_resumes_to_the_same_profile(trained, dense, text, levels):
     output, profile = trained
     with contextlib.closing(sqlite3.connect(output / JOURNAL)) as connection:
         tokens = connection.execute("SELECT sum(tokens) FROM measurements").fetchone()[0]
-    assert profile.provenance["slope_tokens"] == 4 * 2 * 32 * 3  # anchors, rounds, tokens, a backward pass's cost
-    assert profile.provenance["evaluation_tokens"] == tokens + profile.provenance["slope_tokens"]
+    assert profile.provenance["start_tokens"] == 4 * 2 * 32 * 3 + 2 * 32  # anchors, rounds, tokens, cost of slopes; OWL, DLP
+    assert profile.provenance["evaluation_tokens"] == tokens + profile.provenance["start_tokens"]
     before = json.loads((output / "profile.json").read_text(encoding="utf8"))["archive"]
     run(dense, text, levels, output, resume=True)
     assert json.loads((output / "profile.json").read_text(encoding="utf8"))["archive"] == before

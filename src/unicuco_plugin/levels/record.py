@@ -21,6 +21,7 @@ __all__ = [
     "LevelSettings",
     "LevelsRecord",
     "LinearEntry",
+    "identify_levels",
     "read_record",
     "write_file",
     "write_record",
@@ -111,6 +112,17 @@ class LinearEntry(_Frozen):
     invertible: bool
 
 
+def identify_levels(calibration: str, settings: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that tell the level databases of one model apart.
+
+    Args:
+        calibration: Hash of the calibration windows.
+        settings: :class:`LevelSettings` as plain JSON data.
+    """
+    text = json.dumps([calibration, dict(settings)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class LevelsRecord(_Frozen):
     """Everything in ``levels.json`` but the schema and the digest.
 
@@ -139,6 +151,11 @@ class LevelsRecord(_Frozen):
     def complete(self) -> bool:
         """Whether every linear is there."""
         return self.linears.keys() == set(self.expected)
+
+    @property
+    def identity(self) -> str:
+        """See :func:`identify_levels`."""
+        return identify_levels(self.calibration.hash, self.settings.model_dump(mode="json"))
 
     def differences(self, other: "LevelsRecord") -> list[str]:
         """Say in which arguments another build differs, with both values, this one's first."""

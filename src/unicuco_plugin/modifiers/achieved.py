@@ -44,11 +44,13 @@ class Achieved:
         engine: What zeroed the weights, such as ``"SparseGPTModifier"``.
         weights: All prunable weights of the exported model, those of linears without a plan included.
         linears: Every planned linear of the exported model, in its order; at least one.
+        levels: Identity of the level database that weights were stitched from; None after a pass.
     """
 
     engine: str
     weights: int
     linears: tuple[LinearSparsity, ...]
+    levels: str | None = None
 
     @property
     def worst(self) -> LinearSparsity:
@@ -73,7 +75,10 @@ class Achieved:
         """The object in ``sparsity.json``."""
         sums = {field: self.total(field) for field in ("planned", "achieved", "exported")}
         linears = [asdict(linear) for linear in self.linears]
-        return {"schema": SCHEMA, "engine": self.engine, "weights": self.weights, **sums, "linears": linears}
+        head = {"schema": SCHEMA, "engine": self.engine}
+        if self.levels is not None:
+            head["levels"] = self.levels
+        return {**head, "weights": self.weights, **sums, "linears": linears}
 
     def write(self, path: Path) -> None:
         """Write ``sparsity.json``, one line a linear."""

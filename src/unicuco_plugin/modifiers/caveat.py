@@ -2,22 +2,28 @@
 
 from collections.abc import Sequence
 
+from unicuco_plugin.strategy import Strategy
+
 __all__ = ["find_caveat"]
 
 
-def find_caveat(strategies: int, others: Sequence[str]) -> str:
+def find_caveat(strategies: Sequence[Strategy], others: Sequence[str], levels: str | None = None) -> str:
     """Say why the divergences of strategies are not those of a checkpoint; empty where they are.
 
     A profile measures each strategy alone: blocks dropped from the dense model, or weights stitched from the level
     database. Another strategy in the recipe, another pass or a quantiser makes another model of it.
 
     Args:
-        strategies: How many strategies the recipe applies.
+        strategies: Those that the recipe applies.
         others: Class names of the recipe's other modifiers, in order.
+        levels: Identity of the level database that weights were stitched from, if they were.
     """
     reasons = []
-    if strategies > 1:
+    if len(strategies) > 1:
         reasons.append("for each strategy alone")
+    elsewhere = [strategy for strategy in strategies if strategy.space == "sparsity" and strategy.levels != levels]
+    if levels is not None and elsewhere:
+        reasons.append("of weights from another level database")
     if others:
         reasons.append(f"without the recipe's {', '.join(others)}")
     if not strategies or not reasons:

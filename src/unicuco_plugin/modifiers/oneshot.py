@@ -140,7 +140,7 @@ def prune_with_recipe(
             _save(live, stage, tokenizer)
             achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
-            caveat = find_caveat(len(strategies), others)
+            caveat = find_caveat(strategies, others, None if achieved is None else achieved.levels)
             _describe(stage, name, strategies, params, caveat)
             if achieved is not None:
                 achieved.write(stage / "sparsity.json")

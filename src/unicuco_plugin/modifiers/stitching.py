@@ -47,6 +47,7 @@ class StitchHandler:
         self._plan = plan_counts(strategy.units, database.sizes)
         self._linears = decoder.all_linears()
         self._before = {name: count_zeros(self._linears[name]) for name in self._plan}
+        self._database = database.record.identity
         self._stitcher = Stitcher(decoder, database, cache_bytes=0)
         self._removed: frozenset[str] = frozenset()
         self._made: dict[str, int] = {}
@@ -87,7 +88,7 @@ class StitchHandler:
             for name, made in self._made.items()
         ]
         weights = sum(linear.weight.numel() for linear in self._linears.values() if id(linear) in names)
-        self.achieved = Achieved(_ENGINE, weights, tuple(linears))
+        self.achieved = Achieved(_ENGINE, weights, tuple(linears), self._database)
         logger.info(f"SparsityProfileModifier: {self.achieved.describe()}")
 
     def undo(self) -> None:

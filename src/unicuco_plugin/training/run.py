@@ -158,7 +158,7 @@ def train_profile(
         "command": command,
         "seed": settings.seed,
         **spent,
-        **({"slope_tokens": start.tokens} if start.tokens else {}),
+        **({"start_tokens": start.tokens} if start.tokens else {}),
         "evaluations": {RANK: len(result.ranked), RERANK: len(result.reranked), CONFIRM: len(result.confirmed)},
         "seconds": seconds,  # of this process; the evaluations' are those of all runs that the journal has seen
         "resumed": resumed,
