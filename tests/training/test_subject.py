@@ -138,11 +138,12 @@ def test_ignored_linears_stay_dense_and_bounds_hold(dense, text, levels, tmp_pat
     assert load_profile(tmp_path / "bounded").answer(sparsity=0.6) == strategy
 
 
-def test_slopes_and_scores_are_counted_once_and_a_finished_run_resumes_to_the_same_profile(trained, dense, text, levels):
+def test_what_starts_cost_is_counted_once_and_a_finished_run_resumes_to_the_same_profile(trained, dense, text, levels):
     output, profile = trained
     with contextlib.closing(sqlite3.connect(output / JOURNAL)) as connection:
         tokens = connection.execute("SELECT sum(tokens) FROM measurements").fetchone()[0]
-    assert profile.provenance["start_tokens"] == 4 * 2 * 32 * 3 + 2 * 32  # anchors, rounds, tokens, cost of slopes; OWL, DLP
+    slopes, scores = 4 * 2 * 32 * 3, 2 * 32  # anchors, rounds, tokens, a backward pass's cost; OWL and DLP
+    assert profile.provenance["start_tokens"] == slopes + scores
     assert profile.provenance["evaluation_tokens"] == tokens + profile.provenance["start_tokens"]
     before = json.loads((output / "profile.json").read_text(encoding="utf8"))["archive"]
     run(dense, text, levels, output, resume=True)

@@ -40,7 +40,7 @@ class Allocation:
     growth: float
 
 
-def layerwise_scores(decoder: Decoder, windows: Tensor, space: Space) -> dict[str, list[float]]:
+def layerwise_scores(decoder: Decoder, windows: Tensor, space: Space) -> list[list[float]]:
     """The shapes of OWL and DLP: every unit has the score of its block's share, zero where that is half.
 
     Args:
@@ -49,13 +49,13 @@ def layerwise_scores(decoder: Decoder, windows: Tensor, space: Space) -> dict[st
         space: The space ``sparsity``.
 
     Returns:
-        ``d`` scores by the method's name.
+        ``d`` scores of each method.
     """
-    found = {}
-    for name, peer in (("owl", Owl()), ("dlp", Dlp())):
+    found = []
+    for peer in (Owl(), Dlp()):
         shares = peer(PeerRequest(decoder, windows, _MIDDLE)).units
         x = torch.tensor([shares.get(name_block(unit), 0.0) for unit in space.units], dtype=torch.float64)
-        found[name] = space.scores(x[None])[0].tolist()
+        found.append(space.scores(x[None])[0].tolist())
     return found
 
 

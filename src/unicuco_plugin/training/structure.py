@@ -82,7 +82,7 @@ def structural_starts(
         known["layerwise"] = layerwise_scores(decoder, windows, space)
         journal.write_note("layerwise", known["layerwise"])
     spent += windows.numel() * len(known["layerwise"])
-    others = torch.tensor(list(known["layerwise"].values()), dtype=torch.float64)
+    others = torch.tensor(known["layerwise"], dtype=torch.float64)
     return find_starts(space, found, others), find_prior(space, found), spent
 
 
