@@ -13,7 +13,7 @@ With ``dW/ds`` taken as ``(W_b - W_a) / (s_b - s_a)``,
 so no gradient of a weight is ever held. Derived here; the first-order use of gradients follows Molchanov et al. 2017.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -45,7 +45,7 @@ def measure_slopes(
         levels: The database built from it, of two levels or more.
         windows: ``m x L`` token ids; one passes at a time.
         plan: Zeros by the full name of the linear; those it does not name are dense.
-        cache_bytes: Most bytes of decoded levels to keep.
+        cache_bytes: Most bytes of decoded levels that the database keeps meanwhile.
 
     Returns:
         One slope by linear; nats per token and unit of the linear's own sparsity. Costs
@@ -57,7 +57,11 @@ def measure_slopes(
     linears = decoder.all_linears()
     found = dict.fromkeys(levels.sizes, 0.0)
     with _frozen(decoder.model), Stitcher(decoder, levels, cache_bytes=cache_bytes) as stitcher:
-        changes = {name: _change(levels, linears[name], name, plan.get(name, 0)) for name in found}
+        # Made when a linear is reached: all of them together are as large as the model.
+        changes = {
+            name: partial(_change, levels, linears[name].weight.data, name, plan.get(name, 0), cache_bytes)
+            for name in found
+        }
         dense = [_log_probabilities(decoder, window) for window in windows]
         stitcher.apply(plan)
         with _watched(linears, changes, found):
@@ -66,16 +70,21 @@ def measure_slopes(
     return {name: value / len(windows) for name, value in found.items()}
 
 
-def _change(levels: Levels, linear: nn.Linear, name: str, count: int) -> Tensor:
+def _change(levels: Levels, dense: Tensor, name: str, count: int, cache_bytes: int) -> Tensor:
     """``dW/ds`` at a count of zeros, in the weight's dtype."""
+
+    def decoded(level: int) -> Tensor:
+        decode = partial(stored.decode, level, dense.device)
+        return levels.decoded.get(name, level, dense.device, decode, cache_bytes)
+
     stored = levels.linear(name)
     zeros = stored.zeros.sum(1)
     top = len(zeros) - 1
     below = max(min(int((zeros < count).sum()) - 1, top - 1), 0)
     above = min(max(top + 1 - int((zeros > count).sum()), below + 1), top)
-    lower = stored.decode(below, linear.weight.device) if below else linear.weight.data
-    share = (zeros[above] - zeros[below]).item() / linear.weight.numel()
-    return (stored.decode(above, linear.weight.device) - lower) / max(share, 1e-9)
+    lower = decoded(below) if below else dense
+    share = (zeros[above] - zeros[below]).item() / dense.numel()
+    return (decoded(above) - lower) / max(share, 1e-9)
 
 
 @torch.no_grad()
@@ -107,13 +116,15 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(linears: dict[str, nn.Linear], changes: dict[str, Tensor], found: dict[str, float]) -> Iterator[None]:
+def _watched(
+    linears: Mapping[str, nn.Linear], changes: Mapping[str, Callable[[], Tensor]], found: dict[str, float]
+) -> Iterator[None]:
     def add(name: str, moved: Tensor, gradient: Tensor) -> None:
         found[name] += torch.sum(gradient.float() * moved.float()).item()
 
     def watch(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
-            moved = nn.functional.linear(inputs[0].detach(), changes[name])
+            moved = nn.functional.linear(inputs[0].detach(), changes[name]())
             output.register_hook(partial(add, name, moved))
 
     hooks = [linears[name].register_forward_hook(partial(watch, name)) for name in changes]
