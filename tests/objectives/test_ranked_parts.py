@@ -1,5 +1,7 @@
 """Parts in order: rankings by formula, shares to whole parts, biases that make up for the mean."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import VOCABULARY, tiny_model
@@ -62,7 +64,7 @@ def test_shares_take_whole_parts_the_lowest_first(decoder, ranked):
     stays[list(kept.kept[MLP])] = True
     assert scores[stays].min() >= scores[~stays].max()
     assert kept.biases.keys() == kept.kept.keys()
-    assert not ranked.keep(decoder, {MLP: 0.25}, compensate=False).biases
+    assert not replace(ranked, compensate=False).keep(decoder, {MLP: 0.25}).biases
 
 
 def test_a_bias_keeps_the_mean_of_what_a_module_gives(decoder, ranked):
@@ -84,6 +86,8 @@ def test_tensors_come_back(decoder, ranked):
     again = RankedParts.from_tensors(ranked.to_tensors())
     units = {ATTENTION: 0.5, MLP: 0.5}
     assert again.keep(decoder, units).kept == ranked.keep(decoder, units).kept
+    assert again.compensate
+    assert not RankedParts.from_tensors(replace(ranked, compensate=False).to_tensors()).compensate
     tensors = ranked.to_tensors()
     del tensors[f"mean.{MLP}"]
     with pytest.raises(ValueError, match="scores and means of the same modules"):
