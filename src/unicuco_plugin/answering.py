@@ -21,7 +21,6 @@ from unicuco_plugin.search.evidence import Evidence
 from unicuco_plugin.search.posterior import Z90, Posterior
 from unicuco_plugin.search.scalarization import Z_STAR, Scaling
 from unicuco_plugin.search.stratnet import StratNet
-from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 
 __all__ = ["PACKAGED", "Profile", "load_profile", "packaged_profiles"]
@@ -51,7 +50,9 @@ class Profile:
 
     def __init__(self, record: ProfileRecord, tensors: dict[str, dict[str, Tensor]]) -> None:
         self.record = record
-        self.search_space = make_space(record.space, record.units, record.sizes.unit_params, record.bounds)
+        self.search_space = make_space(
+            record.space, record.units, record.sizes.unit_params, record.bounds, record.sizes.parts
+        )
         try:
             self.posterior = Posterior.from_tensors(tensors["surrogate"], record.target)
             self.net = StratNet(len(record.units), torch.Generator().manual_seed(0))
@@ -231,15 +232,7 @@ class Profile:
         )
 
     def _sizes(self, x: Tensor) -> tuple[int, int]:
-        sizes = self.record.sizes
-        if self.search_space.physical:
-            gone = x.nonzero()[:, 0].tolist()
-            leaving = [(sizes.unit_params[i], sizes.unit_bytes[i]) for i in gone]
-        else:
-            # Of spaces whose units are parts of blocks, a block leaves when all of them go whole.
-            staying = {name_block(unit) for unit, share in zip(self.units, x.tolist(), strict=True) if share < 1.0}
-            leaving = [pair for block, pair in sizes.blocks.items() if block not in staying]
-        return sizes.total_params - sum(p for p, _ in leaving), sizes.total_bytes - sum(b for _, b in leaving)
+        return self.record.sizes.left(self.units, x.tolist(), physical=self.search_space.physical)
 
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         params, size = self._sizes(candidate.x)

@@ -60,6 +60,7 @@ class StructuredSpace:
     bounds: tuple[tuple[float, float], ...] = ()
     name: str = "structured"
     smooth: bool = True
+    stepped: bool = True
     physical: bool = True
 
     def __post_init__(self) -> None:
@@ -165,11 +166,11 @@ class StructuredSpace:
             RequestError: If nothing would be left.
         """
         soft = self._smooth.project(scores, self.reaching(sparsity))
-        hard = self._spend(soft.detach(), sparsity)
+        hard = self.spend(soft.detach(), sparsity)
         return hard + soft - soft.detach() if soft.requires_grad else hard
 
-    def _spend(self, s: Tensor, sparsity: float) -> Tensor:
-        """Whole steps near shares that meet the budget: rounded, then step by step up to it and down onto it.
+    def spend(self, s: Tensor, sparsity: float) -> Tensor:
+        """Whole steps near any shares ``p x d``: rounded, then step by step up to the budget and down onto it.
 
         Every step taken or given is that of the unit which is furthest from its share, in steps.
         """
@@ -263,9 +264,9 @@ class StructuredSpace:
 
     def to_units(self, x: Tensor) -> dict[str, float]:
         """Name the units that lose something in one strategy, ``d``."""
-        return {unit: share for unit, share in zip(self.units, self.stepped(x).tolist(), strict=True) if share > 0.0}
+        return {unit: share for unit, share in zip(self.units, self.rounded(x).tolist(), strict=True) if share > 0.0}
 
-    def stepped(self, x: Tensor) -> Tensor:
+    def rounded(self, x: Tensor) -> Tensor:
         """The nearest strategies of whole steps, ``p x d``."""
         return self._shares(self._rounded(x))
 
@@ -278,7 +279,7 @@ class StructuredSpace:
         for name, share in units.items():
             if name not in self.units or not 0.0 <= share <= 1.0:
                 raise StrategyError(f"units[{name!r}] must be a known unit with a share in [0, 1], got {share}")
-        return self.stepped(torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64))
+        return self.rounded(torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64))
 
     def key(self, x: Tensor) -> str:
         """The steps that each unit loses, such as ``"0,3,12"``."""
