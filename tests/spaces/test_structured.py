@@ -59,7 +59,7 @@ def test_a_projection_is_within_a_few_steps_of_the_smooth_one(space, z, share):
 def test_scores_lead_back_to_the_strategy_at_its_own_budget(space, data):
     x = data.draw(strategies(space))
     share = space.sparsity(x[None]).item()
-    if 0.0 < share <= space._most:
+    if 0.0 < share <= space.most:
         found = space.project(space.scores(x)[None], share)[0]
         assert (found @ space.params - x @ space.params).abs() < finest(space)
         if bool((x * space.params > 0)[1::2].any()):  # else a head group may be given for neurons

@@ -104,15 +104,15 @@ class StructuredSpace:
         return torch.eye(len(self.units), dtype=torch.float64)
 
     @cached_property
-    def _most(self) -> float:
-        """What goes where one step stays, the smallest there is."""
+    def most(self) -> float:
+        """The largest share that can be met: one step stays, the smallest there is."""
         last = (self._count - (self._steps - 1) * self._step) * self.params / self._count
         return 1.0 - (last.min() / self.params.sum()).item()
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
         """Every twentieth below what is left with one step; every budget between them can be met too."""
-        return tuple(share for share in (round(0.05 * step, 2) for step in range(1, 20)) if share < self._most)
+        return tuple(share for share in (round(0.05 * step, 2) for step in range(1, 20)) if share < self.most)
 
     def sparsity(self, x: Tensor) -> Tensor:
         """Share of parts' parameters removed, ``p x d`` to ``p``."""
@@ -124,9 +124,9 @@ class StructuredSpace:
         Raises:
             RequestError: If nothing would be left.
         """
-        if not 0.0 < sparsity <= self._most:
+        if not 0.0 < sparsity <= self.most:
             raise RequestError(
-                f"sparsity must be in (0, {round_down(self._most)}] for structured: one step of one unit has to stay, "
+                f"sparsity must be in (0, {round_down(self.most)}] for structured: one step of one unit has to stay, "
                 f"got {sparsity:.6g}"
             )
         return sparsity
@@ -174,7 +174,8 @@ class StructuredSpace:
 
         Every step taken or given is that of the unit which is furthest from its share, in steps.
         """
-        target = sparsity * self.params.sum().item() - _SLACK
+        # Any share above 0 takes a step.
+        target = max(sparsity * self.params.sum().item() - _SLACK, _SLACK)
         k = self._descend(self._climb(self._rounded(s), s, target, self._steps), s, target)
         return self._shares(self._refine(k, s, target))
 
