@@ -11,12 +11,12 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.structure import check_structure
 
-__all__ = ["SIZE_FIELDS", "plain_fields", "set_fields"]
+__all__ = ["BIAS_FIELDS", "SIZE_FIELDS", "plain_fields", "set_fields"]
 
 # How many parts a module of a kind has.
 SIZE_FIELDS = {"attention": "num_key_value_heads", "mlp": "intermediate_size"}
 # Where a family can be told that all linears of such modules have biases.
-_BIAS_FIELDS = {"attention": "attention_bias", "mlp": "mlp_bias"}
+BIAS_FIELDS = {"attention": "attention_bias", "mlp": "mlp_bias"}
 _BIASED = {"attention_bias": ("self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
            "mlp_bias": ("mlp", ("gate_proj", "up_proj", "down_proj"))}  # fmt: skip
 
@@ -43,9 +43,9 @@ def plain_fields(config: PreTrainedConfig, layers: Sequence[Mapping[str, Any]]) 
     if neurons != config.intermediate_size:
         fields["intermediate_size"] = neurons
     for kind in sorted({kind for layer in layers for kind in layer.get("output_bias", ())}):
-        if not isinstance(vars(config).get(_BIAS_FIELDS[kind]), bool):
+        if not isinstance(vars(config).get(BIAS_FIELDS[kind]), bool):
             return None
-        fields[_BIAS_FIELDS[kind]] = True
+        fields[BIAS_FIELDS[kind]] = True
     return fields
 
 
