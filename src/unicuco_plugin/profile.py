@@ -72,6 +72,9 @@ class SizeTable(_Frozen):
         total_params, total_bytes: Of the dense checkpoint.
         dtype: The dtype those bytes are counted in.
         blocks: Parameters and bytes of each block by name, where blocks leave whose units, parts of them, all go whole.
+        parts: Equal parts of each unit, and how many of them go together, where units go part by part.
+        rests: Parameters and bytes of each unit that belong to no part and leave when it goes whole.
+        biases: Parameters and bytes that each unit gains which loses some of its parts: the bias that stands for them.
     """
 
     unit_params: tuple[int, ...]
@@ -80,6 +83,9 @@ class SizeTable(_Frozen):
     total_bytes: int = Field(gt=0)
     dtype: str
     blocks: dict[str, tuple[int, int]] = {}
+    parts: tuple[tuple[int, int], ...] = ()
+    rests: tuple[tuple[int, int], ...] = ()
+    biases: tuple[tuple[int, int], ...] = ()
 
 
 class ProfileRecord(_Frozen):
