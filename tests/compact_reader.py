@@ -1,6 +1,7 @@
 """Loads checkpoints in a process of its own and prints what it finds: by our package, or without it at all.
 
-Arguments: ``ours``, ``remote`` (the code in the folder) or ``stock`` (neither), then folders, each with ``ids.pt``.
+Arguments: ``ours``, ``remote`` (the code in the folder) or ``stock`` (neither); ``again`` or ``once``, whether they are
+saved again; then folders, each with ``ids.pt``.
 """
 
 import json
@@ -22,7 +23,7 @@ def loader(way: str) -> Any:
 
 
 @torch.no_grad()
-def describe(load: Any, folder: Path) -> dict[str, Any]:
+def describe(load: Any, folder: Path, *, twice: bool) -> dict[str, Any]:
     ids = torch.load(folder / "ids.pt")
     try:
         model = load(folder)
@@ -31,24 +32,19 @@ def describe(load: Any, folder: Path) -> dict[str, Any]:
     options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
     options["attention_mask"] = torch.ones_like(ids)
     cached, uncached = (model.generate(ids, use_cache=use, **options).tolist() for use in (True, False))
-    again = folder.parent / f"{folder.name}-again"
-    model.save_pretrained(again)
     logits = model(ids).logits
-    return {
-        "class": type(model).__name__,
-        "logits": logits.tolist(),
-        "cached": cached,
-        "uncached": uncached,
-        "again": torch.equal(load(again)(ids).logits, logits),
-    }
+    found = {"class": type(model).__name__, "logits": logits.tolist(), "cached": cached, "uncached": uncached}
+    if twice:
+        again = folder.parent / f"{folder.name}-again"
+        model.save_pretrained(again)
+        found["again"] = torch.equal(load(again)(ids).logits, logits)
+    return found
 
 
 if __name__ == "__main__":
-    way, *folders = sys.argv[1:]
+    way, times, *folders = sys.argv[1:]
     if way != "ours":
         sys.modules["unicuco_plugin"] = None  # importing it is now an error, as where it is not installed
     load = loader(way)
-    json.dump(
-        {"package": sys.modules.get("unicuco_plugin") is not None, **{f: describe(load, Path(f)) for f in folders}},
-        sys.stdout,
-    )
+    report = {folder: describe(load, Path(folder), twice=times == "again") for folder in folders}
+    json.dump({"package": sys.modules.get("unicuco_plugin") is not None, **report}, sys.stdout)

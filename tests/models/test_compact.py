@@ -1,13 +1,10 @@
 """Compact checkpoints on disk, read by fresh processes with our package and without it."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from compact_fresh import read_fresh
 from structured_parts import FAMILIES, A, mixed_parts, uniform_parts
 from tiny import tiny_model
 
@@ -15,23 +12,9 @@ import unicuco_plugin
 from unicuco_plugin.models.compact import FILE, RemovedAttention
 from unicuco_plugin.models.fingerprint import config_fingerprint
 from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.shrink import shrink_model
+from unicuco_plugin.models.structured import apply_parts
 
 IDS = torch.randint(4, 128, (2, 24), generator=torch.Generator().manual_seed(1))
-TESTS = Path(__file__).resolve().parents[1]
-
-
-def read_fresh(way, folders, tmp_path):
-    """Run the reader in a process that knows neither this one's modules nor the tests' folder."""
-    source = str(TESTS.parent / "src") if way == "ours" else ""
-    environment = os.environ | {"PYTHONPATH": source, "HF_MODULES_CACHE": str(tmp_path / f"modules-{way}")}
-    reader = tmp_path / "reader.py"
-    reader.write_text((TESTS / "compact_reader.py").read_text())
-    run = subprocess.run(
-        [sys.executable, reader, way, *map(str, folders)], capture_output=True, text=True, env=environment, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +27,7 @@ def saved(tmp_path_factory):
     cases["llama-skip"] = ("llama", KeptParts({A.format(0): ()}))
     for name, (family, parts) in cases.items():
         model = tiny_model(family)
-        shrink_model(model, parts)
+        apply_parts(model, parts)
         model.save_pretrained(root / name)
         torch.save(IDS, root / name / "ids.pt")
         with torch.no_grad():
@@ -81,7 +64,7 @@ def test_stock_tools_load_one_size_and_refuse_many(saved, tmp_path):
 @torch.no_grad()
 def test_loading_runs_our_code_and_not_the_folders(tmp_path):
     model = tiny_model("llama")
-    shrink_model(model, mixed_parts(biases=True))
+    apply_parts(model, mixed_parts(biases=True))
     model.save_pretrained(tmp_path)
     (tmp_path / FILE).write_text("raise SystemExit('the folder was trusted')")
     loaded = unicuco_plugin.load(tmp_path)
@@ -92,7 +75,7 @@ def test_loading_runs_our_code_and_not_the_folders(tmp_path):
 @torch.no_grad()
 def test_a_removed_first_attention_still_counts_positions(cache):
     model = tiny_model("llama")
-    shrink_model(model, mixed_parts(biases=False))
+    apply_parts(model, mixed_parts(biases=False))
     assert isinstance(model.model.layers[0].self_attn, RemovedAttention)
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     options["attention_mask"] = torch.ones_like(IDS)
@@ -104,7 +87,7 @@ def test_a_removed_first_attention_still_counts_positions(cache):
 @torch.no_grad()
 def test_padding_beams_and_eager_attention_work():
     model = tiny_model("gemma3")
-    shrink_model(model, mixed_parts(biases=True))
+    apply_parts(model, mixed_parts(biases=True))
     mask = torch.ones_like(IDS)
     mask[1, :5] = 0
     options = {"attention_mask": mask, "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
@@ -118,7 +101,7 @@ def test_padding_beams_and_eager_attention_work():
 
 def test_the_configuration_tells_sizes_in_transformers_schema(tmp_path):
     model = tiny_model("qwen3")
-    shrink_model(model, mixed_parts(biases=True))
+    apply_parts(model, mixed_parts(biases=True))
     model.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["per_layer_config"] == {
@@ -146,6 +129,6 @@ def test_other_sizes_have_another_fingerprint():
     prints = set()
     for parts in (mixed_parts(biases=False), KeptParts({A.format(0): (0,)}), KeptParts({A.format(1): (0,)})):
         model = tiny_model("llama")
-        shrink_model(model, parts)
+        apply_parts(model, parts)
         prints.add(config_fingerprint(model.config))
     assert len(prints | {config_fingerprint(tiny_model("llama").config)}) == 4

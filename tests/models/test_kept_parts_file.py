@@ -12,15 +12,15 @@ from unicuco_plugin.models.kept_parts_file import read_kept_parts, write_kept_pa
 @pytest.mark.parametrize("biases", [False, True])
 def test_what_is_written_is_read(biases, tmp_path):
     parts = mixed_parts(biases=biases)
-    write_kept_parts(tmp_path / "parts.safetensors", parts)
-    read = read_kept_parts(tmp_path / "parts.safetensors")
+    write_kept_parts(tmp_path / "some.parts", parts)
+    read = read_kept_parts(tmp_path / "some.parts")
     assert read.kept == parts.kept
     assert read.biases.keys() == parts.biases.keys()
     assert all(torch.equal(read.biases[name], bias) for name, bias in parts.biases.items())
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path):
-    path = tmp_path / "parts.safetensors"
+    path = tmp_path / "some.parts"
     with pytest.raises(StrategyError, match="cannot be read"):
         read_kept_parts(path)
     save_file({"lm_head.weight": torch.zeros(2)}, path)

@@ -9,7 +9,7 @@ from unicuco_plugin.errors import StrategyError, UnsupportedModelError
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.parts import find_parts
-from unicuco_plugin.models.shrink import shrink_model
+from unicuco_plugin.models.structured import apply_parts
 
 IDS = torch.randint(4, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -23,7 +23,7 @@ def shrunk_and_expected(family, parts, change=lambda model: None):
     decoder = find_decoder(model)
     expected, sizes = masked_logits(decoder, parts, IDS), find_parts(decoder)
     before = model.num_parameters()
-    shrink_model(model, parts)
+    apply_parts(model, parts)
     return model, expected, sizes, before
 
 
@@ -70,7 +70,7 @@ def test_sizes_that_the_family_refuses_become_a_compact_model():
         model = tf.LlamaForCausalLM(config).eval()
     parts = KeptParts({A.format(0): (0, 2, 3), A.format(1): (0, 1, 2)})
     expected = masked_logits(find_decoder(model), parts, IDS)
-    shrink_model(model, parts)
+    apply_parts(model, parts)
     assert model.config.is_heterogeneous
     torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-4, atol=1e-4)
 
@@ -121,7 +121,7 @@ def test_an_output_bias_that_is_there_already_is_added_to():
     parts = mixed_parts(biases=True)
     expected = masked_logits(find_decoder(build()), parts, IDS)
     model = build()
-    shrink_model(model, parts)
+    apply_parts(model, parts)
     torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -136,7 +136,7 @@ def test_a_failure_leaves_the_model_as_it_was(family, monkeypatch):
 
     monkeypatch.setattr("unicuco_plugin.models.shrink.check_structure", fail)
     with pytest.raises(UnsupportedModelError, match="no shape"):
-        shrink_model(model, mixed_parts(biases=True))
+        apply_parts(model, mixed_parts(biases=True))
     assert type(model) is type(tiny_model(family))
     assert model.config.to_dict() == config
     assert torch.equal(model(IDS).logits, logits)
@@ -145,7 +145,7 @@ def test_a_failure_leaves_the_model_as_it_was(family, monkeypatch):
 def test_a_compact_model_is_not_shrunk_again():
     model, _, _, _ = shrunk_and_expected("llama", mixed_parts(biases=False))
     with pytest.raises(UnsupportedModelError, match="pruned to different sizes already; prune the dense model"):
-        shrink_model(model, KeptParts({M.format(0): (0,)}))
+        apply_parts(model, KeptParts({M.format(0): (0,)}))
 
 
 @pytest.mark.parametrize("family", ["phi3", "gpt_neox", "qwen3_moe", "olmo2", "opt"])
@@ -153,10 +153,10 @@ def test_other_families_are_refused_before_anything_changes(family):
     model = tiny_model(family)
     before = {name: tuple(p.shape) for name, p in model.named_parameters()}
     with pytest.raises(UnsupportedModelError):
-        shrink_model(model, KeptParts({A.format(0): (0,)}))
+        apply_parts(model, KeptParts({A.format(0): (0,)}))
     assert before == {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
 def test_parts_of_another_model_are_refused():
     with pytest.raises(StrategyError, match=r"got 'model.layers.6.mlp'"):
-        shrink_model(tiny_model("llama"), KeptParts({M.format(6): (0,)}))
+        apply_parts(tiny_model("llama"), KeptParts({M.format(6): (0,)}))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-__all__ = ["FILE", "RemovedAttention", "RemovedMLP", "compact_class", "resize_attention", "resize_mlp"]
+__all__ = ["FILE", "RemovedAttention", "RemovedMLP", "auto_map", "compact_class", "resize_attention", "resize_mlp"]
 
 FILE = "modeling_compact.py"
 _TAIL = "\n\n# Written for this checkpoint.\n"
@@ -91,7 +91,7 @@ def compact_class(base: Any) -> Any:  # noqa: ANN401 - a class made here has no 
                 _resize(block, config.per_layer_config[index], config.hidden_size)
 
         def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-            self.config.auto_map = {"AutoModelForCausalLM": f"{Path(FILE).stem}.{type(self).__name__}"}
+            self.config.auto_map = auto_map(type(self))  # a hub's name may stand in the one that was read
             super().save_pretrained(save_directory, *args, **kwargs)
             self.write_code(Path(save_directory))
 
@@ -103,6 +103,11 @@ def compact_class(base: Any) -> Any:  # noqa: ANN401 - a class made here has no 
     name = f"Compact{base.__name__}"
     Compact.__name__ = Compact.__qualname__ = name
     return Compact
+
+
+def auto_map(kind: type) -> dict[str, str]:
+    """Where ``trust_remote_code`` finds a class: in the file beside the checkpoint."""
+    return {"AutoModelForCausalLM": f"{Path(FILE).stem}.{kind.__name__}"}
 
 
 def _resize(block: nn.Module, config: PreTrainedConfig, width: int) -> None:

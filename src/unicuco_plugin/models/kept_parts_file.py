@@ -1,4 +1,4 @@
-"""Kept parts in a safetensors file, beside a checkpoint or for a recipe."""
+"""Kept parts in a file of their own, beside a checkpoint or for a recipe: safetensors under another suffix."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from unicuco_plugin.models.kept_parts import KeptParts
 
 __all__ = ["KEPT_PARTS_FILE", "read_kept_parts", "write_kept_parts"]
 
-KEPT_PARTS_FILE = "kept_parts.safetensors"
+# Loaders, vLLM among them, take every *.safetensors in a folder for weights.
+KEPT_PARTS_FILE = "structured.parts"
 _KEPT, _BIAS = "kept.", "bias."
 _FORMAT = {"format": "unicuco kept parts 1"}
 

@@ -1,52 +1,34 @@
-"""Head groups, neurons and whole modules taken out of a live model, so that it is smaller and says so."""
+"""Head groups, neurons and whole modules taken out of a live model, so that it is smaller and says so.
 
+In two steps, so that the toolkit can calibrate in between: linears become smaller at once; modules that go whole, and
+what the configuration says, wait until nobody looks for them by name.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError
-from unicuco_plugin.models.compact import RemovedAttention, RemovedMLP, compact_class, resize_attention, resize_mlp
-from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.compact import (
+    RemovedAttention,
+    RemovedMLP,
+    auto_map,
+    compact_class,
+    resize_attention,
+    resize_mlp,
+)
+from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.kept_parts import KeptParts
+from unicuco_plugin.models.linears import Linears
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.plain_sizes import SIZE_FIELDS, plain_fields, set_fields
 from unicuco_plugin.models.snapshot import Snapshot
 from unicuco_plugin.models.structure import check_structure
 from unicuco_plugin.models.surgery import drop_blocks
 
-__all__ = ["check_shrinkable", "close_shape", "gone_blocks", "shrink_model", "slice_modules"]
-
-
-def shrink_model(model: PreTrainedModel, parts: KeptParts) -> frozenset[str]:
-    """Remove everything that does not stay, for good.
-
-    The logits are those of the model whose removed parts give zeros and whose modules add their biases. Where all
-    blocks that stay have one size, the model stays one of its family; otherwise it becomes a compact one, whose
-    ``save_pretrained`` writes what :func:`unicuco_plugin.load` and ``trust_remote_code`` load.
-
-    Args:
-        model: A dense causal language model, on any device; changed in place.
-        parts: What stays.
-
-    Returns:
-        The configuration fields that changed.
-
-    Raises:
-        StrategyError: If ``parts`` is not for this model.
-        UnsupportedModelError: If the model cannot be shrunk. After any error the model is as it was.
-    """
-    decoder = find_decoder(model)
-    check_shrinkable(decoder)
-    parts.check(decoder)
-    snapshot = Snapshot(model)
-    try:
-        slice_modules(decoder, parts)
-        return close_shape(decoder, parts)
-    except BaseException:
-        snapshot.restore()
-        raise
+__all__ = ["check_shrinkable", "close_shape", "gone_blocks", "slice_modules"]
 
 
 def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
@@ -83,29 +65,50 @@ def gone_blocks(decoder: Decoder, parts: KeptParts) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def slice_modules(decoder: Decoder, parts: KeptParts) -> None:
+def slice_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
     """Make modules that keep some of their parts smaller, and give them their biases; the configuration stays.
 
-    Modules that go whole are left as they are, for :func:`close_shape`.
+    Modules that go whole stay for now, with an output projection of zeros and their bias.
+
+    Args:
+        decoder: The dense model, changed in place; the linears that it had are not.
+        parts: What stays, already checked.
+
+    Returns:
+        A function that puts the linears back; calling it again does nothing.
     """
-    found = find_parts(decoder)
+    found, linears = find_parts(decoder), Linears()
     for name, kept in parts.kept.items():
-        if not kept:
-            continue
         part, module = found[name], decoder.model.get_submodule(name)
-        old = dict(module.named_children())
-        bias = name in parts.biases
+        linears.remember(module)
+        old, bias = dict(module.named_children()), parts.biases.get(name)
+        output = part.output.rpartition(".")[2]
+        if not kept:
+            setattr(module, output, _silent(old[output], bias))
+            continue
         if part.kind == "attention":
-            resize_attention(module, len(kept), bias=bias)
+            resize_attention(module, len(kept), bias=bias is not None)
             query, key = _spread(kept, part.width), _spread(kept, part.head_dim)
             rows = {"q_proj": query, "k_proj": key, "v_proj": key}
         else:
-            resize_mlp(module, len(kept), bias=bias)
+            resize_mlp(module, len(kept), bias=bias is not None)
             rows = dict.fromkeys(("gate_proj", "up_proj"), torch.tensor(kept))
         for child, index in rows.items():
             _copy_rows(old[child], module.get_submodule(child), index)
-        output = part.output.rpartition(".")[2]
-        _copy_columns(old[output], module.get_submodule(output), _spread(kept, part.width), parts.biases.get(name))
+        _copy_columns(old[output], module.get_submodule(output), _spread(kept, part.width), bias)
+    return linears.restore
+
+
+def _silent(output: nn.Module, bias: Tensor | None) -> nn.Linear:
+    weight = output.get_parameter("weight")
+    rows, columns = weight.shape
+    silent = nn.utils.skip_init(
+        nn.Linear, columns, rows, bias=bias is not None, device=weight.device, dtype=weight.dtype
+    )
+    silent.weight.zero_()
+    if bias is not None:
+        silent.bias.copy_(bias)
+    return silent.requires_grad_(weight.requires_grad).train(output.training)
 
 
 @torch.no_grad()
@@ -174,6 +177,7 @@ def _describe(decoder: Decoder, layers: list[dict[str, Any]]) -> None:
     config.per_layer_config = dict(enumerate(layers))
     kind: Any = type(model)
     model.__class__ = compact_class(kind)
+    config.auto_map = auto_map(model.__class__)
 
 
 def _spread(kept: tuple[int, ...], width: int) -> Tensor:

@@ -1,88 +1,100 @@
 """Head groups, neurons and modules silenced in their full shape: loads everywhere, and is no smaller."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError
-from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.kept_parts import KeptParts
+from unicuco_plugin.models.linears import Linears
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.plain_sizes import BIAS_FIELDS, set_fields
-from unicuco_plugin.models.snapshot import Snapshot
 
-__all__ = ["check_room", "zero_parts"]
+__all__ = ["check_room", "close_zeros", "zero_modules"]
+
+# The linears of a module, and which attribute of its parts says how many outputs one of them owns.
+_WIDTHS = {
+    "attention": {"q_proj": "width", "k_proj": "head_dim", "v_proj": "head_dim", "o_proj": ""},
+    "mlp": {"gate_proj": "width", "up_proj": "width", "down_proj": ""},
+}
 
 
-def check_room(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
-    """Find the configuration fields that give the outputs of pruned modules their biases.
-
-    Returns:
-        Fields to set to True; none where there are no biases, or the linears have them already.
+def check_room(decoder: Decoder, parts: KeptParts) -> None:
+    """Refuse biases that a family's own configuration cannot tell of.
 
     Raises:
-        UnsupportedModelError: If the family's own configuration has no such field for a module.
+        UnsupportedModelError: If its modules cannot be split into parts, or have no room for a bias.
     """
     found = find_parts(decoder)
-    fields = set()
     for name in parts.biases:
         field = BIAS_FIELDS[found[name].kind]
-        if getattr(decoder.model.get_submodule(found[name].output), "bias", None) is not None:
-            continue
-        if not isinstance(vars(decoder.config).get(field), bool):
+        own = getattr(decoder.model.get_submodule(found[name].output), "bias", None)
+        if own is None and not isinstance(vars(decoder.config).get(field), bool):
             raise UnsupportedModelError(
                 f"{name}: {decoder.config.model_type} has no {field} that stock tools would read a bias for: export "
                 "with format compact, or without bias compensation"
             )
-        fields.add(field)
-    return frozenset(fields)
 
 
 @torch.no_grad()
-def zero_parts(model: PreTrainedModel, parts: KeptParts) -> frozenset[str]:
-    """Zero everything that does not stay, and add the biases; shapes stay as they are.
+def zero_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
+    """Zero the weights of everything that does not stay, and add the biases; shapes and configuration stay.
 
     Args:
-        model: A dense causal language model, on any device; changed in place.
-        parts: What stays.
+        decoder: The dense model, changed in place; the linears that it had are not.
+        parts: What stays, already checked.
 
     Returns:
-        The configuration fields that changed: those that give linears biases.
+        A function that puts the linears back; calling it again does nothing.
+    """
+    found, linears = find_parts(decoder), Linears()
+    for name, kept in parts.kept.items():
+        part, module = found[name], decoder.model.get_submodule(name)
+        linears.remember(module)
+        output = part.output.rpartition(".")[2]
+        for child in _WIDTHS[part.kind]:
+            copied = _copy(module.get_submodule(child), bias=child == output and name in parts.biases)
+            setattr(module, child, copied)
+            for parameter in copied.parameters() if child != output else ():
+                width = getattr(part, _WIDTHS[part.kind][child])
+                parameter[_gone(part, kept, width).to(parameter.device)] = 0
+        last = module.get_submodule(output)
+        weight, bias = last.get_parameter("weight"), dict(last.named_parameters()).get("bias")
+        weight[:, _gone(part, kept, part.width).to(weight.device)] = 0
+        if bias is not None and not kept:
+            bias.zero_()
+        if bias is not None and name in parts.biases:
+            bias.add_(parts.biases[name].to(bias))
+    return linears.restore
+
+
+def close_zeros(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
+    """Let the configuration tell of the biases, and give one of zeros to the linears that must then have one.
+
+    Returns:
+        The configuration fields that changed.
 
     Raises:
-        StrategyError: If ``parts`` is not for this model.
-        UnsupportedModelError: If its modules cannot be split into parts, or have no room for a bias. After any error
-            the model is as it was.
+        UnsupportedModelError: If the configuration builds another model than this one.
     """
-    decoder = find_decoder(model)
-    parts.check(decoder)
-    found, fields = find_parts(decoder), check_room(decoder, parts)
-    snapshot = Snapshot(model)
-    try:
-        set_fields(decoder, dict.fromkeys(fields, True))
-    except BaseException:
-        snapshot.restore()
-        raise
-    for name, kept in parts.kept.items():
-        _zero_module(model.get_submodule(name), found[name], kept)
-    for name, bias in parts.biases.items():
-        own = model.get_submodule(found[name].output).get_parameter("bias")
-        own.add_(bias.to(own))
-    return fields
+    fields = {BIAS_FIELDS[find_parts(decoder)[name].kind] for name in parts.biases}
+    changed = {field for field in fields if vars(decoder.config).get(field) is False}
+    set_fields(decoder, dict.fromkeys(changed, True))
+    return frozenset(changed)
 
 
-def _zero_module(module: nn.Module, part: Parts, kept: tuple[int, ...]) -> None:
-    output = module.get_submodule(part.output.rpartition(".")[2])
-    columns = _gone(part, kept, part.width)
-    output.get_parameter("weight")[:, columns] = 0
-    bias = dict(output.named_parameters()).get("bias")
-    if not kept and bias is not None:
-        bias.zero_()
-    widths = {"q_proj": part.width, "k_proj": part.head_dim, "v_proj": part.head_dim, "gate_proj": 1, "up_proj": 1}
-    for child, linear in module.named_children():
-        if child in widths:
-            for parameter in linear.parameters():
-                parameter[_gone(part, kept, widths[child])] = 0
+def _copy(linear: nn.Module, *, bias: bool) -> nn.Linear:
+    weight, own = linear.get_parameter("weight"), dict(linear.named_parameters()).get("bias")
+    rows, columns = weight.shape
+    made = nn.utils.skip_init(
+        nn.Linear, columns, rows, bias=bias or own is not None, device=weight.device, dtype=weight.dtype
+    )
+    made.weight.copy_(weight)
+    if made.bias is not None:
+        made.bias.zero_() if own is None else made.bias.copy_(own)
+    return made.requires_grad_(weight.requires_grad).train(linear.training)
 
 
 def _gone(part: Parts, kept: tuple[int, ...], width: int) -> Tensor:
