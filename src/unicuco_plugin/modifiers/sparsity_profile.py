@@ -18,7 +18,7 @@ from unicuco_plugin.modifiers.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.sparsity import find_follower
 from unicuco_plugin.modifiers.stitching import StitchHandler
-from unicuco_plugin.modifiers.structured import StructuredOptions
+from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions
 from unicuco_plugin.modifiers.windows import gather_windows
 from unicuco_plugin.peers.peer import PeerProgress
 from unicuco_plugin.request import Request
@@ -175,7 +175,7 @@ class SparsityProfileModifier(Modifier):
             if self.late is not None:
                 check_spaces(self.late.spaces)
                 return ()
-            strategies = self._read_strategies() if self.strategy is not None else self._answer()
+            strategies = self._answer()
             check_spaces([strategy.space for strategy in strategies])
             self._strategies = strategies
         return self._strategies
@@ -222,6 +222,11 @@ class SparsityProfileModifier(Modifier):
     def achieved(self) -> Achieved | None:
         """What became of a sparsity strategy's plan, once the toolkit has finalised; None where there is none."""
         return next((handler.achieved for handler in self._handlers if handler.achieved is not None), None)
+
+    @property
+    def layout(self) -> str:
+        """What a structured strategy's checkpoint is (:attr:`StructuredHandler.outcome`); empty where there is none."""
+        return next((handler.outcome for handler in self._handlers if isinstance(handler, StructuredHandler)), "")
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Answer, check, bypass and fill; after an error the model is as it was."""
@@ -286,12 +291,9 @@ class SparsityProfileModifier(Modifier):
         if "structured" in self.spaces:
             self.structured = (self.structured or StructuredOptions()).settled()
 
-    def _read_strategies(self) -> tuple[Strategy, ...]:
-        given = self.strategy if isinstance(self.strategy, list) else [self.strategy]
-        return tuple(
-            Strategy.read(Path(entry)) if isinstance(entry, str) else Strategy.from_dict(entry) for entry in given
-        )
-
     def _answer(self) -> tuple[Strategy, ...]:
+        if self.strategy is not None:
+            given = self.strategy if isinstance(self.strategy, list) else [self.strategy]
+            return tuple(Strategy.read(Path(e)) if isinstance(e, str) else Strategy.from_dict(e) for e in given)
         entries = self.profiles or [ProfileEntry(profile=self.profile or "", request=self.request or {})]
         return tuple(entry.answer() for entry in entries)

@@ -123,6 +123,13 @@ class StructuredHandler:
         """The modules that go whole; none in the full shape."""
         return frozenset(self.parts.removed) if self.layout == "compact" else frozenset()
 
+    @property
+    def outcome(self) -> str:
+        """What the checkpoint is, once finished: ``stock``, ``plain`` (one size for all blocks) or ``compact``."""
+        if self.layout == "stock":
+            return "stock"
+        return "compact" if self._decoder.model.config.is_heterogeneous else "plain"
+
     def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
         """Take the parts out: later modifiers calibrate on what is left."""
         if self.layout == "compact":
