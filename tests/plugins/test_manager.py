@@ -30,13 +30,18 @@ hookimpl = unicuco_plugin.hookimpl
 PEERS = [
     "alphapruning",
     "atp",
+    "attention_only",
     "cosine_window",
     "dlp",
     "evopress",
+    "flap",
     "greedy",
+    "interaction",
+    "mlp_only",
     "owl",
     "shortened_llama",
     "shortgpt",
+    "structured_uniform",
     "uniform",
     "weight_subcloning",
 ]
@@ -158,7 +163,7 @@ def test_a_plugin_adds_a_scalarization(install):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_every_built_in_peer_can_be_made_and_says_which_spaces_it_serves(install, name):
-    assert set(make_peer(name).spaces) <= {"sparsity", "depth", "sublayer"}
+    assert set(make_peer(name).spaces) <= {"sparsity", "depth", "sublayer", "structured"}
 
 
 def test_a_plugin_adds_a_peer_by_the_hook_unicuco_make_peer(install):

@@ -37,7 +37,7 @@ def test_a_projection_reaches_the_share_and_exceeds_it_by_less_than_the_finest_s
     removed = x @ space.params
     assert bool((removed >= share * whole - 0.5).all())
     assert bool((removed < share * whole + finest(space)).all())
-    torch.testing.assert_close(space.stepped(x), x, rtol=0, atol=0)
+    torch.testing.assert_close(space.rounded(x), x, rtol=0, atol=0)
 
 
 @both
@@ -59,7 +59,7 @@ def test_a_projection_is_within_a_few_steps_of_the_smooth_one(space, z, share):
 def test_scores_lead_back_to_the_strategy_at_its_own_budget(space, data):
     x = data.draw(strategies(space))
     share = space.sparsity(x[None]).item()
-    if 0.0 < share <= space._most:
+    if 0.0 < share <= space.most:
         found = space.project(space.scores(x)[None], share)[0]
         assert (found @ space.params - x @ space.params).abs() < finest(space)
         if bool((x * space.params > 0)[1::2].any()):  # else a head group may be given for neurons
@@ -81,7 +81,7 @@ def test_names_and_keys_come_back(space, data):
 def test_relaxed_strategies_are_the_nearest_steps_with_the_sigmoids_gradient(space, z):
     z.requires_grad_(True)
     x = space.relax(z)
-    torch.testing.assert_close(space.stepped(x.detach()), x.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(space.rounded(x.detach()), x.detach(), rtol=0, atol=1e-12)
     width = torch.tensor([step / count for count, step in space.unit_parts])
     assert bool(((x - z.sigmoid()).abs() <= width / 2 + 1e-9).all())
     (gradient,) = torch.autograd.grad(x.sum(), z)

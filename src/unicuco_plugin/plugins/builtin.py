@@ -28,13 +28,18 @@ _SCALARIZATIONS: dict[str, Scalarization] = {"weighted_sum": weighted_sum, "tche
 _PEERS = {
     "alphapruning": ("alphapruning", "AlphaPruning"),
     "atp": ("atp", "Atp"),
+    "attention_only": ("structured", "AttentionOnly"),
     "cosine_window": ("similarity", "CosineWindow"),
     "dlp": ("layerwise", "Dlp"),
     "evopress": ("evopress", "EvoPress"),
+    "flap": ("structured", "Flap"),
     "greedy": ("ranked_drops", "Greedy"),
+    "interaction": ("structured", "Interaction"),
+    "mlp_only": ("structured", "MlpOnly"),
     "owl": ("layerwise", "Owl"),
     "shortened_llama": ("ranked_drops", "ShortenedLlama"),
     "shortgpt": ("similarity", "ShortGpt"),
+    "structured_uniform": ("structured", "StructuredUniform"),
     "uniform": ("uniform", "Uniform"),
     "weight_subcloning": ("similarity", "WeightSubcloning"),
 }

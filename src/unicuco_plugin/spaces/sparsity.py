@@ -53,6 +53,7 @@ class SparsitySpace:
     bounds: tuple[tuple[float, float], ...] = ()
     name: str = "sparsity"
     smooth: bool = True
+    stepped: bool = False
     physical: bool = False
 
     def __post_init__(self) -> None:

@@ -60,6 +60,7 @@ class StructuredSpace:
     bounds: tuple[tuple[float, float], ...] = ()
     name: str = "structured"
     smooth: bool = True
+    stepped: bool = True
     physical: bool = True
 
     def __post_init__(self) -> None:
@@ -103,15 +104,15 @@ class StructuredSpace:
         return torch.eye(len(self.units), dtype=torch.float64)
 
     @cached_property
-    def _most(self) -> float:
-        """What goes where one step stays, the smallest there is."""
+    def most(self) -> float:
+        """The largest share that can be met: one step stays, the smallest there is."""
         last = (self._count - (self._steps - 1) * self._step) * self.params / self._count
         return 1.0 - (last.min() / self.params.sum()).item()
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
         """Every twentieth below what is left with one step; every budget between them can be met too."""
-        return tuple(share for share in (round(0.05 * step, 2) for step in range(1, 20)) if share < self._most)
+        return tuple(share for share in (round(0.05 * step, 2) for step in range(1, 20)) if share < self.most)
 
     def sparsity(self, x: Tensor) -> Tensor:
         """Share of parts' parameters removed, ``p x d`` to ``p``."""
@@ -123,9 +124,9 @@ class StructuredSpace:
         Raises:
             RequestError: If nothing would be left.
         """
-        if not 0.0 < sparsity <= self._most:
+        if not 0.0 < sparsity <= self.most:
             raise RequestError(
-                f"sparsity must be in (0, {round_down(self._most)}] for structured: one step of one unit has to stay, "
+                f"sparsity must be in (0, {round_down(self.most)}] for structured: one step of one unit has to stay, "
                 f"got {sparsity:.6g}"
             )
         return sparsity
@@ -165,15 +166,16 @@ class StructuredSpace:
             RequestError: If nothing would be left.
         """
         soft = self._smooth.project(scores, self.reaching(sparsity))
-        hard = self._spend(soft.detach(), sparsity)
+        hard = self.spend(soft.detach(), sparsity)
         return hard + soft - soft.detach() if soft.requires_grad else hard
 
-    def _spend(self, s: Tensor, sparsity: float) -> Tensor:
-        """Whole steps near shares that meet the budget: rounded, then step by step up to it and down onto it.
+    def spend(self, s: Tensor, sparsity: float) -> Tensor:
+        """Whole steps near any shares ``p x d``: rounded, then step by step up to the budget and down onto it.
 
         Every step taken or given is that of the unit which is furthest from its share, in steps.
         """
-        target = sparsity * self.params.sum().item() - _SLACK
+        # Any share above 0 takes a step.
+        target = max(sparsity * self.params.sum().item() - _SLACK, _SLACK)
         k = self._descend(self._climb(self._rounded(s), s, target, self._steps), s, target)
         return self._shares(self._refine(k, s, target))
 
@@ -263,9 +265,9 @@ class StructuredSpace:
 
     def to_units(self, x: Tensor) -> dict[str, float]:
         """Name the units that lose something in one strategy, ``d``."""
-        return {unit: share for unit, share in zip(self.units, self.stepped(x).tolist(), strict=True) if share > 0.0}
+        return {unit: share for unit, share in zip(self.units, self.rounded(x).tolist(), strict=True) if share > 0.0}
 
-    def stepped(self, x: Tensor) -> Tensor:
+    def rounded(self, x: Tensor) -> Tensor:
         """The nearest strategies of whole steps, ``p x d``."""
         return self._shares(self._rounded(x))
 
@@ -278,7 +280,7 @@ class StructuredSpace:
         for name, share in units.items():
             if name not in self.units or not 0.0 <= share <= 1.0:
                 raise StrategyError(f"units[{name!r}] must be a known unit with a share in [0, 1], got {share}")
-        return self.stepped(torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64))
+        return self.rounded(torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64))
 
     def key(self, x: Tensor) -> str:
         """The steps that each unit loses, such as ``"0,3,12"``."""
