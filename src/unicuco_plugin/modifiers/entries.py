@@ -1,6 +1,6 @@
 """Where a strategy comes from, as a recipe says it: a profile, a peer, or a file of EvoPress."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["EvoPressEntry", "LateEntry", "PeerEntry", "ProfileEntry", "trace_source"]
+__all__ = ["EvoPressEntry", "LateEntry", "PeerEntry", "ProfileEntry"]
 
 Progress = Callable[[PeerProgress], None]
 
@@ -238,22 +238,3 @@ class EvoPressEntry(_Entry):
             request=Request.of(sparsity=share),
             source="evopress_file",
         )
-
-
-def trace_source(source: object, request: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:
-    """Say in a recipe's words where a strategy came from; None for one that the recipe held itself.
-
-    Args:
-        source: A profile's or strategy file's name, an entry, or a list of profiles' entries.
-        request: What it was asked.
-    """
-    match source:
-        case PeerEntry():
-            return [{"peer": source.model_dump(exclude_none=True), "request": request}]
-        case EvoPressEntry():
-            return [{"evopress": source.model_dump(exclude_none=True)}]
-        case [ProfileEntry(), *_]:
-            return [entry.model_dump() for entry in source if isinstance(entry, ProfileEntry)]
-        case str():
-            return [{"strategy": source}] if request is None else [{"profile": source, "request": request}]
-    return None

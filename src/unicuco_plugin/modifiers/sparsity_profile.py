@@ -11,22 +11,22 @@ from pydantic import PrivateAttr, ValidationError, field_validator, model_valida
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
+from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.modifiers.achieved import Achieved
-from unicuco_plugin.modifiers.entries import EvoPressEntry, LateEntry, PeerEntry, ProfileEntry, trace_source
+from unicuco_plugin.modifiers.entries import EvoPressEntry, LateEntry, PeerEntry, ProfileEntry
 from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler, check_spaces
 from unicuco_plugin.modifiers.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.sparsity import find_follower
 from unicuco_plugin.modifiers.stitching import StitchHandler
 from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions
+from unicuco_plugin.modifiers.ways import check_ways, known_parts, plain_way, trace_source
 from unicuco_plugin.modifiers.windows import gather_windows
 from unicuco_plugin.peers.peer import PeerProgress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 
 __all__ = ["SparsityProfileModifier"]
-
-_WAYS = ("profile", "strategy", "profiles", "peer", "evopress")
 
 
 class SparsityProfileModifier(Modifier):
@@ -107,15 +107,7 @@ class SparsityProfileModifier(Modifier):
     @field_validator("profile", "strategy", "levels", mode="before")
     @classmethod
     def _read_path(cls, value: object) -> object:
-        match value:
-            case Path():
-                return str(value)
-            case Strategy():
-                return value.to_dict()
-            case list():
-                return [cls._read_path(entry) for entry in value]
-            case _:
-                return value
+        return plain_way(value)
 
     @field_validator("request")
     @classmethod
@@ -124,16 +116,7 @@ class SparsityProfileModifier(Modifier):
 
     @model_validator(mode="after")
     def _check_one_way(self) -> "SparsityProfileModifier":
-        given = [way for way in _WAYS if getattr(self, way) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(_WAYS)}; got {', '.join(given) or 'none'}")
-        asked = "peer" if self.peer else "profile"
-        if (getattr(self, asked) is None) != (self.request is None):
-            raise ValueError(f"{asked} and request go together: {asked}: NAME, request: {{sparsity: 0.25}}")
-        if self.peer is not None and list(self.request or ()) != ["sparsity"]:
-            raise ValueError(f"request must be for sparsity with a peer, got {self.request}")
-        if self.profiles == [] or self.strategy == []:
-            raise ValueError(f"{given[0]} must not be empty")
+        check_ways(vars(self))
         return self
 
     @property
@@ -152,7 +135,7 @@ class SparsityProfileModifier(Modifier):
         """Whether there must be calibration text to answer from."""
         options = self.structured or StructuredOptions()
         if self.late is None:
-            return options.needs_text(self.resolve())
+            return options.needs_text(self.resolve(), known=bool(self._sources))
         return self.late.needs_text or ("structured" in self.late.spaces and options.kept_parts is None)
 
     def watch(self, progress: Callable[[PeerProgress], None]) -> None:
@@ -269,10 +252,18 @@ class SparsityProfileModifier(Modifier):
         request = None if self.request is None else Request.of(**self.request)
         self._strategies = (late.answer(state.model, windows, request, self._progress),)
 
+    @property
+    def _sources(self) -> list[ProfileEntry]:
+        if self.profile is not None:
+            return [ProfileEntry(profile=self.profile, request=self.request or {})]
+        return self.profiles or []
+
     def _handler(self, state: State, strategy: Strategy) -> SpaceHandler:
         if strategy.space == "structured":
             options = self.structured or StructuredOptions()
-            return options.handler(state.model, strategy, None if state.data is None else state.data.calib)
+            batches = None if state.data is None else state.data.calib
+            parts = options.choose(find_decoder(state.model), strategy, batches, known_parts(self._sources))
+            return StructuredHandler(state.model, parts, options.format)
         if strategy.space == "sparsity" and self.levels is not None:
             return StitchHandler(state.model, strategy, self.levels)
         return HANDLERS[strategy.space](state.model, strategy)
@@ -295,5 +286,4 @@ class SparsityProfileModifier(Modifier):
         if self.strategy is not None:
             given = self.strategy if isinstance(self.strategy, list) else [self.strategy]
             return tuple(Strategy.read(Path(e)) if isinstance(e, str) else Strategy.from_dict(e) for e in given)
-        entries = self.profiles or [ProfileEntry(profile=self.profile or "", request=self.request or {})]
-        return tuple(entry.answer() for entry in entries)
+        return tuple(entry.answer() for entry in self._sources)

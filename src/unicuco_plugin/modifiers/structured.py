@@ -1,6 +1,7 @@
 """The space ``structured`` inside the toolkit's lifecycle: modules become smaller before it calibrates."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,7 +21,7 @@ from unicuco_plugin.models.structured import FORMATS
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.removal import correct_saving
 from unicuco_plugin.modifiers.windows import gather_windows
-from unicuco_plugin.objectives.ranked_parts import rank_parts
+from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.plugins.manager import make_ranking
 from unicuco_plugin.pruning import check_parts, whole_modules
 from unicuco_plugin.strategy import Strategy
@@ -34,45 +35,50 @@ class StructuredOptions(BaseModel):
     Attributes:
         format: ``compact``: physically smaller. ``stock``: zeros in the full shape, which loads everywhere and is no
             smaller.
-        kept_parts: A file that says which parts stay, as an export has one beside it. Without it the parts of modules
-            that keep some are ranked on the toolkit's calibration text.
-        ranking: How: a name that ``unicuco plugins`` lists.
-        compensate: Whether what ranked parts gave on average is added to their module's output.
+        kept_parts: A file that says which parts stay, as an export has one beside it. Without it a profile knows
+            which parts of a module go first, and for other strategies parts are ranked on the toolkit's calibration
+            text.
+        ranking: Ranks parts on that text in any case: a name that ``unicuco plugins`` lists; ``flap`` if left out.
+        compensate: Whether what ranked parts gave on average is added to their module's output; if left out, as the
+            profile was trained, and for other strategies it is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["compact", "stock"] = "compact"
     kept_parts: str | None = None
-    ranking: str = "flap"
-    compensate: bool = True
+    ranking: str | None = None
+    compensate: bool | None = None
 
     @field_validator("kept_parts", mode="before")
     @classmethod
     def _read_path(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
 
-    def needs_text(self, strategies: Iterable[Strategy]) -> bool:
-        """Whether parts have to be ranked on text."""
-        return self.kept_parts is None and any(s.space == "structured" and not whole_modules(s) for s in strategies)
+    def needs_text(self, strategies: Iterable[Strategy], *, known: bool) -> bool:
+        """Whether parts have to be ranked on text; ``known`` says that a profile knows their order."""
+        if self.kept_parts is not None or (known and self.ranking is None):
+            return False
+        return any(strategy.space == "structured" and not whole_modules(strategy) for strategy in strategies)
 
     def settled(self) -> Self:
         """The same where the parts lie in the file that an export has beside its recipe."""
         return self.model_copy(update={"kept_parts": KEPT_PARTS_FILE})
 
-    def handler(
-        self, model: nn.Module, strategy: Strategy, batches: Iterable[Mapping[str, Any]] | None
-    ) -> "StructuredHandler":
-        """Choose the parts (:meth:`choose`) and make the handler that takes them out."""
-        return StructuredHandler(model, self.choose(find_decoder(model), strategy, batches), self.format)
-
-    def choose(self, decoder: Decoder, strategy: Strategy, batches: Iterable[Mapping[str, Any]] | None) -> KeptParts:
+    def choose(
+        self,
+        decoder: Decoder,
+        strategy: Strategy,
+        batches: Iterable[Mapping[str, Any]] | None,
+        known: RankedParts | None = None,
+    ) -> KeptParts:
         """Find out which parts stay.
 
         Args:
             decoder: The dense model.
             strategy: A strategy of the space ``structured``.
             batches: The toolkit's calibration data.
+            known: The order that a profile knows.
 
         Raises:
             RecipeError: If parts have to be ranked and there is no text.
@@ -82,15 +88,17 @@ class StructuredOptions(BaseModel):
         parts = whole_modules(strategy)
         if self.kept_parts is not None:
             parts = read_kept_parts(Path(self.kept_parts))
-        elif parts is None:
-            if batches is None:
-                raise RecipeError("structured: parts are ranked on calibration text, got none; or give kept_parts")
-            ranked = rank_parts(
-                decoder, gather_windows(batches), make_ranking(self.ranking), compensate=self.compensate
-            )
-            parts = ranked.keep(decoder, strategy.units)
+        elif known is not None or parts is None:
+            ranked = known if known is not None and self.ranking is None else self._rank(decoder, batches)
+            compensate = ranked.compensate if self.compensate is None else self.compensate
+            parts = replace(ranked, compensate=compensate).keep(decoder, strategy.units)
         check_parts(decoder, strategy, parts)
         return parts
+
+    def _rank(self, decoder: Decoder, batches: Iterable[Mapping[str, Any]] | None) -> RankedParts:
+        if batches is None:
+            raise RecipeError("structured: parts are ranked on calibration text, got none; or give kept_parts")
+        return rank_parts(decoder, gather_windows(batches), make_ranking(self.ranking or "flap"))
 
 
 class StructuredHandler:
