@@ -8,8 +8,9 @@ time, until the next would be too much; so blocks differ in size and a module ma
 does not. Each checkpoint is written and loaded again by ``unicuco_plugin.load``.
 
 Prefill: one forward of ``--prompt`` tokens. Generation: ``--new`` tokens after 16, greedy, with the cache; the time of
-those 16 is in it. Models take turns, ``--repeats`` times after one that is not counted; told are medians of the tokens
-per second, and the median of the ratios to the dense model within a turn, with their range.
+those 16 is in it. Models take turns, ``--repeats`` times after one that is not counted; told are the tokens per second of
+the fastest turn, by the clock on the wall, and the median of the ratios to the dense model within a turn, with their
+range. On a CPU these ratios are of processor seconds, so that others on the machine do not count; give one thread then.
 """
 
 import argparse
@@ -32,6 +33,8 @@ from unicuco_plugin.models.structured import apply_parts
 from unicuco_plugin.models.sublayers import sublayer_params
 
 _STEP = 32
+# On the wall, and of the processor.
+Seconds = tuple[float, float]
 
 
 def main() -> None:
@@ -108,40 +111,46 @@ def _saved(args: argparse.Namespace, folder: Path, parts: KeptParts | None, shar
 def _take_turns(args: argparse.Namespace, models: dict[str, tuple[Any, dict[str, Any]]]) -> None:
     ids = torch.randint(100, 1000, (1, args.prompt), generator=torch.Generator().manual_seed(args.seed))
     ids = ids.to(args.device)
-    prefill: dict[str, list[float]] = {name: [] for name in models}
-    generation: dict[str, list[float]] = {name: [] for name in models}
+    prefill: dict[str, list[Seconds]] = {name: [] for name in models}
+    generation: dict[str, list[Seconds]] = {name: [] for name in models}
     for turn in range(args.repeats + 1):
         for name, (model, _) in models.items():
             times = (_prefill(model, ids), _generate(model, ids[:, :16], args.new))
             if turn:  # the first warms up
-                prefill[name].append(args.prompt / times[0])
-                generation[name].append(args.new / times[1])
+                prefill[name].append(times[0])
+                generation[name].append(times[1])
     for name, (_, row) in models.items():
-        for kind, rates in (("prefill", prefill), ("generation", generation)):
-            ratios = [ours / dense for ours, dense in zip(rates[name], rates["dense"], strict=True)]
-            row[f"{kind}_tokens_per_second"] = statistics.median(rates[name])
+        for kind, seconds, tokens in (("prefill", prefill, args.prompt), ("generation", generation, args.new)):
+            clock = 1 if args.device == "cpu" else 0
+            ratios = [dense[clock] / ours[clock] for ours, dense in zip(seconds[name], seconds["dense"], strict=True)]
+            row[f"{kind}_tokens_per_second"] = tokens / min(wall for wall, _ in seconds[name])
             row[f"{kind}_ratio"] = statistics.median(ratios)
             row[f"{kind}_ratio_range"] = (min(ratios), max(ratios))
 
 
-def _prefill(model: Any, ids: torch.Tensor) -> float:
+def _prefill(model: Any, ids: torch.Tensor) -> Seconds:
     began = _now(ids.device)
     model(ids, use_cache=True, logits_to_keep=1)
-    return _now(ids.device) - began
+    return _since(began, ids.device)
 
 
-def _generate(model: Any, ids: torch.Tensor, count: int) -> float:
+def _generate(model: Any, ids: torch.Tensor, count: int) -> Seconds:
     began = _now(ids.device)
     options = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": 0}
     made = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
     assert made.shape[1] == ids.shape[1] + count
-    return _now(ids.device) - began
+    return _since(began, ids.device)
 
 
-def _now(device: torch.device) -> float:
+def _now(device: torch.device) -> Seconds:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return time.perf_counter(), time.process_time()
+
+
+def _since(began: Seconds, device: torch.device) -> Seconds:
+    wall, processor = _now(device)
+    return wall - began[0], processor - began[1]
 
 
 def _device(name: str) -> str:

@@ -1,6 +1,8 @@
 """Compact checkpoints on disk, read by fresh processes with our package and without it."""
 
+import ast
 import json
+import sys
 
 import pytest
 import torch
@@ -132,3 +134,14 @@ def test_other_sizes_have_another_fingerprint():
         apply_parts(model, parts)
         prints.add(config_fingerprint(model.config))
     assert len(prints | {config_fingerprint(tiny_model("llama").config)}) == 4
+
+
+def test_the_code_beside_a_checkpoint_needs_transformers_alone(tmp_path):
+    model = tiny_model("llama")
+    apply_parts(model, mixed_parts(biases=False))
+    model.save_pretrained(tmp_path)
+    tree = ast.parse((tmp_path / FILE).read_text())
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    known = {"torch", "transformers", *sys.stdlib_module_names}
+    assert {module.partition(".")[0] for module in modules} <= known
