@@ -5,7 +5,6 @@ symbol shape meaning
 ====== ===== =====================================================================
 z      p x d scores, any real number: higher, more goes
 s      p x d shares ``sigmoid(z + c)`` that spend a budget before they are rounded
-k      p x d steps removed, whole numbers up to ``K``
 n      d     prunable parameters of each unit
 ====== ===== =====================================================================
 """
@@ -19,22 +18,19 @@ from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down
 from unicuco_plugin.spaces.sparsity import SparsitySpace
+from unicuco_plugin.spaces.steps import Steps
 from unicuco_plugin.spaces.units import name_kind
 
 __all__ = ["ROUND_TO", "StructuredSpace"]
 
 # Neurons that go together: widths in multiples of 32 are what matrix kernels like.
 ROUND_TO = 32
-# Parameters are whole numbers: half of one is far above what float64 loses.
-_SLACK = 0.25
 # Half a step of ``budgets``.
 _NEAR = 0.0255
 # Where in its first or last step, in steps, a share of 0 or 1 is taken to be: scores must be finite.
 _EDGE = 1e-3
 # The score of a unit that is to stay, or go, whatever the shift.
 _WHOLE = 40.0
-# Shares this near to 0 or 1 are meant to stay there: such units give or take a step when no other can.
-_PINNED, _LAST = 1e-9, 1e6
 # Moves between neighbours are an eighth of a unit, or one step where that is more.
 _MOVE = 8
 
@@ -81,17 +77,8 @@ class StructuredSpace:
         return torch.tensor(self.unit_params, dtype=torch.float64)
 
     @cached_property
-    def _count(self) -> Tensor:
-        return torch.tensor([count for count, _ in self.unit_parts], dtype=torch.float64)
-
-    @cached_property
-    def _step(self) -> Tensor:
-        return torch.tensor([step for _, step in self.unit_parts], dtype=torch.float64)
-
-    @cached_property
-    def _steps(self) -> Tensor:
-        """``K``: steps that remove each unit whole."""
-        return (self._count / self._step).ceil()
+    def _steps(self) -> Steps:
+        return Steps(self.unit_params, self.unit_parts)
 
     @cached_property
     def _smooth(self) -> SparsitySpace:
@@ -106,8 +93,7 @@ class StructuredSpace:
     @cached_property
     def most(self) -> float:
         """The largest share that can be met: one step stays, the smallest there is."""
-        last = (self._count - (self._steps - 1) * self._step) * self.params / self._count
-        return 1.0 - (last.min() / self.params.sum()).item()
+        return 1.0 - self._steps.smallest / self.params.sum().item()
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
@@ -131,24 +117,10 @@ class StructuredSpace:
             )
         return sparsity
 
-    def _shares(self, k: Tensor) -> Tensor:
-        """Shares of ``k`` steps, ``p x d``."""
-        return (k * self._step).clamp_max(self._count) / self._count
-
-    def _position(self, s: Tensor) -> Tensor:
-        """Shares in steps, whole numbers where whole steps go: the inverse of ``_shares``."""
-        steps, full = s * self._count / self._step, self._steps - 1
-        last = self._count / self._step - full
-        return torch.where(steps <= full, steps, full + (steps - full) / last)
-
-    def _rounded(self, s: Tensor) -> Tensor:
-        """The nearest whole numbers of steps, ``k``."""
-        return torch.minimum(self._position(s).round().clamp_min(0), self._steps)
-
     def relax(self, logits: Tensor) -> Tensor:
         """The nearest steps of the sigmoids; straight-through gradient."""
         soft = logits.sigmoid()
-        return self._shares(self._rounded(soft.detach())) + soft - soft.detach()
+        return self.rounded(soft.detach()) + soft - soft.detach()
 
     def project(self, scores: Tensor, sparsity: float) -> Tensor:
         """Spend a budget smoothly, ``s = sigmoid(z + c)``, then in whole steps, as near to that as they come.
@@ -170,54 +142,8 @@ class StructuredSpace:
         return hard + soft - soft.detach() if soft.requires_grad else hard
 
     def spend(self, s: Tensor, sparsity: float) -> Tensor:
-        """Whole steps near any shares ``p x d``: rounded, then step by step up to the budget and down onto it.
-
-        Every step taken or given is that of the unit which is furthest from its share, in steps.
-        """
-        # Any share above 0 takes a step.
-        target = max(sparsity * self.params.sum().item() - _SLACK, _SLACK)
-        k = self._descend(self._climb(self._rounded(s), s, target, self._steps), s, target)
-        return self._shares(self._refine(k, s, target))
-
-    def _removed(self, k: Tensor) -> Tensor:
-        return self._shares(k) @ self.params
-
-    def _climb(self, k: Tensor, s: Tensor, target: float, most: Tensor) -> Tensor:
-        """Add steps, up to ``most``, until each row reaches the target."""
-        rows = torch.arange(len(k))
-        while bool((short := self._removed(k) < target).any()):
-            behind = (self._position(s) - k - _LAST * (s < _PINNED)).masked_fill(k >= most, -torch.inf)
-            k = k.clone()
-            k[rows, behind.argmax(-1)] += short.double()
-        return k
-
-    def _descend(self, k: Tensor, s: Tensor, target: float) -> Tensor:
-        """Take back steps as long as each row still reaches the target."""
-        rows = torch.arange(len(k))
-        while True:
-            saved = (self._shares(k) - self._shares((k - 1).clamp_min(0))) * self.params
-            spare = (k > 0) & (self._removed(k)[:, None] - saved >= target)
-            if not bool((some := spare.any(-1)).any()):
-                return k
-            ahead = (k - self._position(s) - _LAST * (s > 1.0 - _PINNED)).masked_fill(~spare, -torch.inf)
-            k = k.clone()
-            k[rows, ahead.argmax(-1)] -= some.double()
-
-    def _refine(self, k: Tensor, s: Tensor, target: float) -> Tensor:
-        """Where no fine step is taken and the overshoot is larger than one: fine steps for the least coarse one."""
-        size = self._step * self.params / self._count
-        fine = size <= size.min()
-        over = self._removed(k) - target - _SLACK
-        for row in (over >= size.min()).nonzero()[:, 0].tolist():
-            coarse = (k[row] > 0) & ~fine
-            room = ((self._steps - k[row]) * size)[fine].sum()
-            if bool(coarse.any()) and bool(size[coarse].min() - over[row] <= room):
-                given = size.masked_fill(~coarse, torch.inf).argmin()
-                one = k[row : row + 1].clone()
-                one[0, given] -= 1
-                one = self._climb(one, s[row : row + 1], target, torch.where(fine, self._steps, one[0]))
-                k[row] = self._descend(one, s[row : row + 1], target)[0]
-        return k
+        """Whole steps near any shares ``p x d`` that meet a budget; see :meth:`Steps.spend`."""
+        return self._steps.shares(self._steps.spend(s, sparsity * self.params.sum().item()))
 
     def near(self, X: Tensor, sparsity: float) -> Tensor:
         """The strategies within half a step of ``budgets``."""
@@ -228,8 +154,8 @@ class StructuredSpace:
         return self.project(self.scores(X), sparsity)
 
     def scores(self, x: Tensor) -> Tensor:
-        """Log odds of the shares, those at either end a tenth of a step inside."""
-        edge = (_EDGE / self._steps).expand_as(x)
+        """Log odds of the shares, those at either end a thousandth of a step inside."""
+        edge = (_EDGE / self._steps.most).expand_as(x)
         return x.clamp(edge, 1.0 - edge).logit()
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
@@ -253,11 +179,11 @@ class StructuredSpace:
     def neighbours(self, x: Tensor) -> Tensor:
         """One unit kept whole, removed whole, or moved by an eighth either way, the others shifted: ``p x 4d x d``."""
         eye = torch.eye(x.shape[1], dtype=torch.float64).bool()
-        by = (self._steps / _MOVE).round().clamp_min(1)
+        by = (self._steps.most / _MOVE).round().clamp_min(1)
         moves = []
         for row in x:
-            k, z = self._rounded(row), self.scores(row)
-            ends = [self.scores(self._shares((k + sign * by).clamp_min(0))) for sign in (-1.0, 1.0)]
+            k, z = self._steps.count(row), self.scores(row)
+            ends = [self.scores(self._steps.shares((k + sign * by).clamp_min(0))) for sign in (-1.0, 1.0)]
             ends += [torch.full_like(z, end * _WHOLE) for end in (-1.0, 1.0)]
             changed = torch.cat([torch.where(eye, end, z) for end in ends])
             moves.append(self.project(changed, self.sparsity(row[None]).item()))
@@ -269,7 +195,7 @@ class StructuredSpace:
 
     def rounded(self, x: Tensor) -> Tensor:
         """The nearest strategies of whole steps, ``p x d``."""
-        return self._shares(self._rounded(x))
+        return self._steps.shares(self._steps.count(x))
 
     def from_units(self, units: Mapping[str, float]) -> Tensor:
         """The inverse of ``to_units``; shares between two steps are taken to the nearer.
@@ -284,8 +210,8 @@ class StructuredSpace:
 
     def key(self, x: Tensor) -> str:
         """The steps that each unit loses, such as ``"0,3,12"``."""
-        return ",".join(str(int(steps)) for steps in self._rounded(x).tolist())
+        return ",".join(str(int(steps)) for steps in self._steps.count(x).tolist())
 
     def parse(self, key: str) -> Tensor:
         """The inverse of ``key``, ``d``."""
-        return self._shares(torch.tensor([int(part) for part in key.split(",")], dtype=torch.float64))
+        return self._steps.shares(torch.tensor([int(part) for part in key.split(",")], dtype=torch.float64))
