@@ -165,8 +165,8 @@ def _structured(decoder: Decoder, units: Units) -> Subject:
     def start(journal: Journal, windows: Tensor, ranked: RankedParts | None) -> Start:
         if ranked is None or not isinstance(space, StructuredSpace):  # a plugin may have its own
             return Start()
-        first, tokens = interaction_starts(decoder, space, windows, ranked, journal)
-        return Start(first, None, tokens + ranked.tokens)
+        first, prior, tokens = interaction_starts(decoder, space, windows, ranked, journal)
+        return Start(first, prior, tokens + ranked.tokens)
 
     return Subject(space, table, header, None, rank, start)
 
