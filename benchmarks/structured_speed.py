@@ -8,9 +8,10 @@ time, until the next would be too much; so blocks differ in size and a module ma
 does not. Each checkpoint is written and loaded again by ``unicuco_plugin.load``.
 
 Prefill: one forward of ``--prompt`` tokens. Generation: ``--new`` tokens after 16, greedy, with the cache; the time of
-those 16 is in it. Models take turns, ``--repeats`` times after one that is not counted; told are the tokens per second of
-the fastest turn, by the clock on the wall, and the median of the ratios to the dense model within a turn, with their
-range. On a CPU these ratios are of processor seconds, so that others on the machine do not count; give one thread then.
+those 16 is in it. Models take turns, ``--repeats`` times after one that is not counted; told are the tokens per second
+of the fastest turn, by the clock on the wall, and the median of the ratios to the dense model within a turn, with
+their range. On a CPU these ratios are of processor seconds, so that others on the machine do not count; give it one
+thread then.
 """
 
 import argparse
