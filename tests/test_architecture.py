@@ -23,6 +23,7 @@ ROOMS = [
     "peers",
     "plugins",
     "profile",
+    "limits",
     "answering",
     "training",
     "benchmark",

@@ -10,8 +10,8 @@ import unicuco_plugin
 from unicuco_plugin.profile import write_profile
 
 NAMES = [
-    "Profile", "Request", "SparsityProfileModifier", "Strategy", "Units", "apply_strategy", "hookimpl", "load_profile",
-    "train_profile",
+    "Profile", "Request", "SparsityProfileModifier", "Strategy", "Units", "apply_strategy", "hookimpl", "load",
+    "load_profile", "train_profile",
 ]  # fmt: skip
 HEAVY = ("transformers", "botorch", "gpytorch", "llmcompressor", "datasets", "matplotlib")
 

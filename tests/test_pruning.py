@@ -3,13 +3,16 @@
 import pytest
 import torch
 from depth_strategies import whole_block_strategy
+from structured_parts import A, M, masked_logits, mixed_parts
+from structured_strategies import structured_strategy
 from tiny import FAMILIES, tiny_model
 
 from unicuco_plugin.errors import ModelMismatchError, StrategyError
 from unicuco_plugin.models.bypass import bypassed
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.pruning import apply_strategy, check_model, dropped_blocks
+from unicuco_plugin.models.kept_parts import KeptParts
+from unicuco_plugin.pruning import apply_strategy, check_model, check_parts, dropped_blocks
 from unicuco_plugin.strategy import ModelReference
 
 TOKENS = torch.arange(3, 43)[None]
@@ -82,3 +85,35 @@ def test_a_refused_model_is_left_as_it_was():
     with pytest.raises(ModelMismatchError):
         apply_strategy(model, strategy)
     assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("layout", ["compact", "stock"])
+@torch.no_grad()
+def test_a_structured_strategy_is_applied_in_memory(layout):
+    model, parts = tiny_model("llama"), mixed_parts(biases=True)
+    expected = masked_logits(find_decoder(model), parts, TOKENS)
+    strategy = structured_strategy(model, parts)
+    assert apply_strategy(model, strategy, kept_parts=parts, layout=layout) is model
+    torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_shares_alone_do_not_say_which_parts_stay():
+    model = tiny_model("llama")
+    with pytest.raises(StrategyError, match="kept_parts must be given for a strategy that removes parts of modules"):
+        apply_strategy(model, structured_strategy(model, mixed_parts(biases=False)))
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ({A.format(1): 0.5, M.format(0): 0.5}, r"kept\['model.layers.0.mlp'\] must have 24 of 48 parts"),
+        ({A.format(1): 0.5}, r"kept\['model.layers.0.mlp'\] must have 48 of 48 parts, as units says 0; got 32"),
+        ({A.format(1): 0.5, M.format(0): 1 / 3, A.format(3): 1.0}, r"kept\['model.layers.3.self_attn'\] must have 0"),
+        ({"model.layers.1": 1.0}, "units must be attentions and MLPs of the model, such as model.layers.0.mlp"),
+    ],
+)
+def test_kept_parts_must_be_those_of_the_shares(units, message):
+    model = tiny_model("llama")
+    parts = KeptParts({A.format(1): (0,), M.format(0): tuple(range(32))} if A.format(1) in units else {})
+    with pytest.raises(StrategyError, match=message):
+        check_parts(find_decoder(model), structured_strategy(model, parts, units=units), parts)

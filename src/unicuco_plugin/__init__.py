@@ -10,6 +10,7 @@ import wrapt
 
 if TYPE_CHECKING:
     from unicuco_plugin.answering import Profile, load_profile
+    from unicuco_plugin.models.loading import load
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
     from unicuco_plugin.plugins.hookspecs import hookimpl
     from unicuco_plugin.pruning import apply_strategy
@@ -25,6 +26,7 @@ __all__ = [
     "Units",
     "apply_strategy",
     "hookimpl",
+    "load",
     "load_profile",
     "train_profile",
 ]
@@ -37,6 +39,7 @@ _HOMES = {
     "Units": "training",
     "apply_strategy": "pruning",
     "hookimpl": "plugins.hookspecs",
+    "load": "models.loading",
     "load_profile": "answering",
     "train_profile": "training",
 }

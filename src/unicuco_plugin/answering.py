@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import ProfileError, RequestError, round_up
+from unicuco_plugin.errors import ProfileError, RequestError
 from unicuco_plugin.levels.record import identify_levels
+from unicuco_plugin.limits import Facts, Limits
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.profile import ProfileRecord, read_profile
 from unicuco_plugin.request import Request
@@ -22,14 +23,14 @@ from unicuco_plugin.search.evidence import Evidence
 from unicuco_plugin.search.posterior import Z90, Posterior
 from unicuco_plugin.search.scalarization import Z_STAR, Scaling
 from unicuco_plugin.search.stratnet import StratNet
-from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
+
+if TYPE_CHECKING:
+    from unicuco_plugin.objectives.ranked_parts import RankedParts
 
 __all__ = ["PACKAGED", "Profile", "load_profile", "packaged_profiles"]
 
 PACKAGED = Path(__file__).parent / "profiles"
-# Halvings of a step between budgets of a smooth space: a twentieth comes down to 0.0004.
-_BISECTIONS = 7
 
 
 class Profile:
@@ -37,7 +38,7 @@ class Profile:
 
     Args:
         record: What ``profile.json`` says.
-        tensors: Those of StratNet and of the surrogate, by these names.
+        tensors: Those of StratNet and of the surrogate, by these names, and of ranked parts, if there are, ``parts``.
 
     Attributes:
         record: As given.
@@ -52,7 +53,9 @@ class Profile:
 
     def __init__(self, record: ProfileRecord, tensors: dict[str, dict[str, Tensor]]) -> None:
         self.record = record
-        self.search_space = make_space(record.space, record.units, record.sizes.unit_params, record.bounds)
+        self.search_space = make_space(
+            record.space, record.units, record.sizes.unit_params, record.bounds, record.sizes.parts
+        )
         try:
             self.posterior = Posterior.from_tensors(tensors["surrogate"], record.target)
             self.net = StratNet(len(record.units), torch.Generator().manual_seed(0))
@@ -60,11 +63,14 @@ class Profile:
             self._scaling = Scaling(record.ideal, record.nadir)
         except (KeyError, ValueError, RuntimeError) as error:
             raise ProfileError(f"profile {record.name} is damaged: {error}") from error
+        self._parts = tensors.get("parts")
         self._entries = {entry.strategy: entry for entry in record.archive}
         archive = {key: entry.reranked for key, entry in self._entries.items()}
         evidence = Evidence(record.reranked_shift, record.noise)
         confirmed = {key for key, entry in self._entries.items() if entry.confirmed}
         self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
+        whole = (record.sizes.total_params, record.sizes.total_bytes)
+        self._limits = Limits(self.search_space, self._contest, self._facts, whole)
 
     @property
     def name(self) -> str:
@@ -90,6 +96,22 @@ class Profile:
     def unit_params(self) -> tuple[int, ...]:
         """Parameters of each unit."""
         return self.record.sizes.unit_params
+
+    def rank_parts(self) -> "RankedParts":
+        """Which head groups and neurons go first, as in training: shares become kept parts without text.
+
+        Raises:
+            ProfileError: If the profile's space has no parts.
+        """
+        # Here, because it needs Transformers, which answering a request must not wait for.
+        from unicuco_plugin.objectives.ranked_parts import RankedParts  # noqa: PLC0415
+
+        if self._parts is None:
+            raise ProfileError(f"profile {self.name} of space {self.space!r} has no ranked parts")
+        try:
+            return RankedParts.from_tensors(self._parts)
+        except ValueError as error:
+            raise ProfileError(f"profile {self.name} is damaged: {error}") from error
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -130,7 +152,7 @@ class Profile:
     def answer_many(self, requests: Iterable[Request]) -> list[Strategy]:
         """Answer many requests, in order; what they share is worked out once."""
         requests = list(requests)
-        budgets = {i: self._budget_of(r) for i, r in enumerate(requests) if r.kind != "preference"}
+        budgets = {i: self._limits.budget_of(r) for i, r in enumerate(requests) if r.kind != "preference"}
         best = dict(zip(budgets, self._contest.best(list(budgets.values())), strict=True))
         return [
             self._strategy(request, best[index] if index in best else self._preferred(request))
@@ -145,64 +167,19 @@ class Profile:
         """
         if request.kind == "preference":
             raise RequestError("proposals of one source need a budget, got a preference")
-        [race] = self._contest.candidates([self._budget_of(request)])
+        [race] = self._contest.candidates([self._limits.budget_of(request)])
         found = [candidate for candidate in race if candidate.source == source]
         if not found:
             raise RequestError(f"{source} has no strategy for {request.to_dict()}")
         return self._strategy(request, safest(found))
 
-    # -- which budget ---------------------------------------------------------------------------------------------
-
-    def _budget_of(self, request: Request) -> float:
-        """The sparsity that a request comes down to."""
-        if request.sparsity is not None:
-            return self.search_space.reaching(request.sparsity)
-        budgets = self.search_space.budgets
-        if request.max_divergence is not None:
-            return self._within(request.max_divergence)
-        if not self.search_space.physical:
-            raise RequestError(
-                f"{request.kind} cannot be asked of space {self.space!r}: zeros in a dense file do not shrink it; ask "
-                "for sparsity or max_divergence"
-            )
-        fits = [budget for budget, facts in zip(budgets, self._facts, strict=True) if _is_within(request, *facts[:2])]
-        if not fits:
-            params, size = self._sizes(self._best[-1].x)
-            size = params if request.kind == "max_params" else size
-            raise RequestError(
-                f"{request.kind} must be at least {size} for this profile, with all units but one removed, "
-                f"got {getattr(request, request.kind)}"
-            )
-        return min(fits)
-
-    def _within(self, divergence: float) -> float:
-        """The largest budget whose best has its interval's upper end within so many nats per token."""
-        budgets = self.search_space.budgets
-        fits = [index for index, (_, _, upper) in enumerate(self._facts) if upper <= divergence]
-        if not fits:
-            least = min(upper for _, _, upper in self._facts)
-            raise RequestError(
-                f"max_divergence must be at least {round_up(least)} nats per token for this profile, the upper "
-                f"end of its least harmful strategy's interval, got {divergence}"
-            )
-        low = budgets[fits[-1]]
-        if not self.search_space.smooth or fits[-1] == len(budgets) - 1:
-            return low
-        high = budgets[fits[-1] + 1]
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            [best] = self._contest.best([middle])
-            low, high = (middle, high) if self._divergence(best).interval90[1] <= divergence else (low, middle)
-        return low
-
     @property
     def _best(self) -> list[Candidate]:
         return self._contest.best(self.search_space.budgets)
 
-    @cached_property
-    def _facts(self) -> list[tuple[int, int, float]]:
-        """Parameters, bytes and the divergence's upper end of each budget's best."""
-        return [(*self._sizes(best.x), self._divergence(best).interval90[1]) for best in self._best]
+    def _facts(self, candidate: Candidate) -> Facts:
+        """Parameters, bytes and the divergence's upper end."""
+        return (*self._sizes(candidate.x), self._divergence(candidate).interval90[1])
 
     # -- which strategy -------------------------------------------------------------------------------------------
 
@@ -210,7 +187,10 @@ class Profile:
     def _preferred(self, request: Request) -> Candidate:
         """The candidate with the least scalarized objective: StratNet's answer competes with each budget's best."""
         lam = torch.tensor([request.preference], dtype=torch.float64)
-        candidates = self._contest.predict(self.search_space.relax(self.net(lam)).round(decimals=6), "stratnet")
+        own = self.search_space.relax(self.net(lam)).round(decimals=6)
+        if self.search_space.stepped:  # whole steps, where rounding to six digits left thirds
+            own = torch.stack([self.search_space.parse(self.search_space.key(row)) for row in own])
+        candidates = self._contest.predict(own, "stratnet")
         candidates += self._best
         quality = torch.tensor([c.mean for c in candidates], dtype=torch.float64)
         if self.record.quality == "raw":
@@ -238,15 +218,7 @@ class Profile:
         )
 
     def _sizes(self, x: Tensor) -> tuple[int, int]:
-        sizes = self.record.sizes
-        if self.search_space.physical:
-            gone = x.nonzero()[:, 0].tolist()
-            leaving = [(sizes.unit_params[i], sizes.unit_bytes[i]) for i in gone]
-        else:
-            # Of spaces whose units are parts of blocks, a block leaves when all of them go whole.
-            staying = {name_block(unit) for unit, share in zip(self.units, x.tolist(), strict=True) if share < 1.0}
-            leaving = [pair for block, pair in sizes.blocks.items() if block not in staying]
-        return sizes.total_params - sum(p for p, _ in leaving), sizes.total_bytes - sum(b for _, b in leaving)
+        return self.record.sizes.left(self.units, x.tolist(), physical=self.search_space.physical)
 
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         params, size = self._sizes(candidate.x)
@@ -262,10 +234,6 @@ class Profile:
             divergence=self._divergence(candidate),
             units=self.search_space.to_units(candidate.x),
         )
-
-
-def _is_within(request: Request, params: int, size: int) -> bool:
-    return params <= request.max_params if request.max_params is not None else size <= (request.max_bytes or 0)
 
 
 def packaged_profiles() -> list[str]:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from unicuco_plugin.errors import ProfileError, explain
+from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.strategy import ModelReference
 
 __all__ = [
@@ -67,11 +68,16 @@ class SizeTable(_Frozen):
     """What each unit weighs in the checkpoint.
 
     Attributes:
-        unit_params: Parameters of each unit.
+        unit_params: Parameters of each unit; of all its parts, where it has parts.
         unit_bytes: Bytes of the weight files that go with it.
         total_params, total_bytes: Of the dense checkpoint.
         dtype: The dtype those bytes are counted in.
-        blocks: Parameters and bytes of each block by name, where blocks leave whose units, parts of them, all go whole.
+        blocks: Parameters and bytes by name of each block that leaves with the last of its units: all of it where
+            units alone leave nothing, else what belongs to none of them.
+        parts: Equal parts of each unit, and how many of them go together, where units go part by part.
+        rests: Parameters and bytes that leave beside its parts when a unit goes whole, less those of the bias that
+            then stands for it.
+        biases: Parameters and bytes that a unit gains which loses some of its parts: of the bias that stands for them.
     """
 
     unit_params: tuple[int, ...]
@@ -80,6 +86,37 @@ class SizeTable(_Frozen):
     total_bytes: int = Field(gt=0)
     dtype: str
     blocks: dict[str, tuple[int, int]] = {}
+    parts: tuple[tuple[int, int], ...] = ()
+    rests: tuple[tuple[int, int], ...] = ()
+    biases: tuple[tuple[int, int], ...] = ()
+
+    def left(self, units: Sequence[str], shares: Sequence[float], *, physical: bool) -> tuple[int, int]:
+        """Parameters and bytes of the checkpoint of a strategy.
+
+        Args:
+            units: Names of all units.
+            shares: How much of each is removed.
+            physical: Whether a unit that goes leaves by itself; otherwise it does with its whole block.
+        """
+        leaving = []
+        if self.parts:
+            leaving += [self._leaving(index, share) for index, share in enumerate(shares) if share > 0.0]
+        elif physical:
+            pairs = zip(self.unit_params, self.unit_bytes, shares, strict=True)
+            leaving += [(params, size) for params, size, share in pairs if share > 0.0]
+        if self.blocks:
+            staying = {name_block(unit) for unit, share in zip(units, shares, strict=True) if share < 1.0}
+            leaving += [pair for block, pair in self.blocks.items() if block not in staying]
+        return self.total_params - sum(p for p, _ in leaving), self.total_bytes - sum(b for _, b in leaving)
+
+    def _leaving(self, index: int, share: float) -> tuple[int, int]:
+        """Of one unit that loses parts."""
+        count, _ = self.parts[index]
+        gone = round(share * count)
+        params, size = self.unit_params[index] // count * gone, self.unit_bytes[index] // count * gone
+        if gone == count:
+            return params + self.rests[index][0], size + self.rests[index][1]
+        return params - self.biases[index][0], size - self.biases[index][1]
 
 
 class ProfileRecord(_Frozen):

@@ -7,11 +7,22 @@ from torch import nn
 from unicuco_plugin.errors import ModelMismatchError, StrategyError
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
+from unicuco_plugin.models.kept_parts import KeptParts
+from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.structured import apply_parts
 from unicuco_plugin.models.sublayers import sublayer_names, zero_outputs
 from unicuco_plugin.models.surgery import drop_blocks
 from unicuco_plugin.strategy import ModelReference, Strategy, split_halves
 
-__all__ = ["apply_strategy", "check_config", "check_model", "dropped_blocks", "removed_parts"]
+__all__ = [
+    "apply_strategy",
+    "check_config",
+    "check_model",
+    "check_parts",
+    "dropped_blocks",
+    "removed_parts",
+    "whole_modules",
+]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -129,14 +140,59 @@ def removed_parts(decoder: Decoder, strategy: Strategy) -> tuple[tuple[int, ...]
     return decoder.check_indices([decoder.block_names.index(block) for block in whole]), lone
 
 
-def apply_strategy(model: Model, strategy: Strategy, *, accept_other_weights: bool = False) -> Model:
-    """Drop the blocks that a strategy removes from a model in memory, for good.
+def check_parts(decoder: Decoder, strategy: Strategy, parts: KeptParts) -> None:
+    """Hold kept parts against the shares of the strategy that they carry out.
+
+    Args:
+        decoder: The dense model.
+        strategy: A strategy of the space ``structured``.
+        parts: What stays.
+
+    Raises:
+        StrategyError: If the strategy is of another space, either names modules that the model lacks, or a module
+            keeps another number of parts than its share says.
+        UnsupportedModelError: If the model's modules cannot be split into parts.
+    """
+    if strategy.space != "structured":
+        raise StrategyError(f"space must be 'structured' for parts to be removed, got {strategy.space!r}")
+    parts.check(decoder)
+    found = find_parts(decoder)
+    for name in sorted({*strategy.units, *parts.kept}):
+        if name not in found:
+            raise StrategyError(f"units must be attentions and MLPs of the model, such as {min(found)}, got {name}")
+        count, share = found[name].count, strategy.units.get(name, 0.0)
+        kept = len(parts.kept.get(name, range(count)))
+        if kept != count - round(share * count):
+            raise StrategyError(
+                f"kept[{name!r}] must have {count - round(share * count)} of {count} parts, as units says {share:g}; "
+                f"got {kept}"
+            )
+
+
+def whole_modules(strategy: Strategy) -> KeptParts | None:
+    """What stays where a structured strategy removes modules whole; None where shares must be ranked."""
+    if any(share != 1.0 for share in strategy.units.values()):
+        return None
+    return KeptParts(dict.fromkeys(strategy.units, ()))
+
+
+def apply_strategy(
+    model: Model,
+    strategy: Strategy,
+    *,
+    kept_parts: KeptParts | None = None,
+    layout: str = "compact",
+    accept_other_weights: bool = False,
+) -> Model:
+    """Remove what a strategy removes from a model in memory, for good.
 
     Of a sub-layer whose block keeps its other half the output projection is zeroed, which saves no parameter.
 
     Args:
         model: A causal language model, on any device; it is changed in place.
-        strategy: A strategy of the space ``depth`` or ``sublayer``, as ``Profile.answer`` gives it.
+        strategy: A strategy of the space ``depth``, ``sublayer`` or ``structured``, as ``Profile.answer`` gives it.
+        kept_parts: For ``structured``: which parts stay. A strategy that removes modules whole needs none.
+        layout: For ``structured``: ``compact``, or ``stock`` for zeros in the full shape.
         accept_other_weights: Whether the same structure with other weights (a fine-tune) will do.
 
     Returns:
@@ -148,6 +204,14 @@ def apply_strategy(model: Model, strategy: Strategy, *, accept_other_weights: bo
         UnsupportedModelError: If the model cannot be pruned. After any error the model is as it was.
     """
     decoder = find_decoder(model)
+    if strategy.space == "structured":
+        parts = kept_parts or whole_modules(strategy)
+        if parts is None:
+            raise StrategyError("kept_parts must be given for a strategy that removes parts of modules, got None")
+        check_parts(decoder, strategy, parts)
+        check_model(model, strategy.model, accept_other_weights=accept_other_weights)
+        apply_parts(decoder.model, parts, layout=layout)
+        return model
     indices, silent = removed_parts(decoder, strategy)
     check_model(model, strategy.model, accept_other_weights=accept_other_weights)
     restore = zero_outputs(decoder, silent)

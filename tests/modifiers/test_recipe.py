@@ -36,14 +36,14 @@ def test_a_good_recipe_is_built_from_a_file_or_a_text(as_file, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
-def test_the_recipes_we_ship_are_good_and_need_data_only_to_zero_weights(path):
+def test_the_recipes_we_ship_are_good_and_need_data_only_to_zero_weights_or_to_rank_parts(path):
     modifiers = check_recipe(path).modifiers
     assert isinstance(modifiers[0], SparsityProfileModifier)
-    sparsifies = "sparsity" in path.name
-    check_pipeline(modifiers, "independent", with_data=sparsifies)
-    if sparsifies:
-        follower = find_follower(modifiers[1:])
-        assert follower.ignore == ["re:.*lm_head"]
+    hungry = "sparsity" in path.name or "structured" in path.name
+    check_pipeline(modifiers, "independent", with_data=hungry)
+    if "sparsity" in path.name:
+        assert find_follower(modifiers[1:]).ignore == ["re:.*lm_head"]
+    if hungry:
         with pytest.raises(RecipeError, match="needs calibration text, got none"):
             check_pipeline(modifiers, "independent", with_data=False)
 

@@ -227,8 +227,8 @@ def test_two_strategies_of_one_space_clash(checkpoint, depth_strategy):
 
 
 def test_a_space_without_a_handler_is_refused(checkpoint, depth_strategy):
-    strategy = depth_strategy(load_model(checkpoint("llama")), space="structured")
-    with pytest.raises(RecipeError, match="'structured' cannot be applied by this version, only depth, sub"):
+    strategy = depth_strategy(load_model(checkpoint("llama")), space="width")
+    with pytest.raises(RecipeError, match="'width' cannot be applied by this version, only depth, sub"):
         SparsityProfileModifier(strategy=strategy).resolve()
 
 

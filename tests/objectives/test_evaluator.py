@@ -16,6 +16,7 @@ from unicuco_plugin.objectives.comparison import compare_models
 from unicuco_plugin.objectives.divergence import DivergenceObjective
 from unicuco_plugin.objectives.evaluator import DROPPED, KEPT, NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.objective import ObjectiveRequest
+from unicuco_plugin.objectives.prefixes import PrefixWalk
 from unicuco_plugin.spaces.depth import DepthSpace
 
 WINDOWS = torch.randint(3, VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(1))
@@ -127,7 +128,8 @@ def test_states_are_kept_between_batches_while_there_is_room(llama, monkeypatch)
 
         monkeypatch.setattr(evaluator._runner, "run", count)
         values[name] = [evaluator.evaluate([drop])[0].value for drop in ([1], [1, 4], [1], [1, 5])]
-        assert evaluator._kept_bytes == sum(states.nbytes for states in evaluator._kept.values()) <= room
+        walk = evaluator._walk
+        assert walk._kept_bytes == sum(states.nbytes for states in walk._kept.values()) <= room
     assert values["plenty"] == values["none"]
     assert ran == {"plenty": 4 + 1, "none": 4 + 3 + 4 + 3}
 
@@ -242,8 +244,8 @@ def test_both_halves_are_the_block_and_common_prefixes_run_once(monkeypatch):
     evaluator = BlockEvaluator(decoder, windows)
     [block] = evaluator.evaluate([[1]])
     runs = []
-    run = BlockEvaluator._run
-    monkeypatch.setattr(BlockEvaluator, "_run", lambda self, i, states: runs.append(i) or run(self, i, states))
+    run = PrefixWalk._run
+    monkeypatch.setattr(PrefixWalk, "_run", lambda self, i, states: runs.append(i) or run(self, i, states))
     found = evaluator.evaluate_parts([(0, 3, 0, 0), (1, 0, 0, 0), (1, 0, 0, 2), (1, 0, 3, 0)])
     assert found[0].value == block.value
     assert runs == [0, 1, 2, 3, 3, 3]  # the prefix (1, 0) twice shared, then (1, 0, 0) once

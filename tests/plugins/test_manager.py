@@ -9,6 +9,7 @@ import torch
 
 import unicuco_plugin
 from unicuco_plugin.errors import PluginError, RequestError, UnknownNameError
+from unicuco_plugin.objectives.ranking import RANKINGS
 from unicuco_plugin.plugins import builtin, manager
 from unicuco_plugin.plugins.manager import (
     GROUP,
@@ -16,6 +17,7 @@ from unicuco_plugin.plugins.manager import (
     list_plugins,
     make_objective,
     make_peer,
+    make_ranking,
     make_scalarization,
     make_space,
     plugin_manager,
@@ -28,13 +30,18 @@ hookimpl = unicuco_plugin.hookimpl
 PEERS = [
     "alphapruning",
     "atp",
+    "attention_only",
     "cosine_window",
     "dlp",
     "evopress",
+    "flap",
     "greedy",
+    "interaction",
+    "mlp_only",
     "owl",
     "shortened_llama",
     "shortgpt",
+    "structured_uniform",
     "uniform",
     "weight_subcloning",
 ]
@@ -102,12 +109,14 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
     assert [(entry.kind, entry.name) for entry in entries] == [
         ("space", "depth"),
         ("space", "sparsity"),
+        ("space", "structured"),
         ("space", "sublayer"),
         ("objective", "divergence"),
         ("scalarization", "pbi"),
         ("scalarization", "tchebycheff"),
         ("scalarization", "weighted_sum"),
         *(("peer", name) for name in PEERS),
+        *(("ranking", name) for name in ("flap", "magnitude", "taylor", "wanda")),
     ]
     assert {(entry.package, entry.version) for entry in entries} == {
         ("unicuco-plugin", importlib.metadata.version("unicuco-plugin"))
@@ -116,6 +125,7 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
         "unicuco_list",
         "unicuco_make_objective",
         "unicuco_make_peer",
+        "unicuco_make_ranking",
         "unicuco_make_scalarization",
         "unicuco_make_space",
     )
@@ -153,12 +163,18 @@ def test_a_plugin_adds_a_scalarization(install):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_every_built_in_peer_can_be_made_and_says_which_spaces_it_serves(install, name):
-    assert set(make_peer(name).spaces) <= {"sparsity", "depth", "sublayer"}
+    assert set(make_peer(name).spaces) <= {"sparsity", "depth", "sublayer", "structured"}
 
 
 def test_a_plugin_adds_a_peer_by_the_hook_unicuco_make_peer(install):
     install("oracle", plugin_of(unicuco_make_peer=lambda name: "peer" if name == "oracle" else None))
     assert make_peer("oracle") == "peer"
+
+
+def test_a_plugin_adds_a_ranking_by_the_hook_unicuco_make_ranking(install):
+    install("oracle", plugin_of(unicuco_make_ranking=lambda name: "ranking" if name == "oracle" else None))
+    assert make_ranking("oracle") == "ranking"
+    assert make_ranking("flap") is RANKINGS["flap"]
 
 
 def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
@@ -169,15 +185,19 @@ def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make_space("height", (), ()), "space must be one of depth, sparsity, sublayer; got 'height'"),
+        (
+            lambda: make_space("height", (), ()),
+            "space must be one of depth, sparsity, structured, sublayer; got 'height'",
+        ),
         (lambda: make_objective("beauty", None), "objective must be one of divergence; got 'beauty'"),
         (
             lambda: make_scalarization("sum"),
             "scalarization must be one of pbi, tchebycheff, weighted_sum; got 'sum'",
         ),
         (lambda: make_peer("oracle"), f"peer must be one of {', '.join(PEERS)}; got 'oracle'"),
+        (lambda: make_ranking("oracle"), "ranking must be one of flap, magnitude, taylor, wanda; got 'oracle'"),
     ],
-    ids=["space", "objective", "scalarization", "peer"],
+    ids=["space", "objective", "scalarization", "peer", "ranking"],
 )
 def test_an_unknown_name_is_refused_with_those_there_are(install, call, message):
     with pytest.raises(UnknownNameError, match=f"^{message}$"):
@@ -212,7 +232,7 @@ def test_a_plugin_that_cannot_be_loaded_is_logged_by_name_and_skipped(install, c
     install("broken", broken)
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])))
     with caplog.at_level(logging.WARNING):
-        assert names_of("space") == ["depth", "height", "sparsity", "sublayer"]
+        assert names_of("space") == ["depth", "height", "sparsity", "structured", "sublayer"]
     [record] = [record for record in caplog.records if "plugin broken" in record.getMessage()]
     assert "cannot be loaded and is skipped" in record.getMessage()
     assert reason in record.getMessage()
@@ -225,7 +245,7 @@ def test_a_second_plugin_of_a_name_is_skipped_and_the_first_stays(install, caplo
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])))
     install(name, plugin_of(unicuco_list=listing(space=["width"])))
     with caplog.at_level(logging.WARNING):
-        assert names_of("space") == ["depth", "height", "sparsity", "sublayer"]
+        assert names_of("space") == ["depth", "height", "sparsity", "structured", "sublayer"]
     assert f"plugin {name} cannot be loaded and is skipped" in caplog.text
     assert plugin_manager().get_plugin("builtin") is builtin
 
@@ -266,7 +286,9 @@ def test_the_switch_leaves_the_built_ins_alone(install, monkeypatch, value, load
     monkeypatch.setenv(SWITCH, value)
     plugin_manager.cache_clear()
     assert names_of("space") == (
-        ["depth", "height", "sparsity", "sublayer"] if loaded else ["depth", "sparsity", "sublayer"]
+        ["depth", "height", "sparsity", "structured", "sublayer"]
+        if loaded
+        else ["depth", "sparsity", "structured", "sublayer"]
     )
 
 

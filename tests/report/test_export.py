@@ -38,5 +38,5 @@ def test_json_holds_every_linear(zeroed):
 
 def test_what_keeps_a_divergence_from_being_the_checkpoints_is_said(zeroed):
     assert json.loads(export_data(zeroed))["caveat"] == ""
-    told = replace(zeroed, caveat=find_caveat(1, ["WandaPruningModifier"]))
+    told = replace(zeroed, caveat=find_caveat(zeroed.strategies, ["WandaPruningModifier"]))
     assert "without the recipe's WandaPruningModifier; this checkpoint itself was not measured" in describe_export(told)

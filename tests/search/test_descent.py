@@ -6,6 +6,7 @@ import torch
 from unicuco_plugin.search.descent import descend, propose_neighbours
 from unicuco_plugin.search.posterior import Posterior
 from unicuco_plugin.spaces.depth import DepthSpace
+from unicuco_plugin.spaces.structured import StructuredSpace
 
 D = 8
 SPACE = DepthSpace(tuple(f"b.{i}" for i in range(D)), (3,) * D)
@@ -29,7 +30,7 @@ def sets_of(count):
 @pytest.mark.parametrize("count", range(1, D))
 def test_descents_end_where_no_swap_helps(posterior, count):
     starts = sets_of(count)
-    ends = descend(posterior, SPACE, starts)
+    ends = descend(posterior, SPACE, starts, count / D)
     assert torch.equal(ends.sum(-1), starts.sum(-1))
     assert (posterior.mean(ends) <= posterior.mean(starts) + 1e-9).all()
     for x, value in zip(ends, posterior.mean(ends), strict=True):
@@ -44,14 +45,14 @@ def test_descents_end_where_no_swap_helps(posterior, count):
 @pytest.mark.parametrize("count", range(1, D))
 def test_descents_from_everywhere_find_the_least_mean(posterior, count):
     starts = sets_of(count)
-    ends = posterior.mean(descend(posterior, SPACE, starts))
+    ends = posterior.mean(descend(posterior, SPACE, starts, count / D))
     assert ends.min().item() == pytest.approx(posterior.mean(starts).min().item(), abs=1e-9)
 
 
 def test_starts_are_not_changed(posterior):
     starts = sets_of(3)
     before = starts.clone()
-    descend(posterior, SPACE, starts)
+    descend(posterior, SPACE, starts, 3 / D)
     assert torch.equal(starts, before)
 
 
@@ -61,7 +62,7 @@ def test_proposals_are_local_optima_of_every_budget(posterior, starts):
         posterior, SPACE, posterior.X, starts=starts, bound="lower", kappa=0.5, generator=torch.Generator()
     )
     assert set(ends.sum(-1).tolist()) == set(range(1, D))
-    torch.testing.assert_close(descend(posterior, SPACE, ends[ends.sum(-1) == 3]), ends[ends.sum(-1) == 3])
+    torch.testing.assert_close(descend(posterior, SPACE, ends[ends.sum(-1) == 3], 3 / D), ends[ends.sum(-1) == 3])
 
 
 def test_budgets_without_a_start_are_left_out(posterior):
@@ -84,3 +85,18 @@ def test_the_generator_decides_the_proposals(posterior):
         for _ in range(2)
     ]
     assert torch.equal(*found)
+
+
+def test_descents_in_a_space_of_steps_stay_at_the_budget_and_cross_what_the_gradient_cannot():
+    names = tuple(f"b.{i}.{kind}" for i in range(4) for kind in ("self_attn", "mlp"))
+    space = StructuredSpace(names, (30, 90) * 4, ((3, 1), (30, 1)) * 4)
+    generator = torch.Generator().manual_seed(0)
+    X = torch.cat([torch.eye(8, dtype=torch.float64), space.first(60, generator)])
+    # A last attention that costs nothing, all others much: only a move of whole units sees it from where it stays.
+    t = X[:, ::2][:, :3].sum(-1) + 0.3 * X[:, 1::2].sum(-1)
+    posterior = Posterior(X, space.features, torch.full((8,), 4.0).double(), t, 4.0, 0.01, 1.0, -1.0, 0.7, "log")
+    start = space.from_units({"b.0.mlp": 1.0})[None]
+    [end] = descend(posterior, space, start, 0.1875)
+    assert end[6] > 0.0
+    assert 0.1875 - 1e-9 <= space.sparsity(end[None]).item() < 0.1875 + 3 / 480
+    assert posterior.mean(end[None]) < posterior.mean(start)

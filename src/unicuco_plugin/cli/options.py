@@ -164,6 +164,32 @@ def peer_options(function: Function) -> Function:
     )
 
 
+def structured_options(function: Function) -> Function:
+    """How a strategy of the space ``structured`` is carried out."""
+    return _apply(
+        (
+            click.option(
+                "--format",
+                type=click.Choice(["compact", "stock"]),
+                help="For the space structured: physically smaller (compact, if left out), or zeros in the full shape, "
+                "which loads everywhere and is no smaller.",
+            ),
+            click.option(
+                "--kept-parts",
+                type=click.Path(path_type=Path),
+                help="For the space structured: the file structured.parts of an export, instead of ranking parts.",
+            ),
+            click.option("--ranking", help="For the space structured: how parts are ranked, see unicuco plugins."),
+            click.option(
+                "--compensate/--no-compensate",
+                default=None,
+                help="For the space structured: whether the mean of what goes is added as a bias; it is, if left out.",
+            ),
+        ),
+        function,
+    )
+
+
 def window_options(count_name: str, count: int, length: int) -> Callable[[Function], Function]:
     """Add how many windows of which length are cut from text, and the seed that places them.
 

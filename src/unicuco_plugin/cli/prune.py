@@ -20,6 +20,7 @@ from unicuco_plugin.cli.options import (
     peer_options,
     read_request,
     request_options,
+    structured_options,
     window_options,
 )
 from unicuco_plugin.cli.progress import ProgressBars
@@ -37,6 +38,8 @@ __all__ = ["prune"]
 _WAYS = ("profile", "strategy", "recipe", "peer", "evopress")
 # What only some peers take, or only a file of EvoPress.
 _PEER_OPTIONS = ("space", "setting", "token_budget", "journal")
+# What says how a structured strategy is carried out.
+_STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
 
 
 @click.command(cls=ManyFilesCommand)
@@ -63,6 +66,7 @@ _PEER_OPTIONS = ("space", "setting", "token_budget", "journal")
 )
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
 @window_options("--samples", 128, 512)
+@structured_options
 @accept_option
 @model_options
 @overwrite_option
@@ -119,7 +123,7 @@ def _check_ways(fields: dict[str, Any], request: Request | None) -> None:
             raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{way}")
     if fields["step"] is not None and way != "evopress":
         raise click.UsageError(f"--step goes with --evopress, not with --{way}")
-    for option in ("engine", "levels", "accept_other_weights"):
+    for option in ("engine", "levels", "accept_other_weights", *_STRUCTURED):
         if way == "recipe" and fields[option]:
             raise click.UsageError(f"--{option.replace('_', '-')} does not go with --recipe; write it into the recipe")
 
@@ -136,6 +140,7 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
         **_source(fields, request),
         accept_other_weights=fields["accept_other_weights"],
         levels=fields["levels"] if stitched else None,
+        structured={option: fields[option] for option in _STRUCTURED if fields[option] is not None} or None,
     )
     if "sparsity" in modifier.spaces and stitched:
         return [modifier]

@@ -56,6 +56,17 @@ def _read_bounds(
     callback=_read_bounds,
     help="For sparsity: least and largest share of a unit, or of all that match re:PATTERN.",
 )
+@click.option("--ranking", default="flap", show_default=True, help="For structured: which parts of a module go first.")
+@click.option(
+    "--compensation/--no-compensation",
+    "compensate",
+    default=True,
+    show_default=True,
+    help="For structured: biases that stand for the mean of what is removed.",
+)
+@click.option(
+    "--round-to", type=click.IntRange(min=1), default=32, show_default=True, help="For structured: neurons a step."
+)
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
 )
@@ -83,6 +94,9 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
         granularity=fields.pop("granularity"),
         ignore=fields.pop("ignore"),
         bounds=fields.pop("limits"),
+        ranking=fields.pop("ranking"),
+        compensate=fields.pop("compensate"),
+        round_to=fields.pop("round_to"),
     )
     model = fields.pop("model")
     how = "go on with the same command and --resume"

@@ -39,7 +39,8 @@ def write_config_fields(folder: Path, model: PreTrainedModel, fields: Iterable[s
         written = json.loads(path.read_text(encoding="utf8"))
         for field in fields:
             own = model.config.attribute_map.get(field, field)
-            value = live.get(own, getattr(model.config, field, None))
+            # Sizes that differ between blocks cannot be asked of the configuration itself.
+            value = live[own] if own in live else getattr(model.config, field, None)
             for spelling in {own, *({field} & written.keys())}:
                 written[spelling] = value
         path.write_text(json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf8")

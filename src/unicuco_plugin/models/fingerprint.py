@@ -1,5 +1,6 @@
 """Whether two models are the same: one hash of their structure, one of their weights."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -107,6 +108,11 @@ def _structure(config: PreTrainedConfig) -> dict[str, Any]:
     else:
         names = set(config.to_dict())
     fields: dict[str, Any] = {"model_type": config.model_type}
+    if getattr(config, "is_heterogeneous", False):
+        # Sizes that differ between blocks cannot be read from the configuration itself.
+        fields["per_layer_config"] = _normal(config.to_dict()["per_layer_config"])
+        config = copy.copy(config)
+        config.per_layer_config = None
     for name in sorted(names):
         value = getattr(config, name, None)
         if value is None or _NOT_STRUCTURE.fullmatch(name):

@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.compact import FILE, compact_class
 from unicuco_plugin.models.demo import materialise_smollm2
 from unicuco_plugin.models.support import check_config
 
-__all__ = ["Tokenizer", "display_name", "load_config", "load_model", "load_tokenizer", "materialise_smollm2"]
+__all__ = ["Tokenizer", "display_name", "load", "load_config", "load_model", "load_tokenizer", "materialise_smollm2"]
 
 # How many tensor names a message lists.
 _NAMED = 3
@@ -39,11 +47,29 @@ def load_config(
         UnsupportedModelError: If there is no such model, or it is quantised, an encoder-decoder, multimodal, or of a
             family whose blocks cannot be dropped.
     """
-    where = _locate(name_or_path)
-    with _one_line(name_or_path, "its configuration"):
-        config = AutoConfig.from_pretrained(**where, revision=revision, trust_remote_code=trust_remote_code)
+    config = _read_config(name_or_path, revision=revision, trust_remote_code=trust_remote_code)
     check_config(config, name=str(name_or_path))
     return config
+
+
+def load(
+    name_or_path: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu"
+) -> PreTrainedModel:
+    """Load a checkpoint that this package wrote, whether its blocks have one size or many; no code in it is run.
+
+    Args:
+        name_or_path: A checkpoint's folder, or its name on the hub.
+        dtype: A floating-point dtype such as ``"bfloat16"``, or ``"auto"`` for the checkpoint's own.
+        device: Where the model is moved after it was read on the CPU.
+
+    Returns:
+        The model in evaluation mode: ``generate``, its cache and ``save_pretrained`` work as for any other.
+
+    Raises:
+        UnsupportedModelError: If there is no such model, its weights are incomplete, or ``dtype`` is no floating-point
+            dtype.
+    """
+    return _load(name_or_path, _read_config(name_or_path), _floating(dtype), device)
 
 
 def load_model(
@@ -64,30 +90,54 @@ def load_model(
         device: Where the model is moved after it was read on the CPU.
 
     Raises:
-        UnsupportedModelError: If there is no such model, it cannot be pruned (see :func:`load_config`), its weights
+        UnsupportedModelError: If there is no such model, it is of no use here (see :func:`load_config`), its weights
             are incomplete, or ``dtype`` is no floating-point dtype.
     """
-    if isinstance(dtype, str) and dtype != "auto":
-        kind = getattr(torch, dtype, None)
-        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-            raise UnsupportedModelError(f"dtype must be auto or a floating-point dtype such as bfloat16, got {dtype!r}")
-        dtype = kind
-    config = load_config(name_or_path, revision, trust_remote_code)
+    kind = _floating(dtype)
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    return _load(name_or_path, load_config(name_or_path, **hub), kind, device, **hub)
+
+
+def _floating(dtype: str | torch.dtype) -> str | torch.dtype:
+    if not isinstance(dtype, str) or dtype == "auto":
+        return dtype
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise UnsupportedModelError(f"dtype must be auto or a floating-point dtype such as bfloat16, got {dtype!r}")
+    return kind
+
+
+def _read_config(name_or_path: str | Path, **hub: Any) -> PreTrainedConfig:  # noqa: ANN401 - the hub's options
+    where = _locate(name_or_path)
+    with _one_line(name_or_path, "its configuration"):
+        return AutoConfig.from_pretrained(**where, **hub)
+
+
+def _load(
+    name_or_path: str | Path,
+    config: PreTrainedConfig,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
+    **hub: Any,  # noqa: ANN401 - the hub's options
+) -> PreTrainedModel:
+    where = _locate(name_or_path)
     with _one_line(name_or_path, "its weights"):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            **_locate(name_or_path),
-            config=config,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            dtype=dtype,
-            output_loading_info=True,
-        )
+        kind = _class_for(config)
+        model, report = kind.from_pretrained(**where, config=config, dtype=dtype, output_loading_info=True, **hub)
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     missing = sorted(report["missing_keys"])
     if missing:
         listed = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
         raise UnsupportedModelError(f"{name_or_path}: {len(missing)} tensors are missing from its weights: {listed}")
     return model.to(device).eval()
+
+
+def _class_for(config: PreTrainedConfig) -> Any:  # noqa: ANN401 - Transformers' classes are untyped
+    """Who builds the model: for a compact one our own code, never that which lies in its folder."""
+    code = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM", "")
+    if not str(code).rpartition("--")[2].startswith(f"{Path(FILE).stem}."):
+        return AutoModelForCausalLM
+    return compact_class(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
 
 
 def load_tokenizer(

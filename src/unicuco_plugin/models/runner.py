@@ -94,6 +94,21 @@ class BlockRunner:
             logits: Tensor = self.decoder.model(input_ids=positions, use_cache=False).logits
         return logits
 
+    @torch.inference_mode()
+    def normed(self, states: Tensor) -> Tensor:
+        """Return what the head is given, behind the final norm, for states that leave the last block.
+
+        Args:
+            states: ``b x p x hidden`` states, at any positions.
+
+        Returns:
+            ``b x p x hidden`` states in the model's dtype.
+        """
+        positions = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        with self._replaced(lambda _: states):
+            final: Tensor = self.decoder.model.base_model(input_ids=positions, use_cache=False).last_hidden_state
+        return final
+
     @contextmanager
     def _replaced(self, first: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """Let ``first`` stand for block 0 and the identity for all others, until the end of the block."""

@@ -8,7 +8,7 @@ blocks, and is a few bytes a tensor above the real file.
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,7 +19,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import Decoder
 
-__all__ = ["ModelSizes", "measure_sizes"]
+__all__ = ["ModelSizes", "measure_sizes", "tensor_bytes"]
 
 # Length, metadata that Transformers writes, and the most that padding can add.
 _FILE = 8 + len('{"__metadata__":{"format":"pt"},}') + 7
@@ -88,7 +88,7 @@ def measure_sizes(decoder: Decoder) -> ModelSizes:
     """
     model = decoder.model
     tensors = _saved_tensors(model)
-    digits = len(str(8 * sum(tensor.numel() for tensor in tensors.values())))
+    digits = _digits(tensors)
     parameters = dict(model.named_parameters())
     groups = [
         {key: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")} for name in decoder.block_names
@@ -109,6 +109,20 @@ def measure_sizes(decoder: Decoder) -> ModelSizes:
         block_bytes=block_bytes,
         total_bytes=total + _FILE * (1 + total // _SHARD),
     )
+
+
+def tensor_bytes(decoder: Decoder, tensors: Mapping[str, Tensor]) -> int:
+    """Bytes that tensors have in the model's weight files, header entries included, as ``measure_sizes`` counts them.
+
+    Args:
+        decoder: The dense model, whose size decides how wide offsets are.
+        tensors: By the names that the model gives them; shapes and dtypes are read, data is not.
+    """
+    return _group_bytes(decoder.model, dict(tensors), _digits(_saved_tensors(decoder.model)))
+
+
+def _digits(tensors: Mapping[str, Tensor]) -> int:
+    return len(str(8 * sum(tensor.numel() for tensor in tensors.values())))
 
 
 def _saved_tensors(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
 
 
 def check_model(model: PreTrainedModel, blocks_name: str, count: int) -> None:
-    """Refuse what only the built model shows: quantised weights, and parameters shared between blocks.
+    """Refuse what can be loaded and not pruned: quantised weights, blocks of different sizes, shared parameters.
 
     Args:
         model: The whole model.
@@ -78,6 +78,10 @@ def check_model(model: PreTrainedModel, blocks_name: str, count: int) -> None:
     label = type(model).__name__
     if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False):
         raise UnsupportedModelError(f"{label}: the model is already quantised; prune the full-precision model instead")
+    if getattr(model.config, "is_heterogeneous", False):
+        raise UnsupportedModelError(
+            f"{label}: its blocks were pruned to different sizes already; prune the dense model"
+        )
     inside = re.compile(rf"{re.escape(blocks_name)}\.(\d+)\.")
     owner: dict[int, tuple[str, int]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

@@ -17,7 +17,7 @@ __all__ = ["drop_blocks", "dropped", "shrink_config"]
 _PLACES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx", "block_index")
 
 
-def drop_blocks(model: PreTrainedModel, indices: Iterable[int]) -> None:
+def drop_blocks(model: PreTrainedModel, indices: Iterable[int], *, check: bool = True) -> None:
     """Remove blocks from a model in memory, for good.
 
     The live configuration changes in place, so every module that holds it agrees, and ``save_pretrained`` writes a
@@ -26,6 +26,7 @@ def drop_blocks(model: PreTrainedModel, indices: Iterable[int]) -> None:
     Args:
         model: A causal language model, on any device.
         indices: Blocks to remove, each once, in [0, blocks).
+        check: Whether the result is held against its configuration; a caller that changes more does so when it is done.
 
     Raises:
         StrategyError: If an index is out of range or occurs twice, or no block would be left.
@@ -34,7 +35,7 @@ def drop_blocks(model: PreTrainedModel, indices: Iterable[int]) -> None:
     decoder = find_decoder(model)
     undo = _Undo(decoder)
     try:
-        _shrink(decoder, decoder.check_indices(indices), undo)
+        _shrink(decoder, decoder.check_indices(indices), undo, check=check)
     except BaseException:
         undo()
         raise
@@ -75,7 +76,7 @@ class _Undo:
             setattr(module, attribute, place)
 
 
-def _shrink(decoder: Decoder, indices: tuple[int, ...], undo: _Undo) -> None:
+def _shrink(decoder: Decoder, indices: tuple[int, ...], undo: _Undo, *, check: bool = True) -> None:
     if not indices:
         return
     kept = [index for index in range(len(decoder.blocks)) if index not in indices]
@@ -86,7 +87,8 @@ def _shrink(decoder: Decoder, indices: tuple[int, ...], undo: _Undo) -> None:
     for config, _ in undo.configs:
         _set_fields(config, fields)
     _recall_sliding(decoder, undo.places)
-    check_structure(decoder.model)
+    if check:
+        check_structure(decoder.model)
 
 
 def _move_block(block: nn.Module, old: int, new: int, places: list[tuple[nn.Module, str, int]]) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import version
 
+from unicuco_plugin.modifiers.caveat import say_layout
 from unicuco_plugin.strategy import Divergence, Strategy
 
 __all__ = ["write_card"]
@@ -12,7 +13,9 @@ _LONGEST_RECIPE = 80
 _PACKAGES = ("unicuco-plugin", "llmcompressor", "transformers", "torch")
 
 
-def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, recipe: str, *, caveat: str = "") -> str:
+def write_card(
+    base_model: str, strategies: tuple[Strategy, ...], params: int, recipe: str, *, caveat: str = "", layout: str = ""
+) -> str:
     """Write the README.md of a checkpoint.
 
     Args:
@@ -21,6 +24,7 @@ def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, r
         params: Parameters of the exported checkpoint before any quantisation.
         recipe: The text of ``recipe.yaml``.
         caveat: What keeps the strategies' divergences from being the checkpoint's.
+        layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
 
     Returns:
         Markdown with the front matter that the hub reads.
@@ -35,8 +39,10 @@ def write_card(base_model: str, strategies: tuple[Strategy, ...], params: int, r
         lines += _describe(strategy, caveat)
     if not strategies:
         lines += ["The recipe below was applied, and no strategy.", ""]
-    lines += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    lines += ['model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")']
+    lines += ["## Load", "", *([say_layout(layout), ""] if layout else [])]
+    lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    code = ", trust_remote_code=True" if layout == "compact" else ""
+    lines += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})']
     lines += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")', "```", ""]
     lines += ["## Recipe", "", "`llmcompressor.oneshot` makes this checkpoint again from the base model with:", ""]
     # With a sparsity for every linear a recipe is longer than all the rest.

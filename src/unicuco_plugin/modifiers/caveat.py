@@ -1,10 +1,18 @@
-"""What stands between a strategy's divergence and the checkpoint that carries it."""
+"""What a checkpoint is not: its strategy's divergence, every loader's, or smaller."""
 
 from collections.abc import Sequence
 
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["find_caveat"]
+__all__ = ["find_caveat", "say_layout"]
+
+_LAYOUTS = {
+    "compact": "Its blocks differ in size: `unicuco_plugin.load` loads it, and Transformers alone with "
+    "`trust_remote_code=True`, by the code in the folder. Other tools refuse it.",
+    "plain": "All its blocks have one size, so that it is a stock checkpoint of its family.",
+    "stock": "What was removed is zeros in the full shape, so that stock tools load it; it is no smaller and no faster "
+    "than the dense model.",
+}
 
 
 def find_caveat(strategies: Sequence[Strategy], others: Sequence[str], levels: str | None = None) -> str:
@@ -29,3 +37,8 @@ def find_caveat(strategies: Sequence[Strategy], others: Sequence[str], levels: s
     if not strategies or not reasons:
         return ""
     return f"{' and '.join(reasons)}; this checkpoint itself was not measured, unicuco evaluate does it"
+
+
+def say_layout(layout: str) -> str:
+    """Say who loads a structured strategy's checkpoint: ``compact``, ``plain`` or ``stock``."""
+    return _LAYOUTS[layout]

@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from llmcompressor.modifiers import Modifier
-from torch import nn
 
 from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.removal import RemovalHandler
 from unicuco_plugin.modifiers.sparsity import SparsityHandler
-from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.modifiers.structured import StructuredHandler
 
 __all__ = ["HANDLERS", "SpaceHandler", "check_spaces"]
 
@@ -42,18 +41,21 @@ class SpaceHandler(Protocol):
 
 
 # How each space is carried out, in the order in which they start; a new space adds its handler here.
-HANDLERS: Mapping[str, Callable[[nn.Module, Strategy], SpaceHandler]] = {
+HANDLERS: Mapping[str, Callable[..., SpaceHandler]] = {
     "depth": RemovalHandler,
     "sublayer": RemovalHandler,
+    "structured": StructuredHandler,
     "sparsity": SparsityHandler,
 }
+# Each of these counts parts of the dense model.
+_ALONE = ("depth", "sublayer", "structured")
 
 
 def check_spaces(spaces: Sequence[str]) -> None:
     """Refuse strategies that cannot be applied, or not together.
 
     Raises:
-        RecipeError: If a space has no handler, two strategies are of one space, or both remove blocks.
+        RecipeError: If a space has no handler, two strategies are of one space, or two remove blocks.
     """
     for space in spaces:
         if space not in HANDLERS:
@@ -61,5 +63,6 @@ def check_spaces(spaces: Sequence[str]) -> None:
     twice = sorted({space for space in spaces if spaces.count(space) > 1})
     if twice:
         raise RecipeError(f"one strategy a space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
-    if {"depth", "sublayer"} <= set(spaces):
-        raise RecipeError("depth and sublayer both remove blocks of the dense model: give one of them")
+    both = [space for space in _ALONE if space in spaces]
+    if len(both) > 1:
+        raise RecipeError(f"{' and '.join(both)} both remove blocks of the dense model: give one of them")

@@ -8,9 +8,9 @@ from torch import nn
 from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
 from unicuco_plugin.models.loading import display_name, load_model
 from unicuco_plugin.pruning import check_model
-from unicuco_plugin.strategy import ModelReference
+from unicuco_plugin.strategy import ModelReference, Strategy
 
-__all__ = ["check_identity", "identify"]
+__all__ = ["carry_over", "check_identity", "identify"]
 
 
 def check_identity(model: nn.Module, reference: ModelReference, *, accept_other_weights: bool) -> bool:
@@ -45,3 +45,11 @@ def _fingerprint(model: nn.Module) -> Fingerprint:
             return saved
         # Pruned in memory since it was loaded: its weights are nobody's, which only accept_other_weights lets pass.
     return fingerprint(model)
+
+
+def carry_over(strategy: Strategy) -> Strategy:
+    """The same strategy on other weights: its divergence is then no measurement."""
+    if strategy.divergence is None:
+        return strategy
+    carried = strategy.divergence.model_copy(update={"measured": False, "carried_over": True})
+    return strategy.model_copy(update={"divergence": carried})

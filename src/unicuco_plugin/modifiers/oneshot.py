@@ -49,6 +49,7 @@ class Export:
         seconds: Wall time from loading to the finished folder.
         achieved: What became of a sparsity strategy's plan; None where none was applied.
         caveat: What keeps the strategies' divergences from being the checkpoint's; empty where nothing does.
+        layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Export:
     seconds: float
     achieved: Achieved | None = None
     caveat: str = ""
+    layout: str = ""
 
 
 def prune_with_recipe(
@@ -141,14 +143,15 @@ def prune_with_recipe(
             achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
             caveat = find_caveat(strategies, others, None if achieved is None else achieved.levels)
-            _describe(stage, name, strategies, params, caveat)
+            layout = next((modifier.layout for modifier in profiles if modifier.layout), "")
+            _describe(stage, name, strategies, params, caveat=caveat, layout=layout)
             if achieved is not None:
                 achieved.write(stage / "sparsity.json")
         finally:
             # After a failure this takes the bypasses off again.
             reset_session()
     weights = sum(path.stat().st_size for path in output.glob("*.safetensors"))
-    return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved, caveat)
+    return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved, caveat, layout)
 
 
 def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:
@@ -222,10 +225,10 @@ def _save(model: Any, stage: Path, tokenizer: Tokenizer | None) -> None:  # noqa
     recipe.write_text(plain_recipe(recipe.read_text(encoding="utf8")), encoding="utf8")
 
 
-def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int, caveat: str) -> None:
+def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int, **words: str) -> None:
     base = name or "a model in memory"
     recipe = (stage / "recipe.yaml").read_text(encoding="utf8")
-    (stage / "README.md").write_text(write_card(base, strategies, params, recipe, caveat=caveat), encoding="utf8")
+    (stage / "README.md").write_text(write_card(base, strategies, params, recipe, **words), encoding="utf8")
     if strategies:
         data: Any = [strategy.to_dict() for strategy in strategies]
         text = json.dumps(data[0] if len(data) == 1 else data, indent=2, ensure_ascii=False)

@@ -89,7 +89,11 @@ class RemovalHandler:
         self._wake()
 
 
-def correct_saving(model: Any, fields: frozenset[str]) -> None:  # noqa: ANN401 - save_pretrained is replaced on it
+def correct_saving(
+    model: Any,  # noqa: ANN401 - save_pretrained is replaced on it
+    fields: frozenset[str],
+    also: Callable[[Path], None] = lambda _: None,
+) -> None:
     """Wrap ``model.save_pretrained`` once more, so that what it writes is the pruned model.
 
     The toolkit's own save copies the original ``config.json``, block count included, and the checkpoint would reload
@@ -98,6 +102,7 @@ def correct_saving(model: Any, fields: frozenset[str]) -> None:  # noqa: ANN401 
     Args:
         model: The model after blocks were dropped.
         fields: The configuration fields that dropping changed.
+        also: Writes more files into the folder.
     """
     # Once ours is in place the toolkit takes the model for wrapped and would never add its own.
     modify_save_pretrained(model)
@@ -105,18 +110,22 @@ def correct_saving(model: Any, fields: frozenset[str]) -> None:  # noqa: ANN401 
     inside = getattr(save, "_unicuco_fields", None)
     if inside is not None:  # a second pruning of the same model
         inside.update(fields)
+        save._unicuco_also.append(also)
         return
     reference = weakref.ref(model)
-    written = set(fields)
+    written, writers = set(fields), [also]
 
     @wraps(save)
     def save_pretrained(save_directory: str | Path, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         live = reference()
         save(save_directory, *args, **kwargs)
         write_config_fields(Path(save_directory), live, sorted(written))
+        for write in writers:
+            write(Path(save_directory))
         check_checkpoint(Path(save_directory), live)
 
     # The toolkit's sign that a save is already wrapped.
     save_pretrained._overridden = True  # type: ignore[attr-defined]
     save_pretrained._unicuco_fields = written  # type: ignore[attr-defined]
+    save_pretrained._unicuco_also = writers  # type: ignore[attr-defined]
     model.save_pretrained = save_pretrained

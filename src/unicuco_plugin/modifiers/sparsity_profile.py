@@ -11,13 +11,16 @@ from pydantic import PrivateAttr, ValidationError, field_validator, model_valida
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
+from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.entries import EvoPressEntry, LateEntry, PeerEntry, ProfileEntry
 from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler, check_spaces
-from unicuco_plugin.modifiers.identity import check_identity
+from unicuco_plugin.modifiers.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.sparsity import find_follower
 from unicuco_plugin.modifiers.stitching import StitchHandler
+from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions
+from unicuco_plugin.modifiers.ways import check_ways, known_parts, plain_way, trace_source
 from unicuco_plugin.modifiers.windows import gather_windows
 from unicuco_plugin.peers.peer import PeerProgress
 from unicuco_plugin.request import Request
@@ -25,13 +28,12 @@ from unicuco_plugin.strategy import Strategy
 
 __all__ = ["SparsityProfileModifier"]
 
-_WAYS = ("profile", "strategy", "profiles", "peer", "evopress")
-
 
 class SparsityProfileModifier(Modifier):
     """Answer a request from a trained profile or by a peer, or replay a strategy, and apply it to the model.
 
-    For the space ``depth`` the answer's blocks are dropped and the model is saved with a configuration that says so.
+    For the space ``depth`` the answer's blocks are dropped and the model is saved with a configuration that says so;
+    for ``structured`` head groups, neurons and modules are.
     For the space ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity for every
     linear, in place of its own ``sparsity`` and ``targets``, and what it made is held against the plan. It composes
     with the toolkit's other modifiers in one recipe; list it first.
@@ -72,6 +74,7 @@ class SparsityProfileModifier(Modifier):
         levels: A level database's folder: a sparsity strategy is then stitched from it, and no pass has to follow.
         peer: Name of a method that answers ``request``, or its name with options (:class:`PeerEntry`).
         evopress: A file of EvoPress, or its name with options (:class:`EvoPressEntry`).
+        structured: How a strategy of the space ``structured`` is carried out (:class:`StructuredOptions`).
         provenance: Where the strategy came from; written into ``recipe.yaml`` and never read.
 
     Raises:
@@ -87,6 +90,7 @@ class SparsityProfileModifier(Modifier):
     levels: str | None = None
     peer: PeerEntry | None = None
     evopress: EvoPressEntry | None = None
+    structured: StructuredOptions | None = None
     provenance: list[dict[str, Any]] | None = None
 
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
@@ -103,15 +107,7 @@ class SparsityProfileModifier(Modifier):
     @field_validator("profile", "strategy", "levels", mode="before")
     @classmethod
     def _read_path(cls, value: object) -> object:
-        match value:
-            case Path():
-                return str(value)
-            case Strategy():
-                return value.to_dict()
-            case list():
-                return [cls._read_path(entry) for entry in value]
-            case _:
-                return value
+        return plain_way(value)
 
     @field_validator("request")
     @classmethod
@@ -120,16 +116,7 @@ class SparsityProfileModifier(Modifier):
 
     @model_validator(mode="after")
     def _check_one_way(self) -> "SparsityProfileModifier":
-        given = [way for way in _WAYS if getattr(self, way) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(_WAYS)}; got {', '.join(given) or 'none'}")
-        asked = "peer" if self.peer else "profile"
-        if (getattr(self, asked) is None) != (self.request is None):
-            raise ValueError(f"{asked} and request go together: {asked}: NAME, request: {{sparsity: 0.25}}")
-        if self.peer is not None and list(self.request or ()) != ["sparsity"]:
-            raise ValueError(f"request must be for sparsity with a peer, got {self.request}")
-        if self.profiles == [] or self.strategy == []:
-            raise ValueError(f"{given[0]} must not be empty")
+        check_ways(vars(self))
         return self
 
     @property
@@ -146,7 +133,10 @@ class SparsityProfileModifier(Modifier):
     @property
     def needs_text(self) -> bool:
         """Whether there must be calibration text to answer from."""
-        return self.late is not None and self.late.needs_text
+        options = self.structured or StructuredOptions()
+        if self.late is None:
+            return options.needs_text(self.resolve(), known=bool(self._sources))
+        return self.late.needs_text or ("structured" in self.late.spaces and options.kept_parts is None)
 
     def watch(self, progress: Callable[[PeerProgress], None]) -> None:
         """Let a function be called as a peer gets on."""
@@ -168,7 +158,7 @@ class SparsityProfileModifier(Modifier):
             if self.late is not None:
                 check_spaces(self.late.spaces)
                 return ()
-            strategies = self._read_strategies() if self.strategy is not None else self._answer()
+            strategies = self._answer()
             check_spaces([strategy.space for strategy in strategies])
             self._strategies = strategies
         return self._strategies
@@ -188,7 +178,7 @@ class SparsityProfileModifier(Modifier):
             return
         for strategy in strategies:
             if check_identity(model, strategy.model, accept_other_weights=self.accept_other_weights):
-                strategy = _carry_over(strategy)  # noqa: PLW2901 - the same strategy
+                strategy = carry_over(strategy)  # noqa: PLW2901 - the same strategy
             checked.append(strategy)
         self._strategies = tuple(checked)
         self._checked = True
@@ -203,6 +193,8 @@ class SparsityProfileModifier(Modifier):
             RecipeError: If it holds a second one of this type, or nothing zeroes weights where a strategy wants it.
         """
         place = find_alone(modifiers, type(self))
+        if self.structured is not None and "structured" not in self.spaces:
+            raise RecipeError("structured goes with a strategy of the space 'structured'; there is none")
         sparse = "sparsity" in self.spaces
         if self.levels is not None and not sparse:
             raise RecipeError("levels goes with a strategy of the space 'sparsity'; there is none")
@@ -213,6 +205,11 @@ class SparsityProfileModifier(Modifier):
     def achieved(self) -> Achieved | None:
         """What became of a sparsity strategy's plan, once the toolkit has finalised; None where there is none."""
         return next((handler.achieved for handler in self._handlers if handler.achieved is not None), None)
+
+    @property
+    def layout(self) -> str:
+        """What a structured strategy's checkpoint is (:attr:`StructuredHandler.outcome`); empty where there is none."""
+        return next((handler.outcome for handler in self._handlers if isinstance(handler, StructuredHandler)), "")
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Answer, check, bypass and fill; after an error the model is as it was."""
@@ -225,7 +222,7 @@ class SparsityProfileModifier(Modifier):
         try:
             removed: frozenset[str] = frozenset()
             for strategy in sorted(self.resolve(), key=lambda strategy: list(HANDLERS).index(strategy.space)):
-                self._handlers.append(self._handler(state.model, strategy))
+                self._handlers.append(self._handler(state, strategy))
                 self._handlers[-1].start(modifiers, place, removed)
                 removed |= self._handlers[-1].removed
         except BaseException:
@@ -255,10 +252,21 @@ class SparsityProfileModifier(Modifier):
         request = None if self.request is None else Request.of(**self.request)
         self._strategies = (late.answer(state.model, windows, request, self._progress),)
 
-    def _handler(self, model: nn.Module, strategy: Strategy) -> SpaceHandler:
+    @property
+    def _sources(self) -> list[ProfileEntry]:
+        if self.profile is not None:
+            return [ProfileEntry(profile=self.profile, request=self.request or {})]
+        return self.profiles or []
+
+    def _handler(self, state: State, strategy: Strategy) -> SpaceHandler:
+        if strategy.space == "structured":
+            options = self.structured or StructuredOptions()
+            batches = None if state.data is None else state.data.calib
+            parts = options.choose(find_decoder(state.model), strategy, batches, known_parts(self._sources))
+            return StructuredHandler(state.model, parts, options.format)
         if strategy.space == "sparsity" and self.levels is not None:
-            return StitchHandler(model, strategy, self.levels)
-        return HANDLERS[strategy.space](model, strategy)
+            return StitchHandler(state.model, strategy, self.levels)
+        return HANDLERS[strategy.space](state.model, strategy)
 
     def _undo(self) -> None:
         for handler in reversed(self._handlers):
@@ -267,32 +275,15 @@ class SparsityProfileModifier(Modifier):
     def _store(self) -> None:
         """Put the strategies where ``recipe.yaml`` is written from, with profiles and requests as provenance."""
         resolved = [strategy.to_dict() for strategy in self.resolve()]
-        if self.profile is not None:
-            self.provenance = [{"profile": self.profile, "request": self.request}]
-        elif self.profiles is not None:
-            self.provenance = [entry.model_dump() for entry in self.profiles]
-        elif isinstance(self.strategy, str):
-            self.provenance = [{"strategy": self.strategy}]
-        elif self.peer is not None:
-            self.provenance = [{"peer": self.peer.model_dump(exclude_none=True), "request": self.request}]
-        elif self.evopress is not None:
-            self.provenance = [{"evopress": self.evopress.model_dump(exclude_none=True)}]
+        found = trace_source(self.profile or self.peer or self.evopress or self.profiles or self.strategy, self.request)
+        self.provenance = found if found is not None else self.provenance
         self.profile = self.request = self.profiles = self.peer = self.evopress = None
         self.strategy = resolved[0] if len(resolved) == 1 else list(resolved)
-
-    def _read_strategies(self) -> tuple[Strategy, ...]:
-        given = self.strategy if isinstance(self.strategy, list) else [self.strategy]
-        return tuple(
-            Strategy.read(Path(entry)) if isinstance(entry, str) else Strategy.from_dict(entry) for entry in given
-        )
+        if "structured" in self.spaces:
+            self.structured = (self.structured or StructuredOptions()).settled()
 
     def _answer(self) -> tuple[Strategy, ...]:
-        entries = self.profiles or [ProfileEntry(profile=self.profile or "", request=self.request or {})]
-        return tuple(entry.answer() for entry in entries)
-
-
-def _carry_over(strategy: Strategy) -> Strategy:
-    if strategy.divergence is None:
-        return strategy
-    carried = strategy.divergence.model_copy(update={"measured": False, "carried_over": True})
-    return strategy.model_copy(update={"divergence": carried})
+        if self.strategy is not None:
+            given = self.strategy if isinstance(self.strategy, list) else [self.strategy]
+            return tuple(Strategy.read(Path(e)) if isinstance(e, str) else Strategy.from_dict(e) for e in given)
+        return tuple(entry.answer() for entry in self._sources)

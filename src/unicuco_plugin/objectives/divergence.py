@@ -12,11 +12,13 @@ class DivergenceObjective:
     """Mean KL per token between the dense model and the pruned one, nats.
 
     Args:
-        request: Model, space, windows, direction, and the level database for the space ``sparsity``.
+        request: Model, space, windows, direction, the level database for the space ``sparsity``, the ranked
+            parts for ``structured``.
 
     Raises:
         UnknownNameError: If the space is none that its evaluators know.
         LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
+        CalibrationError: If it needs ranked parts and gets none.
     """
 
     def __init__(self, request: ObjectiveRequest) -> None:
@@ -26,6 +28,7 @@ class DivergenceObjective:
             request.space.name,
             request.windows,
             levels=request.levels,
+            ranked=request.ranked,
             direction=request.direction,
             batch_windows=request.batch_windows,
         )

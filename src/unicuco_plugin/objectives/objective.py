@@ -11,6 +11,7 @@ from unicuco_plugin.spaces.space import Space
 if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting for Transformers
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.decoder import Decoder
+    from unicuco_plugin.objectives.ranked_parts import RankedParts
 
 __all__ = ["Evaluation", "Objective", "ObjectiveRequest"]
 
@@ -43,6 +44,7 @@ class ObjectiveRequest:
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows to run together.
         levels: The level database that candidates are stitched from, for spaces that zero weights.
+        ranked: Which parts of a module go first, for spaces that remove parts.
     """
 
     decoder: "Decoder"
@@ -51,6 +53,7 @@ class ObjectiveRequest:
     direction: Direction = "forward"
     batch_windows: int = 16
     levels: "Levels | None" = None
+    ranked: "RankedParts | None" = None
 
 
 class Objective(Protocol):

@@ -5,12 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from unicuco_plugin.errors import LevelsError, UnknownNameError
+from unicuco_plugin.errors import CalibrationError, LevelsError, UnknownNameError
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.objectives.evaluator import DROPPED, KEPT, BlockEvaluator, lacking_parts
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.ranked_parts import RankedParts
+from unicuco_plugin.objectives.reduced import ReducedEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.spaces.plan import plan_counts
 
@@ -22,15 +24,18 @@ class UnitsEvaluator:
 
     Args:
         decoder: The dense model; dense again after every call.
-        space: ``depth``, ``sublayer`` or ``sparsity``; units of the last may be blocks, sub-layers or linears.
+        space: ``depth``, ``sublayer``, ``structured`` or ``sparsity``; units of the last may be blocks, sub-layers or
+            linears.
         windows: ``m x L`` token ids.
         levels: The level database that ``sparsity`` is stitched from.
+        ranked: Which parts of a module go first, for ``structured``.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
 
     Raises:
         UnknownNameError: If it is another space.
         LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
+        CalibrationError: If it needs ranked parts and gets none.
     """
 
     def __init__(
@@ -40,18 +45,25 @@ class UnitsEvaluator:
         windows: Tensor,
         *,
         levels: Levels | None = None,
+        ranked: RankedParts | None = None,
         direction: Direction = "forward",
         batch_windows: int = 16,
     ) -> None:
         self._decoder, self._space = decoder, space
         fixed: dict[str, Any] = {"direction": direction, "batch_windows": batch_windows}
         self._blocks: BlockEvaluator | None = None
+        self._reduced: ReducedEvaluator | None = None
         if space in ("depth", "sublayer"):
             self._blocks = BlockEvaluator(decoder, windows, **fixed)
             return
+        if space == "structured":
+            if ranked is None:
+                raise CalibrationError("the space 'structured' is measured with ranked parts, got none")
+            self._ranked, self._reduced = ranked, ReducedEvaluator(decoder, windows, **fixed)
+            return
         if space != "sparsity":
             raise UnknownNameError(
-                f"the divergence objective serves the spaces depth, sublayer and sparsity, got {space!r}"
+                f"the divergence objective serves the spaces depth, sublayer, structured and sparsity, got {space!r}"
             )
         if levels is None:
             raise LevelsError("the space 'sparsity' is measured on a level database, got none")
@@ -62,6 +74,8 @@ class UnitsEvaluator:
         """Measure strategies, each unit → share removed."""
         if self._blocks is not None:
             return self._blocks.evaluate_parts([self._parts(units) for units in strategies])
+        if self._reduced is not None:
+            return self._reduced.evaluate([self._ranked.keep(self._decoder, units) for units in strategies])
         return self._stitched.evaluate([plan_counts(units, self._sizes) for units in strategies])
 
     def _parts(self, units: Mapping[str, float]) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.models.sizes import measure_sizes
 from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.peers.blocks import depth_space
@@ -10,6 +11,9 @@ from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import ModelReference, Source, Strategy, split_halves
 
 __all__ = ["make_strategy", "removed_share"]
+
+# At most so many bytes of a file's header tell of one tensor.
+_ENTRY = 256
 
 
 def removed_share(decoder: Decoder, space: str, units: Mapping[str, float]) -> float:
@@ -47,15 +51,30 @@ def make_strategy(
     sizes = measure_sizes(decoder)
     leaving = {"depth": tuple(units), "sublayer": split_halves(units)[0]}.get(space, ())
     gone = [index for index, name in enumerate(decoder.block_names) if name in leaving]
+    lost, biases = _part_params(decoder, units) if space == "structured" else (0, 0)
     return Strategy(
         space=space,
         model=model,
         request=request,
         sparsity=sparsity,
-        params=sizes.params_without(gone),
-        bytes=sizes.bytes_without(gone),
+        params=sizes.params_without(gone) - lost,
+        bytes=sizes.bytes_without(gone) - lost * sizes.bytes_per_param + biases * _ENTRY,
         source=source,
         peer=peer,
         divergence=None,
         units=dict(units),
     )
+
+
+def _part_params(decoder: Decoder, units: Mapping[str, float]) -> tuple[int, int]:
+    """Parameters that the compact checkpoint with its biases lacks, and how many biases it gains."""
+    parts, whole, lost, biases = find_parts(decoder), sublayer_params(decoder), 0, 0
+    for name, share in units.items():
+        part = parts[name]
+        output = decoder.model.get_submodule(part.output)
+        gone = round(share * part.count)
+        gains = gone == part.count or (gone > 0 and getattr(output, "bias", None) is None)
+        biases += gains
+        lost += whole[name] if gone == part.count else gone * part.params
+        lost -= output.get_parameter("weight").shape[0] if gains else 0
+    return lost, biases

@@ -4,18 +4,21 @@ import importlib
 from collections.abc import Iterable
 
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.objectives.ranking import RANKINGS, Ranking
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins.hookspecs import hookimpl
 from unicuco_plugin.search.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
 from unicuco_plugin.spaces.depth import DepthSpace
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.sparsity import SparsitySpace
+from unicuco_plugin.spaces.structured import StructuredSpace
 from unicuco_plugin.spaces.sublayer import SublayerSpace
 
 __all__ = [
     "unicuco_list",
     "unicuco_make_objective",
     "unicuco_make_peer",
+    "unicuco_make_ranking",
     "unicuco_make_scalarization",
     "unicuco_make_space",
 ]
@@ -25,21 +28,27 @@ _SCALARIZATIONS: dict[str, Scalarization] = {"weighted_sum": weighted_sum, "tche
 _PEERS = {
     "alphapruning": ("alphapruning", "AlphaPruning"),
     "atp": ("atp", "Atp"),
+    "attention_only": ("structured", "AttentionOnly"),
     "cosine_window": ("similarity", "CosineWindow"),
     "dlp": ("layerwise", "Dlp"),
     "evopress": ("evopress", "EvoPress"),
+    "flap": ("structured", "Flap"),
     "greedy": ("ranked_drops", "Greedy"),
+    "interaction": ("structured", "Interaction"),
+    "mlp_only": ("structured", "MlpOnly"),
     "owl": ("layerwise", "Owl"),
     "shortened_llama": ("ranked_drops", "ShortenedLlama"),
     "shortgpt": ("similarity", "ShortGpt"),
+    "structured_uniform": ("structured", "StructuredUniform"),
     "uniform": ("uniform", "Uniform"),
     "weight_subcloning": ("similarity", "WeightSubcloning"),
 }
 _NAMES = {
-    "space": ("depth", "sparsity", "sublayer"),
+    "space": ("depth", "sparsity", "structured", "sublayer"),
     "objective": ("divergence",),
     "scalarization": tuple(_SCALARIZATIONS),
     "peer": tuple(_PEERS),
+    "ranking": tuple(RANKINGS),
 }
 
 
@@ -51,13 +60,19 @@ def unicuco_list(kind: str) -> Iterable[str]:
 
 @hookimpl
 def unicuco_make_space(
-    name: str, units: tuple[str, ...], params: tuple[int, ...], bounds: tuple[tuple[float, float], ...]
+    name: str,
+    units: tuple[str, ...],
+    params: tuple[int, ...],
+    bounds: tuple[tuple[float, float], ...],
+    parts: tuple[tuple[int, int], ...],
 ) -> Space | None:
-    """``depth``: whole blocks. ``sublayer``: attentions and MLPs. ``sparsity``: a share of every part of the model."""
+    """``depth``, ``sublayer``, ``sparsity`` and ``structured``; see the classes."""
     if name == "sparsity":
         return SparsitySpace(units, params, bounds)
     if name == "sublayer":
         return SublayerSpace(units, params)
+    if name == "structured":
+        return StructuredSpace(units, params, parts)
     return DepthSpace(units, params) if name == "depth" else None
 
 
@@ -86,3 +101,9 @@ def unicuco_make_peer(name: str) -> Peer | None:
     module, kind = _PEERS[name]
     made: Peer = getattr(importlib.import_module(f"unicuco_plugin.peers.{module}"), kind)()
     return made
+
+
+@hookimpl
+def unicuco_make_ranking(name: str) -> Ranking | None:
+    """``flap`` (the default), ``magnitude``, ``wanda`` and ``taylor``."""
+    return RANKINGS.get(name)

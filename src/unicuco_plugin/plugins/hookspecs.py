@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pluggy
 
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.objectives.ranking import Ranking
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.search.scalarization import Scalarization
 from unicuco_plugin.spaces.space import Space
@@ -15,6 +16,7 @@ __all__ = [
     "unicuco_list",
     "unicuco_make_objective",
     "unicuco_make_peer",
+    "unicuco_make_ranking",
     "unicuco_make_scalarization",
     "unicuco_make_space",
 ]
@@ -25,21 +27,27 @@ hookimpl = pluggy.HookimplMarker("unicuco")
 
 @hookspec
 def unicuco_list(kind: str) -> Iterable[str]:  # type: ignore[empty-body]  # a specification has no body
-    """List the names this plugin provides of a kind: ``space``, ``objective``, ``scalarization``, ``peer``.
+    """List the names this plugin provides of a kind.
 
+    Kinds are ``space``, ``objective``, ``scalarization``, ``peer`` and ``ranking``.
     Called by ``unicuco plugins`` and for error messages; a name that is not listed still works.
     """
 
 
 @hookspec(firstresult=True)
 def unicuco_make_space(
-    name: str, units: tuple[str, ...], params: tuple[int, ...], bounds: tuple[tuple[float, float], ...]
+    name: str,
+    units: tuple[str, ...],
+    params: tuple[int, ...],
+    bounds: tuple[tuple[float, float], ...],
+    parts: tuple[tuple[int, int], ...],
 ) -> Space | None:
     """Build the space called ``name`` over a model's units; return None to pass.
 
     Called once when training starts and once when a profile is loaded, with the units' full module names (blocks,
-    unless the space is ``sparsity`` or ``sublayer``), their parameters, and the least and largest share of each, empty
-    where nobody set any. No answer is an ``UnknownNameError``.
+    unless the space is ``sparsity``, ``sublayer`` or ``structured``), their parameters, the least and largest share of
+    each, empty where nobody set any, and for ``structured`` how many equal parts each has and how many of them go
+    together. No answer is an ``UnknownNameError``.
     """
 
 
@@ -66,4 +74,13 @@ def unicuco_make_peer(name: str) -> Peer | None:
     """Return the method called ``name`` that others' strategies come from; return None to pass.
 
     Called once before a comparison or a pruning by that method. No answer is an ``UnknownNameError``.
+    """
+
+
+@hookspec(firstresult=True)
+def unicuco_make_ranking(name: str) -> Ranking | None:
+    """Return the ranking called ``name`` of the head groups and neurons inside a module; return None to pass.
+
+    Called once before parts are ranked: in training, before a comparison or a structured pruning. No answer is an
+    ``UnknownNameError``.
     """

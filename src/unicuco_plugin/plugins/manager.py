@@ -12,6 +12,7 @@ import pluggy
 
 from unicuco_plugin.errors import PluginError, UnicucoError, UnknownNameError
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.objectives.ranking import Ranking
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins import builtin, hookspecs
 from unicuco_plugin.search.scalarization import Scalarization
@@ -24,13 +25,14 @@ __all__ = [
     "list_plugins",
     "make_objective",
     "make_peer",
+    "make_ranking",
     "make_scalarization",
     "make_space",
     "plugin_manager",
 ]
 
-Kind = Literal["space", "objective", "scalarization", "peer"]
-KINDS: tuple[Kind, ...] = ("space", "objective", "scalarization", "peer")
+Kind = Literal["space", "objective", "scalarization", "peer", "ranking"]
+KINDS: tuple[Kind, ...] = ("space", "objective", "scalarization", "peer", "ranking")
 GROUP = "unicuco"
 # Set to 1 to load none but the built-ins; tests do.
 SWITCH = "UNICUCO_DISABLE_PLUGINS"
@@ -43,7 +45,7 @@ class PluginEntry:
     """One thing that a plugin provides.
 
     Attributes:
-        kind: ``space``, ``objective``, ``scalarization`` or ``peer``.
+        kind: ``space``, ``objective``, ``scalarization``, ``peer`` or ``ranking``.
         name: What users call it.
         package: The distribution it comes from.
         version: That distribution's version; empty if unknown.
@@ -91,7 +93,11 @@ def list_plugins() -> list[PluginEntry]:
 
 
 def make_space(
-    name: str, units: tuple[str, ...], params: tuple[int, ...], bounds: tuple[tuple[float, float], ...] = ()
+    name: str,
+    units: tuple[str, ...],
+    params: tuple[int, ...],
+    bounds: tuple[tuple[float, float], ...] = (),
+    parts: tuple[tuple[int, int], ...] = (),
 ) -> Space:
     """Build a space by name.
 
@@ -99,7 +105,7 @@ def make_space(
         UnknownNameError: If no plugin knows it.
         PluginError: If a plugin fails.
     """
-    made: Space = _ask("space", name, "unicuco_make_space", units=units, params=params, bounds=bounds)
+    made: Space = _ask("space", name, "unicuco_make_space", units=units, params=params, bounds=bounds, parts=parts)
     return made
 
 
@@ -118,6 +124,12 @@ def make_scalarization(name: str) -> Scalarization:
 def make_peer(name: str) -> Peer:
     """Find a peer by name; raises as ``make_space`` does."""
     made: Peer = _ask("peer", name, "unicuco_make_peer")
+    return made
+
+
+def make_ranking(name: str) -> Ranking:
+    """Find a ranking of parts by name; raises as ``make_space`` does."""
+    made: Ranking = _ask("ranking", name, "unicuco_make_ranking")
     return made
 
 

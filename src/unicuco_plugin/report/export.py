@@ -12,6 +12,12 @@ if TYPE_CHECKING:  # it brings the toolkit with it
 
 __all__ = ["describe_export", "export_data"]
 
+_LAYOUTS = {
+    "compact": "compact: blocks differ in size; load with unicuco_plugin.load, or trust_remote_code=True",
+    "plain": "plain: all blocks have one size; a stock checkpoint",
+    "stock": "stock: removed parts are zeros in the full shape; loads everywhere, no smaller and no faster",
+}
+
 
 def describe_export(export: "Export") -> str:
     """Say what was removed, what that is known to cost, and how large the checkpoint is."""
@@ -28,6 +34,8 @@ def describe_export(export: "Export") -> str:
             f"furthest from its plan {worst.name}, by {abs(worst.error):.2g} of its weights"
         )
     lines += [_say_silent(len(strategy.silenced)) for strategy in export.strategies if strategy.silenced]
+    if export.layout:
+        lines.append(f"layout      {_LAYOUTS[export.layout]}")
     size = f"{format_count(export.params)} parameters, {format_bytes(export.bytes)}"
     lines.append(f"checkpoint  {export.path}: {size}, in {format_seconds(export.seconds)}")
     return "\n".join(lines)
@@ -42,6 +50,7 @@ def export_data(export: "Export") -> str:
         "seconds": round(export.seconds, 3),
         "strategies": [strategy.to_dict() for strategy in export.strategies],
         "caveat": export.caveat,
+        "layout": export.layout or None,
         "silenced": [name for strategy in export.strategies for name in strategy.silenced],
     }
     if export.achieved is not None:

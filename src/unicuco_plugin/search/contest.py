@@ -124,7 +124,7 @@ class Contest:
         proposed = self._split("stratnet", self._proposed(budgets))
         for race, candidates in zip(found, proposed, strict=True):
             race.append(safest(candidates))
-        moves = self._neighbours([safest(race).x for race in found])
+        moves = self._neighbours([safest(race).x for race in found], budgets)
         means = self._posterior.mean(torch.cat(moves)).split([len(part) for part in moves])
         best = [part[mean.argsort(stable=True)[:_NEIGHBOURS]] for part, mean in zip(moves, means, strict=True)]
         for race, candidates in zip(found, self._split("neighbour", best), strict=True):
@@ -152,7 +152,7 @@ class Contest:
             if len(rows):
                 best = rows[self._posterior.mean(rows).argsort(stable=True)[:_BESIDE]]
                 begin.append(move_onto(self._posterior, self._space, best, budget))
-        return descend(self._posterior, self._space, torch.cat(begin))
+        return descend(self._posterior, self._space, torch.cat(begin), budget)
 
     def _split(self, source: Source, groups: Sequence[Tensor]) -> list[list[Candidate]]:
         """Predict all groups at once."""
@@ -193,10 +193,11 @@ class Contest:
             proposed.append(rows[list(distinct.values())])
         return proposed
 
-    def _neighbours(self, starts: Sequence[Tensor]) -> list[Tensor]:
+    def _neighbours(self, starts: Sequence[Tensor], budgets: Sequence[float]) -> list[Tensor]:
         """Where each start leads: down the posterior of a smooth space, else the moves that its slope likes best."""
         if self._space.smooth:
-            return [descend(self._posterior, self._space, start[None], kappa=1.0) for start in starts]
+            pairs = zip(starts, budgets, strict=True)
+            return [descend(self._posterior, self._space, start[None], budget, kappa=1.0) for start, budget in pairs]
         with torch.enable_grad():
             x = torch.stack(list(starts)).requires_grad_(True)
             (slope,) = torch.autograd.grad(self._posterior.mean(x).sum(), x)

@@ -15,29 +15,34 @@ __all__ = ["descend", "move_onto", "propose_neighbours"]
 # best known and their basins are the likeliest. Random starts are what finds the basins nobody has been to.
 _BEST = 5
 _LONGEST = 40
+# Moves of whole units that a space of steps adds to where the gradient ends.
+_FEW = 4
 # Adam on the scores of a smooth space: so many steps of this size move a unit's share by a third at the most.
 _STEPS = 40
 _RATE = 0.05
 
 
-def descend(posterior: Posterior, space: Space, x: Tensor, *, kappa: float = 0.0) -> Tensor:
+def descend(posterior: Posterior, space: Space, x: Tensor, budget: float, *, kappa: float = 0.0) -> Tensor:
     """Lower the posterior's bound from each start without leaving the budget, ``p x d`` to ``p x d``.
 
-    All starts must be at one budget.
+    Where shares come in steps the gradient leads first, and then moves that it cannot see.
 
     Args:
         posterior: Of the measurements.
         space: Of the strategies.
-        x: The starts.
+        x: The starts, all at the budget.
+        budget: Share of the prunable weights to remove.
         kappa: ``mean + kappa std`` is lowered: positive stays near what is known, negative explores.
     """
     if not len(x):
         return x
-    return _follow_gradient(posterior, space, x, kappa) if space.smooth else _swap(posterior, space, x, kappa)
+    if not space.smooth:
+        return _swap(posterior, space, x, kappa, _LONGEST)
+    x = _follow_gradient(posterior, space, x, budget, kappa)
+    return _swap(posterior, space, x, kappa, _FEW) if space.stepped else x
 
 
-def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, kappa: float) -> Tensor:
-    budget = space.sparsity(x[:1]).item()
+def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, budget: float, kappa: float) -> Tensor:
     with torch.enable_grad():
         z = space.scores(x).clone().requires_grad_(True)
         best, lowest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64)
@@ -53,12 +58,12 @@ def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, kappa: float
     return best
 
 
-def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float) -> Tensor:
-    """Follow the best neighbour from each start until none lowers the bound."""
+def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float, longest: int) -> Tensor:
+    """Follow the best neighbour from each start until none lowers the bound, or ``longest`` times."""
     x = x.clone()
     value = posterior.bound(x, "upper", kappa)
     live = torch.arange(len(x))
-    for _ in range(_LONGEST):
+    for _ in range(longest):
         moves = space.neighbours(x[live])
         if moves.shape[1] == 0:
             break
@@ -102,7 +107,7 @@ def propose_neighbours(
         if starts:
             begin.append(space.random(starts, budget, generator))
         explore = {"lower": -kappa, "upper": kappa, "none": 0.0}[bound]
-        ends.append(descend(posterior, space, torch.cat(begin), kappa=explore))
+        ends.append(descend(posterior, space, torch.cat(begin), budget, kappa=explore))
     return torch.cat(ends) if ends else X[:0]
 
 

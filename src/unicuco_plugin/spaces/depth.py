@@ -32,6 +32,7 @@ class DepthSpace:
     block_params: tuple[int, ...]
     name: str = "depth"
     smooth: bool = False
+    stepped: bool = False
     physical: bool = True
     bounds: tuple[tuple[float, float], ...] = ()
 

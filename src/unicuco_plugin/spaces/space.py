@@ -45,6 +45,11 @@ class Space(Protocol):
         ...
 
     @property
+    def stepped(self) -> bool:
+        """Whether the shares of a smooth space come in whole steps, so that its gradient does not see all moves."""
+        ...
+
+    @property
     def physical(self) -> bool:
         """Whether what is removed leaves the checkpoint, so that requests can be made in parameters and bytes."""
         ...

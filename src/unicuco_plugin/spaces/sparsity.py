@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down, round_up
-from unicuco_plugin.spaces.units import name_block
+from unicuco_plugin.spaces.units import name_block, name_kind
 
 __all__ = ["BOUNDS", "SparsitySpace"]
 
@@ -53,6 +53,7 @@ class SparsitySpace:
     bounds: tuple[tuple[float, float], ...] = ()
     name: str = "sparsity"
     smooth: bool = True
+    stepped: bool = False
     physical: bool = False
 
     def __post_init__(self) -> None:
@@ -97,7 +98,7 @@ class SparsitySpace:
         Kernels compare strategies in these coordinates. Ten units of one block act together far more than apart, and
         some hundred measurements cannot tell two hundred length scales.
         """
-        groups = [*_group(self.units, name_block), *_group(self.units, _kind_of)]
+        groups = [*_group(self.units, name_block), *_group(self.units, name_kind)]
         if len(groups) >= len(self.units):
             return torch.eye(len(self.units), dtype=torch.float64)
         G = torch.zeros(len(self.units), len(groups), dtype=torch.float64)
@@ -254,11 +255,6 @@ class SparsitySpace:
     def _clip(self, s: Tensor) -> Tensor:
         clipped = s.clamp(self._low, self._high)
         return s + (clipped - s).detach()
-
-
-def _kind_of(unit: str) -> str:
-    """What follows the block's name."""
-    return unit.removeprefix(name_block(unit))
 
 
 def _group(units: tuple[str, ...], of: Callable[[str], str]) -> list[list[int]]:

@@ -51,6 +51,7 @@ class SublayerSpace:
     unit_params: tuple[int, ...]
     name: str = "sublayer"
     smooth: bool = False
+    stepped: bool = False
     physical: bool = False
     bounds: tuple[tuple[float, float], ...] = ()
 

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from unicuco_plugin.errors import StrategyError
 
-__all__ = ["GRANULARITIES", "Granularity", "group_linears", "name_block", "select_bounds"]
+__all__ = ["GRANULARITIES", "Granularity", "group_linears", "name_block", "name_kind", "select_bounds"]
 
 Granularity = Literal["block", "sublayer", "linear"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -17,6 +17,11 @@ def name_block(name: str) -> str:
     parts = name.split(".")
     number = next((index for index, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     return ".".join(parts[: number + 1])
+
+
+def name_kind(name: str) -> str:
+    """What follows the block's part of a module's name: ``.self_attn``; the same for one kind of module."""
+    return name.removeprefix(name_block(name))
 
 
 def group_linears(sizes: Mapping[str, int], granularity: Granularity, ignore: Sequence[str] = ()) -> dict[str, int]:

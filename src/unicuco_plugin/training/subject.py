@@ -7,18 +7,23 @@ from typing import Any
 
 from torch import Tensor
 
-from unicuco_plugin.errors import LevelsError, UnsupportedModelError
+from unicuco_plugin.errors import LevelsError, StrategyError, UnsupportedModelError
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.models.sizes import ModelSizes, measure_sizes
 from unicuco_plugin.models.sublayers import sublayer_params
-from unicuco_plugin.plugins.manager import make_space
+from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.plugins.manager import make_ranking, make_space
 from unicuco_plugin.profile import SizeTable
 from unicuco_plugin.search.journal import Journal
 from unicuco_plugin.search.prior import Prior
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.sparsity import BOUNDS
+from unicuco_plugin.spaces.structured import ROUND_TO, StructuredSpace
 from unicuco_plugin.spaces.units import GRANULARITIES, Granularity, group_linears, select_bounds
+from unicuco_plugin.training.interactions import interaction_starts
+from unicuco_plugin.training.part_sizes import measure_parts
 from unicuco_plugin.training.structure import structural_starts
 
 __all__ = ["Start", "Subject", "Units", "check_units", "find_subject"]
@@ -26,19 +31,25 @@ __all__ = ["Start", "Subject", "Units", "check_units", "find_subject"]
 
 @dataclass(frozen=True)
 class Units:
-    """What the units of non-uniform sparsity are; of no meaning to other spaces.
+    """What the units of ``sparsity`` (the first four) and ``structured`` (the others) are.
 
     Attributes:
         levels: Folder of the level database.
         granularity: ``block``, ``sublayer`` or ``linear``.
         ignore: Units or linears that stay dense.
         bounds: Least and largest share, by pattern of unit names.
+        ranking: Which head groups and neurons of a module go first, by plugin name.
+        compensate: Whether biases stand for what removed parts gave on average.
+        round_to: Neurons that go together.
     """
 
     levels: Path | None = None
     granularity: Granularity = "linear"
     ignore: tuple[str, ...] = ()
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ranking: str = "flap"
+    compensate: bool = True
+    round_to: int = ROUND_TO
 
 
 @dataclass(frozen=True)
@@ -65,14 +76,16 @@ class Subject:
         sizes: What its units weigh.
         header: What determines the run beside its settings, plain JSON data.
         levels: The level database that candidates are stitched from, if they are.
-        start: Finds out what is known beforehand, from the ranking windows; its work is journaled.
+        rank: Ranks the parts of modules, from windows of their own, where strategies need it.
+        start: Finds out what is known beforehand, from the ranking windows and ranked parts; its work is journaled.
     """
 
     space: Space
     sizes: SizeTable
     header: dict[str, Any] = field(default_factory=dict)
     levels: Levels | None = None
-    start: Callable[[Journal, Tensor], Start] = lambda _journal, _windows: Start()
+    rank: Callable[[Tensor], RankedParts] | None = None
+    start: Callable[[Journal, Tensor, RankedParts | None], Start] = lambda _journal, _windows, _ranked: Start()
 
 
 def check_units(name: str, units: Units) -> None:
@@ -80,8 +93,14 @@ def check_units(name: str, units: Units) -> None:
 
     Raises:
         LevelsError: If a level database is missing or not needed, or the granularity is none.
+        StrategyError: If a ranking, compensation or rounding is given for another space, or no neuron may go.
     """
-    if name != "sparsity" and units != Units():
+    if units.round_to < 1:
+        raise StrategyError(f"round_to must be at least 1 neuron, got {units.round_to}")
+    parts = Units(ranking=units.ranking, compensate=units.compensate, round_to=units.round_to)
+    if name != "structured" and parts != Units():
+        raise StrategyError(f"ranking, compensate and round_to go with the space 'structured', not with {name!r}")
+    if name != "sparsity" and units != parts:
         raise LevelsError(f"levels, granularity, ignore and bounds go with the space 'sparsity', not with {name!r}")
     if name == "sparsity" and units.levels is None:
         raise LevelsError("the space 'sparsity' needs a level database: unicuco levels build, then --levels DIR")
@@ -96,7 +115,7 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) ->
         name: The space's.
         decoder: The dense model.
         fingerprint: Of the model, which a level database must have been built from.
-        units: For the space ``sparsity``.
+        units: For the spaces ``sparsity`` and ``structured``.
 
     Raises:
         UnsupportedModelError: If the model's blocks do not suit the space.
@@ -110,6 +129,8 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) ->
         return _sparsity(decoder, fingerprint, units, units.levels)
     if name == "sublayer":
         return _sublayer(decoder)
+    if name == "structured":
+        return _structured(decoder, units)
     sizes = measure_sizes(decoder)
     label = type(decoder.model).__name__
     if len(sizes.block_params) < 2:
@@ -132,6 +153,24 @@ def _sublayer(decoder: Decoder) -> Subject:
     return Subject(space, table.model_copy(update={"blocks": dict(zip(decoder.block_names, pairs, strict=True))}))
 
 
+def _structured(decoder: Decoder, units: Units) -> Subject:
+    ranking = make_ranking(units.ranking)
+    table = measure_parts(decoder, round_to=units.round_to, compensate=units.compensate)
+    space = make_space("structured", tuple(find_parts(decoder)), table.unit_params, parts=table.parts)
+    header = {"ranking": units.ranking, "compensate": units.compensate, "round_to": units.round_to}
+
+    def rank(windows: Tensor) -> RankedParts:
+        return rank_parts(decoder, windows, ranking, compensate=units.compensate)
+
+    def start(journal: Journal, windows: Tensor, ranked: RankedParts | None) -> Start:
+        if ranked is None or not isinstance(space, StructuredSpace):  # a plugin may have its own
+            return Start()
+        first, prior, tokens = interaction_starts(decoder, space, windows, ranked, journal)
+        return Start(first, prior, tokens + ranked.tokens)
+
+    return Subject(space, table, header, None, rank, start)
+
+
 def _sparsity(decoder: Decoder, fingerprint: str, units: Units, folder: Path) -> Subject:
     levels = Levels.open(folder)
     levels.check_model(fingerprint)
@@ -146,12 +185,11 @@ def _sparsity(decoder: Decoder, fingerprint: str, units: Units, folder: Path) ->
         "bounds": [list(pair) for pair in bounds],
     }
 
-    def start(journal: Journal, windows: Tensor) -> Start:
+    def start(journal: Journal, windows: Tensor, _ranked: RankedParts | None) -> Start:
         return Start(*structural_starts(decoder, levels, space, windows, journal))
 
-    return Subject(
-        space, _table(measure_sizes(decoder), tuple(weights.values()), (0,) * len(weights)), header, levels, start
-    )
+    table = _table(measure_sizes(decoder), tuple(weights.values()), (0,) * len(weights))
+    return Subject(space, table, header, levels, None, start)
 
 
 def _table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -> SizeTable:

@@ -1,0 +1,104 @@
+"""Which sparsity a request comes down to: the share itself, or the least or most that a limit allows."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+from unicuco_plugin.errors import RequestError, round_up
+from unicuco_plugin.request import Request
+from unicuco_plugin.search.contest import Candidate, Contest
+from unicuco_plugin.spaces.space import Space
+
+__all__ = ["Facts", "Limits"]
+
+# Parameters and bytes of the checkpoint that a strategy leaves, and the upper end of its divergence's interval.
+Facts = tuple[int, int, float]
+
+# Halvings of a step between budgets of a smooth space: a twentieth comes down to 0.0004.
+_BISECTIONS = 7
+# Corrections of a share by what its best strategy leaves too much: biases differ from strategy to strategy, by a few
+# hundredths of a per cent.
+_CORRECTIONS = 30
+# The least correction, a tenth of a parameter in a million.
+_LEAST = 1e-7
+
+
+class Limits:
+    """Turns requests into budgets, by what the best strategies of budgets leave.
+
+    Args:
+        space: Of the strategies.
+        contest: Knows the best of each budget.
+        facts: What a strategy leaves.
+        whole: Parameters and bytes of the dense checkpoint.
+    """
+
+    def __init__(
+        self, space: Space, contest: Contest, facts: Callable[[Candidate], Facts], whole: tuple[int, int]
+    ) -> None:
+        self._space, self._contest, self._facts_of, self._whole = space, contest, facts, whole
+
+    def budget_of(self, request: Request) -> float:
+        """The sparsity that a request comes down to; not for ``preference``.
+
+        Raises:
+            RequestError: If it cannot be met; the message says what can.
+        """
+        if request.sparsity is not None:
+            return self._space.reaching(request.sparsity)
+        if request.max_divergence is not None:
+            return self._within(request.max_divergence)
+        if not self._space.physical:
+            raise RequestError(
+                f"{request.kind} cannot be asked of space {self._space.name!r}: zeros in a dense file do not shrink "
+                "it; ask for sparsity or max_divergence"
+            )
+        limit = request.max_params if request.max_params is not None else request.max_bytes or 0
+        column = 0 if request.kind == "max_params" else 1
+        fits = [
+            budget for budget, facts in zip(self._space.budgets, self._facts, strict=True) if facts[column] <= limit
+        ]
+        if not fits:
+            raise RequestError(
+                f"{request.kind} must be at least {self._facts[-1][column]} for this profile, with all units but one "
+                f"removed, got {limit}"
+            )
+        return self._just_within(limit, column, min(fits)) if self._space.smooth else min(fits)
+
+    def _just_within(self, limit: int, column: int, enough: float) -> float:
+        """The least share whose best leaves no more than a limit, to one step; ``enough`` is a budget that does."""
+        unit = self._space.params.sum().item() * self._whole[column] / self._whole[0]
+        share = max((self._whole[column] - limit) / unit, _LEAST)
+        for _ in range(_CORRECTIONS):
+            if share >= enough:
+                break
+            [best] = self._contest.best([share])
+            over = self._facts_of(best)[column] - limit
+            if over <= 0:
+                return share
+            share += max(over / unit, _LEAST)
+        return enough
+
+    def _within(self, divergence: float) -> float:
+        """The largest budget whose best has its interval's upper end within so many nats per token."""
+        budgets = self._space.budgets
+        fits = [index for index, (_, _, upper) in enumerate(self._facts) if upper <= divergence]
+        if not fits:
+            least = min(upper for _, _, upper in self._facts)
+            raise RequestError(
+                f"max_divergence must be at least {round_up(least)} nats per token for this profile, the upper "
+                f"end of its least harmful strategy's interval, got {divergence}"
+            )
+        low = budgets[fits[-1]]
+        if not self._space.smooth or fits[-1] == len(budgets) - 1:
+            return low
+        high = budgets[fits[-1] + 1]
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            [best] = self._contest.best([middle])
+            low, high = (middle, high) if self._facts_of(best)[2] <= divergence else (low, middle)
+        return low
+
+    @cached_property
+    def _facts(self) -> list[Facts]:
+        """Of each budget's best."""
+        return [self._facts_of(best) for best in self._contest.best(self._space.budgets)]

@@ -1,0 +1,45 @@
+"""Kept parts in a file of their own, beside a checkpoint or for a recipe: safetensors under another suffix."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.models.kept_parts import KeptParts
+
+__all__ = ["KEPT_PARTS_FILE", "read_kept_parts", "write_kept_parts"]
+
+# Loaders, vLLM among them, take every *.safetensors in a folder for weights.
+KEPT_PARTS_FILE = "structured.parts"
+_KEPT, _BIAS = "kept.", "bias."
+_FORMAT = {"format": "unicuco kept parts 1"}
+
+
+def write_kept_parts(path: Path, parts: KeptParts) -> None:
+    """Write kept parts: ``kept.<module>``, 32-bit indices, and ``bias.<module>`` in the dtype it has.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    tensors = {f"{_KEPT}{name}": torch.tensor(kept, dtype=torch.int32) for name, kept in parts.kept.items()}
+    tensors |= {f"{_BIAS}{name}": bias.detach().cpu().contiguous() for name, bias in parts.biases.items()}
+    save_file(tensors, path, metadata=_FORMAT)
+
+
+def read_kept_parts(path: Path) -> KeptParts:
+    """Read kept parts back; whether they are a model's is for :meth:`KeptParts.check`.
+
+    Raises:
+        StrategyError: If the file is missing, truncated, or holds something else.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StrategyError(f"kept parts {path} cannot be read: {error}") from error
+    other = [name for name in tensors if not name.startswith((_KEPT, _BIAS))]
+    if other or not tensors:
+        raise StrategyError(f"kept parts {path} must hold kept.* and bias.*, got {', '.join(other[:3]) or 'nothing'}")
+    kept = {name.removeprefix(_KEPT): tuple(t.tolist()) for name, t in tensors.items() if name.startswith(_KEPT)}
+    return KeptParts(kept, {name.removeprefix(_BIAS): t for name, t in tensors.items() if name.startswith(_BIAS)})

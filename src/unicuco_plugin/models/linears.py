@@ -1,0 +1,28 @@
+"""The linears that modules have at one moment, to put back; no weight is copied."""
+
+from torch import nn
+
+__all__ = ["Linears"]
+
+
+class Linears:
+    """Remembers the linears of modules, and the whole numbers that the modules say of themselves."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[nn.Module, dict[str, nn.Module], dict[str, int]]] = []
+
+    def remember(self, module: nn.Module) -> None:
+        """Note a module's linears before they are replaced by others; weights changed in place stay changed."""
+        children: dict[str, nn.Module] = {
+            name: child for name, child in module.named_children() if isinstance(child, nn.Linear)
+        }
+        numbers = {name: value for name, value in vars(module).items() if type(value) is int}
+        self._before.append((module, children, numbers))
+
+    def restore(self) -> None:
+        """Put everything back; calling it again does nothing."""
+        while self._before:
+            module, children, numbers = self._before.pop()
+            vars(module).update(numbers)
+            for name, child in children.items():
+                setattr(module, name, child)

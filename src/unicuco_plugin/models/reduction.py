@@ -1,0 +1,99 @@
+"""Modules without some of their parts, for a while: nothing is computed for what is gone, nothing is copied whole."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.kept_parts import KeptParts
+from unicuco_plugin.models.parts import Parts
+
+__all__ = ["reduced"]
+
+_Undo = Callable[[], None]
+
+
+@contextmanager
+def reduced(decoder: Decoder, kept: KeptParts, parts: Iterable[Parts]) -> Iterator[None]:
+    """Take parts out of some modules, and add their biases, until the end of the ``with``.
+
+    The result is that of the whole module with the output projection's columns of those parts zeroed.
+
+    Args:
+        decoder: The dense model; as it was afterwards, however it ends.
+        kept: Which parts stay, and the biases.
+        parts: The modules to change; others keep everything, whatever ``kept`` says.
+    """
+    restore: list[_Undo] = []
+    try:
+        for part in parts:
+            module = decoder.model.get_submodule(part.name)
+            indices = kept.kept.get(part.name, tuple(range(part.count)))
+            # A module that keeps nothing stays whole and is not asked: attention over no head is not defined.
+            restore += _take_out(module, part, indices) if indices else [_stand_in(module, part)]
+            bias = kept.biases.get(part.name)
+            if bias is not None:
+                restore.append(_add(module, bias))
+        yield
+    finally:
+        for undo in reversed(restore):
+            undo()
+
+
+def _take_out(module: nn.Module, part: Parts, indices: tuple[int, ...]) -> list[_Undo]:
+    if len(indices) == part.count:
+        return []
+    if part.kind == "attention":
+        rows = {"q_proj": part.width, "k_proj": part.head_dim, "v_proj": part.head_dim}
+    else:
+        rows = {"gate_proj": 1, "up_proj": 1}
+    undo = []
+    for name, width in rows.items():
+        linear = module.get_submodule(name)
+        undo += [_select(linear, tensor, 0, indices, width) for tensor in ("weight", "bias")]
+    output = module.get_submodule(part.output.removeprefix(f"{part.name}."))
+    undo.append(_select(output, "weight", 1, indices, part.width))
+    return undo
+
+
+def _select(linear: nn.Module, name: str, dim: int, indices: tuple[int, ...], width: int) -> _Undo:
+    """Put a selection in the place of a parameter; the parameter itself is kept aside."""
+    before = linear._parameters[name]
+    if before is not None:
+        index = (torch.tensor(indices)[:, None] * width + torch.arange(width)).flatten().to(before.device)
+        chosen = before.detach().index_select(dim, index)
+        linear._parameters[name] = nn.Parameter(chosen, requires_grad=False)
+
+    def undo() -> None:
+        linear._parameters[name] = before
+
+    return undo
+
+
+def _stand_in(module: nn.Module, part: Parts) -> _Undo:
+    """Let a module give zeros; attentions return their weights beside, which nobody asks for."""
+    before = module.__dict__.get("forward")
+
+    def forward(hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor, None]:
+        zeros = torch.zeros_like(hidden_states)
+        return (zeros, None) if part.kind == "attention" else zeros
+
+    def undo() -> None:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+    module.__dict__["forward"] = forward
+    return undo
+
+
+def _add(module: nn.Module, bias: Tensor) -> _Undo:
+    def add(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(output, tuple):
+            return (output[0] + bias.to(output[0]), *output[1:])
+        return output + bias.to(output)
+
+    return module.register_forward_hook(add).remove

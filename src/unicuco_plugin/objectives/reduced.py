@@ -1,0 +1,118 @@
+"""Divergence of candidates that keep some head groups and neurons of each module."""
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.kept_parts import KeptParts
+from unicuco_plugin.models.parts import Parts, find_parts
+from unicuco_plugin.models.reduction import reduced
+from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.objectives.evaluator import evaluate_changes
+from unicuco_plugin.objectives.head import DivergenceHead
+from unicuco_plugin.objectives.kl import Direction
+from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.prefixes import SKIPPED, PrefixWalk
+
+__all__ = ["ReducedEvaluator", "ReducedWalk"]
+
+
+class ReducedWalk:
+    """Final states of many models that keep some parts, on fixed windows, with what they have in common run once.
+
+    Args:
+        runner: The dense model; never modified beyond a call.
+        windows: ``m x L`` token ids.
+        batch_windows: Windows that pass a block together.
+        cache_bytes: Most bytes of partial models' states to keep between batches.
+
+    Raises:
+        UnsupportedModelError: If the model's modules cannot be split into parts.
+    """
+
+    def __init__(
+        self, runner: BlockRunner, windows: Tensor, *, batch_windows: int = 8, cache_bytes: int = 2**28
+    ) -> None:
+        self._decoder = runner.decoder
+        parts = list(find_parts(runner.decoder).values())
+        self._blocks = list(zip(parts[::2], parts[1::2], strict=True))
+        self._known: dict[Hashable, KeptParts] = {}
+        self.prefixes = PrefixWalk(runner, windows, self._reduced, batch_windows=batch_windows, cache_bytes=cache_bytes)
+
+    def changes(self, candidates: Sequence[KeptParts]) -> list[tuple[Hashable, ...]]:
+        """Every candidate as one change for each block, as ``prefixes`` takes them until the next call.
+
+        Raises:
+            StrategyError: If a candidate does not fit the model.
+        """
+        self._known = {}
+        for kept in candidates:
+            kept.check(self._decoder)
+        return [tuple(self._change(pair, kept) for pair in self._blocks) for kept in candidates]
+
+    def _change(self, pair: tuple[Parts, Parts], kept: KeptParts) -> Hashable:
+        touched = [part.name for part in pair if part.name in kept.kept or part.name in kept.biases]
+        if not touched:
+            return None
+        if not kept.biases.keys() & set(touched) and all(kept.kept.get(part.name) == () for part in pair):
+            return SKIPPED
+        # Thousands of indices a block: what stands for them is short.
+        digest = hashlib.sha256()
+        for name in touched:
+            digest.update(repr((name, kept.kept.get(name))).encode())
+            if name in kept.biases:
+                digest.update(kept.biases[name].detach().float().cpu().numpy().tobytes())
+        key = digest.digest()
+        self._known[key] = kept
+        return key
+
+    def _reduced(self, index: int, change: Hashable) -> AbstractContextManager[None]:
+        return reduced(self._decoder, self._known[change], self._blocks[index])
+
+
+class ReducedEvaluator:
+    """Measures KL between a dense model and itself with some parts of its modules removed, on fixed windows.
+
+    What is removed is not computed, so a candidate costs about what its checkpoint would. The result is that of a plain
+    forward of the model with the output projections' columns zeroed and the biases added, to numerical noise.
+
+    Args:
+        decoder: The dense model, on the device to use; as it was after every call.
+        windows: ``m x L`` token ids.
+        direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
+        batch_windows: Windows that pass a block together.
+        cache_bytes: Most bytes of partial models' states to keep between batches.
+        positions: Positions, over all models, whose logits exist at one time; at least two.
+
+    Raises:
+        UnsupportedModelError: If the model's modules cannot be split into parts.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        windows: Tensor,
+        *,
+        direction: Direction = "forward",
+        batch_windows: int = 8,
+        cache_bytes: int = 2**28,
+        positions: int = 512,
+    ) -> None:
+        self._windows = windows
+        runner = BlockRunner(decoder, windows.shape[1])
+        self._walk = ReducedWalk(runner, windows, batch_windows=batch_windows, cache_bytes=cache_bytes)
+        self._head = DivergenceHead(runner, direction=direction, positions=positions)
+
+    @torch.inference_mode()
+    def evaluate(self, candidates: Sequence[KeptParts]) -> list[Evaluation]:
+        """Measure candidates, in order; equal ones are computed once.
+
+        Raises:
+            StrategyError: If a candidate does not fit the model.
+        """
+        changes = self._walk.changes(candidates)
+        return evaluate_changes(self._walk.prefixes, self._head, changes, self._windows.numel())

@@ -1,0 +1,139 @@
+"""Peers that remove head groups and neurons: how much of each module goes, by several rules.
+
+Which parts of a module go is not theirs to say: whoever applies a strategy ranks parts (``objectives/ranked_parts``).
+"""
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.objectives.interaction import ROUNDS, InteractionMeter, measure_path
+from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.objectives.ranking import RANKINGS
+from unicuco_plugin.peers.parts import embed, kind_space, parts_result, parts_space, within_kind
+from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
+from unicuco_plugin.spaces.structured import StructuredSpace
+
+__all__ = ["AttentionOnly", "Flap", "Interaction", "MlpOnly", "StructuredUniform", "flap_shares"]
+
+# FLAP standardises scores; modules whose parts all score the same have no deviation to divide by.
+_FLAT = 1e-12
+
+
+@dataclass(frozen=True)
+class StructuredUniform:
+    """The same share of every attention and MLP, as near as whole steps come."""
+
+    spaces: ClassVar[tuple[str, ...]] = ("structured",)
+    takes: ClassVar[frozenset[str]] = frozenset()
+    serves_all: ClassVar[bool] = True
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Spread the budget; see :class:`Peer`."""
+        choose_space(self, request)
+        started = time.perf_counter()
+        space = parts_space(request.decoder)
+        x = space.project(torch.zeros(1, len(space.units), dtype=torch.float64), request.sparsity)[0]
+        return parts_result(space, x, started, 0, {})
+
+
+@dataclass(frozen=True)
+class Flap:
+    """One threshold for all parts of the model on scores that are standardised in each module.
+
+    Source:
+        An et al. 2024, "Fluctuation-based Adaptive Structured Pruning for Large Language Models", its global search.
+    """
+
+    spaces: ClassVar[tuple[str, ...]] = ("structured",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Score and cut; see :class:`Peer`."""
+        choose_space(self, request)
+        started = time.perf_counter()
+        space = parts_space(request.decoder)
+        space.reaching(request.sparsity)
+        request.progress(PeerProgress("scoring parts", 0, 1))
+        ranked = rank_parts(request.decoder, request.windows, RANKINGS["flap"], batch_windows=request.batch_windows)
+        x = space.spend(flap_shares(space, ranked, request.sparsity)[None], request.sparsity)[0]
+        return parts_result(space, x, started, ranked.tokens, {})
+
+
+def flap_shares(space: StructuredSpace, ranked: RankedParts, sparsity: float) -> Tensor:
+    """Shares ``d`` of parts below the one threshold at which they hold a share of all parameters, before steps."""
+    scores, params, units = [], [], []
+    for unit, name in enumerate(space.units):
+        score = ranked.scores[name].double()
+        scores.append((score - score.mean()) / score.std(correction=0).clamp_min(_FLAT))
+        params.append(torch.full_like(score, space.unit_params[unit] / len(score)))
+        units.append(torch.full(score.shape, unit))
+    order = torch.cat(scores).argsort(stable=True)
+    weights = torch.cat(params)[order]
+    gone = order[: int((weights.cumsum(0) < sparsity * weights.sum()).sum()) + 1]
+    counts = torch.bincount(torch.cat(units)[gone], minlength=len(space.units)).double()
+    return counts / torch.tensor([len(part) for part in scores], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """Ratios inverse to interactions, ``p = min(1, c / (TE + eps))``: a reconstruction of a method without public text.
+
+    Attributes:
+        kind: ``attention`` or ``mlp`` lets only such modules go, None both.
+        rounds: Measurements on the way to the budget.
+
+    Source:
+        "Let LLM tell what to prune and how much to prune" (ICML 2025), reconstructed; see docs/structured.md.
+    """
+
+    kind: Literal["attention", "mlp"] | None = None
+    rounds: int = ROUNDS
+
+    spaces: ClassVar[tuple[str, ...]] = ("structured",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = False
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Measure and assign; see :class:`Peer`."""
+        choose_space(self, request)
+        started = time.perf_counter()
+        decoder, whole = request.decoder, parts_space(request.decoder)
+        space, places, budget = whole, torch.arange(len(whole.units)), whole.reaching(request.sparsity)
+        if self.kind is not None:
+            space, places = kind_space(whole, decoder, self.kind)
+            budget = within_kind(whole, space, self.kind, request.sparsity)
+        ranked = rank_parts(decoder, request.windows, RANKINGS["flap"], batch_windows=request.batch_windows)
+        meter = InteractionMeter(decoder, request.windows, batch_windows=request.batch_windows)
+        done = 0
+
+        def measure(x: Tensor) -> Tensor:
+            nonlocal done
+            request.progress(PeerProgress("masking modules", done, self.rounds, ranked.tokens + meter.tokens))
+            done += 1
+            return meter.measure(ranked.keep(decoder, space.to_units(x)), space.units)
+
+        path = measure_path(space, measure, budget, rounds=self.rounds)
+        tokens = ranked.tokens + meter.tokens
+        request.progress(PeerProgress("masking modules", done, self.rounds, tokens))
+        rounds = [dict(zip(space.units, TE, strict=True)) for TE in path.TE.tolist()]
+        details: dict[str, object] = {"interactions": rounds}
+        return parts_result(whole, embed(path.assign(budget), places, whole), started, tokens, details)
+
+
+@dataclass(frozen=True)
+class AttentionOnly(Interaction):
+    """The reconstruction where only attentions lose parts."""
+
+    kind: Literal["attention", "mlp"] | None = "attention"
+
+
+@dataclass(frozen=True)
+class MlpOnly(Interaction):
+    """The reconstruction where only MLPs lose parts."""
+
+    kind: Literal["attention", "mlp"] | None = "mlp"

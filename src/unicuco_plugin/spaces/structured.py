@@ -1,0 +1,217 @@
+r"""The space of structured pruning: attentions lose head groups, MLPs lose neurons, either may go whole.
+
+====== ===== =====================================================================
+symbol shape meaning
+====== ===== =====================================================================
+z      p x d scores, any real number: higher, more goes
+s      p x d shares ``sigmoid(z + c)`` that spend a budget before they are rounded
+n      d     prunable parameters of each unit
+====== ===== =====================================================================
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from unicuco_plugin.errors import RequestError, StrategyError, round_down
+from unicuco_plugin.spaces.sparsity import SparsitySpace
+from unicuco_plugin.spaces.steps import Steps
+from unicuco_plugin.spaces.units import name_kind
+
+__all__ = ["ROUND_TO", "StructuredSpace"]
+
+# Neurons that go together: widths in multiples of 32 are what matrix kernels like.
+ROUND_TO = 32
+# Half a step of ``budgets``.
+_NEAR = 0.0255
+# Where in its first or last step, in steps, a share of 0 or 1 is taken to be: scores must be finite.
+_EDGE = 1e-3
+# The score of a unit that is to stay, or go, whatever the shift.
+_WHOLE = 40.0
+# Moves between neighbours are an eighth of a unit, or one step where that is more.
+_MOVE = 8
+
+
+@dataclass(frozen=True)
+class StructuredSpace:
+    """Strategies over attentions and MLPs: ``x_i`` is the share of unit ``i``'s parts that goes, in whole steps.
+
+    A unit of ``count`` equal parts loses them ``step`` at a time; its last step may be smaller.
+
+    Attributes:
+        unit_names: Full module names of the ``d`` units, in the order of the model.
+        unit_params: Parameters of all parts of each.
+        unit_parts: ``(count, step)`` of each.
+
+    Raises:
+        StrategyError: If parts are missing, or a count does not divide its unit's parameters.
+    """
+
+    unit_names: tuple[str, ...]
+    unit_params: tuple[int, ...]
+    unit_parts: tuple[tuple[int, int], ...]
+    bounds: tuple[tuple[float, float], ...] = ()
+    name: str = "structured"
+    smooth: bool = True
+    stepped: bool = True
+    physical: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.unit_parts) != len(self.unit_names):
+            raise StrategyError(f"parts must be one pair a unit, got {len(self.unit_parts)} for {len(self.unit_names)}")
+        for unit, params, (count, step) in zip(self.unit_names, self.unit_params, self.unit_parts, strict=True):
+            if not 0 < step <= count or params % count:
+                raise StrategyError(f"parts[{unit!r}] must be steps of equal parts of {params}, got ({count}, {step})")
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the ``d`` units."""
+        return self.unit_names
+
+    @cached_property
+    def params(self) -> Tensor:
+        """``d`` parameters, float64."""
+        return torch.tensor(self.unit_params, dtype=torch.float64)
+
+    @cached_property
+    def _steps(self) -> Steps:
+        return Steps(self.unit_params, self.unit_parts)
+
+    @cached_property
+    def _smooth(self) -> SparsitySpace:
+        """The same units before shares are rounded to steps."""
+        return SparsitySpace(self.unit_names, self.unit_params, ((0.0, 1.0),) * len(self.unit_names))
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The identity: what an attention loses is not what the MLP beside it loses."""
+        return torch.eye(len(self.units), dtype=torch.float64)
+
+    @cached_property
+    def most(self) -> float:
+        """The largest share that can be met: one step stays, the smallest there is."""
+        return 1.0 - self._steps.smallest / self.params.sum().item()
+
+    @cached_property
+    def budgets(self) -> tuple[float, ...]:
+        """Every twentieth below what is left with one step; every budget between them can be met too."""
+        return tuple(share for share in (round(0.05 * step, 2) for step in range(1, 20)) if share < self.most)
+
+    def sparsity(self, x: Tensor) -> Tensor:
+        """Share of parts' parameters removed, ``p x d`` to ``p``."""
+        return (x.to(self.params) @ self.params) / self.params.sum()
+
+    def reaching(self, sparsity: float) -> float:
+        """The sparsity itself: steps bring it within one of them.
+
+        Raises:
+            RequestError: If nothing would be left.
+        """
+        if not 0.0 < sparsity <= self.most:
+            raise RequestError(
+                f"sparsity must be in (0, {round_down(self.most)}] for structured: one step of one unit has to stay, "
+                f"got {sparsity:.6g}"
+            )
+        return sparsity
+
+    def relax(self, logits: Tensor) -> Tensor:
+        """The nearest steps of the sigmoids; straight-through gradient."""
+        soft = logits.sigmoid()
+        return self.rounded(soft.detach()) + soft - soft.detach()
+
+    def project(self, scores: Tensor, sparsity: float) -> Tensor:
+        """Spend a budget smoothly, ``s = sigmoid(z + c)``, then in whole steps, as near to that as they come.
+
+        Where an MLP can give or take a step, the overshoot is less than the smallest such step.
+
+        Args:
+            scores: ``p x d``.
+            sparsity: Share of the parts' parameters to remove, at least; in (0, 1).
+
+        Returns:
+            ``p x d`` shares of whole steps, with the smooth projection's gradient.
+
+        Raises:
+            RequestError: If nothing would be left.
+        """
+        soft = self._smooth.project(scores, self.reaching(sparsity))
+        hard = self.spend(soft.detach(), sparsity)
+        return hard + soft - soft.detach() if soft.requires_grad else hard
+
+    def spend(self, s: Tensor, sparsity: float) -> Tensor:
+        """Whole steps near any shares ``p x d`` that meet a budget; see :meth:`Steps.spend`."""
+        return self._steps.shares(self._steps.spend(s, sparsity * self.params.sum().item()))
+
+    def near(self, X: Tensor, sparsity: float) -> Tensor:
+        """The strategies within half a step of ``budgets``."""
+        return (self.sparsity(X) - sparsity).abs() <= _NEAR
+
+    def moved(self, X: Tensor, sparsity: float) -> Tensor:
+        """The strategies, each shifted onto the budget."""
+        return self.project(self.scores(X), sparsity)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Log odds of the shares, those at either end a thousandth of a step inside."""
+        edge = (_EDGE / self._steps.most).expand_as(x)
+        return x.clamp(edge, 1.0 - edge).logit()
+
+    def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
+        """Uniform at every budget, then random scores at random budgets up to ``most``, ``count x d`` or fewer."""
+        d = len(self.units)
+        budgets = [budget for budget in self.budgets if budget <= most + 1e-9] or list(self.budgets[:1])
+        rows = [self.project(torch.zeros(1, d, dtype=torch.float64), budget) for budget in budgets][:count]
+        while len(rows) < count:
+            budget = budgets[int(torch.randint(len(budgets), (1,), generator=generator))]
+            rows.append(self.random(1, budget, generator))
+        return torch.cat(rows)
+
+    def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
+        """Normal scores, of each unit (deviation 1.5) and common to each kind of unit (deviation 1), ``count x d``."""
+        kinds = sorted({name_kind(unit) for unit in self.units})
+        of = torch.tensor([kinds.index(name_kind(unit)) for unit in self.units])
+        z = 1.5 * torch.randn(count, len(self.units), generator=generator, dtype=torch.float64)
+        z += torch.randn(count, len(kinds), generator=generator, dtype=torch.float64)[:, of]
+        return self.project(z, sparsity)
+
+    def neighbours(self, x: Tensor) -> Tensor:
+        """One unit kept whole, removed whole, or moved by an eighth either way, the others shifted: ``p x 4d x d``."""
+        eye = torch.eye(x.shape[1], dtype=torch.float64).bool()
+        by = (self._steps.most / _MOVE).round().clamp_min(1)
+        moves = []
+        for row in x:
+            k, z = self._steps.count(row), self.scores(row)
+            ends = [self.scores(self._steps.shares((k + sign * by).clamp_min(0))) for sign in (-1.0, 1.0)]
+            ends += [torch.full_like(z, end * _WHOLE) for end in (-1.0, 1.0)]
+            changed = torch.cat([torch.where(eye, end, z) for end in ends])
+            moves.append(self.project(changed, self.sparsity(row[None]).item()))
+        return torch.stack(moves)
+
+    def to_units(self, x: Tensor) -> dict[str, float]:
+        """Name the units that lose something in one strategy, ``d``."""
+        return {unit: share for unit, share in zip(self.units, self.rounded(x).tolist(), strict=True) if share > 0.0}
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """The nearest strategies of whole steps, ``p x d``."""
+        return self._steps.shares(self._steps.count(x))
+
+    def from_units(self, units: Mapping[str, float]) -> Tensor:
+        """The inverse of ``to_units``; shares between two steps are taken to the nearer.
+
+        Raises:
+            StrategyError: If a unit is unknown or a share is outside [0, 1].
+        """
+        for name, share in units.items():
+            if name not in self.units or not 0.0 <= share <= 1.0:
+                raise StrategyError(f"units[{name!r}] must be a known unit with a share in [0, 1], got {share}")
+        return self.rounded(torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64))
+
+    def key(self, x: Tensor) -> str:
+        """The steps that each unit loses, such as ``"0,3,12"``."""
+        return ",".join(str(int(steps)) for steps in self._steps.count(x).tolist())
+
+    def parse(self, key: str) -> Tensor:
+        """The inverse of ``key``, ``d``."""
+        return self._steps.shares(torch.tensor([int(part) for part in key.split(",")], dtype=torch.float64))

@@ -1,0 +1,90 @@
+"""Structured strategies from a profile and from peers: which parts stay, and what the checkpoint is said to weigh."""
+
+import json
+
+import pytest
+import torch
+from structured_parts import masked_logits
+from tiny import tiny_model
+
+import unicuco_plugin
+from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts
+from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.training import Units, train_profile
+
+TINY = Settings(
+    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16,
+    initial=10, epochs=1, steps=5, pool=32, picks=2, starts=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def profile(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("profile")
+    generator = torch.Generator().manual_seed(3)
+    words = torch.randint(0, 124, (40, 50), generator=generator).tolist()
+    (folder / "text.txt").write_text("\n\n".join(" ".join(f"w{i}" for i in line) for line in words))
+    output, text = folder / "profile", [str(folder / "text.txt")]
+    train_profile(
+        checkpoint("llama"), output, space="structured", calibration=text, settings=TINY, units=Units(round_to=8)
+    )
+    return output
+
+
+@torch.no_grad()
+def test_a_profile_knows_which_parts_stay_and_needs_no_text(profile, checkpoint, tmp_path, token_ids):
+    modifier = SparsityProfileModifier(profile=str(profile), request={"sparsity": 0.4})
+    assert not modifier.needs_text
+    done = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out")
+    [strategy] = done.strategies
+    decoder = find_decoder(tiny_model("llama"))
+    expected = unicuco_plugin.load_profile(str(profile)).rank_parts().keep(decoder, strategy.units)
+    parts = read_kept_parts(tmp_path / "out" / KEPT_PARTS_FILE)
+    assert parts.kept == expected.kept
+    loaded = unicuco_plugin.load(tmp_path / "out")
+    torch.testing.assert_close(
+        loaded(token_ids).logits, masked_logits(decoder, expected, token_ids), rtol=1e-4, atol=1e-4
+    )
+    assert done.layout == "compact"
+    assert strategy.params == done.params == loaded.num_parameters()
+    assert strategy.bytes >= done.bytes
+
+
+@pytest.mark.parametrize("limit", ["max_params", "max_bytes"])
+def test_a_limit_is_the_checkpoints_own(limit, profile, checkpoint, tmp_path):
+    most = {"max_params": 30_000, "max_bytes": 130_000}[limit]
+    modifier = SparsityProfileModifier(profile=str(profile), request={limit: most})
+    done = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out")
+    found = {"max_params": done.params, "max_bytes": done.bytes}[limit]
+    assert 0.9 * most < found <= most
+
+
+def test_a_ranking_that_is_asked_for_takes_text_also_with_a_profile(profile, checkpoint, calibration, tmp_path):
+    fields = {"profile": str(profile), "request": {"sparsity": 0.4}}
+    modifier = SparsityProfileModifier(**fields, structured={"ranking": "magnitude", "compensate": False})
+    assert modifier.needs_text
+    prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", calibration=calibration)
+    assert read_kept_parts(tmp_path / "out" / KEPT_PARTS_FILE).biases == {}
+    modifier = SparsityProfileModifier(**fields, structured={"compensate": False})
+    assert not modifier.needs_text
+    prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", overwrite=True)
+    assert read_kept_parts(tmp_path / "out" / KEPT_PARTS_FILE).biases == {}
+
+
+@pytest.mark.parametrize("peer", ["structured_uniform", "flap", "interaction"])
+def test_peers_prune_and_say_what_the_checkpoint_weighs(peer, checkpoint, calibration, tmp_path):
+    modifier = SparsityProfileModifier(peer=peer, request={"sparsity": 0.3})
+    assert modifier.needs_text
+    done = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", calibration=calibration)
+    [strategy] = done.strategies
+    assert strategy.peer == peer
+    assert (tmp_path / "out" / "strategy.json").is_file()
+    recipe = (tmp_path / "out" / "recipe.yaml").read_text()
+    assert f"kept_parts: {KEPT_PARTS_FILE}" in recipe
+    assert json.loads((tmp_path / "out" / "strategy.json").read_text())["space"] == "structured"
+    if done.layout == "compact":
+        assert strategy.params == done.params
+        assert strategy.bytes >= done.bytes
