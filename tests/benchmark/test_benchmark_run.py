@@ -74,3 +74,13 @@ def test_variants_share_what_they_measure(data, tmp_path, monkeypatch):
     result = run_benchmark(BenchmarkPlan.model_validate(base | {"methods": methods}), tmp_path / "two")
     assert sum(measured) <= alone + 4  # the same first strategies, and hardly another pick
     assert len({row["tokens"] for row in result["rows"]}) == 1  # both are charged for all of it
+
+
+def test_peers_of_structured_pruning_are_compared_with_the_same_parts(data, tmp_path):
+    methods = {name: {"peer": name} for name in ("structured_uniform", "flap", "interaction")}
+    plan = data | {"space": "structured", "seeds": [0], "ablations": {}, "methods": methods, "budgets": [0.3]}
+    del plan["train"]
+    rows = run_benchmark(BenchmarkPlan.model_validate(plan), tmp_path / "out")["rows"]
+    assert [row["method"] for row in rows] == list(methods)
+    assert all(row["sparsity"] >= 0.3 - 1e-9 for row in rows)
+    assert all(row["divergence"]["b"]["mean"] > 0 for row in rows)

@@ -25,7 +25,7 @@ TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=44, epochs=1, steps=5, pool=32, picks=3,
     starts=1, rerank=1,
 )  # fmt: skip
-few = settings(max_examples=15)
+few = settings(max_examples=8)
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ class BenchmarkPlan(_Frozen):
     model: str
     dtype: str = "auto"
     device: str = "cpu"
-    space: Literal["depth", "sublayer", "sparsity"] = "depth"
+    space: Literal["depth", "sublayer", "sparsity", "structured"] = "depth"
     levels: Path | None = None
     calibration: Text
     evaluation: dict[str, Text] = Field(min_length=1)

@@ -20,6 +20,8 @@ from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
 from unicuco_plugin.objectives.comparison import Estimate
+from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.objectives.ranking import RANKINGS
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
@@ -209,9 +211,14 @@ class _Run:
     @cached_property
     def evaluators(self) -> dict[str, UnitsEvaluator]:
         return {
-            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels)
+            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels, ranked=self.ranked)
             for name, windows in self.texts.items()
         }
+
+    @cached_property
+    def ranked(self) -> RankedParts | None:
+        """Which parts of a module go, for everyone alike: whoever answers says how many."""
+        return rank_parts(self.decoder, self.windows, RANKINGS["flap"]) if self.plan.space == "structured" else None
 
     @cached_property
     def windows(self) -> Tensor:

@@ -46,6 +46,7 @@ class SparsitySpace:
         unit_names: Full module names of the ``d`` units, in order.
         unit_params: Prunable weights of each.
         bounds: Least and largest share of each unit; ``BOUNDS`` for all where it is empty.
+        exact: To what share of all weights a projection meets its budget, as far as float64 goes.
     """
 
     unit_names: tuple[str, ...]
@@ -55,6 +56,7 @@ class SparsitySpace:
     smooth: bool = True
     stepped: bool = False
     physical: bool = False
+    exact: float = _EXACT
 
     def __post_init__(self) -> None:
         if self.bounds and len(self.bounds) != len(self.unit_names):
@@ -170,7 +172,7 @@ class SparsitySpace:
             s = (z + c[..., None]).sigmoid()
             clipped = s.clamp(self._low, self._high)
             error = clipped @ weights - sparsity
-            if bool((error.abs() < _EXACT).all()):
+            if bool((error.abs() < self.exact).all()):
                 break
             left, right = torch.where(error > 0, left, c), torch.where(error > 0, c, right)
             slope = torch.where(s == clipped, s * (1.0 - s), 0.0) @ weights

@@ -25,6 +25,8 @@ __all__ = ["ROUND_TO", "StructuredSpace"]
 
 # Neurons that go together: widths in multiples of 32 are what matrix kernels like.
 ROUND_TO = 32
+# What rounding to steps does not see.
+_EXACT = 1e-9
 # Half a step of ``budgets``.
 _NEAR = 0.0255
 # Where in its first or last step, in steps, a share of 0 or 1 is taken to be: scores must be finite.
@@ -83,7 +85,7 @@ class StructuredSpace:
     @cached_property
     def _smooth(self) -> SparsitySpace:
         """The same units before shares are rounded to steps."""
-        return SparsitySpace(self.unit_names, self.unit_params, ((0.0, 1.0),) * len(self.unit_names))
+        return SparsitySpace(self.unit_names, self.unit_params, ((0.0, 1.0),) * len(self.unit_names), exact=_EXACT)
 
     @cached_property
     def features(self) -> Tensor:
