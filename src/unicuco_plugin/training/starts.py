@@ -32,12 +32,12 @@ class Allocation:
     Attributes:
         budget: Share of all prunable weights that goes.
         scores: Of every round, uniform first, ``rounds + 1`` rows of ``d``; the last is the one to use.
-        slopes: ``d KL / d s`` of every unit in every round but the last, ``rounds x d``, nats per token.
+        growth: ``d KL / d s`` of all units together at uniform sparsity, nats per token.
     """
 
     budget: float
     scores: Tensor
-    slopes: Tensor
+    growth: float
 
 
 def layerwise_scores(decoder: Decoder, windows: Tensor, space: Space) -> list[list[float]]:

@@ -41,8 +41,6 @@ _ROUNDS = 2  # measured: the first takes 17 to 30 % off the divergence, the seco
 _STEP = 1.0 / 3.0  # 1 / e: the slope of a unit grows about as exp(e z)
 # A slope that noise makes tiny, negative or huge must not send a unit to its bound.
 _TRUSTED = (0.2, 10.0)
-# A weight that noise makes smaller still costs something.
-_LEAST = 0.05
 # Growth of the common slope with the share, ``h' / h``, where one anchor leaves it open: that of SmolLM2's.
 _GROWTH = 6.0
 
@@ -99,46 +97,41 @@ def even_out(space: Space, budget: float, slopes_at: Callable[[Tensor], Tensor],
     """
     n = space.params
     z = torch.zeros(len(n), dtype=torch.float64)
-    scores, slopes = [z], []
-    for _ in range(rounds):
+    scores, growth = [z], 0.0
+    for turn in range(rounds):
         slope = slopes_at(space.project(z[None], budget)[0])
-        slopes.append(slope)
+        growth = slope.sum().item() if turn == 0 else growth
         mean = slope.sum() / n.sum()
         if mean > 0:  # otherwise there is nothing to follow
             a = (slope / n / mean).clamp(*_TRUSTED)
             z = space.scores(space.project((z - _STEP * a.log())[None], budget))[0]
         scores.append(z)
-    return Allocation(budget, torch.stack(scores), torch.stack(slopes))
+    return Allocation(budget, torch.stack(scores), growth)
 
 
 def find_prior(space: Space, found: Sequence[Allocation]) -> Prior:
-    r"""Curves that fit the slopes of all anchors and rounds.
+    """Curves whose least sum at an anchor's budget is the anchor's allocation.
 
-    Every unit's slope is ``n_i w_i h(s)``, where ``h`` grows as ``exp(g s)`` through the common slopes at uniform
-    sparsity. ``w_i`` is the mean, over all allocations where slopes were measured, of the unit's share of the slopes
-    over its share if all ``w`` were one: shares, since the common slope depends on everything that is gone.
+    Every unit's slope is ``w_i h(s)``, where ``h`` grows as ``exp(g s)`` through the anchors' common slopes. Slopes per
+    weight are one number at the allocation ``s*`` where ``w_i ~ n_i exp(-g s*_i)``; the anchors' mean is taken.
 
     Args:
         space: The space ``sparsity``.
         found: The anchors' allocations; none makes every weight count alike.
     """
-    n = space.params
     budgets = torch.tensor([part.budget for part in found] or [0.5], dtype=torch.float64)
-    h = torch.tensor([part.slopes[0].sum().item() for part in found] or [1.0], dtype=torch.float64).clamp_min(1e-6)
+    h = torch.tensor([part.growth for part in found] or [1.0], dtype=torch.float64).clamp_min(1e-6)
     growth = _GROWTH
     if len(found) > 1:
         centred = budgets - budgets.mean()
         growth = max((centred @ h.log() / (centred @ centred)).item(), 1.0)
-    shares = []
+    tilt = torch.zeros(len(space.units), dtype=torch.float64)
     for part in found:
-        for x, slope in zip(space.project(part.scores[:-1], part.budget), part.slopes, strict=True):
-            alike = n * (growth * x).exp()
-            if slope.sum() > 0:
-                shares.append((slope / slope.sum()) / (alike / alike.sum()))
-    w = torch.stack(shares).mean(0).clamp_min(_LEAST) if shares else torch.ones_like(n)
+        tilt -= growth * (space.project(part.scores[-1:], part.budget)[0] - part.budget) / len(found)
+    weight = space.params * tilt.exp()
     knots = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
     common = (h.log().mean() + growth * (knots - budgets.mean())).exp()
-    return Prior.from_slopes(knots, (n * w / (n @ w))[:, None] * common)
+    return Prior.from_slopes(knots, (weight / weight.sum())[:, None] * common)
 
 
 def _by_unit(slopes: dict[str, float], levels: Levels, space: Space) -> Tensor:
