@@ -42,6 +42,7 @@ def test_show_prints_json_alone(unicuco, small, tmp_path):
     opened = Levels.open(tmp_path / "db")
     assert data["settings"]["sparsities"] == [0.3, 0.6]
     assert data["settings"]["inputs"] == "pruned"
+    assert data["identity"] == opened.record.identity
     assert data["bytes"] == opened.bytes
     assert data["ratio"] == round(opened.bytes / (2 * 4 * data["weights"]), 4)
     assert data["zeros"] == [sum(entry.zeros[level] for entry in opened.record.linears.values()) for level in (0, 1)]

@@ -21,6 +21,7 @@ def levels_data(levels: "Levels") -> dict[str, Any]:
         "dtype": record.dtype,
         "device": record.device,
         "settings": record.settings.model_dump(mode="json"),
+        "identity": record.identity,
         "calibration": record.calibration.model_dump(mode="json"),
         "linears": len(record.linears),
         "weights": weights,
@@ -43,6 +44,7 @@ def describe_levels(levels: "Levels") -> str:
     sources = f" from {', '.join(calibration['sources'])}" if calibration["sources"] else ""
     facts = [
         ("levels", data["folder"]),
+        ("identity", data["identity"]),
         ("model", f"{data['model']['name']} ({data['model']['fingerprint']})"),
         ("linears", f"{data['linears']}, {format_count(data['weights'])} weights in {data['dtype']}"),
         ("sparsities", ", ".join(f"{sparsity:g}" for sparsity in ladder)),
