@@ -89,9 +89,7 @@ class BlockRunner:
         Returns:
             ``b x p x vocabulary`` logits in the model's dtype.
         """
-        positions = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
-        with self._replaced(lambda _: states):
-            logits: Tensor = self.decoder.model(input_ids=positions, use_cache=False).logits
+        logits: Tensor = self._finish(self.decoder.model, states).logits
         return logits
 
     @torch.inference_mode()
@@ -104,10 +102,14 @@ class BlockRunner:
         Returns:
             ``b x p x hidden`` states in the model's dtype.
         """
+        final: Tensor = self._finish(self.decoder.model.base_model, states).last_hidden_state
+        return final
+
+    def _finish(self, model: Any, states: Tensor) -> Any:  # noqa: ANN401 - Transformers is untyped
+        """What a model gives once ``states`` have left its last block."""
         positions = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
         with self._replaced(lambda _: states):
-            final: Tensor = self.decoder.model.base_model(input_ids=positions, use_cache=False).last_hidden_state
-        return final
+            return model(input_ids=positions, use_cache=False)
 
     @contextmanager
     def _replaced(self, first: Callable[[Tensor], Tensor]) -> Iterator[None]:

@@ -79,7 +79,8 @@ def close_zeros(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
     Raises:
         UnsupportedModelError: If the configuration builds another model than this one.
     """
-    fields = {BIAS_FIELDS[find_parts(decoder)[name].kind] for name in parts.biases}
+    found = find_parts(decoder)
+    fields = {BIAS_FIELDS[found[name].kind] for name in parts.biases}
     changed = {field for field in fields if vars(decoder.config).get(field) is False}
     set_fields(decoder, dict.fromkeys(changed, True))
     return frozenset(changed)
