@@ -9,9 +9,12 @@ windows of texts that nothing was calibrated on.
 Mixtures: databases of the first seed with the levels 0.5, 0.6, 0.7 and with 0.55, 0.65, same windows and dense inputs.
 Uniform 0.55 and 0.65 are made of the first by the rows that cost least (what we do) and by rows at random, and stand
 beside the second's own levels, which SparseGPT solved at exactly these shares.
+
+Killed, the same command goes on with the seed it was in.
 """
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -46,8 +49,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     bench = _Bench(args)
-    result: dict[str, Any] = {"windows": args.windows, "inputs": {}, "mixtures": {}}
+    result: dict[str, Any] = {"windows": args.windows, "inputs": _measured_before(args), "mixtures": {}}
     for seed in args.seeds:
+        if str(seed) in result["inputs"]:
+            continue
         found = {kind: bench.inputs(seed, kind) for kind in ("dense", "pruned")}
         result["inputs"][str(seed)] = found
         print(seed, found, flush=True)
@@ -55,6 +60,14 @@ def main() -> None:
     result["mixtures"] = bench.mixtures(args.seeds[0])
     print(result["mixtures"])
     write_result(args.output, result)
+
+
+def _measured_before(args: argparse.Namespace) -> dict[str, Any]:
+    """Seeds that an earlier run finished into the same file, of as many windows."""
+    if not args.output.exists():
+        return {}
+    record = json.loads(args.output.read_text(encoding="utf8"))
+    return dict(record["inputs"]) if record["windows"] == args.windows else {}
 
 
 class _Bench:
@@ -82,8 +95,8 @@ class _Bench:
             return replace(linear, losses=losses)
 
         with tempfile.TemporaryDirectory() as folder:
-            coarse = self._build(Path(folder) / "coarse", seed, sparsities=LADDER)
-            exact = self._build(Path(folder) / "exact", seed, sparsities=BETWEEN)
+            coarse = self._build(Path(folder) / "coarse", seed, sparsities=LADDER, inputs="dense")
+            exact = self._build(Path(folder) / "exact", seed, sparsities=BETWEEN, inputs="dense")
             return {
                 str(share): {
                     "cheapest_rows": self._measure(coarse, share),

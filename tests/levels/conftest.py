@@ -20,7 +20,7 @@ def windows():
 @pytest.fixture(scope="session")
 def settings():
     """Three levels, blocks of columns that do not divide the tiny widths of 32 and 48, two windows at a time."""
-    return LevelSettings(sparsities=LADDER, block_size=20, batch_windows=4)
+    return LevelSettings(sparsities=LADDER, block_size=20, batch_windows=4, inputs="dense")
 
 
 @pytest.fixture

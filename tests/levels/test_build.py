@@ -223,7 +223,7 @@ from unicuco_plugin.levels.record import LevelSettings, write_file
 from unicuco_plugin.models.decoder import find_decoder
 torch.set_num_threads(1)
 windows = torch.randint(3, VOCABULARY, (6, 16), generator=torch.Generator().manual_seed(0))
-settings = LevelSettings(sparsities=(0.3, 0.5, 0.8), block_size=20, batch_windows=4)
+settings = LevelSettings(sparsities=(0.3, 0.5, 0.8), block_size=20, batch_windows=4, inputs="dense")
 fsync, count = os.fsync, 0
 def killing(handle):
     global count

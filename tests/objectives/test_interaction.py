@@ -53,7 +53,7 @@ def test_interactions_are_those_of_plain_forwards_with_silent_modules(reduced, m
             mask = torch.zeros(part.count)
             mask[list(() if name in silent else kept.kept[name])] = 1.0
             mask = mask.repeat_interleave(part.width)
-            bias = 0.0 if name in silent else kept.biases[name]
+            bias = 0.0 if name in silent else kept.biases.get(name, 0.0)
             output = model.get_submodule(part.output)
             hooks.append(output.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask,)))
             hooks.append(output.register_forward_hook(lambda _, __, out, bias=bias: out + bias))

@@ -52,7 +52,7 @@ def levels() -> None:
 @click.option(
     "--inputs",
     type=click.Choice(["dense", "pruned"]),
-    default="dense",
+    default="pruned",
     show_default=True,
     help="What blocks are calibrated on: states of the dense model, or the mean of what the levels before give.",
 )

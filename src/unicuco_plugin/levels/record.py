@@ -54,7 +54,7 @@ class LevelSettings(_Frozen):
     sparsities: tuple[float, ...] = LADDER
     damping: float = Field(default=1e-2, gt=0, lt=1)
     block_size: int = Field(default=128, ge=1)
-    inputs: Inputs = "dense"
+    inputs: Inputs = "pruned"
     batch_windows: int = Field(default=8, ge=1)
 
     @field_validator("sparsities")

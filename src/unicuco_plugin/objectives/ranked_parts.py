@@ -26,7 +26,8 @@ class RankedParts:
         means: Module name → the mean input of each channel of its output projection, float32.
         tokens: Evaluation tokens that measuring took.
         compensate: Whether what the removed parts gave on average, ``W_out[:, removed] mean(x_removed)``, is added to
-            the output of every module that loses some (FLAP's bias compensation).
+            the output of every module that keeps some (FLAP's bias compensation). What goes whole leaves nothing: on
+            SmolLM2 its mean output does harm, and a block without both modules can leave the checkpoint.
     """
 
     scores: Mapping[str, Tensor]
@@ -57,7 +58,7 @@ class RankedParts:
             if not len(gone):
                 continue
             kept[name] = tuple(sorted(order[len(gone) :].tolist()))
-            if self.compensate:
+            if self.compensate and len(gone) < part.count:
                 index = (gone[:, None] * part.width + torch.arange(part.width)).flatten()
                 W = decoder.model.get_submodule(part.output).get_parameter("weight")
                 biases[name] = W[:, index.to(W.device)].float() @ self.means[name][index].to(W.device)

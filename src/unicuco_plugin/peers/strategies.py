@@ -49,9 +49,11 @@ def make_strategy(
         peer: The peer's name.
     """
     sizes = measure_sizes(decoder)
-    leaving = {"depth": tuple(units), "sublayer": split_halves(units)[0]}.get(space, ())
-    gone = [index for index, name in enumerate(decoder.block_names) if name in leaving]
-    lost, biases = _part_params(decoder, units) if space == "structured" else (0, 0)
+    whole = tuple(unit for unit, share in units.items() if share == 1.0)
+    leaving = {"depth": tuple(units), "sublayer": split_halves(units)[0], "structured": split_halves(whole)[0]}
+    gone = [index for index, name in enumerate(decoder.block_names) if name in leaving.get(space, ())]
+    staying = {unit: share for unit, share in units.items() if unit.rpartition(".")[0] not in leaving.get(space, ())}
+    lost, biases = _part_params(decoder, staying) if space == "structured" else (0, 0)
     return Strategy(
         space=space,
         model=model,
@@ -67,13 +69,13 @@ def make_strategy(
 
 
 def _part_params(decoder: Decoder, units: Mapping[str, float]) -> tuple[int, int]:
-    """Parameters that the compact checkpoint with its biases lacks, and how many biases it gains."""
+    """Parameters that blocks which stay lack in the compact checkpoint, and how many biases they gain."""
     parts, whole, lost, biases = find_parts(decoder), sublayer_params(decoder), 0, 0
     for name, share in units.items():
         part = parts[name]
         output = decoder.model.get_submodule(part.output)
         gone = round(share * part.count)
-        gains = gone == part.count or (gone > 0 and getattr(output, "bias", None) is None)
+        gains = 0 < gone < part.count and getattr(output, "bias", None) is None
         biases += gains
         lost += whole[name] if gone == part.count else gone * part.params
         lost -= output.get_parameter("weight").shape[0] if gains else 0

@@ -13,8 +13,9 @@ from unicuco_plugin.peers.structured import flap_shares
 from unicuco_plugin.search.journal import Journal
 from unicuco_plugin.search.prior import Prior
 from unicuco_plugin.spaces.structured import StructuredSpace
+from unicuco_plugin.spaces.units import name_block
 
-__all__ = ["find_prior", "find_starts", "interaction_starts"]
+__all__ = ["find_prior", "find_starts", "interaction_starts", "whole_blocks"]
 
 # Interactions are measured on the way to this share; what lies beyond follows the last of them.
 _FURTHEST = 0.5
@@ -79,9 +80,14 @@ def find_prior(path: InteractionPath) -> Prior:
 
 
 def find_starts(space: StructuredSpace, path: InteractionPath, decoder: Decoder, ranked: RankedParts) -> Tensor:
-    """The reconstruction at every budget; uniform, FLAP's threshold and one kind alone at a third each, ``n x d``."""
+    """First strategies, ``n x d``.
+
+    The reconstruction at every budget, whole blocks up to one half, and uniform shares, FLAP's threshold and one kind
+    of module alone at a third of the budgets each.
+    """
     budgets = [budget for budget in space.budgets if budget <= _MOST + 1e-9]
     rows = [path.assign(budget) for budget in budgets]
+    rows += [whole_blocks(space, path.TE[0], budget) for budget in budgets if budget <= _FURTHEST + 1e-9]
     kinds = []
     for kind in ("attention", "mlp"):
         inner, places = kind_space(space, decoder, kind)
@@ -99,3 +105,25 @@ def find_starts(space: StructuredSpace, path: InteractionPath, decoder: Decoder,
                 if budget / share < inner.most
             ]
     return torch.stack(rows)
+
+
+def whole_blocks(space: StructuredSpace, TE: Tensor, budget: float) -> Tensor:
+    """Blocks of the least interaction per parameter, whole, and of the last what the budget still asks for.
+
+    Args:
+        space: Its units are attentions and MLPs.
+        TE: ``d`` interactions, nats.
+        budget: Share of parameters to remove.
+
+    Returns:
+        ``d`` shares.
+    """
+    names = [name_block(unit) for unit in space.units]
+    blocks = list(dict.fromkeys(names))
+    of = torch.tensor([blocks.index(name) for name in names])
+    zero = torch.zeros(len(blocks), dtype=torch.float64)
+    size = zero.index_add(0, of, space.params)
+    order = (zero.index_add(0, of, TE) / size).argsort()
+    before = size[order].cumsum(0) - size[order]
+    share = ((budget * space.params.sum() - before) / size[order]).clamp(0.0, 1.0)
+    return space.spend(zero.index_copy(0, order, share)[of][None], budget)[0]

@@ -13,9 +13,9 @@ __all__ = ["measure_parts"]
 def measure_parts(decoder: Decoder, *, round_to: int, compensate: bool) -> SizeTable:
     """Count parameters and bytes of every part, and of what comes and goes beside them.
 
-    Where a module loses parts its output gets a bias, if ``compensate`` and it has none. A block that loses everything
-    and gets no bias leaves with its norms; one whose modules are but biases keeps them. Bytes are never below those on
-    disk, and a few bytes a tensor above: shapes are written in fewer digits when they shrink.
+    Where a module loses some of its parts its output gets a bias, if ``compensate`` and it has none. A block that loses
+    both modules leaves with its norms. Bytes are never below those on disk, and a few bytes a tensor above: shapes are
+    written in fewer digits when they shrink.
 
     Args:
         decoder: The dense model.
@@ -29,12 +29,11 @@ def measure_parts(decoder: Decoder, *, round_to: int, compensate: bool) -> SizeT
     counted = {name: _module(decoder, part, compensate=compensate) for name, part in parts.items()}
     width = sizes.bytes_per_param
     blocks: dict[str, tuple[int, int]] = {}
-    if not compensate:
-        for index, block in enumerate(decoder.block_names):
-            inside = [name for name in parts if name.startswith(f"{block}.")]
-            params = sum(parts[n].params * parts[n].count + counted[n][0][0] for n in inside)
-            size = sum(parts[n].params * parts[n].count * width + counted[n][0][1] for n in inside)
-            blocks[block] = (sizes.block_params[index] - params, sizes.block_bytes[index] - size)
+    for index, block in enumerate(decoder.block_names):
+        inside = [name for name in parts if name.startswith(f"{block}.")]
+        params = sum(parts[n].params * parts[n].count + counted[n][0][0] for n in inside)
+        size = sum(parts[n].params * parts[n].count * width + counted[n][0][1] for n in inside)
+        blocks[block] = (sizes.block_params[index] - params, sizes.block_bytes[index] - size)
     return SizeTable(
         unit_params=tuple(part.params * part.count for part in parts.values()),
         unit_bytes=tuple(part.params * part.count * width for part in parts.values()),
@@ -54,11 +53,9 @@ def _module(decoder: Decoder, part: Parts, *, compensate: bool) -> tuple[tuple[i
     tensors = {f"{part.name}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
     output = decoder.model.get_submodule(part.output)
     weight = output.get_parameter("weight")
-    bias = torch.empty(weight.shape[0], dtype=weight.dtype, device="meta")
     rest = sum(parameter.numel() for parameter in module.parameters()) - part.count * part.params
     rest_bytes = tensor_bytes(decoder, tensors) - part.count * part.params * weight.element_size()
-    if not compensate:
+    if not compensate or getattr(output, "bias", None) is not None:
         return (rest, rest_bytes), (0, 0)
-    whole, some = (tensor_bytes(decoder, {name: bias}) for name in (f"{part.name}.bias", f"{part.output}.bias"))
-    gained = (0, 0) if getattr(output, "bias", None) is not None else (bias.numel(), some)
-    return (rest - bias.numel(), rest_bytes - whole), gained
+    bias = torch.empty(weight.shape[0], dtype=weight.dtype, device="meta")
+    return (rest, rest_bytes), (bias.numel(), tensor_bytes(decoder, {f"{part.output}.bias": bias}))
