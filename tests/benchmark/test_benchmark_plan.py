@@ -21,6 +21,15 @@ def test_random_methods_run_once_a_seed_and_equal_variants_are_one_method(data):
     assert not keys["none"] & keys["ours"]
 
 
+def test_a_method_may_have_fewer_seeds_and_its_answers_are_the_same(data):
+    cells = {cell.key for cell in BenchmarkPlan.model_validate(data).cells() if cell.name == "ours"}
+    ours = data["methods"]["ours"] | {"seeds": [1]}
+    fewer = BenchmarkPlan.model_validate(data | {"methods": data["methods"] | {"ours": ours}})
+    found = [cell for cell in fewer.cells() if cell.name == "ours"]
+    assert {cell.seed for cell in found} == {1}
+    assert {cell.key for cell in found} < cells
+
+
 @pytest.mark.parametrize(
     "change", [{"train": {**TRAIN, "kappa": 1.0}}, {"calibration": {"windows": 5}}, {"budgets": [0.4]}]
 )

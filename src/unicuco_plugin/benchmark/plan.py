@@ -49,7 +49,7 @@ class Method(_Frozen):
         profile: Folder or name of a profile.
         peer: Name of a peer.
         setting, token_budget: For peers that take them.
-        budgets: Instead of all, for methods that are too slow for that.
+        budgets, seeds: Instead of all, for methods that are too slow for that.
         extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
 
     Raises:
@@ -62,6 +62,7 @@ class Method(_Frozen):
     setting: Setting | None = None
     token_budget: int | None = Field(default=None, gt=0)
     budgets: tuple[float, ...] | None = None
+    seeds: tuple[int, ...] | None = None
     extrapolate: bool = False
 
     @model_validator(mode="after")
@@ -174,7 +175,7 @@ class BenchmarkPlan(_Frozen):
             raise ValueError(f"{place}: {explain(error)}") from error
 
     def _identity(self, method: Method, seed: int, settings: Settings | None) -> str:
-        how = method.model_dump(mode="json", exclude={"budgets", "train"})
+        how = method.model_dump(mode="json", exclude={"budgets", "seeds", "train"})
         base = self.model_dump(mode="json", include={"calibration", "levels", "granularity"})
         trained = None if settings is None else settings.model_dump(mode="json")
         content = json.dumps([how, base, seed, trained], sort_keys=True)
@@ -189,7 +190,8 @@ class BenchmarkPlan(_Frozen):
         }
         named_methods = {(METHODS, name): method for name, method in self.methods.items()}
         for (group, name), method in (named_methods | variants).items():
-            for seed in self.seeds if method.random else self.seeds[:1]:
+            seeds = method.seeds or self.seeds
+            for seed in seeds if method.random else seeds[:1]:
                 settings = self._settings(f"{group}.{name}", method, seed)
                 identity = self._identity(method, seed, settings)
                 for budget in method.budgets or self.budgets:
