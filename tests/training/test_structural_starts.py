@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.training.structure import even_out, find_prior
@@ -22,9 +23,13 @@ def cost(x):
     return (WEIGHT * ((GROWTH * x).exp() - 1.0)).sum(-1)
 
 
+def found_in(count):
+    return [even_out(SPACE, budget, slopes_at) for budget in (0.4, 0.5, 0.6, 0.7)[:count]]
+
+
 @pytest.fixture(scope="module")
 def found():
-    return [even_out(SPACE, budget, slopes_at) for budget in (0.4, 0.5, 0.6)]
+    return found_in(3)
 
 
 def test_each_round_makes_the_slopes_per_weight_more_alike_on_the_budget():
@@ -67,13 +72,39 @@ def test_the_priors_least_cost_at_an_anchor_is_the_anchors_allocation():
     assert prior(x.detach())[0] < prior(others).min()
 
 
-def test_the_prior_grows_as_the_common_slopes_do(found):
+def test_the_prior_orders_strategies_of_one_budget_as_their_costs_do(found):
+    x = SPACE.random(200, 0.5, torch.Generator().manual_seed(0))
+    assert spearmanr(find_prior(SPACE, found)(x), cost(x)).statistic > 0.97
+
+
+def test_a_slope_that_noise_made_tiny_counts_half_the_mean():
+    found = [even_out(SPACE, b, lambda x: torch.where(torch.arange(8) == 2, 1e-4, slopes_at(x))) for b in (0.4, 0.6)]
+    costs = find_prior(SPACE, found).costs[:, -1] / SPACE.params
+    others = torch.cat([costs[1:2], costs[3:7]])
+    assert 0.3 < (costs[2] / others.mean()).item() < 0.7
+
+
+def test_the_prior_grows_as_slopes_fell_from_round_to_round(found):
     prior = find_prior(SPACE, found)
     low, high = (prior(torch.full((1, 8), s, dtype=torch.float64)).exp().item() for s in (0.4, 0.6))
-    assert high / low == pytest.approx(torch.tensor(GROWTH * 0.2).exp().item(), rel=0.25)
+    assert high / low == pytest.approx(torch.tensor(GROWTH * 0.2).exp().item(), rel=0.1)
 
 
-def test_one_anchor_alone_is_given_the_usual_growth(found):
-    prior = find_prior(SPACE, found[1:2])
+def test_noise_in_the_slopes_makes_the_prior_trust_them_less():
+    generator = torch.Generator().manual_seed(0)
+    noisy = [
+        even_out(SPACE, budget, lambda x: slopes_at(x) * (0.8 * torch.randn(8, generator=generator).double()).exp())
+        for budget in (0.4, 0.5, 0.6, 0.7)
+    ]
+    steep = [
+        (find_prior(SPACE, part).costs[:, -1] / find_prior(SPACE, part).costs[:, 5]).log()
+        for part in (noisy, found_in(4))
+    ]
+    assert bool((steep[0] > steep[1]).all())
+
+
+def test_where_nothing_moved_the_usual_growth_is_taken():
+    still = [even_out(SPACE, 0.5, lambda x: SPACE.params / 1600.0)]
+    prior = find_prior(SPACE, still)
     low, high = (prior(torch.full((1, 8), s, dtype=torch.float64)).exp().item() for s in (0.4, 0.6))
-    assert 2.5 < high / low < 4.0
+    assert high / low == pytest.approx(torch.tensor(8.0 * 0.2).exp().item(), rel=0.1)

@@ -1,12 +1,10 @@
 """The space ``structured`` from training to an answer, on a tiny model."""
 
-import random
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import WORDS, tiny_model, tiny_tokenizer
+from tiny import tiny_tokenizer
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import CalibrationError, LevelsError, ProfileError, RequestError, StrategyError
@@ -29,19 +27,8 @@ few = settings(max_examples=8)
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "dense"
-    tiny_model("llama", blocks=4).save_pretrained(folder)
-    tiny_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    chance = random.Random(0)  # noqa: S311
-    path.write_text("\n\n".join(" ".join(chance.choices(WORDS, k=50)) for _ in range(60)), encoding="utf8")
-    return str(path)
+def dense(save_model):
+    return save_model(blocks=4)
 
 
 @pytest.fixture(scope="module")

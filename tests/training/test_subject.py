@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 import torch
-from tiny import WORDS, tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, RequestError, StrategyError
@@ -27,19 +27,8 @@ TINY = Settings(
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sparsity") / "dense-model"
-    tiny_model("llama", blocks=3).save_pretrained(folder)
-    tiny_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    chance = random.Random(0)  # noqa: S311
-    path.write_text("\n\n".join(" ".join(chance.choices(WORDS, k=50)) for _ in range(60)), encoding="utf8")
-    return str(path)
+def dense(save_model):
+    return save_model(blocks=3)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import tiny_model, tiny_tokenizer
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import RequestError
@@ -21,11 +20,8 @@ TINY = Settings(
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "dense"
-    tiny_model("llama", blocks=4).save_pretrained(folder)
-    tiny_tokenizer(folder)
-    return folder
+def dense(save_model):
+    return save_model(blocks=4)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,22 @@ from transformers.utils import logging
 
 from unicuco_plugin.errors import UnsupportedModelError
 
-__all__ = ["SMOLLM2", "materialise_smollm2"]
+__all__ = ["HUB_NAME", "SMOLLM2", "find_smollm2", "materialise_smollm2"]
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
+HUB_NAME = f"HuggingFaceTB/{SMOLLM2}"
+
+
+def find_smollm2(cache_dir: Path = Path("~/.cache/unicuco")) -> str:
+    """The package's copy of the model as a folder, or its name on the hub where the package is not installed.
+
+    Args:
+        cache_dir: As for :func:`materialise_smollm2`.
+    """
+    try:
+        return str(materialise_smollm2(cache_dir))
+    except UnsupportedModelError:
+        return HUB_NAME
 
 
 def materialise_smollm2(cache_dir: Path) -> Path:

@@ -23,53 +23,55 @@ _SLACK = 1e-9
 
 
 @dataclass(frozen=True)
-class ShortGpt:
+class _BlockScores:
+    """Drops the blocks of the lowest score, each the mean over positions of a measure of the states around it."""
+
+    spaces: ClassVar[tuple[str, ...]] = ("depth",)
+    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
+    serves_all: ClassVar[bool] = True
+    called: ClassVar[str]
+
+    def __call__(self, request: PeerRequest) -> PeerResult:
+        """Rank and drop; see :class:`Peer`."""
+        choose_space(self, request)
+        started = time.perf_counter()
+        scores = [0.0] * len(request.decoder.blocks)
+        for states in _states(request):
+            for index in range(len(scores)):
+                weight = len(states[0]) / len(request.windows)
+                scores[index] += self._score(states[index], states[index + 1]) * weight
+        return drop_ranked(request, scores, started, request.windows.numel(), {self.called: scores})
+
+    def _score(self, before: Tensor, after: Tensor) -> float:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ShortGpt(_BlockScores):
     """Drops the blocks of lowest influence ``1 - mean_t cos(h_l, h_{l+1})``.
 
     Source:
         Men et al. 2024, "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect".
     """
 
-    spaces: ClassVar[tuple[str, ...]] = ("depth",)
-    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
-    serves_all: ClassVar[bool] = True
+    called: ClassVar[str] = "influence"
 
-    def __call__(self, request: PeerRequest) -> PeerResult:
-        """Rank and drop; see :class:`Peer`."""
-        choose_space(self, request)
-        started = time.perf_counter()
-        count = len(request.decoder.blocks)
-        sums = [0.0] * count
-        for states in _states(request):
-            for index in range(count):
-                sums[index] += mean_cosine(states[index], states[index + 1]) * len(states[0])
-        influence = [1.0 - total / len(request.windows) for total in sums]
-        return drop_ranked(request, influence, started, request.windows.numel(), {"influence": influence})
+    def _score(self, before: Tensor, after: Tensor) -> float:
+        return 1.0 - mean_cosine(before, after)
 
 
 @dataclass(frozen=True)
-class WeightSubcloning:
+class WeightSubcloning(_BlockScores):
     """Drops the blocks that add least: lowest ``mean_t ||h_{l+1} - h_l|| / ||h_{l+1}||``.
 
     Source:
         Samragh et al. 2023, "Weight subcloning: direct initialization of transformers using larger pretrained ones".
     """
 
-    spaces: ClassVar[tuple[str, ...]] = ("depth",)
-    takes: ClassVar[frozenset[str]] = frozenset({"windows"})
-    serves_all: ClassVar[bool] = True
+    called: ClassVar[str] = "change"
 
-    def __call__(self, request: PeerRequest) -> PeerResult:
-        """Rank and drop; see :class:`Peer`."""
-        choose_space(self, request)
-        started = time.perf_counter()
-        count = len(request.decoder.blocks)
-        sums = [0.0] * count
-        for states in _states(request):
-            for index in range(count):
-                sums[index] += mean_change(states[index], states[index + 1]) * len(states[0])
-        change = [total / len(request.windows) for total in sums]
-        return drop_ranked(request, change, started, request.windows.numel(), {"change": change})
+    def _score(self, before: Tensor, after: Tensor) -> float:
+        return mean_change(before, after)
 
 
 @dataclass(frozen=True)

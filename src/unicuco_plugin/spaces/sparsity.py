@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down, round_up
 from unicuco_plugin.spaces.units import name_block, name_kind
+from unicuco_plugin.spaces.weighted import WeightedUnits
 
 __all__ = ["BOUNDS", "SparsitySpace"]
 
@@ -39,7 +40,7 @@ _SLACK = 1e-9
 
 
 @dataclass(frozen=True)
-class SparsitySpace:
+class SparsitySpace(WeightedUnits):
     """Strategies over blocks, sub-layers or linears: ``x_i`` is the share of unit ``i``'s weights that become zero.
 
     Attributes:
@@ -65,16 +66,6 @@ class SparsitySpace:
             if not 0.0 <= low < high <= 1.0:
                 raise StrategyError(f"bounds[{unit!r}] must be 0 <= low < high <= 1, got ({low}, {high})")
 
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Names of the ``d`` units."""
-        return self.unit_names
-
-    @cached_property
-    def params(self) -> Tensor:
-        """``d`` prunable weights, float64."""
-        return torch.tensor(self.unit_params, dtype=torch.float64)
-
     @cached_property
     def _low(self) -> Tensor:
         return torch.tensor([low for low, _ in self._bounds], dtype=torch.float64)
@@ -95,28 +86,26 @@ class SparsitySpace:
 
     @cached_property
     def features(self) -> Tensor:
-        """``d x e``: the share lost by every block and by every kind of module; one for each unit where that is fewer.
+        """``d x e``: the share lost, and by how much every block and every kind of module loses more than that.
 
-        Kernels compare strategies in these coordinates. Ten units of one block act together far more than apart, and
-        some hundred measurements cannot tell two hundred length scales.
+        Every unit in their place where those are fewer. Kernels compare strategies in these coordinates: how much goes
+        in all and where it goes have length scales of their own, ten units of one block act together far more than
+        apart, and some hundred measurements cannot tell two hundred length scales.
         """
         groups = [*_group(self.units, name_block), *_group(self.units, name_kind)]
         if len(groups) >= len(self.units):
-            return torch.eye(len(self.units), dtype=torch.float64)
+            groups = [[unit] for unit in range(len(self.units))]
+        share = self.params / self.params.sum()
         G = torch.zeros(len(self.units), len(groups), dtype=torch.float64)
         for column, members in enumerate(groups):
             G[members, column] = self.params[members] / self.params[members].sum()
-        return G
+        return torch.cat([share[:, None], G - share[:, None]], 1)
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
         """Every twentieth between what the bounds reach at the least and at the most."""
         low, high = self.reach
         return tuple(share for share in _GRID if low + _SLACK < share < high - _SLACK)
-
-    def sparsity(self, x: Tensor) -> Tensor:
-        """Share of prunable weights removed, ``p x d`` to ``p``."""
-        return (x.to(self.params) @ self.params) / self.params.sum()
 
     def reaching(self, sparsity: float) -> float:
         """The sparsity itself.

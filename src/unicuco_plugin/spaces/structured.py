@@ -20,6 +20,7 @@ from unicuco_plugin.errors import RequestError, StrategyError, round_down
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.steps import Steps
 from unicuco_plugin.spaces.units import name_kind
+from unicuco_plugin.spaces.weighted import WeightedUnits
 
 __all__ = ["ROUND_TO", "StructuredSpace"]
 
@@ -38,7 +39,7 @@ _MOVE = 8
 
 
 @dataclass(frozen=True)
-class StructuredSpace:
+class StructuredSpace(WeightedUnits):
     """Strategies over attentions and MLPs: ``x_i`` is the share of unit ``i``'s parts that goes, in whole steps.
 
     A unit of ``count`` equal parts loses them ``step`` at a time; its last step may be smaller.
@@ -68,16 +69,6 @@ class StructuredSpace:
             if not 0 < step <= count or params % count:
                 raise StrategyError(f"parts[{unit!r}] must be steps of equal parts of {params}, got ({count}, {step})")
 
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Names of the ``d`` units."""
-        return self.unit_names
-
-    @cached_property
-    def params(self) -> Tensor:
-        """``d`` parameters, float64."""
-        return torch.tensor(self.unit_params, dtype=torch.float64)
-
     @cached_property
     def _steps(self) -> Steps:
         return Steps(self.unit_params, self.unit_parts)
@@ -101,10 +92,6 @@ class StructuredSpace:
     def budgets(self) -> tuple[float, ...]:
         """Every twentieth below what is left with one step; every budget between them can be met too."""
         return tuple(share for share in (round(0.05 * step, 2) for step in range(1, 20)) if share < self.most)
-
-    def sparsity(self, x: Tensor) -> Tensor:
-        """Share of parts' parameters removed, ``p x d`` to ``p``."""
-        return (x.to(self.params) @ self.params) / self.params.sum()
 
     def reaching(self, sparsity: float) -> float:
         """The sparsity itself: steps bring it within one of them.

