@@ -103,6 +103,22 @@ def test_noise_in_the_slopes_makes_the_prior_trust_them_less():
     assert bool((steep[0] > steep[1]).all())
 
 
+def test_weights_change_with_the_sparsity_as_the_anchors_say():
+    def slopes(x):  # the first unit matters more the more is gone, the second less
+        share = (SPACE.params @ x / SPACE.params.sum()).item()
+        factor = torch.ones(8, dtype=torch.float64)
+        factor[0], factor[1] = 1.0 + 8.0 * (share - 0.4), 3.0 - 4.0 * (share - 0.4)
+        return factor * slopes_at(x)
+
+    prior = find_prior(SPACE, [even_out(SPACE, budget, slopes) for budget in (0.4, 0.6)])
+    steps = prior.costs.diff(dim=1) / SPACE.params[:, None]
+    ratio = steps[0] / steps[1]
+    # Steps from 0.1 to 0.4 have the first anchor's weights, those beyond 0.6 the last's, those between a mixture.
+    assert bool((ratio[3:6].diff() > 0).all())
+    torch.testing.assert_close(ratio[7:8], ratio[8:9])
+    torch.testing.assert_close(ratio[1:2], ratio[2:3])
+
+
 def test_where_nothing_moved_the_usual_growth_is_taken():
     still = [even_out(SPACE, 0.5, lambda x: SPACE.params / 1600.0)]
     prior = find_prior(SPACE, still)

@@ -4,19 +4,19 @@ Notation as in ``posterior``; ``y`` are divergences in nats per token.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
-from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
 from gpytorch.kernels import ScaleKernel
 from gpytorch.means import Mean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
 
+from unicuco_plugin.search.kernel import make_kernel
 from unicuco_plugin.search.posterior import LEVEL, Z90, Posterior, Target
 from unicuco_plugin.search.prior import Prior
 
@@ -102,6 +102,7 @@ def fit_surrogate(
     target: Target | Literal["auto"] = "auto",
     previous: Surrogate | None = None,
     prior: Prior | None = None,
+    scales: Sequence[int] = (),
 ) -> Surrogate:
     """Fit a scaled Matérn 5/2 ARD kernel by marginal likelihood, in float64.
 
@@ -118,6 +119,7 @@ def fit_surrogate(
         target: Model ``y``, ``log y``, or whichever predicts the first lot with the higher log density.
         previous: The fit on the first rows of ``X``; its hyperparameters start this one.
         prior: What the mean follows; then only ``log y`` is modelled, which is what it estimates.
+        scales: Which length scale each of the ``e`` coordinates has; empty for one each.
 
     Raises:
         ValueError: If there are fewer than two points, a divergence is not positive and finite, or a prior meets the
@@ -135,7 +137,7 @@ def fit_surrogate(
     targets: tuple[Target, ...] = ("log", "raw") if target == "auto" else (target,)
     targets = targets if prior is None else ("log",)
     before = previous.fits if previous is not None else {}
-    fits = {kind: _fit(X, y, G, kind, before.get(kind), prior) for kind in targets}
+    fits = {kind: _fit(X, y, G, kind, before.get(kind), prior, scales) for kind in targets}
     best = max(fits, key=lambda kind: fits[kind].held_out.log_density[: fits[kind].design].mean().item())
     return Surrogate(best, fits)
 
@@ -153,7 +155,7 @@ class _Expected(Mean):
 
 
 def _fit(  # noqa: PLR0917 - the data, and what to make of it
-    X: Tensor, y: Tensor, G: Tensor, target: Target, before: Fit | None, prior: Prior | None
+    X: Tensor, y: Tensor, G: Tensor, target: Target, before: Fit | None, prior: Prior | None, scales: Sequence[int]
 ) -> Fit:
     raw = y.log() if target == "log" else y
     shift, scale = raw.mean().item(), max(raw.std().item(), 1e-6)
@@ -164,9 +166,7 @@ def _fit(  # noqa: PLR0917 - the data, and what to make of it
     if prior is not None:
         mean, seen = _Expected(), tuple(range(count))
         Z = torch.cat([Z, (prior(X)[:, None] - shift) / scale], 1)
-    kernel = ScaleKernel(
-        get_covar_module_with_dim_scaled_prior(ard_num_dims=count, use_rbf_kernel=False, active_dims=seen)
-    )
+    kernel = ScaleKernel(make_kernel(count, scales, seen))
     model = SingleTaskGP(Z, t[:, None], covar_module=kernel, mean_module=mean, outcome_transform=None)
     if before is not None:
         model.load_state_dict(before.state)
@@ -176,7 +176,7 @@ def _fit(  # noqa: PLR0917 - the data, and what to make of it
     posterior = Posterior(
         X,
         G,
-        kernel.base_kernel.lengthscale[0].detach().clone(),
+        kernel.base_kernel.lengthscale[0, list(scales) or slice(None)].detach().clone(),
         t,
         tau2=kernel.outputscale.item(),
         sigma2=model.likelihood.noise.item(),

@@ -162,7 +162,13 @@ class _Run:
         y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
         self._report("fitting the surrogate", "")
         self.surrogate = fit_surrogate(
-            self.X, y, self.space.features, target=settings.target, previous=self.surrogate, prior=self.prior
+            self.X,
+            y,
+            self.space.features,
+            target=settings.target,
+            previous=self.surrogate,
+            prior=self.prior,
+            scales=self.space.scales,
         )
         posterior = self.surrogate.posterior
         scaling = Scaling.from_front(self._measured())

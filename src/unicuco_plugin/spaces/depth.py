@@ -34,6 +34,7 @@ class DepthSpace:
     smooth: bool = False
     stepped: bool = False
     physical: bool = True
+    scales: tuple[int, ...] = ()
     bounds: tuple[tuple[float, float], ...] = ()
 
     @property

@@ -60,6 +60,11 @@ class Space(Protocol):
         ...
 
     @property
+    def scales(self) -> tuple[int, ...]:
+        """For each of the ``e`` coordinates which length scale it has, from 0; empty where each has its own."""
+        ...
+
+    @property
     def budgets(self) -> tuple[float, ...]:
         """The sparsities worth one strategy each, rising; an answer exists up to the last."""
         ...

@@ -101,6 +101,11 @@ class SparsitySpace(WeightedUnits):
             G[members, column] = self.params[members] / self.params[members].sum()
         return torch.cat([share[:, None], G - share[:, None]], 1)
 
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """One for how much goes and one for where: with one for each block, sixty measurements are overfitted."""
+        return (0, *(1,) * (self.features.shape[1] - 1))
+
     @cached_property
     def budgets(self) -> tuple[float, ...]:
         """Every twentieth between what the bounds reach at the least and at the most."""

@@ -61,6 +61,7 @@ class StructuredSpace(WeightedUnits):
     smooth: bool = True
     stepped: bool = True
     physical: bool = True
+    scales: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.unit_parts) != len(self.unit_names):

@@ -54,6 +54,7 @@ class SublayerSpace(WeightedUnits):
     smooth: bool = False
     stepped: bool = False
     physical: bool = False
+    scales: tuple[int, ...] = ()
     bounds: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:

@@ -115,27 +115,38 @@ def even_out(space: Space, budget: float, slopes_at: Callable[[Tensor], Tensor],
 def find_prior(space: Space, found: Sequence[Allocation]) -> Prior:
     """Curves of every unit from what its slopes were beside the others'.
 
-    A unit's slope is taken to be ``w_i exp(g s_i)``. Every pass gives shares of the slope, ``a_i / sum a``; over the
-    shares that weights alone would give there, ``n_i exp(g s_i) / sum n exp(g s)``, and averaged over all passes, they
-    are ``w_i / n_i``. None is taken to be below ``_LEAST``. How steep a curve is, ``g``, is what slopes fell by where a
-    unit was relieved, from one round to the next.
+    A unit's slope is taken to be ``w_i(s_i) exp(g s_i)``. Every pass gives shares of the slope, ``a_i / sum a``; over
+    the shares that weights alone would give there, ``n_i exp(g s_i) / sum n exp(g s)``, they are ``w_i / n_i``: at an
+    anchor's sparsity the mean of its passes, none below ``_LEAST``, between two anchors the line between them, beyond
+    the outermost the same. How steep a curve is, ``g``, is what slopes fell by where a unit was relieved, from one
+    round to the next.
 
     Args:
         space: The space ``sparsity``.
-        found: The anchors' allocations; none makes every weight count alike.
+        found: The anchors' allocations, by rising budget; none makes every weight count alike.
     """
+    budgets = torch.tensor([part.budget for part in found] or [0.5], dtype=torch.float64)
     level = torch.tensor([part.growth for part in found] or [1.0], dtype=torch.float64).clamp_min(1e-6).log().mean()
-    middle = sum(part.budget for part in found) / len(found) if found else 0.5
     steepness = _steepness(space, found)
     ratios = [torch.ones(len(space.units), dtype=torch.float64)] if not found else []
     for part in found:
         alike = space.params * (steepness * space.project(part.scores[:-1], part.budget)).exp()
         share = part.slopes / part.slopes.sum(1, keepdim=True).clamp_min(1e-12)
-        ratios += [*(share * alike.sum(1, keepdim=True) / alike)]
-    weight = space.params * torch.stack(ratios).mean(0).clamp_min(_LEAST)
+        ratios.append((share * alike.sum(1, keepdim=True) / alike).mean(0).clamp_min(_LEAST))
     knots = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
-    common = (level + steepness * (knots - middle)).exp()
-    return Prior.from_slopes(knots, (weight / weight.sum())[:, None] * common)
+    weight = space.params[:, None] * _between(budgets, torch.stack(ratios), knots).T
+    common = (level + steepness * (knots - budgets.mean())).exp()
+    return Prior.from_slopes(knots, weight / weight.sum(0) * common)
+
+
+def _between(at: Tensor, rows: Tensor, knots: Tensor) -> Tensor:
+    """Rows ``k x d`` known at ``k`` rising places, on straight lines between them: one for each knot."""
+    place = knots.clamp(at[0], at[-1])
+    right = torch.searchsorted(at, place).clamp(min(1, len(at) - 1), len(at) - 1)
+    left = (right - 1).clamp_min(0)
+    width = (at[right] - at[left]).clamp_min(1e-12)
+    part = ((place - at[left]) / width).clamp(0.0, 1.0)[:, None]
+    return (1.0 - part) * rows[left] + part * rows[right]
 
 
 def _steepness(space: Space, found: Sequence[Allocation]) -> float:
