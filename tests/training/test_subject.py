@@ -94,7 +94,9 @@ def test_the_largest_sparsity_within_a_divergence_lies_between_budgets(trained):
     limit = 0.5 * sum(profile.answer(sparsity=s).divergence.interval90[1] for s in (0.5, 0.55))
     found = profile.answer(max_divergence=limit)
     assert found.divergence.interval90[1] <= limit
-    assert 0.45 < found.sparsity < 0.6
+    # Intervals need not rise with the sparsity: a well measured strategy may stand beyond a badly measured one.
+    within = [s for s in profile.search_space.budgets if profile.answer(sparsity=s).divergence.interval90[1] <= limit]
+    assert max(within) - 1e-9 <= found.sparsity < max(within) + 0.05
 
 
 def test_a_preference_is_answered(trained):
