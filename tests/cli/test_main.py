@@ -114,7 +114,9 @@ def test_ctrl_c_is_exit_code_130():
 
 def test_a_reader_that_has_gone_is_no_error(profile):
     unicuco = Path(sys.executable).with_name("unicuco")
-    run = subprocess.run(["bash", "-c", f"{unicuco} show {profile} | true"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        ["bash", "-c", f"{unicuco} show {profile} | true"], capture_output=True, text=True, check=False
+    )
     assert run.stderr == ""
 
 
