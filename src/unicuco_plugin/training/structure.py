@@ -131,8 +131,7 @@ def find_prior(space: Space, found: Sequence[Allocation]) -> Prior:
     ratios = [torch.ones(len(space.units), dtype=torch.float64)] if not found else []
     for part in found:
         alike = space.params * (steepness * space.project(part.scores[:-1], part.budget)).exp()
-        share = part.slopes / part.slopes.sum(1, keepdim=True).clamp_min(1e-12)
-        ratios.append((share * alike.sum(1, keepdim=True) / alike).mean(0).clamp_min(_LEAST))
+        ratios.append((part.slope_shares * alike.sum(1, keepdim=True) / alike).mean(0).clamp_min(_LEAST))
     knots = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
     weight = space.params[:, None] * _between(budgets, torch.stack(ratios), knots).T
     common = (level + steepness * (knots - budgets.mean())).exp()
@@ -160,7 +159,7 @@ def _steepness(space: Space, found: Sequence[Allocation]) -> float:
     product = square = 0.0
     for part in found:
         x = space.project(part.scores[:-1], part.budget)
-        slope = (part.slopes / part.slopes.sum(1, keepdim=True).clamp_min(1e-12) / n).clamp(*_TRUSTED).log()
+        slope = (part.slope_shares / n).clamp(*_TRUSTED).log()
         moved, fell = x.diff(dim=0), slope.diff(dim=0)
         moved, fell = moved - (moved @ n)[:, None], fell - (fell @ n)[:, None]
         product += (n * moved * fell).sum().item()
