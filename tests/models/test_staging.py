@@ -1,5 +1,7 @@
 """A folder that appears complete or not at all."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,22 @@ def test_the_folder_appears_when_all_is_written(tmp_path):
         assert stage.parent == output.parent
     assert [path.name for path in output.iterdir()] == ["config.json"]
     assert list(output.parent.iterdir()) == [output]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path):
+    kill = (
+        "import os, signal, sys; from pathlib import Path; from unicuco_plugin.models.staging import staged_folder\n"
+        "with staged_folder(Path(sys.argv[1]), overwrite=False) as at:\n"
+        "    (at / 'model.safetensors').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", kill, str(tmp_path / "out")], check=False)
+    assert [path.name.startswith(".out.unfinished-") for path in tmp_path.iterdir()] == [True]
+    with staged_folder(tmp_path / "out", overwrite=True) as first, staged_folder(tmp_path / "out", overwrite=True):
+        assert first.is_dir()
+        assert len(list(tmp_path.iterdir())) == 2  # both at work, the killed one's is gone
+        (first / "config.json").write_text("{}", encoding="utf8")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path):

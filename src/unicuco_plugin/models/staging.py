@@ -1,15 +1,18 @@
 """A folder that appears complete or not at all."""
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unicuco_plugin.errors import ExportError
 
 __all__ = ["check_output", "staged_folder"]
+
+_UNFINISHED = ".{}.unfinished-"
 
 
 def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -> None:
@@ -40,7 +43,8 @@ def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -
 def staged_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary folder beside ``output`` that takes its name when the ``with`` ends well.
 
-    After an error nothing is left of it, and an older checkpoint at ``output`` is untouched.
+    After an error nothing is left of it, and an older checkpoint at ``output`` is untouched. What a killed process left
+    of the same output is removed first.
 
     Raises:
         ExportError: If ``output`` may not be written (see :func:`check_output`), or the disk refuses.
@@ -48,7 +52,9 @@ def staged_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     check_output(output, overwrite=overwrite)
     try:
         made = _make_parents(output.parent)
-        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        _remove_leftovers(output)
+        stage = Path(tempfile.mkdtemp(prefix=_UNFINISHED.format(output.name), dir=output.parent))
+        lock = _lock(stage)
     except OSError as error:
         raise ExportError(f"{output}: cannot be written: {error}") from error
     try:
@@ -60,9 +66,33 @@ def staged_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
         raise ExportError(f"{output}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+        os.close(lock)
         if not output.exists():
             for folder in made:
                 folder.rmdir()
+
+
+def _lock(folder: Path) -> int:
+    """Hold a folder until the descriptor is closed or the process dies, where the file system knows how."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Remove unfinished folders of the same output that no process holds any more."""
+    prefix = _UNFINISHED.format(output.name)
+    for folder in [path for path in output.parent.iterdir() if path.name.startswith(prefix)]:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # another process is at work
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def _make_parents(folder: Path) -> list[Path]:

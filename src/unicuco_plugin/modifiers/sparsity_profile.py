@@ -198,6 +198,11 @@ class SparsityProfileModifier(Modifier):
         sparse = "sparsity" in self.spaces
         if self.levels is not None and not sparse:
             raise RecipeError("levels goes with a strategy of the space 'sparsity'; there is none")
+        if self.levels is not None and "structured" in self.spaces:
+            raise RecipeError(
+                "levels holds the dense model's linears, and a strategy of the space 'structured' makes them smaller; "
+                "leave levels out and let SparseGPTModifier or WandaPruningModifier follow"
+            )
         if sparse and self.levels is None:
             find_follower(modifiers[place + 1 :])
 
