@@ -22,6 +22,7 @@ from unicuco_plugin.search.contest import Candidate, Contest, safest
 from unicuco_plugin.search.evidence import Evidence
 from unicuco_plugin.search.posterior import Z90, Posterior
 from unicuco_plugin.search.scalarization import Z_STAR, Scaling
+from unicuco_plugin.search.shift import Shift
 from unicuco_plugin.search.stratnet import StratNet
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 
@@ -128,7 +129,7 @@ class Profile:
         """Predict the divergence of one strategy, ``d`` shares, measured or not, by the surrogate alone."""
         with torch.no_grad():
             mean, std = self.posterior.log_predict(x[None])
-        return self._shifted(mean.item(), std.item())
+        return self._shifted(x, mean.item(), std.item())
 
     def front(self) -> list[Strategy]:
         """The best strategy of each budget, smallest removal first."""
@@ -207,12 +208,26 @@ class Profile:
         entry = self._entries.get(candidate.key)
         if entry is not None and entry.confirmed is not None:
             return Divergence(mean=entry.confirmed.mean, interval90=entry.confirmed.interval90, measured=True)
-        return self._shifted(candidate.mean, candidate.std)
+        return self._shifted(candidate.x, candidate.mean, candidate.std)
 
-    def _shifted(self, mean: float, std: float) -> Divergence:
+    @cached_property
+    def _shift(self) -> Shift | None:
+        """What the strategies that were confirmed say of the others."""
+        confirmed = {key: entry.confirmed for key, entry in self._entries.items() if entry.confirmed is not None}
+        if not confirmed:
+            return None
+        rows = torch.stack([self.search_space.parse(key) for key in confirmed])
+        ranked = self._contest.predict(rows, "archive", list(confirmed))
+        differences = [math.log(found.mean) - by.mean for found, by in zip(confirmed.values(), ranked, strict=True)]
+        return Shift.of(self.search_space.sparsity(rows).tolist(), differences)
+
+    def _shifted(self, x: Tensor, mean: float, std: float) -> Divergence:
         """From the ranking windows' logarithm to the confirming windows' nats per token."""
-        centre = mean + self.record.shift
-        half = Z90 * math.hypot(std, self.record.shift_std)
+        shift, shift_std = self.record.shift, self.record.shift_std
+        if self._shift is not None:
+            shift, shift_std = self._shift.at(self.search_space.sparsity(x[None]).item())
+        centre = mean + shift
+        half = Z90 * math.hypot(std, shift_std)
         return Divergence(
             mean=math.exp(centre), interval90=(math.exp(centre - half), math.exp(centre + half)), measured=False
         )

@@ -198,6 +198,10 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
         (["--peer", "owl"], "--peer needs one request, for instance --sparsity 0.25"),
         (["--peer", "owl", "--max-params", "9"], "--peer goes with --sparsity, not with --max-params"),
         (["--strategy", "STRATEGY", "--setting", "official"], "--setting goes with --peer, not with --strategy"),
+        (
+            ["--profile", "PROFILE", "--sparsity", "0.3", "--space", "structured"],
+            "--space structured: what is given is of the space depth; leave it out",
+        ),
         (["--strategy", "STRATEGY", "--step", "9"], "--step goes with --evopress, not with --strategy"),
         (["--recipe", "r", "--engine", "levels"], "--engine does not go with --recipe; write it into the recipe"),
         (

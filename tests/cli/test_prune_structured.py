@@ -34,7 +34,7 @@ SAID = {
 @pytest.mark.parametrize("layout", SAID)
 def test_either_format_says_what_it_is(layout, prune, dense, tmp_path):
     words, card = SAID[layout]
-    done = prune("--kept-parts", tmp_path / "some.parts", "--format", layout)
+    done = prune("--space", "structured", "--kept-parts", tmp_path / "some.parts", "--format", layout)
     assert done.exit_code == 0, done.stderr
     assert words in done.stdout
     assert card in (tmp_path / "out" / "README.md").read_text()

@@ -145,7 +145,10 @@ def peer_options(function: Function) -> Function:
     return _apply(
         (
             click.option("--peer", help="Or: a method we compare with, see unicuco plugins; with --sparsity."),
-            click.option("--space", help="For a peer that serves several: sparsity, depth or sublayer."),
+            click.option(
+                "--space",
+                help="For a peer that serves several: sparsity, depth, sublayer or structured.",
+            ),
             click.option(
                 "--setting",
                 type=click.Choice(["official", "super_fast"]),

@@ -37,7 +37,7 @@ __all__ = ["prune"]
 
 _WAYS = ("profile", "strategy", "recipe", "peer", "evopress")
 # What only some peers take, or only a file of EvoPress.
-_PEER_OPTIONS = ("space", "setting", "token_budget", "journal")
+_PEER_OPTIONS = ("setting", "token_budget", "journal")
 # What says how a structured strategy is carried out.
 _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
 
@@ -123,7 +123,7 @@ def _check_ways(fields: dict[str, Any], request: Request | None) -> None:
             raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{way}")
     if fields["step"] is not None and way != "evopress":
         raise click.UsageError(f"--step goes with --evopress, not with --{way}")
-    for option in ("engine", "levels", "accept_other_weights", *_STRUCTURED):
+    for option in ("engine", "levels", "space", "accept_other_weights", *_STRUCTURED):
         if way == "recipe" and fields[option]:
             raise click.UsageError(f"--{option.replace('_', '-')} does not go with --recipe; write it into the recipe")
 
@@ -142,6 +142,10 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
         levels=fields["levels"] if stitched else None,
         structured={option: fields[option] for option in _STRUCTURED if fields[option] is not None} or None,
     )
+    if fields["space"] not in (None, *modifier.spaces):
+        raise click.UsageError(
+            f"--space {fields['space']}: what is given is of the space {' and '.join(modifier.spaces)}; leave it out"
+        )
     if "sparsity" in modifier.spaces and stitched:
         return [modifier]
     if "sparsity" in modifier.spaces:
@@ -164,7 +168,7 @@ def _source(fields: dict[str, Any], request: Request | None) -> dict[str, Any]:
     asked = {"request": None if request is None else request.to_dict()}
     if fields["profile"] is not None:
         return {"profile": fields["profile"], **asked}
-    options = {name: fields[name] for name in ("levels", *_PEER_OPTIONS)}
+    options = {name: fields[name] for name in ("levels", "space", *_PEER_OPTIONS)}
     from unicuco_plugin.plugins.manager import make_peer
 
     peer = make_peer(fields["peer"])
