@@ -1,7 +1,6 @@
 """A profile on disk: one JSON file that says everything, two safetensors files that it vouches for."""
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from unicuco_plugin.errors import ProfileError, explain
+from unicuco_plugin.signed import SignedDocument
 from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.strategy import ModelReference
 
@@ -31,6 +31,7 @@ __all__ = [
 
 SCHEMA = 1
 RECORD = "profile.json"
+_DOCUMENT = SignedDocument("profile", SCHEMA, ProfileError, "train it again")
 _DIGITS = 8  # of its digest in a tensor file's name
 
 
@@ -180,12 +181,11 @@ def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Map
     try:
         files = {_file_name(stem, data): data for stem, data in ((s, save(dict(t))) for s, t in tensors.items())}
         digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        content = {"schema": SCHEMA, **record.model_dump(mode="json"), "files": digests}
-        text = json.dumps(content | {"digest": _digest(content)}, indent=1, ensure_ascii=False, allow_nan=False)
+        text = _DOCUMENT.dumps({**record.model_dump(mode="json"), "files": digests})
         folder.mkdir(exist_ok=True)
         # Tensors carry their digest in their name and the record goes last, so a reader meets the old profile whole
         # or the new one whole; what only the old one named goes after that.
-        for name, data in {**files, RECORD: text.encode()}.items():
+        for name, data in {**files, RECORD: text}.items():
             with (partial / name).open("wb") as file:
                 file.write(data)
                 file.flush()
@@ -210,22 +210,7 @@ def read_profile(folder: Path) -> tuple[ProfileRecord, dict[str, dict[str, Tenso
         ProfileError: If it is missing, truncated, edited, or of another schema; the message says which.
     """
     path = folder / RECORD
-    if not path.is_file():
-        raise ProfileError(f"no profile at {folder}: it has no {RECORD}")
-    try:
-        content = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ProfileError(f"profile {path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or "schema" not in content:
-        raise ProfileError(f"profile {path} is damaged: it has no schema")
-    if content["schema"] != SCHEMA:
-        raise ProfileError(
-            f"profile schema must be {SCHEMA}, got {content['schema']!r}: another unicuco-plugin wrote {path}"
-        )
-    digest = content.pop("digest", None)
-    if digest != _digest(content):
-        raise ProfileError(f"profile {path} was edited or damaged: its digest does not match; train it again")
-    del content["schema"]
+    content = _DOCUMENT.read(path)
     files = content.pop("files")
     record = ProfileRecord.from_dict(content, path)
     return record, {name.partition("-")[0]: _read(folder / name, expect) for name, expect in files.items()}
@@ -243,8 +228,3 @@ def _read(path: Path, expect: str) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise ProfileError(f"profile file {path} is damaged: {error}") from error
     return tensors
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unicuco_plugin.errors import LevelsError, explain
+from unicuco_plugin.signed import SignedDocument
 from unicuco_plugin.strategy import ModelReference
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
 
 SCHEMA = 1
 RECORD = "levels.json"
+_DOCUMENT = SignedDocument("level database", SCHEMA, LevelsError, "build it again")
 # Every tenth, from where pruning is free to where it is ruinous; realised counts lie between neighbours.
 LADDER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -181,22 +183,7 @@ def read_record(folder: Path) -> LevelsRecord:
         LevelsError: If it is missing, edited, damaged or of another schema; the message says which.
     """
     path = folder / RECORD
-    if not path.is_file():
-        raise LevelsError(f"no level database at {folder}: it has no {RECORD}")
-    try:
-        content = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LevelsError(f"level database {path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or "schema" not in content:
-        raise LevelsError(f"level database {path} is damaged: it has no schema")
-    if content["schema"] != SCHEMA:
-        raise LevelsError(
-            f"level database schema must be {SCHEMA}, got {content['schema']!r}: another unicuco-plugin wrote {path}"
-        )
-    digest = content.pop("digest", None)
-    if digest != _digest(content):
-        raise LevelsError(f"level database {path} was edited or damaged: its digest does not match; build it again")
-    del content["schema"]
+    content = _DOCUMENT.read(path)
     try:
         return LevelsRecord.model_validate(content)
     except ValidationError as error:
@@ -205,9 +192,7 @@ def read_record(folder: Path) -> LevelsRecord:
 
 def write_record(folder: Path, record: LevelsRecord) -> None:
     """Write ``levels.json`` whole or not at all."""
-    content = {"schema": SCHEMA, **record.model_dump(mode="json")}
-    text = json.dumps(content | {"digest": _digest(content)}, indent=1, ensure_ascii=False, allow_nan=False)
-    write_file(folder / RECORD, text.encode())
+    write_file(folder / RECORD, _DOCUMENT.dumps(record.model_dump(mode="json")))
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -231,8 +216,3 @@ def write_file(path: Path, data: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise LevelsError(f"level file {path} cannot be written: {error.strerror or error}") from error
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
