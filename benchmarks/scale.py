@@ -5,14 +5,18 @@ r"""What a level database and sparsity training cost on random weights of a larg
 The model is a Llama of ``--blocks`` blocks in Llama-3-8B's sizes (hidden 4 096, MLP 14 336, 32 heads, 8 of them for
 keys), bfloat16, random weights of deviation 0.02, a vocabulary of ``--vocabulary`` (logits cost what they cost once,
 whatever the depth). A database of the default ladder is built from ``--windows`` windows, then strategies are measured
-stitched, and slopes once. Seconds and bytes of ``--target-blocks`` blocks are those of one block times so many, plus
-what stands beside the blocks; random weights cost what real ones cost.
+stitched, and slopes once. Seconds and bytes of ``--target-blocks`` blocks are those of one block times so many; their
+peak is the measured one and the weights of the blocks more. Random weights cost what real ones cost.
+
+Of the seconds of a block ``calibrating`` (Hessians) and ``carrying`` (its states at all levels, or none) grow with the
+calibration tokens; ``factoring`` and ``solving``, which stores too, do not.
 """
 
 import argparse
 import resource
 import tempfile
 import time
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -88,6 +92,9 @@ def _built(args: argparse.Namespace, decoder: Decoder, windows: torch.Tensor, fo
         for (_, before), (stage, at) in pairwise(marks)
         if stage.startswith("solved ")
     }
+    spent: Counter[str] = Counter()
+    for (stage, before), (_, at) in pairwise(marks):
+        spent[stage.split()[0]] += at - before
     evaluator = StitchedEvaluator(decoder, levels, windows[:2])
     plans = [plan_counts(dict.fromkeys(levels.sizes, share), levels.sizes) for share in (0.45, 0.55, 0.65)]
     evaluator.evaluate(plans[:1])  # the dense states, once for a whole search
@@ -109,16 +116,21 @@ def _built(args: argparse.Namespace, decoder: Decoder, windows: torch.Tensor, fo
         "seconds_of_a_candidate": round(candidate, 2),
         "seconds_of_slopes": round(slopes, 2),
         "peak_mb_in_all": _peak(args.device),
+        "seconds_of_a_block_by_stage": {
+            stage: round(seconds / args.blocks, 1) for stage, seconds in sorted(spent.items())
+        },
         "linears": linears,
     }
 
 
 def _extrapolate(result: dict[str, Any], count: int) -> dict[str, Any]:
     scale = count / result["blocks"]
+    more = 2 * result["weights_of_a_block"] * (count - result["blocks"])
     return {
         "hours_of_the_build": round(result["seconds_of_a_block"] * count / 3600, 2),
         "gb_on_disk": round(result["bytes_of_a_block"] * count / 1e9, 1),
         "gb_of_dense_blocks": round(2 * result["weights_of_a_block"] * count / 1e9, 1),
+        "gb_at_the_peak_of_the_build": round((result["peak_mb_of_the_build"] * 2**20 + more) / 1e9, 1),
         "seconds_of_a_candidate": round(result["seconds_of_a_candidate"] * scale, 1),
         "seconds_of_slopes": round(result["seconds_of_slopes"] * scale, 1),
     }

@@ -67,9 +67,10 @@ def check_model(
         return False
     if not accept_other_weights:
         raise ModelMismatchError(
-            f"made for {reference.name!r}; this model has the same structure but other weights (expected weight "
-            f"fingerprint {expected.weights}, got {found.weights}); pass --accept-other-weights (in a recipe "
-            "accept_other_weights: true) to use it anyway, with divergences carried over"
+            f"profile or strategy: made for {reference.name!r}; this model has the same structure but other weights "
+            f"(expected weight fingerprint {expected.weights}, got {found.weights}); pass "
+            "--accept-other-weights (in a recipe accept_other_weights: true) to use it anyway, with divergences "
+            "carried over"
         )
     return True
 
@@ -78,8 +79,9 @@ def _check_structure(found: str, reference: ModelReference) -> Fingerprint:
     expected = Fingerprint.parse(reference.fingerprint)
     if found != expected.structure:
         raise ModelMismatchError(
-            f"made for {reference.name!r}, whose structure this model does not have: expected structure fingerprint "
-            f"{expected.structure}, got {found}"
+            f"profile or strategy: made for {reference.name!r}, whose structure this model does not have (expected "
+            f"structure fingerprint {expected.structure}, got {found}); give that model or a fine-tune of it, or train "
+            "a profile for this one"
         )
     return expected
 

@@ -21,12 +21,14 @@ class SignedDocument:
         schema: The one schema that is read and written.
         error: What is raised.
         remedy: What to do about a damaged one.
+        made_by: How one comes about, behind the message that there is none.
     """
 
     kind: str
     schema: int
     error: type[UnicucoError]
     remedy: str
+    made_by: str = ""
 
     def dumps(self, content: Mapping[str, Any]) -> bytes:
         """The document's bytes, with schema and digest added."""
@@ -42,7 +44,7 @@ class SignedDocument:
             UnicucoError: ``error``, if it is missing, edited, damaged or of another schema; the message says which.
         """
         if not path.is_file():
-            raise self.error(f"no {self.kind} at {path.parent}: it has no {path.name}")
+            raise self.error(f"no {self.kind} at {path.parent}: it has no {path.name}{self.made_by}")
         try:
             content = json.loads(path.read_text(encoding="utf8"))
         except (OSError, ValueError, RecursionError) as error:

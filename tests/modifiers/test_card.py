@@ -63,7 +63,7 @@ def test_shares_of_many_units_are_a_table_and_the_file_is_said_not_to_shrink(str
     assert card.count("\n- `") == 0
     assert "unstructured" in card
     assert "neither the files nor the memory get smaller" in card
-    assert "Share of prunable weights set to zero: 0.5000." in card
+    assert "Share of the base model's prunable weights set to zero: 0.5000." in card
 
 
 def test_units_that_are_whole_blocks_are_one_column(strategy):

@@ -232,6 +232,15 @@ def test_a_strategy_for_another_model_is_refused(checkpoint, run):
 
 
 @pytest.mark.parametrize("name", ENGINES)
+def test_a_pass_without_text_is_refused_before_the_toolkit_starts(name, checkpoint):
+    model = load_model(checkpoint("llama"))
+    recipe = [SparsityProfileModifier(strategy=sparsity_strategy(model)), engine(name)]
+    with pytest.raises(RecipeError, match="reads calibration text, got none; give oneshot a dataset"):
+        oneshot(model=model, recipe=recipe)
+    assert sum(zeros_of(model).values()) == 0
+
+
+@pytest.mark.parametrize("name", ENGINES)
 def test_a_pipeline_without_data_is_found_out(name, checkpoint, calibration, run, tmp_path):
     model = load_model(checkpoint("llama"))
     modifiers = [SparsityProfileModifier(strategy=sparsity_strategy(model)), engine(name)]

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from depth_strategies import whole_block_strategy
+from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
 from sparsity_strategies import linear_sizes, sparsity_strategy, uneven_units
 
@@ -113,4 +114,32 @@ def test_a_database_without_anything_to_stitch_is_refused(checkpoint, database, 
     strategy = whole_block_strategy(load_model(checkpoint("llama")), [1])
     modifier = SparsityProfileModifier(strategy=strategy, levels=database())
     with pytest.raises(RecipeError, match=r"^levels goes with a strategy of the space 'sparsity'; there is none$"):
+        prune_with_recipe(checkpoint("llama"), [modifier], tmp_path / "out")
+
+
+@pytest.mark.parametrize("engine", [SparseGPTModifier, WandaPruningModifier])
+def test_a_pass_behind_it_would_prune_twice_and_is_refused(engine, checkpoint, database, calibration, tmp_path):
+    modifier = SparsityProfileModifier(strategy=sparsity_strategy(load_model(checkpoint("llama"))), levels=database())
+    recipe = [modifier, engine(sparsity=0.5, ignore=["re:.*lm_head"])]
+    with pytest.raises(RecipeError, match=f"zeros already, and {engine.__name__} would prune once more"):
+        prune_with_recipe(checkpoint("llama"), recipe, tmp_path / "out", calibration=calibration)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_the_right_size_and_another_content_is_refused(checkpoint, database, tmp_path):
+    folder = database()
+    file = next(folder.glob("*.layers.1.*up_proj.safetensors"))
+    data = bytearray(file.read_bytes())
+    data[-8:] = bytes(8)
+    file.write_bytes(data)
+    modifier = SparsityProfileModifier(strategy=sparsity_strategy(load_model(checkpoint("llama"))), levels=folder)
+    with pytest.raises(LevelsError, match=r"up_proj\.safetensors was edited or damaged: .*--resume solves it again"):
+        prune_with_recipe(checkpoint("llama"), [modifier], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_strategy_that_zeroes_nothing_is_refused(checkpoint, database, tmp_path):
+    strategy = sparsity_strategy(load_model(checkpoint("llama")), {})
+    modifier = SparsityProfileModifier(strategy=strategy, levels=database())
+    with pytest.raises(RecipeError, match="the strategy zeroes no weight of the 0 linears"):
         prune_with_recipe(checkpoint("llama"), [modifier], tmp_path / "out")

@@ -78,7 +78,8 @@ def test_scores_bring_a_strategy_back(z, fraction):
 def test_a_budget_beyond_the_bounds_is_refused_with_what_can_be_had(budget):
     low, high = BOUNDED.reach
     with pytest.raises(
-        RequestError, match=rf"^sparsity must be in \[0\.3134, 0\.813333\] for these bounds, got {budget:.6g}$"
+        RequestError,
+        match=rf"^sparsity must be in \[0\.3134, 0\.813333\], which the units. bounds .*, got {budget:.6g}$",
     ):
         BOUNDED.project(torch.zeros(1, 12, dtype=torch.float64), budget)
     assert (low, high) == pytest.approx((0.31333, 0.81333), abs=1e-4)

@@ -113,7 +113,9 @@ def test_sizes_cannot_be_asked_of_zeros_in_a_dense_file(trained, request_):
 
 
 def test_a_budget_beyond_the_ladder_is_refused_with_what_can_be_had(trained):
-    with pytest.raises(RequestError, match=r"^sparsity must be in \[0, 0\.9\] for these bounds, got 0\.95$"):
+    with pytest.raises(
+        RequestError, match=r"^sparsity must be in \(0, 0\.9\], which the units. bounds allow .*, got 0\.95$"
+    ):
         trained[1].answer(sparsity=0.95)
 
 

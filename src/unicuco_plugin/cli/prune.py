@@ -135,7 +135,8 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
     stitched = fields["engine"] == "levels"
     searching = fields["peer"] is not None and fields["levels"] is not None
     if stitched != (fields["levels"] is not None) and not searching:
-        raise click.UsageError("--engine levels and --levels DIR go together")
+        missing = "--levels DIR, the database" if stitched else "--engine levels, which stitches from it"
+        raise click.UsageError(f"--engine levels and --levels DIR go together; add {missing}")
     modifier = SparsityProfileModifier(
         **_source(fields, request),
         accept_other_weights=fields["accept_other_weights"],

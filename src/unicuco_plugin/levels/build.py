@@ -146,6 +146,7 @@ class _Build:
                 return
             if self.settings.inputs == "pruned":
                 weights = self.weights_of(index)
+                self.tell(f"carrying {self.decoder.block_names[index]}")
                 states = mean_states(runner, index, states, self.settings.sparsities, weights, batch_windows=size)
             elif leaving is not None:
                 states = leaving
@@ -167,6 +168,7 @@ class _Build:
             H, _ = hessians.sums.pop(group[0])
             if not names:
                 continue
+            self.tell(f"factoring {names[0]}")
             factor = factor_hessian(H, self.settings.damping)
             del H
             for name in names:

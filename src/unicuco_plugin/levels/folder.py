@@ -77,7 +77,7 @@ def begin(output: Path, wanted: LevelsRecord, *, resume: bool, tell: Callable[[s
         try:
             check_file(output, entry, content=True)
         except LevelsError as error:
-            tell(f"{error}; it is solved again")
+            tell(str(error))
         else:
             kept[name] = entry
     return stored.model_copy(update={"linears": kept})

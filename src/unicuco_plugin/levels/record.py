@@ -30,7 +30,7 @@ __all__ = [
 
 SCHEMA = 1
 RECORD = "levels.json"
-_DOCUMENT = SignedDocument("level database", SCHEMA, LevelsError, "build it again")
+_DOCUMENT = SignedDocument("level database", SCHEMA, LevelsError, "build it again", "; unicuco levels build makes one")
 # Every tenth, from where pruning is free to where it is ruinous; realised counts lie between neighbours.
 LADDER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

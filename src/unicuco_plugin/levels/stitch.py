@@ -145,6 +145,6 @@ def _find(decoder: Decoder, levels: Levels) -> dict[str, nn.Linear]:
         if shape != entry.shape or dtype != levels.record.dtype:
             raise LevelsError(
                 f"level database {levels.folder}: {name} is {entry.shape} in {levels.record.dtype} there, "
-                f"{shape} in {dtype} in the model"
+                f"{shape} in {dtype} in the model; load the model in {levels.record.dtype} (--dtype), or build another"
             )
     return {name: linears[name] for name in levels.record.expected}

@@ -156,7 +156,8 @@ class Levels:
         if fingerprint != self.record.model.fingerprint:
             raise ModelMismatchError(
                 f"level database {self.folder} is for {self.record.model.name} "
-                f"({self.record.model.fingerprint}), got a model with fingerprint {fingerprint}"
+                f"({self.record.model.fingerprint}), got a model with fingerprint {fingerprint}; build one for it: "
+                "unicuco levels build"
             )
 
 
@@ -199,11 +200,17 @@ def check_file(folder: Path, entry: LinearEntry, *, content: bool) -> None:
     try:
         size = path.stat().st_size
         if size != entry.bytes:
-            raise LevelsError(f"level file {path} is truncated or replaced: expected {entry.bytes} bytes, got {size}")
+            raise LevelsError(
+                f"level file {path} is truncated or replaced: expected {entry.bytes} bytes, got {size}; "
+                "unicuco levels build --resume solves it again"
+            )
         if content:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                    raise LevelsError(f"level file {path} was edited or damaged: its checksum does not match {RECORD}")
+                    raise LevelsError(
+                        f"level file {path} was edited or damaged: its checksum does not match {RECORD}; "
+                        "unicuco levels build --resume solves it again"
+                    )
     except OSError as error:
         raise LevelsError(f"level file {path} cannot be read: {error.strerror or error}") from error
 

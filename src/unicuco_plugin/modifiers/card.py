@@ -86,10 +86,10 @@ def _list_removed(strategy: Strategy) -> list[str]:
 
 def _list_zeroed(strategy: Strategy) -> list[str]:
     return [
-        f"Share of prunable weights set to zero: {strategy.sparsity:.4f}. The sparsity is unstructured: zeros lie "
-        "anywhere in a weight matrix and are stored like any other number, so neither the files nor the memory get "
-        "smaller by it (a later quantisation apart). `unicuco pack` stores such a folder without its zeros, for "
-        "transfer. `sparsity.json` has the planned and the achieved zeros of every linear.",
+        f"Share of the base model's prunable weights set to zero: {strategy.sparsity:.4f}. The sparsity is "
+        "unstructured: zeros lie anywhere in a weight matrix and are stored like any other number, so neither the "
+        "files nor the memory get smaller by it (a later quantisation apart). `unicuco pack` stores such a folder "
+        "without its zeros, for transfer. `sparsity.json` has the planned and the achieved zeros of every linear.",
         "",
         "Share of each unit's weights set to zero, named as in the base model:",
         "",

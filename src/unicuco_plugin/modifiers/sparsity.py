@@ -15,7 +15,7 @@ from unicuco_plugin.modifiers.plan_check import PlanCheck, PlannedLinear, count_
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["SparsityHandler", "find_follower"]
+__all__ = ["SparsityHandler", "check_carrier", "find_follower"]
 
 # How many names a message lists.
 _NAMED = 3
@@ -189,6 +189,35 @@ def find_follower(modifiers: Sequence[Modifier]) -> Follower:
             f"{name}: sparsity_profile must be left out to be filled by a strategy, got {follower.sparsity_profile!r}"
         )
     return follower
+
+
+def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Modifier]) -> None:
+    """Make sure that exactly one thing zeroes what a sparsity strategy says: a pass, or a level database.
+
+    Args:
+        spaces: Those of the strategies.
+        levels: The level database's folder, if weights are stitched.
+        later: The modifiers after ``SparsityProfileModifier``.
+
+    Raises:
+        RecipeError: If there is none or there are two, or a level database has nothing to carry out.
+    """
+    if levels is None:
+        if "sparsity" in spaces:
+            find_follower(later)
+        return
+    if "sparsity" not in spaces:
+        raise RecipeError("levels goes with a strategy of the space 'sparsity'; there is none")
+    if "structured" in spaces:
+        raise RecipeError(
+            "levels holds the dense model's linears, and a strategy of the space 'structured' makes them smaller; "
+            "leave levels out and let SparseGPTModifier or WandaPruningModifier follow"
+        )
+    again = next((type(modifier).__name__ for modifier in later if isinstance(modifier, ENGINES)), None)
+    if again is not None:
+        raise RecipeError(
+            f"levels stitches the strategy's zeros already, and {again} would prune once more; leave one of them out"
+        )
 
 
 def _check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None:

@@ -17,7 +17,7 @@ from unicuco_plugin.modifiers.entries import EvoPressEntry, LateEntry, PeerEntry
 from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler, check_spaces
 from unicuco_plugin.modifiers.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
-from unicuco_plugin.modifiers.sparsity import find_follower
+from unicuco_plugin.modifiers.sparsity import check_carrier
 from unicuco_plugin.modifiers.stitching import StitchHandler
 from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions
 from unicuco_plugin.modifiers.ways import check_ways, known_parts, plain_way, trace_source
@@ -195,16 +195,7 @@ class SparsityProfileModifier(Modifier):
         place = find_alone(modifiers, type(self))
         if self.structured is not None and "structured" not in self.spaces:
             raise RecipeError("structured goes with a strategy of the space 'structured'; there is none")
-        sparse = "sparsity" in self.spaces
-        if self.levels is not None and not sparse:
-            raise RecipeError("levels goes with a strategy of the space 'sparsity'; there is none")
-        if self.levels is not None and "structured" in self.spaces:
-            raise RecipeError(
-                "levels holds the dense model's linears, and a strategy of the space 'structured' makes them smaller; "
-                "leave levels out and let SparseGPTModifier or WandaPruningModifier follow"
-            )
-        if sparse and self.levels is None:
-            find_follower(modifiers[place + 1 :])
+        check_carrier(self.spaces, self.levels, modifiers[place + 1 :])
 
     @property
     def achieved(self) -> Achieved | None:
@@ -224,6 +215,8 @@ class SparsityProfileModifier(Modifier):
             self._ask(self.late, state)
         if not self._checked:
             self.check(state.model)
+        check_carrier([strategy.space for strategy in self.resolve()], self.levels, modifiers[place + 1 :])
+        self._check_text(state)
         try:
             removed: frozenset[str] = frozenset()
             for strategy in sorted(self.resolve(), key=lambda strategy: list(HANDLERS).index(strategy.space)):
@@ -248,6 +241,12 @@ class SparsityProfileModifier(Modifier):
             raise
         self._store()
         return True
+
+    def _check_text(self, state: State) -> None:
+        """Refuse a pass without text here, where the toolkit would fail on it in its own words."""
+        passes = self.levels is None and any(strategy.space == "sparsity" for strategy in self.resolve())
+        if passes and (state.data is None or state.data.calib is None):
+            raise RecipeError("a sparsity strategy's pass reads calibration text, got none; give oneshot a dataset")
 
     def _ask(self, late: LateEntry, state: State) -> None:
         """Let a late entry answer for the dense model, from the toolkit's own calibration data."""

@@ -6,7 +6,7 @@ from llmcompressor.modifiers import Modifier
 from loguru import logger
 from torch import nn
 
-from unicuco_plugin.errors import ExportError, StrategyError
+from unicuco_plugin.errors import ExportError, RecipeError, StrategyError
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import find_decoder
@@ -44,6 +44,7 @@ class StitchHandler:
         decoder = find_decoder(model)
         database = Levels.open(levels)
         database.check_model(strategy.model.fingerprint)
+        database.verify()
         self._plan = plan_counts(strategy.units, database.sizes)
         self._linears = decoder.all_linears()
         self._before = {name: count_zeros(self._linears[name]) for name in self._plan}
@@ -62,11 +63,14 @@ class StitchHandler:
         """Stitch everything but the blocks that will be gone.
 
         Raises:
+            RecipeError: If nothing is planned for what will be left.
             LevelsError: If a file of the database is damaged; the model is then dense.
             ExportError: If a linear has not the zeros that were planned.
         """
         gone = tuple(f"{module}." for module in removed)
         plan = {name: count for name, count in self._plan.items() if not (gone and name.startswith(gone))}
+        if not any(plan.values()):
+            raise RecipeError(f"the strategy zeroes no weight of the {len(plan)} linears; leave it out of the recipe")
         self._stitcher.apply(plan)
         self._made = {name: count_zeros(self._linears[name]) for name in plan}
         wrong = [name for name, count in plan.items() if self._made[name] != max(count, self._before[name])]

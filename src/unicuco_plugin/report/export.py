@@ -30,7 +30,8 @@ def describe_export(export: "Export") -> str:
         achieved, worst = export.achieved, export.achieved.worst
         zeros, linears = achieved.total("exported"), len(achieved.linears)
         lines.append(
-            f"zeros       {zeros:,} of {achieved.weights:,} weights, by {achieved.engine} in {linears} linears; "
+            f"zeros       {zeros:,} of {achieved.weights:,} weights ({zeros / achieved.weights:.4f}), by "
+            f"{achieved.engine} in {linears} linears; "
             f"furthest from its plan {worst.name}, by {abs(worst.error):.2g} of its weights"
         )
     lines += [_say_silent(len(strategy.silenced)) for strategy in export.strategies if strategy.silenced]
@@ -74,8 +75,9 @@ def _say_divergence(strategy: Strategy) -> str:
 
 
 def _say_pruned(strategy: Strategy) -> str:
-    share = f"(sparsity {strategy.sparsity:.4f})"
+    share = f"(sparsity {strategy.sparsity:.4f}"
     if strategy.space != "sparsity":
-        return f"removed     {list_units(strategy.units)} {share}"
+        return f"removed     {list_units(strategy.units)} {share})"
     shares = strategy.units.values()
-    return f"zeroed      {len(shares)} units by {min(shares):.4f} to {max(shares):.4f} of their weights {share}"
+    least, most = min(shares), max(shares)
+    return f"zeroed      {len(shares)} units by {least:.4f} to {most:.4f} of their weights {share} of the dense model)"

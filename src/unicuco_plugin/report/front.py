@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from unicuco_plugin.levels.record import identify_levels
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds, format_table
 from unicuco_plugin.strategy import Divergence, Strategy
 
@@ -141,12 +142,28 @@ def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
             continue
         if key in readable and isinstance(value, int | float):
             shown = readable[key](value)
+        elif key == "levels" and isinstance(value, Mapping):
+            shown = _levels(value)
         elif isinstance(value, Mapping):
             shown = ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
         else:
             shown = _plain(value)
         facts.append((key.replace("_", " "), shown))
     return facts
+
+
+def _levels(header: Mapping[str, Any]) -> str:
+    """The level database and the units of a sparsity profile."""
+    calibration, settings = header["levels"]
+    facts = [f"database {identify_levels(calibration, settings)} ({_plain(settings['inputs'])} inputs)"]
+    facts += [f"levels {_plain(settings['sparsities'])}", f"granularity {header['granularity']}"]
+    if header["ignore"]:
+        facts.append(f"dense {_plain(header['ignore'])}")
+    bounds = {tuple(pair) for pair in header["bounds"]}
+    for low, high in sorted(bounds):
+        units = "" if len(bounds) == 1 else f" for {sum(tuple(pair) == (low, high) for pair in header['bounds'])} units"
+        facts.append(f"shares {low:g} to {high:g}{units}")
+    return "; ".join(facts)
 
 
 def _plain(value: object) -> str:

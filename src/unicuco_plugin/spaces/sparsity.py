@@ -64,7 +64,7 @@ class SparsitySpace(WeightedUnits):
             raise StrategyError(f"bounds must be one pair a unit, got {len(self.bounds)} for {len(self.unit_names)}")
         for unit, (low, high) in zip(self.unit_names, self.bounds, strict=False):
             if not 0.0 <= low < high <= 1.0:
-                raise StrategyError(f"bounds[{unit!r}] must be 0 <= low < high <= 1, got ({low}, {high})")
+                raise StrategyError(f"bounds[{unit!r}] (--limits) must be 0 <= low < high <= 1, got ({low}, {high})")
 
     @cached_property
     def _low(self) -> Tensor:
@@ -120,8 +120,10 @@ class SparsitySpace(WeightedUnits):
         """
         low, high = self.reach
         if not low - _SLACK <= sparsity <= high + _SLACK:
+            least = f"[{round_up(low)}" if low > _SLACK else "(0"
             raise RequestError(
-                f"sparsity must be in [{round_up(low)}, {round_down(high)}] for these bounds, got {sparsity:.6g}"
+                f"sparsity must be in {least}, {round_down(high + _SLACK)}], which the units' bounds allow (their "
+                f"highest level, or unicuco train --limits), got {sparsity:.6g}"
             )
         return sparsity
 

@@ -88,6 +88,10 @@ class Subject:
     start: Callable[[Journal, Tensor, RankedParts | None], Start] = lambda _journal, _windows, _ranked: Start()
 
 
+# Fields of the space 'sparsity' alone.
+_SPARSITY = ("levels", "granularity", "ignore", "bounds")
+
+
 def check_units(name: str, units: Units) -> None:
     """Refuse a space and units that contradict each other; needs no model.
 
@@ -101,7 +105,11 @@ def check_units(name: str, units: Units) -> None:
     if name != "structured" and parts != Units():
         raise StrategyError(f"ranking, compensate and round_to go with the space 'structured', not with {name!r}")
     if name != "sparsity" and units != parts:
-        raise LevelsError(f"levels, granularity, ignore and bounds go with the space 'sparsity', not with {name!r}")
+        defaults = Units()
+        given = [field for field in _SPARSITY if getattr(units, field) != getattr(defaults, field)]
+        raise LevelsError(
+            f"{' and '.join(given)} go{'es' if len(given) == 1 else ''} with the space 'sparsity', not with {name!r}"
+        )
     if name == "sparsity" and units.levels is None:
         raise LevelsError("the space 'sparsity' needs a level database: unicuco levels build, then --levels DIR")
     if units.granularity not in GRANULARITIES:
@@ -174,6 +182,7 @@ def _structured(decoder: Decoder, units: Units) -> Subject:
 def _sparsity(decoder: Decoder, fingerprint: str, units: Units, folder: Path) -> Subject:
     levels = Levels.open(folder)
     levels.check_model(fingerprint)
+    levels.verify()
     weights = group_linears(levels.sizes, units.granularity, units.ignore)
     top = levels.sparsities[-1]
     bounds = select_bounds(tuple(weights), (BOUNDS[0], min(BOUNDS[1], top)), units.bounds)
