@@ -1,10 +1,12 @@
-"""How exactly a sparsity request is met: by the plan, and by each of the toolkit's passes on every linear.
+r"""How exactly a sparsity request is met: by the plan, by each of the toolkit's passes on every linear, and stitched.
 
-    python benchmarks/sparsity_exactness.py --model MODEL --calibration FILE… --output FILE
+    python benchmarks/sparsity_exactness.py --model MODEL --calibration FILE… --profile PROFILE --levels LEVELS \
+        --output FILE
 
 Plans: ``--requests`` random requests at each granularity, random scores shifted until their weighted mean is the
-request. Passes: one strategy with a random share in [0.2, 0.9] for each linear, carried out by SparseGPT and by Wanda
-through a recipe; zeros are counted in the checkpoint on disk.
+request; and as many random requests that the profile answers. Passes: one strategy with a random share in [0.2, 0.9]
+for each linear, carried out by SparseGPT, by Wanda and from the level database through a recipe; zeros are counted in
+the checkpoint on disk.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from common import decoder_of, write_result
 from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 from torch import Tensor
 
+from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.fingerprint import fingerprint
@@ -36,6 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--calibration", nargs="+", required=True)
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--levels", required=True)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
@@ -45,9 +50,10 @@ def main() -> None:
     blocks = range(len(decoder.blocks))
     sizes = {name: linear.weight.numel() for index in blocks for name, linear in decoder.linears(index).items()}
     plans = {kind: _plans(units, sizes, args.requests) for kind, units in _units(decoder, sizes).items()}
+    plans["answered"] = _answered(load_profile(args.profile), sizes, args.requests)
     print(plans)
     windows = load_windows(args.calibration, load_tokenizer(args.model), count=args.windows, length=args.length, seed=0)
-    passes = {engine: _pass(args.model, decoder, sizes, windows, engine) for engine in ENGINES}
+    passes = {engine: _pass(args, decoder, sizes, windows, engine) for engine in [*ENGINES, "stitched"]}
     write_result(args.output, {"requests": args.requests, "plans": plans, "windows": list(windows.shape), **passes})
 
 
@@ -75,11 +81,23 @@ def _plans(units: list[str], sizes: dict[str, int], requests: int) -> dict[str, 
     return {"units": len(units), "largest_error_of_the_sum": worst, "largest_error_of_a_linear_in_weights": furthest}
 
 
+def _answered(profile: Profile, sizes: dict[str, int], requests: int) -> dict[str, float]:
+    chance = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(requests):
+        request = 0.02 + 0.86 * torch.rand((), generator=chance).item()
+        counts = plan_counts(profile.answer(sparsity=request).units, sizes)
+        worst = max(worst, abs(sum(counts.values()) / sum(sizes.values()) - request))
+    return {"units": len(profile.units), "largest_error_of_the_sum": worst}
+
+
 def _share(shares: dict[str, float], name: str) -> float:
     return next(share for unit, share in shares.items() if f"{name}.".startswith(f"{unit}."))
 
 
-def _pass(model: str, decoder: Decoder, sizes: dict[str, int], windows: Tensor, engine: str) -> dict[str, Any]:
+def _pass(
+    args: argparse.Namespace, decoder: Decoder, sizes: dict[str, int], windows: Tensor, engine: str
+) -> dict[str, Any]:
     chance = random.Random(0)  # noqa: S311 - no secret
     units = {name: chance.uniform(0.2, 0.9) for name in sizes}
     plan = plan_counts(units, sizes)
@@ -87,7 +105,7 @@ def _pass(model: str, decoder: Decoder, sizes: dict[str, int], windows: Tensor, 
         {
             "schema": 1,
             "space": "sparsity",
-            "model": {"name": model, "fingerprint": str(fingerprint(decoder.model))},
+            "model": {"name": args.model, "fingerprint": str(fingerprint(decoder.model))},
             "request": {"sparsity": 0.5},
             "sparsity": sum(plan.values()) / sum(sizes.values()),
             "params": 1,
@@ -97,10 +115,14 @@ def _pass(model: str, decoder: Decoder, sizes: dict[str, int], windows: Tensor, 
             "units": units,
         }
     )
-    recipe = [SparsityProfileModifier(strategy=strategy), ENGINES[engine](sparsity=0.5, ignore=["re:.*lm_head"])]
+    if engine == "stitched":
+        recipe = [SparsityProfileModifier(strategy=strategy, levels=args.levels)]
+    else:
+        recipe = [SparsityProfileModifier(strategy=strategy), ENGINES[engine](sparsity=0.5, ignore=["re:.*lm_head"])]
     with tempfile.TemporaryDirectory() as place:
         started = time.perf_counter()
-        done = prune_with_recipe(model, recipe, Path(place) / "out", calibration=windows)
+        text = None if engine == "stitched" else windows
+        done = prune_with_recipe(args.model, recipe, Path(place) / "out", calibration=text)
         seconds = time.perf_counter() - started
         pruned = load_model(done.path)
     weights = {name: pruned.get_submodule(name).weight for name in plan}

@@ -70,6 +70,20 @@ def test_a_wrong_field_is_named_with_its_rule_and_value(data, tmp_path, change, 
     assert message in str(caught.value)
 
 
+def test_windows_are_some_of_the_calibrations_and_go_with_peers_that_read_them(data):
+    fewer = data | {"methods": {"few": {"peer": "greedy", "windows": 1}, "all": {"peer": "greedy"}}, "ablations": {}}
+    few, every = (cell.identity for cell in BenchmarkPlan.model_validate(fewer).cells() if cell.budget == 0.5)
+    assert few != every
+    most = data["calibration"]["windows"]
+    for method, message in (
+        ({"peer": "greedy", "windows": most + 1}, f"windows must be at most calibration's {most}, got {most + 1}"),
+        ({"peer": "uniform", "windows": 1}, "windows goes with peers that read text, got windows: 1"),
+        ({"train": {}, "windows": 1}, "windows goes with peers that read text, got windows: 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BenchmarkPlan.model_validate(data | {"methods": {"few": method}})
+
+
 def test_extrapolating_goes_with_a_token_budget():
     with pytest.raises(ValueError, match="extrapolate goes with a token_budget that breaks the search off, got none"):
         Method(peer="evopress", extrapolate=True)

@@ -27,8 +27,8 @@ def test_zeroed_weights_are_told_in_two_lines_however_many_units_there_are(zeroe
     assert first == "zeroed      6 units by 0.2500 to 0.3000 of their weights (sparsity 0.3750 of the dense model)"
     assert second.startswith("divergence ")
     assert (
-        "zeros       505 of 2,000 weights, by WandaPruningModifier in 1 linears; furthest from its plan l, by 0.005 of "
-        "its weights"
+        "zeros       505 of 2,000 weights (0.2525), by WandaPruningModifier in 1 linears; furthest from its plan l, by "
+        "0.005 of its weights"
     ) in describe_export(zeroed)
 
 

@@ -49,6 +49,7 @@ class Method(_Frozen):
         profile: Folder or name of a profile.
         peer: Name of a peer.
         setting, token_budget: For peers that take them.
+        windows: So many of the calibration windows, the first, for peers that read all of them for every candidate.
         budgets, seeds: Instead of all, for methods that are too slow for that.
         extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
 
@@ -61,6 +62,7 @@ class Method(_Frozen):
     peer: str | None = None
     setting: Setting | None = None
     token_budget: int | None = Field(default=None, gt=0)
+    windows: int | None = Field(default=None, ge=1)
     budgets: tuple[float, ...] | None = None
     seeds: tuple[int, ...] | None = None
     extrapolate: bool = False
@@ -73,6 +75,8 @@ class Method(_Frozen):
         for name in ("setting", "token_budget"):
             if getattr(self, name) is not None and (self.peer is None or name not in make_peer(self.peer).takes):
                 raise ValueError(f"{name} goes with peers that take it, got {name}: {getattr(self, name)}")
+        if self.windows is not None and (self.peer is None or "windows" not in make_peer(self.peer).takes):
+            raise ValueError(f"windows goes with peers that read text, got windows: {self.windows}")
         if self.extrapolate and self.token_budget is None:
             raise ValueError("extrapolate goes with a token_budget that breaks the search off, got none")
         return self
@@ -158,6 +162,9 @@ class BenchmarkPlan(_Frozen):
         if (self.space == "sparsity") != (self.levels is not None):
             raise ValueError(f"levels goes with the space 'sparsity', got {self.levels} for {self.space!r}")
         for name, method in self.methods.items():
+            most = self.calibration.windows
+            if (method.windows or 1) > most:
+                raise ValueError(f"methods.{name}: windows must be at most calibration's {most}, got {method.windows}")
             if method.peer is not None and self.space not in make_peer(method.peer).spaces:
                 spaces = ", ".join(make_peer(method.peer).spaces)
                 raise ValueError(f"methods.{name}: {method.peer} answers for {spaces}, not for {self.space}")
@@ -175,7 +182,8 @@ class BenchmarkPlan(_Frozen):
             raise ValueError(f"{place}: {explain(error)}") from error
 
     def _identity(self, method: Method, seed: int, settings: Settings | None) -> str:
-        how = method.model_dump(mode="json", exclude={"budgets", "seeds", "train"})
+        whole = {"windows"} if method.windows is None else set()
+        how = method.model_dump(mode="json", exclude={"budgets", "seeds", "train", *whole})
         base = self.model_dump(mode="json", include={"calibration", "levels", "granularity"})
         trained = None if settings is None else settings.model_dump(mode="json")
         content = json.dumps([how, base, seed, trained], sort_keys=True)

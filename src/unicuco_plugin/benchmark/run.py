@@ -122,7 +122,7 @@ class _Run:
             given["journal"] = self.output / "searches" / f"{name}-{place}.sqlite"
         asked = PeerRequest(
             self.decoder,
-            self.windows,
+            self.windows[: cell.method.windows],
             cell.budget,
             space=self.plan.space,
             levels=self.levels,
