@@ -18,9 +18,14 @@ def check_of(**linears):
     return PlanCheck.of(linears, "SparseGPTModifier")
 
 
-def test_minus_zero_is_a_zero():
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn])
+def test_zeros_are_counted_in_every_dtype_and_minus_zero_is_one(dtype):
     layer = linear(3)
     layer.weight.data[0, 0] = -0.0
+    layer.weight.data[0, 5:9] = torch.tensor([2.0**-6, -1.0, 0.5, -(2.0**-6)])
+    layer.weight.data = layer.weight.data.to(dtype)
+    assert count_zeros(layer) == 3
+    layer.weight.data = layer.weight.data.view(10, 10).t()
     assert count_zeros(layer) == 3
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from llmcompressor.core import Event, State
 from llmcompressor.modifiers import Modifier
@@ -16,6 +17,8 @@ __all__ = ["PlanCheck", "PlannedLinear", "count_zeros"]
 
 # How many linears a message names.
 _NAMED = 3
+# By the bytes of a number.
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,10 @@ class PlanCheck(Modifier):
 
 @torch.no_grad()
 def count_zeros(linear: nn.Linear) -> int:
-    """How many weights of a linear are zero."""
-    weight = linear.weight
-    return int(weight.numel() - torch.count_nonzero(weight))
+    """How many weights of a linear are zero, ``-0.0`` included."""
+    weight = linear.weight.detach()
+    if weight.device.type != "cpu" or weight.itemsize not in _INTEGERS:
+        return int(weight.numel() - torch.count_nonzero(weight))
+    # On the CPU PyTorch takes a hundred times as long to count as NumPy does. Shifted, a zero has no sign.
+    bits = weight.view(_INTEGERS[weight.itemsize]) << 1
+    return int(weight.numel() - np.count_nonzero(bits.numpy()))
