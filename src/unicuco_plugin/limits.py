@@ -1,5 +1,6 @@
 """Which sparsity a request comes down to: the share itself, or the least or most that a limit allows."""
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 
@@ -16,7 +17,7 @@ Facts = tuple[int, int, float]
 # Halvings of a step between budgets of a smooth space: a twentieth comes down to 0.0004.
 _BISECTIONS = 7
 # Corrections of a share by what its best strategy leaves too much: biases differ from strategy to strategy, by a few
-# hundredths of a per cent.
+# hundredths of a per cent. Where that changes nothing, as within a step, the correction is doubled.
 _CORRECTIONS = 30
 # The least correction, a tenth of a parameter in a million.
 _LEAST = 1e-7
@@ -54,13 +55,13 @@ class Limits:
             )
         limit = request.max_params if request.max_params is not None else request.max_bytes or 0
         column = 0 if request.kind == "max_params" else 1
-        fits = [
-            budget for budget, facts in zip(self._space.budgets, self._facts, strict=True) if facts[column] <= limit
-        ]
+        fits = [budget for budget, facts in zip(self._rungs, self._facts, strict=True) if facts[column] <= limit]
         if not fits:
+            last = (
+                "all units but one removed" if not self._space.smooth else f"{self._rungs[-1]:.2%} of its units removed"
+            )
             raise RequestError(
-                f"{request.kind} must be at least {self._facts[-1][column]} for this profile, with all units but one "
-                f"removed, got {limit}"
+                f"{request.kind} must be at least {self._facts[-1][column]} for this profile, with {last}, got {limit}"
             )
         return self._just_within(limit, column, min(fits)) if self._space.smooth else min(fits)
 
@@ -68,6 +69,7 @@ class Limits:
         """The least share whose best leaves no more than a limit, to one step; ``enough`` is a budget that does."""
         unit = self._space.params.sum().item() * self._whole[column] / self._whole[0]
         share = max((self._whole[column] - limit) / unit, _LEAST)
+        before, correction = math.inf, 0.0
         for _ in range(_CORRECTIONS):
             if share >= enough:
                 break
@@ -75,12 +77,13 @@ class Limits:
             over = self._facts_of(best)[column] - limit
             if over <= 0:
                 return share
-            share += max(over / unit, _LEAST)
+            correction = 2.0 * correction if over >= before else max(over / unit, _LEAST)
+            share, before = share + correction, over
         return enough
 
     def _within(self, divergence: float) -> float:
         """The largest budget whose best has its interval's upper end within so many nats per token."""
-        budgets = self._space.budgets
+        budgets = self._rungs
         fits = [index for index, (_, _, upper) in enumerate(self._facts) if upper <= divergence]
         if not fits:
             least = min(upper for _, _, upper in self._facts)
@@ -99,6 +102,12 @@ class Limits:
         return low
 
     @cached_property
+    def _rungs(self) -> tuple[float, ...]:
+        """The space's budgets; of one whose shares come in steps also the most that can be removed."""
+        budgets, most = self._space.budgets, getattr(self._space, "most", None)
+        return (*budgets, most) if self._space.stepped and most is not None else budgets
+
+    @cached_property
     def _facts(self) -> list[Facts]:
-        """Of each budget's best."""
-        return [self._facts_of(best) for best in self._contest.best(self._space.budgets)]
+        """Of the best at each of them."""
+        return [self._facts_of(best) for best in self._contest.best(self._rungs)]

@@ -167,7 +167,7 @@ def check_parts(decoder: Decoder, strategy: Strategy, parts: KeptParts) -> None:
         if kept != count - round(share * count):
             raise StrategyError(
                 f"kept[{name!r}] must have {count - round(share * count)} of {count} parts, as units says {share:g}; "
-                f"got {kept}"
+                f"got {kept}: the parts are those of another strategy"
             )
 
 

@@ -47,7 +47,7 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     if not text and not tasks:
         raise click.UsageError("give TEXT, --tasks or both")
     from unicuco_plugin.models.calibration import load_windows
-    from unicuco_plugin.models.loading import load_config, load_model, load_tokenizer
+    from unicuco_plugin.models.loading import find_model, load_model, load_tokenizer
     from unicuco_plugin.objectives.comparison import compare_models
 
     hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
@@ -56,11 +56,11 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     # Texts and the pruned model's folder are checked before a weight is read.
     tokenizer = load_tokenizer(fields["model"], **hub)
     if fields["pruned"] is not None:
-        load_config(fields["pruned"], **code)
+        find_model(fields["pruned"], **code)
     cut = {"count": fields["windows"], "length": fields["seq_length"], "seed": fields["seed"], "split": fields["split"]}
     windows = {name: load_windows([name], tokenizer, **cut) for name in text}
     dense = load_model(fields["model"], **hub, **place)
-    pruned = None if fields["pruned"] is None else load_model(fields["pruned"], **code, **place)
+    pruned = None if fields["pruned"] is None else load_model(fields["pruned"], **code, **place, prunable=False)
     # First what needs an extra and names that may be wrong.
     rows = _run_tasks(tasks, (dense, pruned), tokenizer, fields) if tasks else []
     results, total, before = {}, sum(map(len, windows.values())), 0

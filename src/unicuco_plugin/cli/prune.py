@@ -124,8 +124,10 @@ def _check_ways(fields: dict[str, Any], request: Request | None) -> None:
     if fields["step"] is not None and way != "evopress":
         raise click.UsageError(f"--step goes with --evopress, not with --{way}")
     for option in ("engine", "levels", "space", "accept_other_weights", *_STRUCTURED):
-        if way == "recipe" and fields[option]:
-            raise click.UsageError(f"--{option.replace('_', '-')} does not go with --recipe; write it into the recipe")
+        said = fields[option] not in (None, False) or (option == "compensate" and fields[option] is not None)
+        if way == "recipe" and said:
+            spelling = "no-compensate" if fields[option] is False else option.replace("_", "-")
+            raise click.UsageError(f"--{spelling} does not go with --recipe; write it into the recipe")
 
 
 def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
@@ -153,7 +155,8 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
         return [modifier, _pass(fields["engine"] or "sparsegpt")]
     if fields["engine"] is not None:
         raise click.UsageError(
-            f"--engine {fields['engine']}: whole blocks are dropped, which needs no engine; leave it out"
+            f"--engine {fields['engine']}: a strategy of the space {' and '.join(modifier.spaces)} takes out what it "
+            "names, which needs no engine; leave it out"
         )
     return [modifier]
 

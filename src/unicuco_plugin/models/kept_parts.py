@@ -22,10 +22,12 @@ class KeptParts:
             module that is absent keeps everything; an empty tuple removes the module.
         biases: Module name → a ``hidden_size`` tensor that is added to the module's output: what the removed parts
             gave on average, ``W_out[:, removed] mean(x_removed)`` (FLAP).
+        measured: Whether they are what the strategy's divergence was measured with: a profile's own parts and biases.
     """
 
     kept: Mapping[str, tuple[int, ...]]
     biases: Mapping[str, Tensor] = field(default_factory=dict)
+    measured: bool = field(default=False, compare=False)
 
     @property
     def removed(self) -> tuple[str, ...]:
@@ -47,7 +49,11 @@ class KeptParts:
         parts = find_parts(decoder)
         for name in (*self.kept, *self.biases):
             if name not in parts:
-                raise StrategyError(f"kept parts must name attentions and MLPs, such as {min(parts)}, got {name!r}")
+                first, *_, last = parts
+                raise StrategyError(
+                    f"kept parts must name attentions and MLPs of this model, {first} to {last}, got {name!r}: they "
+                    "are for another model"
+                )
         for name, indices in self.kept.items():
             _check_indices(name, indices, parts[name].count)
         for name, bias in self.biases.items():

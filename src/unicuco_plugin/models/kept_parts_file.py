@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from unicuco_plugin.errors import StrategyError
 from unicuco_plugin.models.kept_parts import KeptParts
@@ -15,6 +15,7 @@ __all__ = ["KEPT_PARTS_FILE", "read_kept_parts", "write_kept_parts"]
 KEPT_PARTS_FILE = "structured.parts"
 _KEPT, _BIAS = "kept.", "bias."
 _FORMAT = {"format": "unicuco kept parts 1"}
+_MEASURED = "measured"
 
 
 def write_kept_parts(path: Path, parts: KeptParts) -> None:
@@ -25,7 +26,7 @@ def write_kept_parts(path: Path, parts: KeptParts) -> None:
     """
     tensors = {f"{_KEPT}{name}": torch.tensor(kept, dtype=torch.int32) for name, kept in parts.kept.items()}
     tensors |= {f"{_BIAS}{name}": bias.detach().cpu().contiguous() for name, bias in parts.biases.items()}
-    save_file(tensors, path, metadata=_FORMAT)
+    save_file(tensors, path, metadata=_FORMAT | {_MEASURED: str(parts.measured).lower()})
 
 
 def read_kept_parts(path: Path) -> KeptParts:
@@ -35,11 +36,17 @@ def read_kept_parts(path: Path) -> KeptParts:
         StrategyError: If the file is missing, truncated, or holds something else.
     """
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            measured = (file.metadata() or {}).get(_MEASURED) == "true"
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
-        raise StrategyError(f"kept parts {path} cannot be read: {error}") from error
+        raise StrategyError(
+            f"kept parts {path} cannot be read: {error}; it must be a whole structured.parts of an export, or leave it "
+            "out"
+        ) from error
     other = [name for name in tensors if not name.startswith((_KEPT, _BIAS))]
     if other or not tensors:
         raise StrategyError(f"kept parts {path} must hold kept.* and bias.*, got {', '.join(other[:3]) or 'nothing'}")
     kept = {name.removeprefix(_KEPT): tuple(t.tolist()) for name, t in tensors.items() if name.startswith(_KEPT)}
-    return KeptParts(kept, {name.removeprefix(_BIAS): t for name, t in tensors.items() if name.startswith(_BIAS)})
+    biases = {name.removeprefix(_BIAS): t for name, t in tensors.items() if name.startswith(_BIAS)}
+    return KeptParts(kept, biases, measured)

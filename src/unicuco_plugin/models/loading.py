@@ -21,7 +21,16 @@ from unicuco_plugin.models.compact import FILE, compact_class
 from unicuco_plugin.models.demo import materialise_smollm2
 from unicuco_plugin.models.support import check_config
 
-__all__ = ["Tokenizer", "display_name", "load", "load_config", "load_model", "load_tokenizer", "materialise_smollm2"]
+__all__ = [
+    "Tokenizer",
+    "display_name",
+    "find_model",
+    "load",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "materialise_smollm2",
+]
 
 # How many tensor names a message lists.
 _NAMED = 3
@@ -52,6 +61,15 @@ def load_config(
     return config
 
 
+def find_model(name_or_path: str | Path, *, trust_remote_code: bool = False) -> None:
+    """Make sure that there is a causal language model of some kind, before anything expensive is done with it.
+
+    Raises:
+        UnsupportedModelError: If there is none.
+    """
+    _read_config(name_or_path, trust_remote_code=trust_remote_code)
+
+
 def load(
     name_or_path: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu"
 ) -> PreTrainedModel:
@@ -79,6 +97,7 @@ def load_model(
     trust_remote_code: bool = False,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
+    prunable: bool = True,
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode.
 
@@ -88,6 +107,7 @@ def load_model(
         trust_remote_code: Whether code in the model's own repository may run.
         dtype: A floating-point dtype such as ``"bfloat16"``, or ``"auto"`` for the checkpoint's own.
         device: Where the model is moved after it was read on the CPU.
+        prunable: Whether it must be one that can be pruned; a quantised checkpoint, for instance, can only be run.
 
     Raises:
         UnsupportedModelError: If there is no such model, it is of no use here (see :func:`load_config`), its weights
@@ -95,7 +115,8 @@ def load_model(
     """
     kind = _floating(dtype)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return _load(name_or_path, load_config(name_or_path, **hub), kind, device, **hub)
+    read = load_config if prunable else _read_config
+    return _load(name_or_path, read(name_or_path, **hub), kind, device, **hub)
 
 
 def _floating(dtype: str | torch.dtype) -> str | torch.dtype:

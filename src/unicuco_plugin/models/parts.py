@@ -90,6 +90,6 @@ def _linears(name: str, module: nn.Module, expected: tuple[str, ...]) -> list[nn
         if not isinstance(children.get(child), nn.Linear):
             raise UnsupportedModelError(
                 f"{name}: {type(module).__name__} has no linear {child}, which splitting it into parts needs; fused "
-                "projections and experts are not supported"
+                "projections and experts are not supported: take the space depth or sublayer"
             )
     return [linear for child in expected if isinstance(linear := children[child], nn.Linear)]

@@ -1,6 +1,7 @@
 """Head groups, neurons and modules silenced in their full shape: loads everywhere, and is no smaller."""
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from unicuco_plugin.models.linears import Linears
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.plain_sizes import BIAS_FIELDS, set_fields
 
-__all__ = ["check_room", "close_zeros", "zero_modules"]
+__all__ = ["check_any_room", "check_room", "close_zeros", "zero_modules"]
 
 # The linears of a module, and which attribute of its parts says how many outputs one of them owns.
 _WIDTHS = {
@@ -29,13 +30,31 @@ def check_room(decoder: Decoder, parts: KeptParts) -> None:
     """
     found = find_parts(decoder)
     for name in parts.biases:
-        field = BIAS_FIELDS[found[name].kind]
-        own = getattr(decoder.model.get_submodule(found[name].output), "bias", None)
-        if own is None and not isinstance(vars(decoder.config).get(field), bool):
-            raise UnsupportedModelError(
-                f"{name}: {decoder.config.model_type} has no {field} that stock tools would read a bias for: export "
-                "with format compact, or without bias compensation"
-            )
+        if not _has_room(decoder, found[name]):
+            _refuse(decoder, name, BIAS_FIELDS[found[name].kind])
+
+
+def check_any_room(decoder: Decoder) -> None:
+    """Refuse a family whose configuration cannot tell of any bias, before anyone asks which modules need one.
+
+    Raises:
+        UnsupportedModelError: If neither attentions nor MLPs have room for a bias, or cannot be split into parts.
+    """
+    found = find_parts(decoder)
+    if not any(_has_room(decoder, part) for part in found.values()):
+        _refuse(decoder, next(iter(found)), " or ".join(BIAS_FIELDS.values()))
+
+
+def _has_room(decoder: Decoder, part: Parts) -> bool:
+    own = getattr(decoder.model.get_submodule(part.output), "bias", None)
+    return own is not None or isinstance(vars(decoder.config).get(BIAS_FIELDS[part.kind]), bool)
+
+
+def _refuse(decoder: Decoder, name: str, field: str) -> NoReturn:
+    raise UnsupportedModelError(
+        f"{name}: {decoder.config.model_type} has no {field} that stock tools would read a bias for: take --format "
+        "compact or --no-compensate (in a recipe format: compact, compensate: false)"
+    )
 
 
 @torch.no_grad()

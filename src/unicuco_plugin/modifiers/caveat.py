@@ -15,7 +15,9 @@ _LAYOUTS = {
 }
 
 
-def find_caveat(strategies: Sequence[Strategy], others: Sequence[str], levels: str | None = None) -> str:
+def find_caveat(
+    strategies: Sequence[Strategy], others: Sequence[str], levels: str | None = None, *, own_parts: bool = True
+) -> str:
     """Say why the divergences of strategies are not those of a checkpoint; empty where they are.
 
     A profile measures each strategy alone: blocks dropped from the dense model, or weights stitched from the level
@@ -25,6 +27,8 @@ def find_caveat(strategies: Sequence[Strategy], others: Sequence[str], levels: s
         strategies: Those that the recipe applies.
         others: Class names of the recipe's other modifiers, in order.
         levels: Identity of the level database that weights were stitched from, if they were.
+        own_parts: Whether the parts that a structured strategy leaves, and its biases, are those that it was measured
+            with.
     """
     reasons = []
     if len(strategies) > 1:
@@ -32,6 +36,8 @@ def find_caveat(strategies: Sequence[Strategy], others: Sequence[str], levels: s
     elsewhere = [strategy for strategy in strategies if strategy.space == "sparsity" and strategy.levels != levels]
     if levels is not None and elsewhere:
         reasons.append("of weights from another level database")
+    if not own_parts and any(strategy.space == "structured" for strategy in strategies):
+        reasons.append("of the profile's own parts and biases")
     if others:
         reasons.append(f"without the recipe's {', '.join(others)}")
     if not strategies or not reasons:

@@ -23,9 +23,11 @@ from unicuco_plugin.models.staging import check_output, staged_folder
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.card import write_card
 from unicuco_plugin.modifiers.caveat import find_caveat
+from unicuco_plugin.modifiers.limit_check import check_limits
 from unicuco_plugin.modifiers.norms import exact_norms
-from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe, plain_recipe
+from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe, is_text, plain_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+from unicuco_plugin.modifiers.structured import find_beside
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
 from unicuco_plugin.pruning import check_config
 from unicuco_plugin.strategy import Strategy
@@ -108,7 +110,8 @@ def prune_with_recipe(
         CalibrationError: If there is calibration text and no tokenizer.
         ModelMismatchError: If the strategy was made for another model.
         UnsupportedModelError: If the model cannot be loaded or pruned.
-        ExportError: If the folder cannot be written or was wrong when read back. Nothing is left behind then.
+        ExportError: If the folder cannot be written, was wrong when read back, or is larger than was asked. Nothing is
+            left behind then.
     """
     began = time.perf_counter()
     set_toolkit_verbosity(verbose=verbose)
@@ -119,6 +122,8 @@ def prune_with_recipe(
     check_output(output, overwrite=overwrite, source=Path(name) if Path(name).is_dir() else None)
     profiles = [modifier for modifier in built.modifiers if isinstance(modifier, SparsityProfileModifier)]
     for modifier in profiles:
+        if isinstance(recipe, str | Path) and not is_text(recipe):
+            modifier.structured = find_beside(modifier.structured, Path(recipe).parent)
         modifier.check_recipe(built.modifiers)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     # Requests that cannot be met and models of another structure are refused before a weight is read.
@@ -140,17 +145,25 @@ def prune_with_recipe(
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
             params = _count(live)
             _save(live, stage, tokenizer)
+            weights = sum(path.stat().st_size for path in stage.glob("*.safetensors"))
+            check_limits(strategies, params, weights)
             achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
-            caveat = find_caveat(strategies, others, None if achieved is None else achieved.levels)
+            own = all(modifier.own_parts for modifier in profiles)
+            caveat = find_caveat(strategies, others, None if achieved is None else achieved.levels, own_parts=own)
             layout = next((modifier.layout for modifier in profiles if modifier.layout), "")
+            if layout == "stock":  # a profile counts what is gone
+                whole = {"params": params, "bytes": weights}
+                strategies = tuple(
+                    strategy.model_copy(update=whole) if strategy.space == "structured" else strategy
+                    for strategy in strategies
+                )
             _describe(stage, name, strategies, params, caveat=caveat, layout=layout)
             if achieved is not None:
                 achieved.write(stage / "sparsity.json")
         finally:
             # After a failure this takes the bypasses off again.
             reset_session()
-    weights = sum(path.stat().st_size for path in output.glob("*.safetensors"))
     return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved, caveat, layout)
 
 

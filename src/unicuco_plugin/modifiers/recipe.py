@@ -10,7 +10,7 @@ from llmcompressor.recipe import Recipe
 from unicuco_plugin.errors import RecipeError, UnicucoError
 from unicuco_plugin.modifiers.registration import register
 
-__all__ = ["check_pipeline", "check_recipe", "plain_recipe"]
+__all__ = ["check_pipeline", "check_recipe", "is_text", "plain_recipe"]
 
 # How PyYAML writes an enumeration's member: as a call of its class.
 _CALL = "tag:yaml.org,2002:python/object/apply:"
@@ -101,8 +101,13 @@ def _read_argument(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> ob
 _WordLoader.add_multi_constructor(_CALL, _read_argument)
 
 
+def is_text(source: str | Path) -> bool:
+    """Whether a recipe is given as text, and not as a file's name."""
+    return isinstance(source, str) and ("\n" in source or ": " in source or not source.strip())
+
+
 def _read(source: str | Path) -> tuple[str, str]:
-    if isinstance(source, str) and ("\n" in source or ": " in source or not source.strip()):
+    if isinstance(source, str) and is_text(source):
         return "recipe", source
     try:
         return str(source), Path(source).read_text(encoding="utf8")

@@ -17,9 +17,10 @@ from unicuco_plugin.modifiers.entries import EvoPressEntry, LateEntry, PeerEntry
 from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler, check_spaces
 from unicuco_plugin.modifiers.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
+from unicuco_plugin.modifiers.limit_check import check_shape
 from unicuco_plugin.modifiers.sparsity import check_carrier
 from unicuco_plugin.modifiers.stitching import StitchHandler
-from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions
+from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions, check_options
 from unicuco_plugin.modifiers.ways import check_ways, known_parts, plain_way, trace_source
 from unicuco_plugin.modifiers.windows import gather_windows
 from unicuco_plugin.peers.peer import PeerProgress
@@ -133,10 +134,9 @@ class SparsityProfileModifier(Modifier):
     @property
     def needs_text(self) -> bool:
         """Whether there must be calibration text to answer from."""
-        options = self.structured or StructuredOptions()
         if self.late is None:
-            return options.needs_text(self.resolve(), known=bool(self._sources))
-        return self.late.needs_text or ("structured" in self.late.spaces and options.kept_parts is None)
+            return self._options.needs_text(self.resolve(), known=bool(self._sources))
+        return self.late.needs_text or ("structured" in self.late.spaces and self._options.kept_parts is None)
 
     def watch(self, progress: Callable[[PeerProgress], None]) -> None:
         """Let a function be called as a peer gets on."""
@@ -193,9 +193,9 @@ class SparsityProfileModifier(Modifier):
             RecipeError: If it holds a second one of this type, or nothing zeroes weights where a strategy wants it.
         """
         place = find_alone(modifiers, type(self))
-        if self.structured is not None and "structured" not in self.spaces:
-            raise RecipeError("structured goes with a strategy of the space 'structured'; there is none")
+        check_options(self.structured, self.spaces)
         check_carrier(self.spaces, self.levels, modifiers[place + 1 :])
+        check_shape(self.resolve(), self._options.format)
 
     @property
     def achieved(self) -> Achieved | None:
@@ -206,6 +206,11 @@ class SparsityProfileModifier(Modifier):
     def layout(self) -> str:
         """What a structured strategy's checkpoint is (:attr:`StructuredHandler.outcome`); empty where there is none."""
         return next((handler.outcome for handler in self._handlers if isinstance(handler, StructuredHandler)), "")
+
+    @property
+    def own_parts(self) -> bool:
+        """Whether structured strategies got the parts and biases that they were measured with."""
+        return all(handler.parts.measured for handler in self._handlers if isinstance(handler, StructuredHandler))
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Answer, check, bypass and fill; after an error the model is as it was."""
@@ -252,9 +257,15 @@ class SparsityProfileModifier(Modifier):
         """Let a late entry answer for the dense model, from the toolkit's own calibration data."""
         if late.needs_text and state.data.calib is None:
             raise RecipeError(f"{late!r} reads calibration text, got none; give oneshot a dataset")
+        if "structured" in late.spaces:
+            self._options.check_family(find_decoder(state.model))
         windows = gather_windows(state.data.calib) if late.needs_text else torch.zeros(0, 1, dtype=torch.long)
         request = None if self.request is None else Request.of(**self.request)
         self._strategies = (late.answer(state.model, windows, request, self._progress),)
+
+    @property
+    def _options(self) -> StructuredOptions:
+        return self.structured or StructuredOptions()
 
     @property
     def _sources(self) -> list[ProfileEntry]:
@@ -264,10 +275,9 @@ class SparsityProfileModifier(Modifier):
 
     def _handler(self, state: State, strategy: Strategy) -> SpaceHandler:
         if strategy.space == "structured":
-            options = self.structured or StructuredOptions()
             batches = None if state.data is None else state.data.calib
-            parts = options.choose(find_decoder(state.model), strategy, batches, known_parts(self._sources))
-            return StructuredHandler(state.model, parts, options.format)
+            parts = self._options.choose(find_decoder(state.model), strategy, batches, known_parts(self._sources))
+            return StructuredHandler(state.model, parts, self._options.format)
         if strategy.space == "sparsity" and self.levels is not None:
             return StitchHandler(state.model, strategy, self.levels)
         return HANDLERS[strategy.space](state.model, strategy)
@@ -284,7 +294,7 @@ class SparsityProfileModifier(Modifier):
         self.profile = self.request = self.profiles = self.peer = self.evopress = None
         self.strategy = resolved[0] if len(resolved) == 1 else list(resolved)
         if "structured" in self.spaces:
-            self.structured = (self.structured or StructuredOptions()).settled()
+            self.structured = self._options.settled()
 
     def _answer(self) -> tuple[Strategy, ...]:
         if self.strategy is not None:

@@ -1,13 +1,13 @@
 """The space ``structured`` inside the toolkit's lifecycle: modules become smaller before it calibrates."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from llmcompressor.modifiers import Modifier
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError
@@ -15,9 +15,11 @@ from unicuco_plugin.models.bypass import bypass_blocks
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
+from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.models.shrink import gone_blocks
 from unicuco_plugin.models.snapshot import Snapshot
 from unicuco_plugin.models.structured import FORMATS
+from unicuco_plugin.models.zeroing import check_any_room
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.removal import correct_saving
 from unicuco_plugin.modifiers.windows import gather_windows
@@ -26,7 +28,7 @@ from unicuco_plugin.plugins.manager import make_ranking
 from unicuco_plugin.pruning import check_parts, whole_modules
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["StructuredHandler", "StructuredOptions"]
+__all__ = ["StructuredHandler", "StructuredOptions", "check_options", "find_beside"]
 
 
 class StructuredOptions(BaseModel):
@@ -55,15 +57,40 @@ class StructuredOptions(BaseModel):
     def _read_path(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
 
+    @field_validator("ranking")
+    @classmethod
+    def _check_ranking(cls, value: str | None) -> str | None:
+        if value is not None:
+            make_ranking(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_given(self) -> Self:
+        given = [name for name in ("ranking", "compensate") if getattr(self, name) is not None]
+        if self.kept_parts is not None and given:
+            raise ValueError(f"kept_parts says which parts and biases stay; leave {' and '.join(given)} out")
+        return self
+
     def needs_text(self, strategies: Iterable[Strategy], *, known: bool) -> bool:
         """Whether parts have to be ranked on text; ``known`` says that a profile knows their order."""
         if self.kept_parts is not None or (known and self.ranking is None):
             return False
         return any(strategy.space == "structured" and not whole_modules(strategy) for strategy in strategies)
 
+    def check_family(self, decoder: Decoder) -> None:
+        """Refuse what no strategy could change, before one is searched for.
+
+        Raises:
+            UnsupportedModelError: If the format cannot carry biases in this family, or modules have no parts.
+        """
+        if self.format == "stock" and self.compensate is not False and self.kept_parts is None:
+            check_any_room(decoder)
+        else:
+            find_parts(decoder)
+
     def settled(self) -> Self:
         """The same where the parts lie in the file that an export has beside its recipe."""
-        return self.model_copy(update={"kept_parts": KEPT_PARTS_FILE})
+        return self.model_copy(update={"kept_parts": KEPT_PARTS_FILE, "ranking": None, "compensate": None})
 
     def choose(
         self,
@@ -89,9 +116,11 @@ class StructuredOptions(BaseModel):
         if self.kept_parts is not None:
             parts = read_kept_parts(Path(self.kept_parts))
         elif known is not None or parts is None:
-            ranked = known if known is not None and self.ranking is None else self._rank(decoder, batches)
+            own = known is not None and self.ranking is None
+            ranked = known if known is not None and own else self._rank(decoder, batches)
             compensate = ranked.compensate if self.compensate is None else self.compensate
             parts = replace(ranked, compensate=compensate).keep(decoder, strategy.units)
+            parts = replace(parts, measured=own and compensate == ranked.compensate)
         check_parts(decoder, strategy, parts)
         return parts
 
@@ -99,6 +128,28 @@ class StructuredOptions(BaseModel):
         if batches is None:
             raise RecipeError("structured: parts are ranked on calibration text, got none; or give kept_parts")
         return rank_parts(decoder, gather_windows(batches), make_ranking(self.ranking or "flap"))
+
+
+def find_beside(options: StructuredOptions | None, folder: Path) -> StructuredOptions | None:
+    """The same, with kept parts that do not lie where they are said to taken from a recipe's own folder."""
+    if options is None or options.kept_parts is None or Path(options.kept_parts).exists():
+        return options
+    beside = folder / options.kept_parts
+    return options.model_copy(update={"kept_parts": str(beside)}) if beside.is_file() else options
+
+
+def check_options(options: StructuredOptions | None, spaces: Sequence[str]) -> None:
+    """Refuse options that have no strategy to carry out.
+
+    Raises:
+        RecipeError: If there are some, and none of the spaces is ``structured``.
+    """
+    if options is not None and "structured" not in spaces:
+        given = ", ".join(options.model_dump(exclude_unset=True))
+        raise RecipeError(
+            f"structured ({given}) goes with a strategy of the space 'structured', got {' and '.join(spaces)}; leave "
+            "it out"
+        )
 
 
 class StructuredHandler:

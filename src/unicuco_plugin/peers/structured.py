@@ -86,6 +86,8 @@ class Interaction:
     Attributes:
         kind: ``attention`` or ``mlp`` lets only such modules go, None both.
         rounds: Measurements on the way to the budget.
+        most_tokens: Windows beyond so many tokens are left out, but for the first: each round runs the model once for
+            every module. Parts are ranked on all windows.
 
     Source:
         "Let LLM tell what to prune and how much to prune" (ICML 2025), reconstructed; see docs/structured.md.
@@ -93,6 +95,7 @@ class Interaction:
 
     kind: Literal["attention", "mlp"] | None = None
     rounds: int = ROUNDS
+    most_tokens: int = 2048
 
     spaces: ClassVar[tuple[str, ...]] = ("structured",)
     takes: ClassVar[frozenset[str]] = frozenset({"windows"})
@@ -108,7 +111,8 @@ class Interaction:
             space, places = kind_space(whole, decoder, self.kind)
             budget = within_kind(whole, space, self.kind, request.sparsity)
         ranked = rank_parts(decoder, request.windows, RANKINGS["flap"], batch_windows=request.batch_windows)
-        meter = InteractionMeter(decoder, request.windows, batch_windows=request.batch_windows)
+        few = request.windows[: max(1, self.most_tokens // request.windows.shape[1])]
+        meter = InteractionMeter(decoder, few, batch_windows=request.batch_windows)
         done = 0
 
         def measure(x: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ def descend(posterior: Posterior, space: Space, x: Tensor, budget: float, *, kap
     if not space.smooth:
         return _swap(posterior, space, x, kappa, _LONGEST)
     x = _follow_gradient(posterior, space, x, budget, kappa)
-    return _swap(posterior, space, x, kappa, _FEW) if space.stepped else x
+    # Every move may exceed its start's budget by less than a step; together they may by more.
+    return space.moved(_swap(posterior, space, x, kappa, _FEW), budget) if space.stepped else x
 
 
 def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, budget: float, kappa: float) -> Tensor:
