@@ -4,9 +4,13 @@ import importlib.util
 import json
 
 import pytest
+from depth_strategies import whole_block_strategy
+from structured_parts import mixed_parts
+from structured_strategies import structured_strategy
 
 from unicuco_plugin.models import demo as model_of_demo
 from unicuco_plugin.models.calibration import load_windows
+from unicuco_plugin.models.kept_parts_file import write_kept_parts
 from unicuco_plugin.models.loading import load_config, load_model, load_tokenizer
 from unicuco_plugin.objectives.comparison import compare_models
 
@@ -37,6 +41,33 @@ def test_json_is_what_the_comparison_finds(unicuco, dense, pruned, text):
     }  # fmt: skip
     assert found["pruned"]["perplexity"]["mean"] == expected.pruned.exp().mean
     assert found["tokens"] == 48
+
+
+RECIPE = """
+pruning_stage:
+  pruning_modifiers:
+    SparsityProfileModifier: {{strategy: '{strategy}', {options}}}
+    QuantizationModifier: {{targets: [Linear], scheme: FP8_DYNAMIC, ignore: [lm_head]}}
+"""
+
+
+@pytest.mark.parametrize("space", ["depth", "structured"])
+def test_a_pruned_and_quantised_checkpoint_can_be_evaluated(space, unicuco, dense, text, tmp_path):
+    from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+
+    model, parts = load_model(dense), mixed_parts(biases=True)
+    strategy = whole_block_strategy(model) if space == "depth" else structured_strategy(model, parts)
+    (tmp_path / "s.json").write_text(strategy.to_json())
+    write_kept_parts(tmp_path / "some.parts", parts)
+    options = "" if space == "depth" else f"structured: {{kept_parts: '{tmp_path / 'some.parts'}'}}"
+    recipe = RECIPE.format(strategy=tmp_path / "s.json", options=options)
+    done = prune_with_recipe(dense, recipe, tmp_path / "out")
+    result = unicuco("evaluate", "--model", dense, "--pruned", done.path, text, *WINDOWS, "--json")
+    assert result.exit_code == 0, result.stderr
+    windows = load_windows([text], load_tokenizer(dense), count=3, length=16, seed=0)
+    expected = compare_models(load_model(dense), done.model, windows)
+    found = json.loads(result.stdout)["texts"][str(text)]
+    assert found["divergence"]["mean"] == pytest.approx(expected.divergence.mean, rel=1e-3)
 
 
 def test_people_get_a_line_a_text(unicuco, dense, pruned, text):

@@ -193,7 +193,8 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
         ),
         (
             ["--profile", "PROFILE", "--sparsity", "0.3", "--engine", "wanda"],
-            "--engine wanda: whole blocks are dropped, which needs no engine; leave it out",
+            "--engine wanda: a strategy of the space depth takes out what it names, which needs no engine; leave it "
+            "out",
         ),
         (["--peer", "owl"], "--peer needs one request, for instance --sparsity 0.25"),
         (["--peer", "owl", "--max-params", "9"], "--peer goes with --sparsity, not with --max-params"),

@@ -56,6 +56,8 @@ def test_parts_are_ranked_on_text(compensate, prune, text, tmp_path):
 def test_options_for_another_space_or_a_recipe_are_refused(unicuco, dense, profile, tmp_path):
     given = ("prune", "--model", dense, "--output", tmp_path / "out")
     refused = unicuco(*given, "--profile", profile, "--sparsity", "0.3", "--format", "stock")
-    assert "structured goes with a strategy of the space 'structured'; there is none" in refused.stderr
+    assert "structured (format) goes with a strategy of the space 'structured', got depth" in refused.stderr
     refused = unicuco(*given, "--recipe", "r.yaml", "--kept-parts", "some.parts")
     assert "--kept-parts does not go with --recipe; write it into the recipe" in refused.stderr
+    refused = unicuco(*given, "--recipe", "r.yaml", "--no-compensate")
+    assert "--no-compensate does not go with --recipe; write it into the recipe" in refused.stderr

@@ -25,7 +25,10 @@ def test_parts_and_a_bias_of_the_right_shapes_pass(decoder):
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        ({"model.layers.1": (0,)}, r"must name attentions and MLPs, such as model.layers.0.mlp, got 'model.layers.1'"),
+        (
+            {"model.layers.1": (0,)},
+            r"MLPs of this model, .*, got 'model.layers.1': they are for another model",
+        ),
         ({ATTENTION: (0, 2)}, r"must be in \[0, 2\), got 0 to 2"),
         ({ATTENTION: (-1, 0)}, r"must be in \[0, 2\), got -1 to 0"),
         ({MLP: (3, 1)}, r"must be ascending without repetition, got \(3, 1\)"),

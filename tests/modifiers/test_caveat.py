@@ -42,3 +42,10 @@ def test_weights_from_another_database_are_not(sparse):
     words = "of weights from another level database; this checkpoint"
     assert find_caveat([sparse], [], "beef").startswith(words)
     assert find_caveat([sparse.model_copy(update={"levels": None})], [], "f00d").startswith(words)
+
+
+def test_parts_of_another_ranking_are_not(depth):
+    structured = depth.model_copy(update={"space": "structured"})
+    words = "of the profile's own parts and biases; this checkpoint itself was not measured"
+    assert find_caveat([structured], [], own_parts=False).startswith(words)
+    assert find_caveat([structured], []) == find_caveat([depth], [], own_parts=False) == ""

@@ -205,7 +205,10 @@ def test_shares_without_a_file_and_without_text_are_refused(checkpoint, tmp_path
 
 def test_options_without_such_a_strategy_are_refused(checkpoint, tmp_path, depth_strategy):
     modifier = partial(SparsityProfileModifier, strategy=depth_strategy(tiny_model("llama")))
-    with pytest.raises(RecipeError, match="structured goes with a strategy of the space 'structured'"):
+    with pytest.raises(
+        RecipeError,
+        match=r"structured \(format\) goes with a strategy of the space 'structured', got depth; leave it out",
+    ):
         prune_with_recipe(checkpoint("llama"), modifier(structured={"format": "stock"}), tmp_path / "out")
     with pytest.raises(RecipeError, match="Input should be 'compact' or 'stock'"):
         modifier(structured={"format": "zip"})

@@ -8,6 +8,7 @@ from structured_parts import masked_logits
 from tiny import tiny_model
 
 import unicuco_plugin
+from unicuco_plugin.errors import ExportError, RecipeError, UnicucoError, UnsupportedModelError
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts
 from unicuco_plugin.modifiers.oneshot import prune_with_recipe
@@ -72,6 +73,70 @@ def test_a_ranking_that_is_asked_for_takes_text_also_with_a_profile(profile, che
     assert not modifier.needs_text
     prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", overwrite=True)
     assert read_kept_parts(tmp_path / "out" / KEPT_PARTS_FILE).biases == {}
+
+
+@pytest.fixture
+def answered(profile, checkpoint, tmp_path):
+    """The tiny model by the profile's answer, and that by the export's own recipe, from another folder."""
+
+    def prune(calibration, **options):
+        modifier = SparsityProfileModifier(profile=str(profile), request={"sparsity": 0.4}, structured=options)
+        first = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", calibration=calibration)
+        return first, prune_with_recipe(checkpoint("llama"), first.path / "recipe.yaml", tmp_path / "again")
+
+    return prune
+
+
+MEASURED = [({}, True), ({"compensate": True}, True), ({"compensate": False}, False), ({"ranking": "flap"}, False)]
+
+
+@pytest.mark.parametrize(("options", "measured"), MEASURED, ids=str)
+def test_only_the_profiles_own_parts_and_biases_have_its_divergence(options, measured, answered, calibration):
+    done, again = answered(calibration, **options)
+    assert (done.caveat == "") is measured
+    assert ("of the profile's own parts and biases" in (done.path / "README.md").read_text()) is not measured
+    assert (again.caveat == "") is measured
+    first, second = (read_kept_parts(export.path / KEPT_PARTS_FILE) for export in (done, again))
+    assert (first.kept, first.biases.keys()) == (second.kept, second.biases.keys())
+
+
+def test_a_checkpoint_larger_than_asked_is_refused_and_not_written(profile, checkpoint, tmp_path):
+    fields = {"profile": str(profile), "request": {"max_bytes": 130_000}}
+    with pytest.raises(RecipeError, match="max_bytes cannot be met with format stock"):
+        modifier = SparsityProfileModifier(**fields, structured={"format": "stock"})
+        prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out")
+    with pytest.raises(ExportError, match=r"max_bytes must be kept: asked for 130,000, .* would have 2\d\d,"):
+        modifier = SparsityProfileModifier(**fields)
+        prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", dtype="float64")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stock_checkpoint_says_its_own_size(profile, checkpoint, tmp_path):
+    modifier = SparsityProfileModifier(profile=str(profile), request={"sparsity": 0.4}, structured={"format": "stock"})
+    done = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "strategy.json").read_text())
+    assert written["params"] == done.params >= tiny_model("llama").num_parameters()
+    assert written["bytes"] == done.bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ranking": "nonsense"}, "nonsense"),
+        ({"kept_parts": "a", "ranking": "flap"}, "kept_parts says which parts and biases stay; leave ranking out"),
+        ({"kept_parts": "a", "compensate": False}, "leave compensate out"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_at_once(options, message, profile):
+    with pytest.raises(UnicucoError, match=message):
+        SparsityProfileModifier(profile=str(profile), request={"sparsity": 0.4}, structured=options)
+
+
+def test_a_family_without_room_for_biases_is_refused_before_a_peer_measures(checkpoint, calibration, tmp_path):
+    modifier = SparsityProfileModifier(peer="interaction", request={"sparsity": 0.3}, structured={"format": "stock"})
+    modifier.watch(lambda event: pytest.fail(f"measured: {event}"))
+    with pytest.raises(UnsupportedModelError, match="mistral has no attention_bias or mlp_bias that stock tools"):
+        prune_with_recipe(checkpoint("mistral"), modifier, tmp_path / "out", calibration=calibration)
 
 
 @pytest.mark.parametrize("peer", ["structured_uniform", "flap", "interaction"])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from compressed_tensors.utils import match_targets
+from llmcompressor.core import State
 from llmcompressor.modifiers import Modifier
 from loguru import logger
 from torch import nn
@@ -15,7 +16,7 @@ from unicuco_plugin.modifiers.plan_check import PlanCheck, PlannedLinear, count_
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["SparsityHandler", "check_carrier", "find_follower"]
+__all__ = ["SparsityHandler", "check_carrier", "check_text", "find_follower"]
 
 # How many names a message lists.
 _NAMED = 3
@@ -218,6 +219,16 @@ def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Mod
         raise RecipeError(
             f"levels stitches the strategy's zeros already, and {again} would prune once more; leave one of them out"
         )
+
+
+def check_text(spaces: Sequence[str], levels: str | None, state: State) -> None:
+    """Refuse a pass without text here, where the toolkit would fail on it in its own words.
+
+    Raises:
+        RecipeError: If a pass carries a sparsity strategy out, and the toolkit has no calibration data.
+    """
+    if "sparsity" in spaces and levels is None and (state.data is None or state.data.calib is None):
+        raise RecipeError("a sparsity strategy's pass reads calibration text, got none; give oneshot a dataset")
 
 
 def _check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None:

@@ -18,7 +18,7 @@ from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler, check_spac
 from unicuco_plugin.modifiers.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.limit_check import check_shape
-from unicuco_plugin.modifiers.sparsity import check_carrier
+from unicuco_plugin.modifiers.sparsity import check_carrier, check_text
 from unicuco_plugin.modifiers.stitching import StitchHandler
 from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions, check_options
 from unicuco_plugin.modifiers.ways import check_ways, known_parts, plain_way, trace_source
@@ -220,8 +220,9 @@ class SparsityProfileModifier(Modifier):
             self._ask(self.late, state)
         if not self._checked:
             self.check(state.model)
-        check_carrier([strategy.space for strategy in self.resolve()], self.levels, modifiers[place + 1 :])
-        self._check_text(state)
+        spaces = [strategy.space for strategy in self.resolve()]
+        check_carrier(spaces, self.levels, modifiers[place + 1 :])
+        check_text(spaces, self.levels, state)
         try:
             removed: frozenset[str] = frozenset()
             for strategy in sorted(self.resolve(), key=lambda strategy: list(HANDLERS).index(strategy.space)):
@@ -246,12 +247,6 @@ class SparsityProfileModifier(Modifier):
             raise
         self._store()
         return True
-
-    def _check_text(self, state: State) -> None:
-        """Refuse a pass without text here, where the toolkit would fail on it in its own words."""
-        passes = self.levels is None and any(strategy.space == "sparsity" for strategy in self.resolve())
-        if passes and (state.data is None or state.data.calib is None):
-            raise RecipeError("a sparsity strategy's pass reads calibration text, got none; give oneshot a dataset")
 
     def _ask(self, late: LateEntry, state: State) -> None:
         """Let a late entry answer for the dense model, from the toolkit's own calibration data."""
