@@ -89,7 +89,8 @@ def main() -> None:
 
 @torch.inference_mode()
 def _log_probabilities(decoder: Decoder, windows: Tensor) -> Tensor:
-    return decoder.model(input_ids=windows, use_cache=False).logits.float().log_softmax(-1)
+    logits: Tensor = decoder.model(input_ids=windows, use_cache=False).logits
+    return logits.float().log_softmax(-1)
 
 
 def _plain(decoder: Decoder, windows: Tensor, dense: Tensor, chosen: tuple[int, ...]) -> float:

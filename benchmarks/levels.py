@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,24 +105,27 @@ def _measure(linear: nn.Linear, H: Tensor, args: argparse.Namespace) -> tuple[di
     """Seconds of both in turn, and how far all levels are from the toolkit's."""
 
     def toolkit(sparsity: float) -> tuple[float, Tensor]:
-        return sparsify_weight(linear, {linear: copies.pop()}, sparsity, 0, 0, BLOCK_SIZE, DAMPING, False)
+        pair: tuple[float, Tensor] = sparsify_weight(
+            linear, {linear: copies.pop()}, sparsity, 0, 0, BLOCK_SIZE, DAMPING, False
+        )
+        return pair
 
-    one, factoring, sweeping = [], [], []
+    times: dict[str, list[float]] = {"one_level": [], "factor": [], "sweep": []}
     copies = [H.clone()]
     for repeat in range(args.repeats + 1):
         copies = [H.clone()]
         first, _ = _timed(lambda: toolkit(args.sparsity), args.device)
         second, factor = _timed(lambda: factor_hessian(H, DAMPING), args.device)
-        third, solved = _timed(lambda f=factor: _sweep(linear, f), args.device)
+        third, solved = _timed(partial(_sweep, linear, factor), args.device)
         if repeat:  # the first warms up
-            one.append(first), factoring.append(second), sweeping.append(third)
+            for taken, seconds in zip(times.values(), (first, second, third), strict=True):
+                taken.append(seconds)
     apart, losses = [], []
     for level, sparsity in enumerate(LADDER):
         copies = [H.clone()]
         loss, weight = toolkit(sparsity)
         apart.append(((weight == 0) != (solved.weights[level] == 0)).double().mean().item())
         losses.append(abs(solved.losses[level].double().sum().item() / loss - 1))
-    times = {"one_level": one, "factor": factoring, "sweep": sweeping}
     row: dict[str, Any] = {name: round(statistics.median(values), 5) for name, values in times.items()}
     return row | {"mask_disagreement": max(apart), "loss_difference": max(losses)}, solved
 

@@ -18,7 +18,7 @@ import argparse
 import resource
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def _built(args: argparse.Namespace, decoder: Decoder, windows: torch.Tensor, fo
         for (_, before), (stage, at) in pairwise(marks)
         if stage.startswith("solved ")
     }
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     for (stage, before), (_, at) in pairwise(marks):
         spent[stage.split()[0]] += at - before
     evaluator = StitchedEvaluator(decoder, levels, windows[:2])

@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def main() -> None:
         result["cells"] = json.loads(args.output.read_text(encoding="utf8"))["cells"]
     budget = args.evopress_tokens or TIMES * ours // len(args.budgets)
 
-    def peer(name: str, share: float) -> tuple[dict[str, float], int, float, dict[str, Any]]:
+    def peer(name: str, share: float) -> tuple[dict[str, float], int, float, Mapping[str, Any]]:
         evolving = name == "evopress"
         found = make_peer(name)(
             PeerRequest(
@@ -79,9 +79,10 @@ def main() -> None:
             if cell in result["cells"]:
                 continue
             started = time.perf_counter()
+            details: Mapping[str, Any] = {}
             if name == "ours":
                 strategy = profile.answer(sparsity=share)
-                units, tokens, seconds, details = strategy.units, ours, time.perf_counter() - started, {}
+                units, tokens, seconds = dict(strategy.units), ours, time.perf_counter() - started
             else:
                 units, tokens, seconds, details = peer(name, share)
             result["cells"][cell] = {

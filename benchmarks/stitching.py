@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     stitched, synced, copied = [], [], []
-    achieved = size = 0
+    achieved, size = 0.0, 0
     for _ in range(args.repeats):
         with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
             made, copy = Path(folder) / "made", Path(folder) / "copy"

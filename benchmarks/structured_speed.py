@@ -26,9 +26,10 @@ from common import ROOT, write_result
 
 import unicuco_plugin
 from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.demo import find_smollm2
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.kept_parts_file import read_kept_parts
-from unicuco_plugin.models.loading import load_model, materialise_smollm2
+from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.structured import apply_parts
 from unicuco_plugin.models.sublayers import sublayer_params
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "structured-speed.json")
     args = parser.parse_args()
-    args.model = args.model or str(materialise_smollm2())
+    args.model = args.model or str(find_smollm2())
     with tempfile.TemporaryDirectory() as folder:
         models = {"dense": _saved(args, Path(folder) / "dense", None, 0.0)}
         for name, parts, share in _asked(args):
