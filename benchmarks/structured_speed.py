@@ -66,9 +66,9 @@ def main() -> None:
     write_result(args.output, settings | {"repeats": args.repeats, "rows": rows})
 
 
-def _asked(args: argparse.Namespace) -> list[tuple[str, KeptParts, float]]:
+def _asked(args: argparse.Namespace) -> list[tuple[str, KeptParts, float | None]]:
     if args.parts is not None:
-        return [("given", read_kept_parts(args.parts), float("nan"))]
+        return [("given", read_kept_parts(args.parts), None)]
     decoder = find_decoder(load_model(args.model))
     found, total = find_parts(decoder), sum(sublayer_params(decoder).values())
     return [(f"{share:g}", _draw(found, share * total, args.seed), share) for share in args.shares]
@@ -92,7 +92,9 @@ def _draw(found: dict[str, Parts], params: float, seed: int) -> KeptParts:
     return KeptParts({n: tuple(sorted(left)) for n, left in kept.items() if len(left) < found[n].count})
 
 
-def _saved(args: argparse.Namespace, folder: Path, parts: KeptParts | None, share: float) -> tuple[Any, dict[str, Any]]:
+def _saved(
+    args: argparse.Namespace, folder: Path, parts: KeptParts | None, share: float | None
+) -> tuple[Any, dict[str, Any]]:
     model = load_model(args.model, dtype=args.dtype)
     prunable, dense = sum(sublayer_params(find_decoder(model)).values()), model.num_parameters()
     if parts is not None:
