@@ -45,6 +45,13 @@ def test_what_determines_an_answer_is_in_its_name_in_the_journal(data, change):
     ("change", "message"),
     [
         ({"budgets": [0.3, 1.5]}, "budgets must be in (0, 1), got 1.5"),
+        ({"budgets": [0.3, 0.3]}, "budgets must be different from each other, got [0.3, 0.3]"),
+        ({"seeds": [1, 1]}, "seeds must be different from each other, got [1, 1]"),
+        ({"methods": {"x": {"peer": "greedy", "budgets": [1.5]}}}, "methods.x.budgets must be in (0, 1), got 1.5"),
+        ({"methods": {"x": {"profile": "/nowhere"}}}, "no profile at /nowhere"),
+        ({"requests": [0]}, "requests must be 1 or more each, got 0"),
+        ({"requests": []}, "requests"),
+        ({"ablations": {"a/b": {"x": {}}}}, "ablations must be named by letters, digits, '.', '_' and '-', got 'a/b'"),
         ({"models": "m"}, "unknown field 'models'"),
         ({"methods": {"x": {}}}, "give exactly one of train, profile, peer; got none"),
         ({"methods": {"x": {"peer": "owl"}}}, "methods.x: owl answers for sparsity, not for depth"),
@@ -70,13 +77,11 @@ def test_a_wrong_field_is_named_with_its_rule_and_value(data, tmp_path, change, 
     assert message in str(caught.value)
 
 
-def test_windows_are_some_of_the_calibrations_and_go_with_peers_that_read_them(data):
+def test_windows_are_a_methods_own_and_go_with_peers_that_read_them(data):
     fewer = data | {"methods": {"few": {"peer": "greedy", "windows": 1}, "all": {"peer": "greedy"}}, "ablations": {}}
     few, every = (cell.identity for cell in BenchmarkPlan.model_validate(fewer).cells() if cell.budget == 0.5)
     assert few != every
-    most = data["calibration"]["windows"]
     for method, message in (
-        ({"peer": "greedy", "windows": most + 1}, f"windows must be at most calibration's {most}, got {most + 1}"),
         ({"peer": "uniform", "windows": 1}, "windows goes with peers that read text, got windows: 1"),
         ({"train": {}, "windows": 1}, "windows goes with peers that read text, got windows: 1"),
     ):

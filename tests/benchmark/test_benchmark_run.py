@@ -1,11 +1,15 @@
 """A benchmark broken off and resumed, against one that was not."""
 
+from pathlib import Path
+
 import pytest
 
 from unicuco_plugin.benchmark import run as benchmark_run
 from unicuco_plugin.benchmark.plan import BenchmarkPlan
 from unicuco_plugin.benchmark.run import run_benchmark
+from unicuco_plugin.errors import JournalError
 from unicuco_plugin.objectives.units import UnitsEvaluator
+from unicuco_plugin.peers.evolution import EvolutionSettings
 
 TIMED = ("seconds", "answer_seconds")
 
@@ -60,6 +64,40 @@ def test_a_second_run_measures_nothing(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(UnitsEvaluator, "evaluate", fail)
     assert run_benchmark(plan, tmp_path / "out") == first
+
+
+def test_texts_that_changed_under_their_names_are_found_out(data, tmp_path):
+    # "a" is what peers calibrate on, "b" what is measured on; another number of windows of either is another text.
+    methods = {"methods": {"shortgpt": {"peer": "shortgpt"}}, "ablations": {}, "budgets": [0.3]}
+    copies = {name: tmp_path / f"{name}.txt" for name in ("a", "b")}
+    sources = {"a": data["calibration"]["sources"][0], "b": data["evaluation"]["b"]["sources"][0]}
+    calibration = data["calibration"] | {"sources": [str(copies["a"])]}
+    evaluation = {"b": data["evaluation"]["b"] | {"sources": [str(copies["b"])]}}
+    plan = data | methods | {"calibration": calibration, "evaluation": evaluation}
+    for changed, field in ((None, ""), ("a", "calibration"), ("b", r"evaluation\.b")):
+        for name, path in copies.items():
+            words = Path(sources[name]).read_text(encoding="utf8").split()
+            path.write_text(" ".join(reversed(words) if name == changed else words), encoding="utf8")
+        if changed is None:
+            run_benchmark(BenchmarkPlan.model_validate(plan), tmp_path / "out")
+            continue
+        with pytest.raises(JournalError, match=f"^{field} must hold what it held when .*give another --output"):
+            run_benchmark(BenchmarkPlan.model_validate(plan), tmp_path / "out")
+    copies["a"].write_text(Path(sources["a"]).read_text(encoding="utf8"), encoding="utf8")
+    more = plan | {"evaluation": {"b": evaluation["b"] | {"windows": 3}}}
+    run_benchmark(BenchmarkPlan.model_validate(more), tmp_path / "out")
+
+
+def test_a_search_that_its_budget_ends_says_how_far_it_got_and_what_the_whole_would_take(data, tmp_path):
+    evopress = {"peer": "evopress", "setting": "super_fast", "windows": 8, "token_budget": 1, "extrapolate": True}
+    plan = data | {"methods": {"evopress": evopress}, "ablations": {}, "budgets": [0.5], "seeds": [0]}
+    small = EvolutionSettings(6, 4, (2, 1), (16, 48), 4, 16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unicuco_plugin.peers.evopress.drop_settings", lambda *_: small)
+        plan["methods"]["evopress"]["token_budget"] = 4 * 16 + 2 * small.generation_tokens
+        [row] = run_benchmark(BenchmarkPlan.model_validate(plan), tmp_path / "out")["rows"]
+    assert row["generations"] == [2, 6]
+    assert row["seconds"] < row["whole_seconds"] < 3 * row["seconds"] + 1e-3
 
 
 def test_variants_share_what_they_measure(data, tmp_path, monkeypatch):

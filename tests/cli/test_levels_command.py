@@ -82,4 +82,7 @@ def test_a_build_that_cannot_start_is_one_line(*, unicuco, small, tmp_path, argu
 def test_a_folder_that_is_no_database_is_one_line(unicuco, tmp_path):
     result = unicuco("levels", "show", tmp_path)
     assert result.exit_code == 1
-    assert result.stderr == f"error: no level database at {tmp_path}: it has no levels.json\n"
+    assert (
+        result.stderr
+        == f"error: no level database at {tmp_path}: it has no levels.json; unicuco levels build makes one\n"
+    )

@@ -52,7 +52,7 @@ def test_room_in_attentions_alone_is_used_alone(family, tmp_path):
 def test_families_without_room_are_refused_and_left_alone(family):
     model = tiny_model(family)
     before = model(IDS).logits
-    with pytest.raises(UnsupportedModelError, match="stock tools would read a bias for: export with format compact"):
+    with pytest.raises(UnsupportedModelError, match="stock tools would read a bias for: take --format compact"):
         apply_parts(model, mixed_parts(biases=True), layout="stock")
     assert torch.equal(model(IDS).logits, before)
 

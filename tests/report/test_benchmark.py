@@ -59,11 +59,14 @@ def test_the_table_says_where_a_peer_is_better_and_from_when_we_are_cheaper():
 
 
 def test_a_search_that_was_broken_off_is_timed_as_a_whole():
-    [line] = lines_of([row("search", 0, 0.5, 1.0, seconds=10.0, searched=0.1)], "methods")
+    [line] = lines_of([row("search", 0, 0.5, 1.0, seconds=10.0, whole_seconds=100.0, generations=[5, 50])], "methods")
     assert line.extrapolated
     assert total_seconds(line, 64) == pytest.approx(6400.0)
-    text = describe_benchmark(RESULT | {"rows": [*ROWS, row("official", 0, 0.5, 1.0, searched=0.1)]})
-    assert "| official (time extrapolated to the whole search) | 1.0 k |" in text
+    text = describe_benchmark(
+        RESULT | {"rows": [*ROWS, row("official", 0, 0.5, 1.0, whole_seconds=100.0, generations=[5, 50])]}
+    )
+    assert "| official (5 of 50 generations) (time extrapolated to the whole search) | 1.0 k |" in text
+    assert "| official (5 of 50 generations) | 1 | " in text
 
 
 def test_every_picture_is_drawn(tmp_path):

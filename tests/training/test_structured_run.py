@@ -145,7 +145,7 @@ def test_profiles_of_other_spaces_have_no_ranked_parts():
         ("depth", {"ranking": "wanda"}, "go with the space 'structured', not with 'depth'"),
         ("sparsity", {"round_to": 4}, "go with the space 'structured', not with 'sparsity'"),
         ("structured", {"round_to": 0}, "round_to must be at least 1 neuron, got 0"),
-        ("structured", {"granularity": "block"}, "go with the space 'sparsity', not with 'structured'"),
+        ("structured", {"granularity": "block"}, "^granularity goes with the space 'sparsity', not with 'structured'"),
     ],
 )
 def test_units_of_another_space_are_refused(dense, tmp_path, space, units, message):

@@ -180,7 +180,7 @@ def test_a_database_of_another_model_is_refused(text, levels, tmp_path):
 
 
 def test_what_belongs_to_sparsity_is_refused_elsewhere(dense, text, levels, tmp_path):
-    with pytest.raises(LevelsError, match=r"go with the space 'sparsity', not with 'depth'$"):
+    with pytest.raises(LevelsError, match=r"^levels goes with the space 'sparsity', not with 'depth'$"):
         train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY, units=Units(levels=levels.folder))
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -10,12 +11,13 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.peers.peer import Setting
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.search.settings import Settings
 
-__all__ = ["BenchmarkPlan", "Cell", "Method", "Text", "read_plan"]
+__all__ = ["METHODS", "BenchmarkPlan", "Cell", "Method", "Text", "read_plan"]
 
 # The group of the methods proper; every ablation is a group of its own.
 METHODS = "methods"
@@ -49,7 +51,8 @@ class Method(_Frozen):
         profile: Folder or name of a profile.
         peer: Name of a peer.
         setting, token_budget: For peers that take them.
-        windows: So many of the calibration windows, the first, for peers that read all of them for every candidate.
+        windows: So many calibration windows instead: the first, for peers that read all of them for every candidate, or
+            more of the same text, for peers that draw from them.
         budgets, seeds: Instead of all, for methods that are too slow for that.
         extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
 
@@ -63,8 +66,8 @@ class Method(_Frozen):
     setting: Setting | None = None
     token_budget: int | None = Field(default=None, gt=0)
     windows: int | None = Field(default=None, ge=1)
-    budgets: tuple[float, ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    budgets: tuple[float, ...] | None = Field(default=None, min_length=1)
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
     extrapolate: bool = False
 
     @model_validator(mode="after")
@@ -147,24 +150,32 @@ class BenchmarkPlan(_Frozen):
     granularity: Literal["block", "sublayer", "linear"] = "linear"
     methods: dict[str, Method] = Field(min_length=1)
     ablations: dict[str, dict[str, dict[str, Any]]] = {}
-    requests: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    requests: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 32, 64), min_length=1)
 
-    @field_validator("budgets")
+    @field_validator("requests")
     @classmethod
-    def _check_budgets(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        wrong = [budget for budget in value if not 0.0 < budget < 1.0]
+    def _check_requests(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 1:
+            raise ValueError(f"requests must be 1 or more each, got {min(value)}")
+        return value
+
+    @field_validator("ablations")
+    @classmethod
+    def _check_names(cls, value: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
+        wrong = [name for name in value if not re.fullmatch(r"[\w.-]+", name)]
         if wrong:
-            raise ValueError(f"budgets must be in (0, 1), got {wrong[0]}")
+            raise ValueError(f"ablations must be named by letters, digits, '.', '_' and '-', got {wrong[0]!r}")
         return value
 
     @model_validator(mode="after")
     def _check_methods(self) -> Self:
         if (self.space == "sparsity") != (self.levels is not None):
             raise ValueError(f"levels goes with the space 'sparsity', got {self.levels} for {self.space!r}")
+        _check_values("", self.budgets, self.seeds)
         for name, method in self.methods.items():
-            most = self.calibration.windows
-            if (method.windows or 1) > most:
-                raise ValueError(f"methods.{name}: windows must be at most calibration's {most}, got {method.windows}")
+            _check_values(f"methods.{name}.", method.budgets or (), method.seeds or ())
+            if method.profile is not None:
+                load_profile(method.profile)
             if method.peer is not None and self.space not in make_peer(method.peer).spaces:
                 spaces = ", ".join(make_peer(method.peer).spaces)
                 raise ValueError(f"methods.{name}: {method.peer} answers for {spaces}, not for {self.space}")
@@ -204,6 +215,15 @@ class BenchmarkPlan(_Frozen):
                 identity = self._identity(method, seed, settings)
                 for budget in method.budgets or self.budgets:
                     yield Cell(group, name, method, seed, budget, settings, identity)
+
+
+def _check_values(place: str, budgets: Sequence[float], seeds: Sequence[int]) -> None:
+    for budget in budgets:
+        if not 0.0 < budget < 1.0:
+            raise ValueError(f"{place}budgets must be in (0, 1), got {budget}")
+    for name, values in (("budgets", budgets), ("seeds", seeds)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{place}{name} must be different from each other, got {list(values)}")
 
 
 def read_plan(path: Path) -> BenchmarkPlan:

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell, Text
-from unicuco_plugin.errors import RequestError
+from unicuco_plugin.benchmark.plan import METHODS, BenchmarkPlan, Cell, Text
+from unicuco_plugin.errors import JournalError, RequestError
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import Decoder, find_decoder
@@ -85,14 +85,40 @@ class _Run:
     total: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
+        self._check_contents()
         cells = list(self.plan.cells())
         rows = []
         for done, cell in enumerate(cells):
-            self.stage, self.done, self.total = f"{cell.name}, seed {cell.seed}, {cell.budget:g}", done, len(cells)
+            name = cell.name if cell.group == METHODS else f"{cell.group} {cell.name}"
+            self.stage, self.done, self.total = f"{name}, seed {cell.seed}, {cell.budget:g}", done, len(cells)
             self._tell("")
             rows.append(self._row(cell))
+        self.done = len(cells)
         self._tell("")
         return rows
+
+    def _check_contents(self) -> None:
+        """Refuse texts and databases that changed under their names: what the journal holds is of the old ones."""
+        named = {"calibration": calibration_hash(self.windows)}
+        named |= {f"evaluation.{name}": calibration_hash(text) for name, text in self.texts.items()}
+        if self.levels is not None:
+            named["levels"] = self.levels.record.identity
+        known = self.journal.notes()
+        for field, content in named.items():
+            note = f"content/{field}/{self._where(field)}"
+            if known.get(note, content) != content:
+                raise JournalError(
+                    f"{field} must hold what it held when {self.output / JOURNAL} was begun; it was changed since: "
+                    "give another --output, or put it back"
+                )
+            self.journal.write_note(note, content)
+
+    def _where(self, field: str) -> str:
+        """The field as the YAML has it, hashed: another text is another note."""
+        kind, _, name = field.partition(".")
+        value = self.plan.model_dump(mode="json")[kind]
+        content = json.dumps(value[name] if name else value, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def _row(self, cell: Cell) -> dict[str, Any]:
         notes = self.journal.notes()
@@ -122,7 +148,7 @@ class _Run:
             given["journal"] = self.output / "searches" / f"{name}-{place}.sqlite"
         asked = PeerRequest(
             self.decoder,
-            self.windows[: cell.method.windows],
+            self._windows_of(cell),
             cell.budget,
             space=self.plan.space,
             levels=self.levels,
@@ -132,7 +158,7 @@ class _Run:
         )
         found = peer(asked)
         return {
-            **({"searched": _searched(found)} if cell.method.extrapolate else {}),
+            **(_extrapolated(found) if cell.method.extrapolate else {}),
             "units": found.units,
             "sparsity": found.sparsity,
             "tokens": found.tokens,
@@ -224,6 +250,13 @@ class _Run:
     def windows(self) -> Tensor:
         return self._cut(self.plan.calibration)
 
+    def _windows_of(self, cell: Cell) -> Tensor:
+        """What a peer reads: the benchmark's calibration windows, the first of them, or more of the same text."""
+        text, count = self.plan.calibration, cell.method.windows
+        if count is None or count <= text.windows:
+            return self.windows[:count]
+        return self._cut(text.model_copy(update={"windows": count}))
+
     @cached_property
     def levels(self) -> Levels | None:
         if self.plan.levels is None:
@@ -241,9 +274,11 @@ class _Run:
         self.progress(PeerProgress(stage, self.done, self.total, tokens))
 
 
-def _searched(found: PeerResult) -> float:
-    """The share of its generations that a search made before its token budget ended it, the first choice left out."""
+def _extrapolated(found: PeerResult) -> dict[str, Any]:
+    """What the whole of a search would take that its token budget ended, at the pace of its generations."""
     details: Any = found.details
     if "generations" not in details:
         raise RequestError(f"extrapolate goes with a search in generations, got {', '.join(details) or 'nothing'}")
-    return max(details["generations"], 1) / max(details["settings"]["generations"], 1)
+    done, total, first = details["generations"], details["settings"]["generations"], details["first_seconds"]
+    whole = first + (found.seconds - first) * max(total, 1) / max(done, 1)
+    return {"generations": [done, total], "whole_seconds": round(whole, 3)}

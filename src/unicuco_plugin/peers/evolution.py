@@ -84,6 +84,7 @@ class Found:
         fitness: Its divergence on the last minibatch; infinity if none was ever measured.
         generations: Done, the initial one not counted.
         tokens, seconds: Spent, all runs of a resumed search together.
+        first_seconds: Of these before the first generation: the choice of the first parent.
     """
 
     genome: Genome
@@ -91,6 +92,7 @@ class Found:
     generations: int
     tokens: int
     seconds: float
+    first_seconds: float
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Evolution:
         last = rounds[done]
         self._tell(last, done)
         fitness = float("inf") if last["fitness"] is None else last["fitness"]
-        return Found(tuple(last["genome"]), fitness, done, last["tokens"], last["seconds"])
+        return Found(tuple(last["genome"]), fitness, done, last["tokens"], last["seconds"], rounds[0]["seconds"])
 
     def _exceeds(self, tokens: int) -> bool:
         return self.token_budget is not None and tokens > self.token_budget

@@ -138,4 +138,5 @@ def _evolve(request: PeerRequest, problem: Problem, settings: EvolutionSettings,
 
 def _details(found: Found, settings: EvolutionSettings) -> dict[str, object]:
     fitness = None if found.fitness == float("inf") else found.fitness
-    return {"generations": found.generations, "divergence": fitness, "settings": asdict(settings)}
+    done = {"generations": found.generations, "first_seconds": found.first_seconds}
+    return {**done, "divergence": fitness, "settings": asdict(settings)}

@@ -79,7 +79,7 @@ def _line(name: str, rows: Sequence[Row]) -> Line:
     together = max if shared else sum
     seconds = statistics.fmean(together(_whole(row) for row in same) for same in per_seed)
     return Line(
-        name=name,
+        name=name + _broken_off(rows),
         ours="answer_seconds" in rows[0],
         seeds=len(seeds),
         scores={b: _spread([_value(row, texts) for row in _at(rows, b)]) for b in budgets},
@@ -87,13 +87,23 @@ def _line(name: str, rows: Sequence[Row]) -> Line:
         tokens=statistics.fmean(together(row["tokens"] for row in same) for same in per_seed),
         once=seconds if shared else 0.0,
         each=statistics.fmean(row.get("answer_seconds", 0.0) for row in rows) if shared else seconds / len(budgets),
-        extrapolated=any("searched" in row for row in rows),
+        extrapolated=any("whole_seconds" in row for row in rows),
     )
+
+
+def _broken_off(rows: Sequence[Row]) -> str:
+    """How much of their searches methods did, behind their name: what follows is of that much."""
+    counts = [row["generations"] for row in rows if "generations" in row]
+    if not counts:
+        return ""
+    done, total = ([pair[place] for pair in counts] for place in (0, 1))
+    span = [str(min(n)) if min(n) == max(n) else f"{min(n)} to {max(n)}" for n in (done, total)]
+    return f" ({span[0]} of {span[1]} generations)"
 
 
 def _whole(row: Row) -> float:
     """Seconds of a cell; of a search that was broken off, of the whole search."""
-    return float(row["seconds"] / row.get("searched", 1.0))
+    return float(row.get("whole_seconds", row["seconds"]))
 
 
 def _at(rows: Sequence[Row], budget: float) -> list[Row]:
