@@ -105,5 +105,5 @@ def test_an_evopress_file_of_levels_is_met_to_the_row(checkpoint, tmp_path, cali
 
 def test_an_evopress_file_of_another_model_is_refused(checkpoint, tmp_path):
     write_drops(tmp_path / "drops.txt", ["none", "attn+mlp"])
-    with pytest.raises(StrategyError, match=r"^drops must be one line for each of 6 blocks, got 2"):
+    with pytest.raises(StrategyError, match=r"drops.txt: drops must be one line for each of 6 blocks, got 2"):
         prune_with_recipe(checkpoint("llama"), SparsityProfileModifier(evopress=tmp_path / "drops.txt"), tmp_path / "o")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import RequestError, StrategyError
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.identity import identify
 from unicuco_plugin.peers.evopress_files import STEP, drops_to_units, levels_to_units, read_either
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, Setting
@@ -196,6 +196,8 @@ class EvoPressEntry(_Entry):
             raise ValueError(f"{self.file} is a file of levels, which does not tell its mean: give sparsity, got none")
         if not sparse and self.sparsity is not None:
             raise ValueError(f"{self.file} says which layers go: sparsity goes with a file of levels")
+        if not sparse and "step" in self.model_fields_set:
+            raise ValueError(f"{self.file} says which layers go: step goes with a file of levels")
         return self
 
     @property
@@ -218,17 +220,11 @@ class EvoPressEntry(_Entry):
             StrategyError: If the file is not for this model.
             UnsupportedModelError: If the model cannot be pruned.
         """
-        decoder, found = find_decoder(model), read_either(Path(self.file))
-        if isinstance(found, dict):
-            linears = decoder.all_linears()
-            sizes = {name: linear.weight.numel() for name, linear in linears.items()}
-            share = self.sparsity or 0.0
-            units = levels_to_units(found, sizes, share, self.step)
-        else:
-            units = drops_to_units(found, decoder, halves=self.spaces == ("sublayer",))
-            share = removed_share(decoder, self.spaces[0], units)
-            if not 0.0 < share < 1.0:
-                raise StrategyError(f"{self.file} must remove a part of the model, got a share of {share:g}")
+        decoder = find_decoder(model)
+        try:
+            units, share = self._units(decoder)
+        except StrategyError as error:
+            raise StrategyError(f"{self.file}: {error}") from error
         return make_strategy(
             decoder,
             self.spaces[0],
@@ -238,3 +234,15 @@ class EvoPressEntry(_Entry):
             request=Request.of(sparsity=share),
             source="evopress_file",
         )
+
+    def _units(self, decoder: Decoder) -> tuple[dict[str, float], float]:
+        found = read_either(Path(self.file))
+        if isinstance(found, dict):
+            share = self.sparsity or 0.0
+            sizes = {name: linear.weight.numel() for name, linear in decoder.all_linears().items()}
+            return levels_to_units(found, sizes, share, self.step), share
+        units = drops_to_units(found, decoder, halves=self.spaces == ("sublayer",))
+        share = removed_share(decoder, self.spaces[0], units)
+        if not 0.0 < share < 1.0:
+            raise StrategyError(f"must remove a part of the model, got a share of {share:g}")
+        return units, share

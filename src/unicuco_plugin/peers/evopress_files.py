@@ -124,13 +124,13 @@ def read_levels(path: Path) -> dict[str, int]:
 
 
 def read_either(path: Path) -> tuple[Drop, ...] | dict[str, int]:
-    """Read a file of either kind; a file whose first line is no drop is one of levels.
+    """Read a file of either kind; one of levels has a colon in its first line.
 
     Raises:
         StrategyError: See :func:`read_drops` and :func:`read_levels`.
     """
     [(_, first), *_rest] = _lines(path)
-    return read_drops(path) if first in _DROPS else read_levels(path)
+    return read_levels(path) if ":" in first else read_drops(path)
 
 
 def write_levels(path: Path, levels: Mapping[str, int]) -> None:
@@ -167,7 +167,7 @@ def levels_to_units(
         if not 0.0 <= share <= 1.0:
             raise StrategyError(
                 f"levels: {name} at {levels[name]} has share {share:.4g}, which must be in [0, 1]; is the step "
-                f"{step:,} and the sparsity {sparsity:g}?"
+                f"(--step) {step:,} and the sparsity {sparsity:g}?"
             )
         if share > 0.0:
             units[name] = share
