@@ -72,7 +72,9 @@ def test_broken_off_it_resumes_to_the_same_strategy(ask, tmp_path, space):
     with pytest.raises(KeyboardInterrupt):
         peer(ask(0.5, space=space, seed=3, journal=tmp_path / "j", progress=stop))
     resumed = peer(ask(0.5, space=space, seed=3, journal=tmp_path / "j"))
-    assert (resumed.units, resumed.tokens, resumed.details) == (unbroken.units, unbroken.tokens, unbroken.details)
+    details = [{k: v for k, v in found.details.items() if k != "first_seconds"} for found in (resumed, unbroken)]
+    assert details[0] == details[1]
+    assert (resumed.units, resumed.tokens) == (unbroken.units, unbroken.tokens)
 
 
 @pytest.mark.parametrize(
