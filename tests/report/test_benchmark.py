@@ -58,6 +58,13 @@ def test_the_table_says_where_a_peer_is_better_and_from_when_we_are_cheaper():
     assert "| 0.5 | 1 | **2.0000** |" in text
 
 
+def test_methods_that_removed_different_shares_are_told_apart():
+    assert "removed different shares" not in describe_benchmark(RESULT)
+    text = describe_benchmark(RESULT | {"rows": [*ROWS, row("halves", 0, 0.5, 1.0, sparsity=0.6)]})
+    assert "- At 50.0% methods removed different shares: ours 50.0%, search 50.0%, score 50.0%, halves 60.0%." in text
+    assert "At 25.0%" not in text
+
+
 def test_a_search_that_was_broken_off_is_timed_as_a_whole():
     [line] = lines_of([row("search", 0, 0.5, 1.0, seconds=10.0, whole_seconds=100.0, generations=[5, 50])], "methods")
     assert line.extrapolated

@@ -15,6 +15,8 @@ from unicuco_plugin.report.table import format_count, format_seconds
 __all__ = ["Line", "describe_benchmark", "lines_of", "total_seconds"]
 
 Row = Mapping[str, Any]
+# Shares further apart than this are told.
+_APART = 0.002
 # Largest number of requests that a crossing point is looked for at.
 _MOST = 10_000
 
@@ -29,6 +31,7 @@ class Line:
         seeds: How many.
         scores: Budget → score and spread; the spread is None for one seed.
         texts: Text → the same.
+        sparsity: Budget → what the answers removed, mean over seeds.
         tokens: Evaluation tokens for one answer at every budget, mean over seeds.
         once: Seconds spent once for all requests; 0 for a method that starts anew for each.
         each: Mean seconds of one request more.
@@ -40,6 +43,7 @@ class Line:
     seeds: int
     scores: dict[float, tuple[float, float | None]]
     texts: dict[str, dict[float, tuple[float, float | None]]]
+    sparsity: dict[float, float]
     tokens: float
     once: float
     each: float
@@ -64,6 +68,7 @@ def describe_benchmark(result: Mapping[str, Any]) -> str:
     parts = [f"# {result['model']}, space {result['space']}", ""]
     for text in result["texts"]:
         parts += [f"## Divergence on {text}, nats per token", "", *_quality(lines, text), ""]
+    parts += _reached(lines)
     parts += ["## Where a peer is better", "", *_losses(lines), "", "## Cost", "", *_costs(lines, result), ""]
     for group in [name for name in _distinct(rows, "group") if name != "methods"]:
         parts += [f"## Ablation: {group}", "", *_quality(lines_of(rows, group), None), ""]
@@ -84,6 +89,7 @@ def _line(name: str, rows: Sequence[Row]) -> Line:
         seeds=len(seeds),
         scores={b: _spread([_value(row, texts) for row in _at(rows, b)]) for b in budgets},
         texts=by_text,
+        sparsity={b: statistics.fmean(row["sparsity"] for row in _at(rows, b)) for b in budgets},
         tokens=statistics.fmean(together(row["tokens"] for row in same) for same in per_seed),
         once=seconds if shared else 0.0,
         each=statistics.fmean(row.get("answer_seconds", 0.0) for row in rows) if shared else seconds / len(budgets),
@@ -134,6 +140,17 @@ def _quality(lines: Sequence[Line], text: str | None) -> list[str]:
         shown = [_show(score, least[budget]) for budget, score in zip(budgets, found, strict=True)]
         table.append(f"| {line.name} | {line.seeds} | {' | '.join(shown)} |")
     return [*table, "", "± is one sample standard deviation over seeds; the lowest of each budget is bold."]
+
+
+def _reached(lines: Sequence[Line]) -> list[str]:
+    """Where methods removed different shares at one budget, and so do not quite compare: what each removed."""
+    found = []
+    for budget in sorted({budget for line in lines for budget in line.sparsity}):
+        reached = {line.name: line.sparsity[budget] for line in lines if budget in line.sparsity}
+        if max(reached.values()) - min(reached.values()) > _APART:
+            listed = ", ".join(f"{name} {share:.1%}" for name, share in reached.items())
+            found.append(f"- At {budget:.1%} methods removed different shares: {listed}.")
+    return [*found, ""] if found else []
 
 
 def _show(score: tuple[float, float | None] | None, least: float) -> str:
