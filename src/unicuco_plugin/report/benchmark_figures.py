@@ -1,15 +1,18 @@
 """A benchmark's pictures, one message each."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.report.benchmark import Line, lines_of, total_seconds
 from unicuco_plugin.report.figure import COLOURS, MARKERS, new_figure, save_figure
+from unicuco_plugin.report.table import format_count
 
 __all__ = ["draw_benchmark"]
 
+# An axis of less than this ratio between its ends has few round numbers.
+_LITTLE = 4.0
 _DIVERGENCE = "divergence from the dense model (nats per token)"
 
 
@@ -47,7 +50,7 @@ def _quality(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401 - matplo
         spreads = [spread or 0.0 for _, spread in line.scores.values()]
         # A lower end at or below 0 has no place on a logarithmic axis.
         below = [min(spread, 0.99 * mean) for mean, spread in zip(means, spreads, strict=True)]
-        axes.errorbar(list(line.scores), means, yerr=[below, spreads], capsize=2, label=line.name, **style)
+        axes.errorbar(list(line.scores), means, yerr=[below, spreads], capsize=2, label=_label(line), **style)
     _scale_plainly(axes)
     axes.set_xticks(sorted({budget for line in lines for budget in line.scores}))
     axes.set_xlabel("sparsity (share of prunable weights removed)")
@@ -63,13 +66,14 @@ def _tokens(lines: Sequence[Line], budgets: int) -> Any:  # noqa: ANN401
     for line, style in zip(lines, _styles(len(lines)), strict=True):
         logs = [math.log(max(mean, 1e-12) / max(least[b], 1e-12)) for b, (mean, _) in line.scores.items()]
         axes.plot(
-            [line.tokens], [math.exp(math.fsum(logs) / len(logs))], label=line.name, **(style | {"markersize": 8})
+            [line.tokens], [math.exp(math.fsum(logs) / len(logs))], label=_label(line), **(style | {"markersize": 8})
         )
     if all(line.tokens > 0 for line in lines):
         axes.set_xscale("log")
     else:  # a method that reads no text stands at 0
         axes.set_xscale("symlog", linthresh=min((line.tokens for line in lines if line.tokens > 0), default=1.0))
     _scale_plainly(axes)
+    _write_plainly(axes.xaxis, (1.0, 2.0, 5.0), lambda value: format_count(value).replace(".0 ", " "))
     axes.set_xlabel(f"evaluation tokens spent, one answer at each of {budgets} budgets")
     axes.set_ylabel("divergence / the lowest of all methods\n(geometric mean over budgets; lower is better)")
     _legend(figure, axes)
@@ -79,7 +83,8 @@ def _tokens(lines: Sequence[Line], budgets: int) -> Any:  # noqa: ANN401
 def _requests(lines: Sequence[Line], requests: Sequence[int], budgets: int) -> Any:  # noqa: ANN401
     figure, axes = _axes("Time for many requests about one model")
     for line, style in zip(lines, _styles(len(lines)), strict=True):
-        axes.plot(requests, [total_seconds(line, count) for count in requests], label=line.name, **style)
+        name = f"{_label(line)},\nextrapolated to the whole search" if line.extrapolated else _label(line)
+        axes.plot(requests, [total_seconds(line, count) for count in requests], label=name, **style)
     axes.set_xscale("log", base=2)
     _scale_plainly(axes)
     axes.set_xticks(list(requests), [str(count) for count in requests])
@@ -99,13 +104,21 @@ def _axes(title: str) -> tuple[Any, Any]:
 
 
 def _scale_plainly(axes: Any) -> None:  # noqa: ANN401
-    """A logarithmic ordinate whose numbers are written out: 0.5, 1, 2."""
+    """A logarithmic ordinate whose numbers are written out: 0.5, 1, 2; more of them where it spans little."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    subs = (1.0, 2.0, 5.0) if high > _LITTLE * low else (1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
+    _write_plainly(axes.yaxis, subs, lambda value: f"{value:g}")
+
+
+def _write_plainly(axis: Any, subs: Sequence[float], write: Callable[[float], str]) -> None:  # noqa: ANN401
+    """Ticks of a logarithmic axis at these multiples of powers of ten, and at no others."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - slow to import
 
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    if axis.get_scale() == "log":
+        axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _styles(count: int) -> list[dict[str, Any]]:
@@ -121,6 +134,11 @@ def _styles(count: int) -> list[dict[str, Any]]:
         }
         for place in range(count)
     ]
+
+
+def _label(line: Line) -> str:
+    """A method's name, what stands in brackets behind it on a line of its own."""
+    return line.name.replace(" (", "\n(")
 
 
 def _legend(figure: Any, axes: Any) -> None:  # noqa: ANN401
