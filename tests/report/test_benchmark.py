@@ -72,7 +72,8 @@ def test_a_search_that_was_broken_off_is_timed_as_a_whole():
     text = describe_benchmark(
         RESULT | {"rows": [*ROWS, row("official", 0, 0.5, 1.0, whole_seconds=100.0, generations=[5, 50])]}
     )
-    assert "| official (5 of 50 generations) (time extrapolated to the whole search) | 1.0 k |" in text
+    name = "official (5 of 50 generations) (time extrapolated to the whole search), 1 of the budgets"
+    assert f"| {name} | 1.0 k |" in text
     assert "| official (5 of 50 generations) | 1 | " in text
 
 

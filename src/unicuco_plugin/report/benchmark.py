@@ -184,6 +184,8 @@ def _costs(lines: Sequence[Line], result: Mapping[str, Any]) -> list[str]:
     for line in lines:
         times = [_time(seconds) for seconds in (line.once, line.each, total_seconds(line, most))]
         name = f"{line.name} (time extrapolated to the whole search)" if line.extrapolated else line.name
+        if len(line.scores) < len(result["budgets"]):
+            name += f", {len(line.scores)} of the budgets"
         table.append(f"| {name} | {format_count(line.tokens)} | {' | '.join(times)} |")
     crossings = [
         f"- {mine.name} takes less time than {peer.name} from {count} request{'s' if count > 1 else ''} on."

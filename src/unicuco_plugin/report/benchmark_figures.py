@@ -60,8 +60,9 @@ def _quality(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401 - matplo
 
 
 def _tokens(lines: Sequence[Line], budgets: int) -> Any:  # noqa: ANN401
-    """Quality as the geometric mean, over the budgets that a method answered, of its ratio to the best there."""
+    """Quality as the geometric mean over budgets of the ratio to the best there; of methods that answered all."""
     figure, axes = _axes("What the tokens of a method buy")
+    lines = [line for line in lines if len(line.scores) == budgets] or lines
     least = {b: min(line.scores[b][0] for line in lines if b in line.scores) for line in lines for b in line.scores}
     for line, style in zip(lines, _styles(len(lines)), strict=True):
         logs = [math.log(max(mean, 1e-12) / max(least[b], 1e-12)) for b, (mean, _) in line.scores.items()]
