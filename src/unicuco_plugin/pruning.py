@@ -175,7 +175,8 @@ def whole_modules(strategy: Strategy) -> KeptParts | None:
     """What stays where a structured strategy removes modules whole; None where shares must be ranked."""
     if any(share != 1.0 for share in strategy.units.values()):
         return None
-    return KeptParts(dict.fromkeys(strategy.units, ()))
+    # Nothing is ranked and no bias stands for anything, so there is one such model.
+    return KeptParts(dict.fromkeys(strategy.units, ()), measured=True)
 
 
 def apply_strategy(
