@@ -8,16 +8,13 @@ No model is run.
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
 from common import write_result
 from torch import Tensor
 
-from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.search.contest import Contest
-from unicuco_plugin.search.evidence import Evidence
+from unicuco_plugin.answering import load_profile
 from unicuco_plugin.search.shift import Shift
 
 
@@ -31,7 +28,10 @@ def main() -> None:
     args = parser.parse_args()
     result = {}
     for name in args.profiles:
-        sparsity, difference = _differences(load_profile(name))
+        known = load_profile(name).shift
+        if known is None:
+            raise RuntimeError(f"{name} has too few confirmed strategies")
+        sparsity, difference = known.sparsity, known.difference
         global_, near = [], []
         for index, at in enumerate(sparsity.tolist()):
             if not args.least <= at <= args.most:
@@ -45,18 +45,6 @@ def main() -> None:
         result[name] = {"confirmed": len(near), "one_for_all": _size(global_), "budgets_near_it": _size(near)}
     print(result)
     write_result(args.output, {"error_of_the_logarithm": result})
-
-
-def _differences(profile: Profile) -> tuple[Tensor, Tensor]:
-    """Sparsity of the confirmed strategies, and their logarithms less what the ranking windows say."""
-    record, space = profile.record, profile.search_space
-    confirmed = {entry.strategy: entry.confirmed.mean for entry in record.archive if entry.confirmed is not None}
-    archive = {entry.strategy: entry.reranked for entry in record.archive}
-    contest = Contest(space, profile.net, profile.posterior, archive, Evidence(record.reranked_shift, record.noise))
-    rows = torch.stack([space.parse(key) for key in confirmed])
-    ranked = contest.predict(rows, "archive", list(confirmed))
-    difference = [math.log(mean) - candidate.mean for mean, candidate in zip(confirmed.values(), ranked, strict=True)]
-    return space.sparsity(rows), torch.tensor(difference, dtype=torch.float64)
 
 
 def _size(errors: list[Tensor]) -> float:

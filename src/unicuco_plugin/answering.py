@@ -211,8 +211,8 @@ class Profile:
         return self._shifted(candidate.x, candidate.mean, candidate.std)
 
     @cached_property
-    def _shift(self) -> Shift | None:
-        """What the strategies that were confirmed say of the others."""
+    def shift(self) -> Shift | None:
+        """What the strategies that were confirmed say of the others; None where too few were."""
         confirmed = {key: entry.confirmed for key, entry in self._entries.items() if entry.confirmed is not None}
         if not confirmed:
             return None
@@ -224,8 +224,8 @@ class Profile:
     def _shifted(self, x: Tensor, mean: float, std: float) -> Divergence:
         """From the ranking windows' logarithm to the confirming windows' nats per token."""
         shift, shift_std = self.record.shift, self.record.shift_std
-        if self._shift is not None:
-            shift, shift_std = self._shift.at(self.search_space.sparsity(x[None]).item())
+        if self.shift is not None:
+            shift, shift_std = self.shift.at(self.search_space.sparsity(x[None]).item())
         centre = mean + shift
         half = Z90 * math.hypot(std, shift_std)
         return Divergence(

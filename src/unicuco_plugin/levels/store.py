@@ -23,11 +23,12 @@ from unicuco_plugin.levels.decoded import DecodedLevels
 from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record, write_file
 from unicuco_plugin.levels.sweep import Solved
 
-__all__ = ["Levels", "LinearLevels", "check_file", "predict_bytes", "write_linear"]
+__all__ = ["SAME_WIDTH", "Levels", "LinearLevels", "check_file", "predict_bytes", "write_linear"]
 
 # Entry b: the eight bits of byte b, highest first, one byte each, seen as one integer.
 _BITS = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).view(torch.int64).flatten()
-_SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# The integer of as many bytes as a number: its bits.
+SAME_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # A file's header: one entry of at most about 90 bytes for each tensor, padded.
 _HEADER = 256
 _HEADER_LEVEL = 200
@@ -240,7 +241,7 @@ def _expand(mask: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """Put values where the bits of a mask are set; on the CPU by NumPy, which searches eight times as fast."""
     if mask.device.type == "cpu":
         bits = np.unpackbits(mask.numpy(), axis=1, count=shape[1])
-        raw = values.view(_SAME_WIDTH[values.itemsize]).numpy()  # NumPy has no bfloat16
+        raw = values.view(SAME_WIDTH[values.itemsize]).numpy()  # NumPy has no bfloat16
         weight = np.zeros(shape[0] * shape[1], dtype=raw.dtype)
         weight[np.flatnonzero(bits.view(np.bool_))] = raw
         return torch.from_numpy(weight).view(values.dtype).view(shape)

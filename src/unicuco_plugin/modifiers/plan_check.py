@@ -12,13 +12,12 @@ from pydantic import PrivateAttr
 from torch import nn
 
 from unicuco_plugin.errors import ExportError
+from unicuco_plugin.levels.store import SAME_WIDTH
 
 __all__ = ["PlanCheck", "PlannedLinear", "count_zeros"]
 
 # How many linears a message names.
 _NAMED = 3
-# By the bytes of a number.
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,8 @@ class PlanCheck(Modifier):
 def count_zeros(linear: nn.Linear) -> int:
     """How many weights of a linear are zero, ``-0.0`` included."""
     weight = linear.weight.detach()
-    if weight.device.type != "cpu" or weight.itemsize not in _INTEGERS:
+    if weight.device.type != "cpu" or weight.itemsize not in SAME_WIDTH:
         return int(weight.numel() - torch.count_nonzero(weight))
     # On the CPU PyTorch takes a hundred times as long to count as NumPy does. Shifted, a zero has no sign.
-    bits = weight.view(_INTEGERS[weight.itemsize]) << 1
+    bits = weight.view(SAME_WIDTH[weight.itemsize]) << 1
     return int(weight.numel() - np.count_nonzero(bits.numpy()))
