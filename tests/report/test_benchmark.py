@@ -2,12 +2,16 @@
 
 import pytest
 
-from unicuco_plugin.report.benchmark import describe_benchmark, lines_of, total_seconds
+from unicuco_plugin.report.benchmark import describe_benchmark
 from unicuco_plugin.report.benchmark_figures import draw_benchmark
+from unicuco_plugin.report.benchmark_lines import lines_of, paired_error, total_seconds
 
 
 def row(method, seed, budget, value, *, seconds=10.0, group="methods", **fields):
-    divergence = {"prose": {"mean": value, "standard_error": 0.1}, "code": {"mean": 3 * value, "standard_error": None}}
+    divergence = {
+        "prose": {"mean": value, "standard_error": 0.1, "windows": [value - 0.1, value, value + 0.1]},
+        "code": {"mean": 3 * value, "standard_error": None, "windows": [2 * value, 3 * value, 4 * value]},
+    }
     place = {"group": group, "method": method, "seed": seed, "budget": budget}
     answer = {"units": {}, "sparsity": budget, "tokens": 1000, "seconds": seconds, "shared": False}
     return place | answer | {"divergence": divergence} | fields
@@ -47,10 +51,21 @@ def test_a_profile_is_paid_once_and_a_search_for_every_request():
     assert total_seconds(search, 64) == pytest.approx(64 * 60.0)
 
 
+def test_what_windows_have_in_common_is_no_noise_between_two_methods():
+    ours, search, _ = lines_of(ROWS, "methods")
+    # Mean over seeds 1.05 against 0.9: on prose all windows differ alike, on code by 0.3, 0.45 and 0.6.
+    assert ours.windows[0.25]["prose"] == pytest.approx([0.95, 1.05, 1.15])
+    assert paired_error(ours, search, 0.25) == pytest.approx(0.15 / 3**0.5 / 2)
+    alone = [row("a", 0, 0.5, 1.0), row("b", 0, 0.5, 1.0)]
+    for one in alone:
+        one["divergence"]["prose"]["windows"] = [1.0]
+    assert paired_error(*lines_of(alone, "methods"), 0.5) is None
+
+
 def test_the_table_says_where_a_peer_is_better_and_from_when_we_are_cheaper():
     text = describe_benchmark(RESULT)
     assert "| method | seeds | 25.0% | 50.0% |" in text
-    assert "- 25.0%: search 1.8000, ours 2.1000, +16.7%\n" in text
+    assert "- 25.0%: search 1.8000, ours 2.1000, +16.7% ± 2.4% by the windows\n" in text
     assert "- 50.0%: " not in text
     assert "- ours takes less time than search from 2 requests on." in text
     assert "than score" not in text  # which takes a millisecond

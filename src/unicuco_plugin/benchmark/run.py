@@ -43,8 +43,8 @@ def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda
         progress: Called often.
 
     Returns:
-        Plain JSON data: ``rows``, one a cell, with what was answered, spent, and measured on every text; ``space``,
-        ``model``, ``budgets``, ``requests``.
+        Plain JSON data: ``rows``, one a cell, with what was answered, spent, and measured on every text and window;
+        ``space``, ``model``, ``budgets``, ``requests``.
 
     Raises:
         JournalError: If the journal is in use, damaged, or of another model or dtype.
@@ -129,7 +129,11 @@ class _Run:
         found = {name: self._measured(name, answer["units"]) for name in self.plan.evaluation}
         estimates = {name: Estimate.of(row.per_window) for name, row in found.items()}
         divergence = {
-            name: {"mean": e.mean, "standard_error": e.standard_error if len(found[name].per_window) > 1 else None}
+            name: {
+                "mean": e.mean,
+                "standard_error": e.standard_error if len(found[name].per_window) > 1 else None,
+                "windows": [round(value, 6) for value in found[name].per_window],
+            }
             for name, e in estimates.items()
         }
         place = {"group": cell.group, "method": cell.name, "seed": cell.seed, "budget": cell.budget}

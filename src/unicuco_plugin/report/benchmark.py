@@ -1,64 +1,18 @@
-"""A benchmark's rows summed up, as numbers and as Markdown.
-
-A *score* is the mean divergence over texts, nats per token; of a method with several seeds the mean over seeds, its
-*spread* the sample standard deviation over seeds.
-"""
+"""A benchmark's result as Markdown; scores and spreads as in ``benchmark_lines``."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from unicuco_plugin.report.benchmark_lines import Line, distinct, lines_of, paired_error, total_seconds
 from unicuco_plugin.report.table import format_count, format_seconds
 
-__all__ = ["Line", "describe_benchmark", "lines_of", "total_seconds"]
+__all__ = ["describe_benchmark"]
 
-Row = Mapping[str, Any]
 # Shares further apart than this are told.
 _APART = 0.002
 # Largest number of requests that a crossing point is looked for at.
 _MOST = 10_000
-
-
-@dataclass(frozen=True)
-class Line:
-    """What one method did.
-
-    Attributes:
-        name: Of the method, or of an ablation's variant.
-        ours: Whether a profile answered.
-        seeds: How many.
-        scores: Budget → score and spread; the spread is None for one seed.
-        texts: Text → the same.
-        sparsity: Budget → what the answers removed, mean over seeds.
-        tokens: Evaluation tokens for one answer at every budget, mean over seeds.
-        once: Seconds spent once for all requests; 0 for a method that starts anew for each.
-        each: Mean seconds of one request more.
-        extrapolated: Whether those are of searches that were broken off and would have gone on at the same pace.
-    """
-
-    name: str
-    ours: bool
-    seeds: int
-    scores: dict[float, tuple[float, float | None]]
-    texts: dict[str, dict[float, tuple[float, float | None]]]
-    sparsity: dict[float, float]
-    tokens: float
-    once: float
-    each: float
-    extrapolated: bool = False
-
-
-def lines_of(rows: Sequence[Row], group: str) -> list[Line]:
-    """Sum up one group's rows, in their order."""
-    chosen = [row for row in rows if row["group"] == group]
-    return [_line(name, [row for row in chosen if row["method"] == name]) for name in _distinct(chosen, "method")]
-
-
-def total_seconds(line: Line, requests: int) -> float:
-    """Seconds for so many requests, at the mean of the measured budgets."""
-    return line.once + requests * line.each
 
 
 def describe_benchmark(result: Mapping[str, Any]) -> str:
@@ -70,62 +24,9 @@ def describe_benchmark(result: Mapping[str, Any]) -> str:
         parts += [f"## Divergence on {text}, nats per token", "", *_quality(lines, text), ""]
     parts += _reached(lines)
     parts += ["## Where a peer is better", "", *_losses(lines), "", "## Cost", "", *_costs(lines, result), ""]
-    for group in [name for name in _distinct(rows, "group") if name != "methods"]:
+    for group in [name for name in distinct(rows, "group") if name != "methods"]:
         parts += [f"## Ablation: {group}", "", *_quality(lines_of(rows, group), None), ""]
     return "\n".join(parts)
-
-
-def _line(name: str, rows: Sequence[Row]) -> Line:
-    seeds, budgets = _distinct(rows, "seed"), sorted(_distinct(rows, "budget"))
-    texts = list(rows[0]["divergence"])
-    by_text = {text: {b: _spread([_value(row, [text]) for row in _at(rows, b)]) for b in budgets} for text in texts}
-    shared = bool(rows[0]["shared"])
-    per_seed = [[row for row in rows if row["seed"] == seed] for seed in seeds]
-    together = max if shared else sum
-    seconds = statistics.fmean(together(_whole(row) for row in same) for same in per_seed)
-    return Line(
-        name=name + _broken_off(rows),
-        ours="answer_seconds" in rows[0],
-        seeds=len(seeds),
-        scores={b: _spread([_value(row, texts) for row in _at(rows, b)]) for b in budgets},
-        texts=by_text,
-        sparsity={b: statistics.fmean(row["sparsity"] for row in _at(rows, b)) for b in budgets},
-        tokens=statistics.fmean(together(row["tokens"] for row in same) for same in per_seed),
-        once=seconds if shared else 0.0,
-        each=statistics.fmean(row.get("answer_seconds", 0.0) for row in rows) if shared else seconds / len(budgets),
-        extrapolated=any("whole_seconds" in row for row in rows),
-    )
-
-
-def _broken_off(rows: Sequence[Row]) -> str:
-    """How much of their searches methods did, behind their name: what follows is of that much."""
-    counts = [row["generations"] for row in rows if "generations" in row]
-    if not counts:
-        return ""
-    done, total = ([pair[place] for pair in counts] for place in (0, 1))
-    span = [str(min(n)) if min(n) == max(n) else f"{min(n)} to {max(n)}" for n in (done, total)]
-    return f" ({span[0]} of {span[1]} generations)"
-
-
-def _whole(row: Row) -> float:
-    """Seconds of a cell; of a search that was broken off, of the whole search."""
-    return float(row.get("whole_seconds", row["seconds"]))
-
-
-def _at(rows: Sequence[Row], budget: float) -> list[Row]:
-    return [row for row in rows if row["budget"] == budget]
-
-
-def _value(row: Row, texts: Sequence[str]) -> float:
-    return statistics.fmean(row["divergence"][text]["mean"] for text in texts)
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float | None]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def _distinct(rows: Sequence[Row], field: str) -> list[Any]:
-    return list(dict.fromkeys(row[field] for row in rows))
 
 
 def _quality(lines: Sequence[Line], text: str | None) -> list[str]:
@@ -162,7 +63,7 @@ def _show(score: tuple[float, float | None] | None, least: float) -> str:
 
 
 def _losses(lines: Sequence[Line]) -> list[str]:
-    """Budgets at which a peer has the lower score than the best of ours, and by how much."""
+    """Budgets at which a peer has the lower score than the best of ours, by how much, and whether that is noise."""
     ours, peers = [line for line in lines if line.ours], [line for line in lines if not line.ours]
     found = []
     for budget in sorted({budget for line in ours for budget in line.scores}):
@@ -172,7 +73,9 @@ def _losses(lines: Sequence[Line]) -> list[str]:
             theirs = peer.scores.get(budget, (math.inf, None))[0]
             if theirs < mine:
                 within = " (within a seeds' deviation)" if spread is not None and mine - theirs <= spread else ""
-                worse = f"{mine / theirs - 1:+.1%}{within}"
+                error = paired_error(best, peer, budget)
+                noise = "" if error is None else f" ± {error / theirs:.1%} by the windows"
+                worse = f"{mine / theirs - 1:+.1%}{noise}{within}"
                 found.append(f"- {budget:.1%}: {peer.name} {theirs:.4f}, {best.name} {mine:.4f}, {worse}")
     return found or ["Nowhere, in the mean over texts."]
 

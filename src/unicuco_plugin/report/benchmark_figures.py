@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unicuco_plugin.report.benchmark import Line, lines_of, total_seconds
+from unicuco_plugin.report.benchmark_lines import Line, lines_of, total_seconds
 from unicuco_plugin.report.figure import COLOURS, MARKERS, new_figure, save_figure
 from unicuco_plugin.report.table import format_count
 
