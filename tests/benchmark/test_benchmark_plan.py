@@ -47,23 +47,27 @@ def test_what_determines_an_answer_is_in_its_name_in_the_journal(data, change):
         ({"budgets": [0.3, 1.5]}, "budgets must be in (0, 1), got 1.5"),
         ({"budgets": [0.3, 0.3]}, "budgets must be different from each other, got [0.3, 0.3]"),
         ({"seeds": [1, 1]}, "seeds must be different from each other, got [1, 1]"),
-        ({"methods": {"x": {"peer": "greedy", "budgets": [1.5]}}}, "methods.x.budgets must be in (0, 1), got 1.5"),
-        ({"methods": {"x": {"profile": "/nowhere"}}}, "no profile at /nowhere"),
+        ({"methods": {"x": {"peer": "greedy", "budgets": [1.5]}}}, "methods.x: budgets must be in (0, 1), got 1.5"),
+        ({"methods": {"x": {"profile": "/nowhere"}}}, "methods.x: no profile at /nowhere"),
         ({"requests": [0]}, "requests must be 1 or more each, got 0"),
         ({"requests": []}, "requests"),
         ({"ablations": {"a/b": {"x": {}}}}, "ablations must be named by letters, digits, '.', '_' and '-', got 'a/b'"),
         ({"models": "m"}, "unknown field 'models'"),
-        ({"methods": {"x": {}}}, "give exactly one of train, profile, peer; got none"),
+        ({"methods": {"x": {}}}, "methods.x: give exactly one of train, profile, peer; got none"),
+        ({"methods": {"x": {"peer": "nobody"}}}, "methods.x: peer must be one of "),
         ({"methods": {"x": {"peer": "owl"}}}, "methods.x: owl answers for sparsity, not for depth"),
         (
             {"methods": {"x": {"peer": "greedy", "token_budget": 9}}},
-            "token_budget goes with peers that take it, got",
+            "methods.x: token_budget goes with peers that take it, got",
         ),
         (
             {"methods": {"x": {"train": {"epochs": -1}}}},
             "methods.x: epochs: Input should be greater than or equal",
         ),
-        ({"ablations": {"kappa": {"2": {"kappa": "wide"}}}}, "kappa.2: kappa: Input should be a valid number"),
+        (
+            {"ablations": {"kappa": {"2": {"kappa": "wide"}}}},
+            "ablations.kappa.2: kappa: Input should be a valid number",
+        ),
         ({"ablations": {"methods": {}}}, "ablations must not be called 'methods'"),
         ({"space": "sparsity"}, "levels goes with the space 'sparsity', got None for 'sparsity'"),
     ],
@@ -91,7 +95,7 @@ def test_windows_are_a_methods_own_and_go_with_peers_that_read_them(data):
 
 def test_extrapolating_goes_with_a_token_budget():
     with pytest.raises(ValueError, match="extrapolate goes with a token_budget that breaks the search off, got none"):
-        Method(peer="evopress", extrapolate=True)
+        Method(peer="evopress", extrapolate=True).check("depth")
 
 
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda path: path.name)

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from unicuco_plugin.answering import load_profile
-from unicuco_plugin.errors import RecipeError, explain
+from unicuco_plugin.errors import RecipeError, UnicucoError, explain
 from unicuco_plugin.peers.peer import Setting
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.search.settings import Settings
@@ -55,9 +55,6 @@ class Method(_Frozen):
             more of the same text, for peers that draw from them.
         budgets, seeds: Instead of all, for methods that are too slow for that.
         extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
-
-    Raises:
-        UnknownNameError: If no plugin provides the peer.
     """
 
     train: dict[str, Any] | None = None
@@ -70,8 +67,14 @@ class Method(_Frozen):
     seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
     extrapolate: bool = False
 
-    @model_validator(mode="after")
-    def _check_way(self) -> Self:
+    def check(self, space: str) -> None:
+        """Hold the fields against each other and against what the peer takes.
+
+        Raises:
+            UnknownNameError: If no plugin provides the peer.
+            ProfileError: If the profile cannot be read.
+            ValueError: If the fields do not go together, or the peer does not answer for the space.
+        """
         given = [way for way in ("train", "profile", "peer") if getattr(self, way) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of train, profile, peer; got {', '.join(given) or 'none'}")
@@ -82,7 +85,11 @@ class Method(_Frozen):
             raise ValueError(f"windows goes with peers that read text, got windows: {self.windows}")
         if self.extrapolate and self.token_budget is None:
             raise ValueError("extrapolate goes with a token_budget that breaks the search off, got none")
-        return self
+        if self.profile is not None:
+            load_profile(self.profile)
+        if self.peer is not None and space not in make_peer(self.peer).spaces:
+            raise ValueError(f"{self.peer} answers for {', '.join(make_peer(self.peer).spaces)}, not for {space}")
+        _check_values(self.budgets or (), self.seeds or ())
 
     @property
     def random(self) -> bool:
@@ -171,14 +178,12 @@ class BenchmarkPlan(_Frozen):
     def _check_methods(self) -> Self:
         if (self.space == "sparsity") != (self.levels is not None):
             raise ValueError(f"levels goes with the space 'sparsity', got {self.levels} for {self.space!r}")
-        _check_values("", self.budgets, self.seeds)
+        _check_values(self.budgets, self.seeds)
         for name, method in self.methods.items():
-            _check_values(f"methods.{name}.", method.budgets or (), method.seeds or ())
-            if method.profile is not None:
-                load_profile(method.profile)
-            if method.peer is not None and self.space not in make_peer(method.peer).spaces:
-                spaces = ", ".join(make_peer(method.peer).spaces)
-                raise ValueError(f"methods.{name}: {method.peer} answers for {spaces}, not for {self.space}")
+            try:
+                method.check(self.space)
+            except (UnicucoError, ValueError) as error:
+                raise ValueError(f"methods.{name}: {error}") from error
         if METHODS in self.ablations:
             raise ValueError(f"ablations must not be called {METHODS!r}")
         list(self.cells())  # settings are checked here, before anything runs
@@ -211,19 +216,20 @@ class BenchmarkPlan(_Frozen):
         for (group, name), method in (named_methods | variants).items():
             seeds = method.seeds or self.seeds
             for seed in seeds if method.random else seeds[:1]:
-                settings = self._settings(f"{group}.{name}", method, seed)
+                place = f"{METHODS}.{name}" if group == METHODS else f"ablations.{group}.{name}"
+                settings = self._settings(place, method, seed)
                 identity = self._identity(method, seed, settings)
                 for budget in method.budgets or self.budgets:
                     yield Cell(group, name, method, seed, budget, settings, identity)
 
 
-def _check_values(place: str, budgets: Sequence[float], seeds: Sequence[int]) -> None:
+def _check_values(budgets: Sequence[float], seeds: Sequence[int]) -> None:
     for budget in budgets:
         if not 0.0 < budget < 1.0:
-            raise ValueError(f"{place}budgets must be in (0, 1), got {budget}")
+            raise ValueError(f"budgets must be in (0, 1), got {budget}")
     for name, values in (("budgets", budgets), ("seeds", seeds)):
         if len(set(values)) < len(values):
-            raise ValueError(f"{place}{name} must be different from each other, got {list(values)}")
+            raise ValueError(f"{name} must be different from each other, got {list(values)}")
 
 
 def read_plan(path: Path) -> BenchmarkPlan:
