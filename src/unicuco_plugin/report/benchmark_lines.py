@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unicuco_plugin.objectives.comparison import Estimate
+
 __all__ = ["Line", "distinct", "lines_of", "paired_error", "total_seconds"]
 
 Row = Mapping[str, Any]
@@ -66,10 +68,9 @@ def paired_error(one: Line, other: Line, budget: float) -> float | None:
     squares = []
     for text, values in one.windows[budget].items():
         gaps = [a - b for a, b in zip(values, other.windows[budget][text], strict=True)]
-        if len(gaps) < 2:
-            return None
-        squares.append(statistics.variance(gaps) / len(gaps))
-    return math.sqrt(math.fsum(squares)) / len(squares)
+        squares.append(Estimate.of(gaps).standard_error ** 2)
+    error = math.sqrt(math.fsum(squares)) / len(squares)
+    return None if math.isnan(error) else error
 
 
 def distinct(rows: Sequence[Row], field: str) -> list[Any]:
