@@ -9,16 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.benchmark.plan import METHODS, BenchmarkPlan, Cell, Text
+from unicuco_plugin.benchmark.plan import METHODS, BenchmarkPlan, Cell
+from unicuco_plugin.benchmark.texts import Texts
 from unicuco_plugin.errors import JournalError, RequestError
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.calibration import calibration_hash, load_windows
+from unicuco_plugin.models.calibration import calibration_hash
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
+from unicuco_plugin.models.loading import display_name, load_model
 from unicuco_plugin.objectives.comparison import Estimate
 from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.objectives.ranking import RANKINGS
@@ -52,6 +51,7 @@ def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda
         KeyboardInterrupt: If interrupted; the next run goes on.
     """
     output.mkdir(parents=True, exist_ok=True)
+    texts = Texts(plan)
     progress(PeerProgress("loading the model", 0, 1))
     decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device))
     header = {
@@ -61,7 +61,7 @@ def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda
         "space": plan.space,
     }
     with Journal.open(output / JOURNAL, header, resume=True) as journal:
-        run = _Run(plan, output, decoder, journal, progress)
+        run = _Run(plan, output, texts, decoder, journal, progress)
         rows = run.rows()
     facts = {"model": display_name(plan.model), **header, "fingerprint": header["model"]}
     return facts | {
@@ -77,6 +77,7 @@ def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda
 class _Run:
     plan: BenchmarkPlan
     output: Path
+    texts: Texts
     decoder: Decoder
     journal: Journal
     progress: Progress
@@ -99,8 +100,7 @@ class _Run:
 
     def _check_contents(self) -> None:
         """Refuse texts and databases that changed under their names: what the journal holds is of the old ones."""
-        named = {"calibration": calibration_hash(self.windows)}
-        named |= {f"evaluation.{name}": calibration_hash(text) for name, text in self.texts.items()}
+        named = self.texts.hashes
         if self.levels is not None:
             named["levels"] = self.levels.record.identity
         known = self.journal.notes()
@@ -152,7 +152,7 @@ class _Run:
             given["journal"] = self.output / "searches" / f"{name}-{place}.sqlite"
         asked = PeerRequest(
             self.decoder,
-            self._windows_of(cell),
+            self.texts.of_cell(cell),
             cell.budget,
             space=self.plan.space,
             levels=self.levels,
@@ -224,7 +224,7 @@ class _Run:
     def _measured(self, name: str, units: Mapping[str, float]) -> Measurement:
         content = json.dumps(units, sort_keys=True)
         key = hashlib.sha256(content.encode()).hexdigest()
-        fidelity = f"text/{calibration_hash(self.texts[name])}"
+        fidelity = f"text/{calibration_hash(self.texts.evaluation[name])}"
         known = self.journal.lookup(fidelity, [key])
         if key not in known:
             self._tell(f"measuring on {name}")
@@ -235,31 +235,20 @@ class _Run:
         return known[key]
 
     @cached_property
-    def texts(self) -> dict[str, Tensor]:
-        return {name: self._cut(text) for name, text in self.plan.evaluation.items()}
-
-    @cached_property
     def evaluators(self) -> dict[str, UnitsEvaluator]:
         return {
             name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels, ranked=self.ranked)
-            for name, windows in self.texts.items()
+            for name, windows in self.texts.evaluation.items()
         }
 
     @cached_property
     def ranked(self) -> RankedParts | None:
         """Which parts of a module go, for everyone alike: whoever answers says how many."""
-        return rank_parts(self.decoder, self.windows, RANKINGS["flap"]) if self.plan.space == "structured" else None
-
-    @cached_property
-    def windows(self) -> Tensor:
-        return self._cut(self.plan.calibration)
-
-    def _windows_of(self, cell: Cell) -> Tensor:
-        """What a peer reads: the benchmark's calibration windows, the first of them, or more of the same text."""
-        text, count = self.plan.calibration, cell.method.windows
-        if count is None or count <= text.windows:
-            return self.windows[:count]
-        return self._cut(text.model_copy(update={"windows": count}))
+        return (
+            rank_parts(self.decoder, self.texts.calibration, RANKINGS["flap"])
+            if self.plan.space == "structured"
+            else None
+        )
 
     @cached_property
     def levels(self) -> Levels | None:
@@ -268,10 +257,6 @@ class _Run:
         levels = Levels.open(self.plan.levels)
         levels.check_model(str(fingerprint(self.decoder.model)))
         return levels
-
-    def _cut(self, text: Text) -> Tensor:
-        tokenizer = load_tokenizer(self.plan.model)
-        return load_windows(text.sources, tokenizer, count=text.windows, length=text.seq_length, seed=text.seed)
 
     def _tell(self, detail: str, tokens: int = 0) -> None:
         stage = f"{self.stage}: {detail}" if detail else self.stage

@@ -1,0 +1,57 @@
+"""The windows that a benchmark calibrates and measures on."""
+
+from torch import Tensor
+
+from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell, Text
+from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.models.calibration import calibration_hash, load_windows
+from unicuco_plugin.models.loading import load_tokenizer
+
+__all__ = ["Texts"]
+
+
+class Texts:
+    """A benchmark's texts, cut into windows by its model's tokenizer; the model itself is not needed.
+
+    Args:
+        plan: Names the texts.
+
+    Raises:
+        CalibrationError: If a text is missing, unreadable or too short; the message names the field.
+        UnsupportedModelError: If the model has no tokenizer.
+    """
+
+    def __init__(self, plan: BenchmarkPlan) -> None:
+        self._plan = plan
+        self._tokenizer = load_tokenizer(plan.model)
+        self._larger: dict[int, Tensor] = {}
+        self.calibration: Tensor = self._cut("calibration", plan.calibration)
+        self.evaluation: dict[str, Tensor] = {
+            name: self._cut(f"evaluation.{name}", text) for name, text in plan.evaluation.items()
+        }
+        for cell in plan.cells():  # so that text too short for a method is told now, too
+            self.of_cell(cell)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """What every text held, by its field in the YAML."""
+        named = {f"evaluation.{name}": calibration_hash(windows) for name, windows in self.evaluation.items()}
+        return {"calibration": calibration_hash(self.calibration)} | named
+
+    def of_cell(self, cell: Cell) -> Tensor:
+        """What a peer reads: the benchmark's calibration windows, the first of them, or more of the same text."""
+        count = cell.method.windows
+        if count is None or count <= len(self.calibration):
+            return self.calibration[:count]
+        if count not in self._larger:
+            text = self._plan.calibration.model_copy(update={"windows": count})
+            self._larger[count] = self._cut(f"methods.{cell.name}.windows", text)
+        return self._larger[count]
+
+    def _cut(self, field: str, text: Text) -> Tensor:
+        try:
+            return load_windows(
+                text.sources, self._tokenizer, count=text.windows, length=text.seq_length, seed=text.seed
+            )
+        except CalibrationError as error:
+            raise CalibrationError(f"{field}: {error}") from error
