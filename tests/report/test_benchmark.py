@@ -96,3 +96,20 @@ def test_every_picture_is_drawn(tmp_path):
     paths = draw_benchmark(RESULT, tmp_path)
     assert [path.name for path in paths] == ["quality.png", "tokens.png", "requests.png", "ablation-kappa.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+@pytest.mark.parametrize("fastest", [1e-7, 1e-3, 90.0])
+def test_every_axis_has_numbers_however_far_apart_the_methods_are(fastest, tmp_path, monkeypatch):
+    figures = {}
+    monkeypatch.setattr(
+        "unicuco_plugin.report.benchmark_figures.save_figure", lambda figure, path: figures.update({path.stem: figure})
+    )
+    rows = [row | {"seconds": fastest} if row["method"] == "score" else row for row in ROWS]
+    draw_benchmark(RESULT | {"rows": rows}, tmp_path)
+    for name, figure in figures.items():
+        figure.draw_without_rendering()
+        [axes] = figure.axes
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+            assert [label for at, label in ticks if low <= at <= high and label.get_text()], (name, axis.axis_name)

@@ -13,6 +13,13 @@ __all__ = ["draw_benchmark"]
 
 # An axis of less than this ratio between its ends has few round numbers.
 _LITTLE = 4.0
+# One that spans more is labelled at powers of ten alone.
+_MUCH = 1e4
+# Where an axis of seconds has its ticks.
+_TIMES = {
+    **{1e-4: "0.1 ms", 1e-3: "1 ms", 1e-2: "10 ms", 0.1: "0.1 s", 1.0: "1 s", 10.0: "10 s", 60.0: "1 min"},
+    **{600.0: "10 min", 3600.0: "1 h", 36_000.0: "10 h", 360_000.0: "100 h", 3_600_000.0: "1 000 h"},
+}
 _DIVERGENCE = "divergence from the dense model (nats per token)"
 
 
@@ -31,7 +38,7 @@ def draw_benchmark(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """
     lines = lines_of(result["rows"], "methods")
     pictures = {
-        "quality": _quality(lines, f"Quality at each budget: {result['model']}, space {result['space']}"),
+        "quality": _quality(lines, f"Quality at each budget ({result['model']}, {result['space']})"),
         "tokens": _tokens(lines, len(result["budgets"])),
         "requests": _requests(lines, result["requests"], len(result["budgets"])),
     }
@@ -87,10 +94,14 @@ def _requests(lines: Sequence[Line], requests: Sequence[int], budgets: int) -> A
         name = f"{_label(line)},\nextrapolated to the whole search" if line.extrapolated else _label(line)
         axes.plot(requests, [total_seconds(line, count) for count in requests], label=name, **style)
     axes.set_xscale("log", base=2)
-    _scale_plainly(axes)
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    shown = {seconds: name for seconds, name in _TIMES.items() if low <= seconds <= high}
+    axes.set_yticks(list(shown), list(shown.values()))
+    axes.minorticks_off()
     axes.set_xticks(list(requests), [str(count) for count in requests])
     axes.set_xlabel(f"requests (mean of {budgets} measured budgets, extrapolated)")
-    axes.set_ylabel("total time (seconds)")
+    axes.set_ylabel("total time")
     _legend(figure, axes)
     return figure
 
@@ -108,7 +119,9 @@ def _scale_plainly(axes: Any) -> None:  # noqa: ANN401
     """A logarithmic ordinate whose numbers are written out: 0.5, 1, 2; more of them where it spans little."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    subs = (1.0, 2.0, 5.0) if high > _LITTLE * low else (1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
+    subs: tuple[float, ...] = (1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
+    if high > _LITTLE * low:
+        subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high < _MUCH * low else (1.0,)
     _write_plainly(axes.yaxis, subs, lambda value: f"{value:g}")
 
 
