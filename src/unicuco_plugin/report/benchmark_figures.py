@@ -20,6 +20,8 @@ _TIMES = {
     **{1e-4: "0.1 ms", 1e-3: "1 ms", 1e-2: "10 ms", 0.1: "0.1 s", 1.0: "1 s", 10.0: "10 s", 60.0: "1 min"},
     **{600.0: "10 min", 3600.0: "1 h", 36_000.0: "10 h", 360_000.0: "100 h", 3_600_000.0: "1 000 h"},
 }
+# How much of the room between two budgets their variants take.
+_GROUP = 0.6
 _DIVERGENCE = "divergence from the dense model (nats per token)"
 
 
@@ -43,7 +45,7 @@ def draw_benchmark(result: Mapping[str, Any], folder: Path) -> list[Path]:
         "requests": _requests(lines, result["requests"], len(result["budgets"])),
     }
     for group in dict.fromkeys(row["group"] for row in result["rows"] if row["group"] != "methods"):
-        pictures[f"ablation-{group}"] = _quality(lines_of(result["rows"], group), f"What {group} changes")
+        pictures[f"ablation-{group}"] = _ablation(lines_of(result["rows"], group), f"What {group} changes")
     paths = [folder / f"{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
         save_figure(figure, path)
@@ -62,6 +64,27 @@ def _quality(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401 - matplo
     axes.set_xticks(sorted({budget for line in lines for budget in line.scores}))
     axes.set_xlabel("sparsity (share of prunable weights removed)")
     axes.set_ylabel(f"{_DIVERGENCE},\nmean over texts; bars: deviation over seeds")
+    _legend(figure, axes)
+    return figure
+
+
+def _ablation(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401
+    """Ratios to the first variant side by side: divergences themselves would lie on top of each other."""
+    figure, axes = _axes(title)
+    budgets = sorted(lines[0].scores)
+    first = {budget: max(mean, 1e-12) for budget, (mean, _) in lines[0].scores.items()}
+    for place, (line, style) in enumerate(zip(lines, _styles(len(lines)), strict=True)):
+        shift = _GROUP * ((place + 0.5) / len(lines) - 0.5)
+        ratios = [line.scores[budget][0] / first[budget] for budget in budgets]
+        spreads = [(line.scores[budget][1] or 0.0) / first[budget] for budget in budgets]
+        where = [at + shift for at in range(len(budgets))]
+        axes.errorbar(where, ratios, yerr=spreads, capsize=2, label=_label(line), **(style | {"linestyle": "none"}))
+    axes.axhline(1.0, color="#999999", linewidth=0.8, zorder=0)
+    axes.set_xticks(range(len(budgets)), [f"{budget:.1%}" for budget in budgets])
+    axes.set_xlabel("sparsity (share of prunable weights removed)")
+    axes.set_ylabel(
+        f"divergence / that of '{lines[0].name}', mean over texts\n(lower is better; bars: deviation over seeds)"
+    )
     _legend(figure, axes)
     return figure
 
