@@ -1,6 +1,7 @@
 """The evaluator against the slow way: drop the blocks for real, keep full logits, take KL in float32."""
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -255,3 +256,11 @@ def test_candidates_must_cover_every_block():
     evaluator = BlockEvaluator(find_decoder(tiny_model("llama", blocks=3)), torch.ones(1, 4, dtype=torch.long))
     with pytest.raises(ValueError, match=r"^candidates must have one number for each of 3 blocks$"):
         evaluator.evaluate_parts([(1,)])
+
+
+def test_an_evaluator_is_freed_at_once_with_the_states_it_keeps(llama, no_collector):
+    evaluator = BlockEvaluator(find_decoder(llama), WINDOWS)
+    evaluator.evaluate_parts([[NO_ATTENTION, NO_MLP, DROPPED, KEPT, KEPT, KEPT]])
+    states = weakref.ref(evaluator._walk)
+    del evaluator
+    assert states() is None

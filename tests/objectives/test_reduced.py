@@ -1,5 +1,7 @@
 """Candidates without some parts against a plain forward of the whole model, masked by hand."""
 
+import weakref
+
 import pytest
 import torch
 from tiny import VOCABULARY, tiny_model
@@ -91,3 +93,13 @@ def test_parts_that_do_not_fit_the_model_are_refused():
     decoder = find_decoder(tiny_model("llama", blocks=4))
     with pytest.raises(StrategyError, match=r"must be in \[0, 2\)"):
         ReducedEvaluator(decoder, WINDOWS).evaluate([KeptParts({"model.layers.1.self_attn": (5,)})])
+
+
+def test_an_evaluator_is_freed_at_once_with_the_states_it_keeps(no_collector):
+    decoder = find_decoder(tiny_model("llama", blocks=4))
+    ranked = rank_parts(decoder, WINDOWS, RANKINGS["flap"])
+    evaluator = ReducedEvaluator(decoder, WINDOWS)
+    evaluator.evaluate([ranked.keep(decoder, units) for units in UNITS])
+    states = weakref.ref(evaluator._walk.prefixes)
+    del evaluator
+    assert states() is None

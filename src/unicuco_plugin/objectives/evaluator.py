@@ -8,6 +8,7 @@ Notation
 import time
 from collections.abc import Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,11 +59,11 @@ class BlockEvaluator:
         positions: int = 512,
     ) -> None:
         self._decoder, self._windows = decoder, windows
-        self._runner = BlockRunner(decoder, windows.shape[1])
-        self._walk = PrefixWalk(
-            self._runner, windows, self._lacking, batch_windows=batch_windows, cache_bytes=cache_bytes
-        )
-        self._head = DivergenceHead(self._runner, direction=direction, positions=positions)
+        self._runner = runner = BlockRunner(decoder, windows.shape[1])
+        # Not a method: a walk that refers to its owner keeps its states until the garbage collector comes by.
+        lacking = partial(_lacking, decoder)
+        self._walk = PrefixWalk(runner, windows, lacking, batch_windows=batch_windows, cache_bytes=cache_bytes)
+        self._head = DivergenceHead(runner, direction=direction, positions=positions)
 
     @property
     def tokens_per_candidate(self) -> int:
@@ -95,10 +96,11 @@ class BlockEvaluator:
             self._walk, self._head, [tuple(map(_change, candidate)) for candidate in candidates], self._windows.numel()
         )
 
-    def _lacking(self, index: int, gone: Hashable) -> AbstractContextManager[None]:
-        """A block without one of its halves."""
-        attentions, mlps = sublayer_names(self._decoder)
-        return silenced(self._decoder, [(attentions if gone == NO_ATTENTION else mlps)[index]])
+
+def _lacking(decoder: Decoder, index: int, gone: Hashable) -> AbstractContextManager[None]:
+    """A block without one of its halves."""
+    attentions, mlps = sublayer_names(decoder)
+    return silenced(decoder, [(attentions if gone == NO_ATTENTION else mlps)[index]])
 
 
 def _change(gone: int) -> Hashable:

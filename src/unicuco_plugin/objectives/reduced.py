@@ -1,8 +1,9 @@
 """Divergence of candidates that keep some head groups and neurons of each module."""
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,9 +40,11 @@ class ReducedWalk:
     ) -> None:
         self._decoder = runner.decoder
         parts = list(find_parts(runner.decoder).values())
-        self._blocks = list(zip(parts[::2], parts[1::2], strict=True))
+        self._blocks = blocks = list(zip(parts[::2], parts[1::2], strict=True))
         self._known: dict[Hashable, KeptParts] = {}
-        self.prefixes = PrefixWalk(runner, windows, self._reduced, batch_windows=batch_windows, cache_bytes=cache_bytes)
+        # Not a method: a walk that refers to its owner keeps its states until the garbage collector comes by.
+        changed = partial(_reduced, runner.decoder, blocks, self._known)
+        self.prefixes = PrefixWalk(runner, windows, changed, batch_windows=batch_windows, cache_bytes=cache_bytes)
 
     def changes(self, candidates: Sequence[KeptParts]) -> list[tuple[Hashable, ...]]:
         """Every candidate as one change for each block, as ``prefixes`` takes them until the next call.
@@ -49,7 +52,7 @@ class ReducedWalk:
         Raises:
             StrategyError: If a candidate does not fit the model.
         """
-        self._known = {}
+        self._known.clear()
         for kept in candidates:
             kept.check(self._decoder)
         return [tuple(self._change(pair, kept) for pair in self._blocks) for kept in candidates]
@@ -70,8 +73,15 @@ class ReducedWalk:
         self._known[key] = kept
         return key
 
-    def _reduced(self, index: int, change: Hashable) -> AbstractContextManager[None]:
-        return reduced(self._decoder, self._known[change], self._blocks[index])
+
+def _reduced(
+    decoder: Decoder,
+    blocks: Sequence[tuple[Parts, Parts]],
+    known: Mapping[Hashable, KeptParts],
+    index: int,
+    change: Hashable,
+) -> AbstractContextManager[None]:
+    return reduced(decoder, known[change], blocks[index])
 
 
 class ReducedEvaluator:
