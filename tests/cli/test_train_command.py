@@ -118,7 +118,7 @@ def test_a_setting_out_of_range_is_refused(unicuco, recorded, arguments, message
         ({"--model": "/nowhere"}, "/nowhere: no such model folder"),
         ({"--calibration": "nowhere.txt"}, "calibration file nowhere.txt does not exist"),
         ({"--space": "height"}, "space must be one of depth, sparsity, structured, sublayer; got 'height'"),
-        ({"--scalarization": "sum"}, "scalarization must be one of pbi, tchebycheff, weighted_sum; got 'sum'"),
+        ({"--scalarization": "sum"}, "scalarization must be one of pbi, pbi_0.1, tchebycheff, weighted_sum; got 'sum'"),
         ({"--tokens": "1048576"}, "is too short: needs"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -113,6 +113,7 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
         ("space", "sublayer"),
         ("objective", "divergence"),
         ("scalarization", "pbi"),
+        ("scalarization", "pbi_0.1"),
         ("scalarization", "tchebycheff"),
         ("scalarization", "weighted_sum"),
         *(("peer", name) for name in PEERS),
@@ -192,7 +193,7 @@ def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
         (lambda: make_objective("beauty", None), "objective must be one of divergence; got 'beauty'"),
         (
             lambda: make_scalarization("sum"),
-            "scalarization must be one of pbi, tchebycheff, weighted_sum; got 'sum'",
+            "scalarization must be one of pbi, pbi_0.1, tchebycheff, weighted_sum; got 'sum'",
         ),
         (lambda: make_peer("oracle"), f"peer must be one of {', '.join(PEERS)}; got 'oracle'"),
         (lambda: make_ranking("oracle"), "ranking must be one of flap, magnitude, taylor, wanda; got 'oracle'"),

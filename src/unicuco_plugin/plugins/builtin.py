@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterable
+from functools import partial
 
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.objectives.ranking import RANKINGS, Ranking
@@ -23,7 +24,12 @@ __all__ = [
     "unicuco_make_space",
 ]
 
-_SCALARIZATIONS: dict[str, Scalarization] = {"weighted_sum": weighted_sum, "tchebycheff": tchebycheff, "pbi": pbi}
+_SCALARIZATIONS: dict[str, Scalarization] = {
+    "weighted_sum": weighted_sum,
+    "tchebycheff": tchebycheff,
+    "pbi": pbi,
+    "pbi_0.1": partial(pbi, xi=0.1),
+}
 # Module of the room and class; imported when one is asked for, because they need Transformers.
 _PEERS = {
     "alphapruning": ("alphapruning", "AlphaPruning"),
@@ -89,7 +95,7 @@ def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | 
 
 @hookimpl
 def unicuco_make_scalarization(name: str) -> Scalarization | None:
-    """``weighted_sum`` (Eq. 4), ``tchebycheff`` (Eq. 5) and ``pbi`` (Eq. 14)."""
+    """``weighted_sum`` (Eq. 4), ``tchebycheff`` (Eq. 5), ``pbi`` (Eq. 14, penalty 5) and ``pbi_0.1``."""
     return _SCALARIZATIONS.get(name)
 
 
