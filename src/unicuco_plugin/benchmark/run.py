@@ -193,7 +193,7 @@ class _Run:
         folder = self.output / "profiles" / cell.identity
         note = f"trained/{cell.identity}"
         cost = self.journal.notes().get(note)
-        if cost is not None:
+        if cost is not None and folder.is_dir():  # the journal may have come without its profiles
             return load_profile(folder), cost
         measuring: list[float] = []
         started = time.perf_counter()
