@@ -14,7 +14,6 @@ from unicuco_plugin.benchmark.plan import METHODS, BenchmarkPlan, Cell
 from unicuco_plugin.benchmark.texts import Texts
 from unicuco_plugin.errors import JournalError, RequestError
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.calibration import calibration_hash
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import display_name, load_model
@@ -50,8 +49,8 @@ def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda
         UnsupportedModelError, CalibrationError, LevelsError, RequestError: See those who raise them.
         KeyboardInterrupt: If interrupted; the next run goes on.
     """
-    output.mkdir(parents=True, exist_ok=True)
     texts = Texts(plan)
+    output.mkdir(parents=True, exist_ok=True)
     progress(PeerProgress("loading the model", 0, 1))
     decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device))
     header = {
@@ -100,7 +99,7 @@ class _Run:
 
     def _check_contents(self) -> None:
         """Refuse texts and databases that changed under their names: what the journal holds is of the old ones."""
-        named = self.texts.hashes
+        named = dict(self.texts.hashes)
         if self.levels is not None:
             named["levels"] = self.levels.record.identity
         known = self.journal.notes()
@@ -224,7 +223,7 @@ class _Run:
     def _measured(self, name: str, units: Mapping[str, float]) -> Measurement:
         content = json.dumps(units, sort_keys=True)
         key = hashlib.sha256(content.encode()).hexdigest()
-        fidelity = f"text/{calibration_hash(self.texts.evaluation[name])}"
+        fidelity = f"text/{self.texts.hashes[f'evaluation.{name}']}"
         known = self.journal.lookup(fidelity, [key])
         if key not in known:
             self._tell(f"measuring on {name}")

@@ -29,14 +29,13 @@ class Texts:
         self.evaluation: dict[str, Tensor] = {
             name: self._cut(f"evaluation.{name}", text) for name, text in plan.evaluation.items()
         }
+        named = {f"evaluation.{name}": windows for name, windows in self.evaluation.items()}
+        # What every text held, by its field in the YAML.
+        self.hashes = {
+            field: calibration_hash(text) for field, text in ({"calibration": self.calibration} | named).items()
+        }
         for cell in plan.cells():  # so that text too short for a method is told now, too
             self.of_cell(cell)
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """What every text held, by its field in the YAML."""
-        named = {f"evaluation.{name}": calibration_hash(windows) for name, windows in self.evaluation.items()}
-        return {"calibration": calibration_hash(self.calibration)} | named
 
     def of_cell(self, cell: Cell) -> Tensor:
         """What a peer reads: the benchmark's calibration windows, the first of them, or more of the same text."""

@@ -22,6 +22,7 @@ _TIMES = {
 }
 # How much of the room between two budgets their variants take.
 _GROUP = 0.6
+_SPARSITY = "sparsity (share of prunable weights removed)"
 _DIVERGENCE = "divergence from the dense model (nats per token)"
 
 
@@ -62,7 +63,7 @@ def _quality(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401 - matplo
         axes.errorbar(list(line.scores), means, yerr=[below, spreads], capsize=2, label=_label(line), **style)
     _scale_plainly(axes)
     axes.set_xticks(sorted({budget for line in lines for budget in line.scores}))
-    axes.set_xlabel("sparsity (share of prunable weights removed)")
+    axes.set_xlabel(_SPARSITY)
     axes.set_ylabel(f"{_DIVERGENCE},\nmean over texts; bars: deviation over seeds")
     _legend(figure, axes)
     return figure
@@ -81,7 +82,7 @@ def _ablation(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401
         axes.errorbar(where, ratios, yerr=spreads, capsize=2, label=_label(line), **(style | {"linestyle": "none"}))
     axes.axhline(1.0, color="#999999", linewidth=0.8, zorder=0)
     axes.set_xticks(range(len(budgets)), [f"{budget:.1%}" for budget in budgets])
-    axes.set_xlabel("sparsity (share of prunable weights removed)")
+    axes.set_xlabel(_SPARSITY)
     axes.set_ylabel(
         f"divergence / that of '{lines[0].name}', mean over texts\n(lower is better; bars: deviation over seeds)"
     )
