@@ -1,10 +1,8 @@
 """What the benchmarks share: the reference's windows, the model, and how a result is written down."""
 
 import json
-import platform
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unicuco_plugin.benchmark.provenance import provenance
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.strategy import Strategy
@@ -43,20 +42,7 @@ def removed(strategy: Strategy) -> tuple[int, ...]:
 def write_result(path: Path, result: dict[str, Any], arguments: Sequence[str] | None = None) -> None:
     """Write a result with the command, machine and versions that made it."""
     command = ["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *(arguments or sys.argv[1:])]
-    machine = {
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    record = {"command": shlex.join(command), "date": time.strftime("%Y-%m-%d"), "machine": machine, **result}
+    record = provenance(shlex.join(command)) | result
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
     print(f"written to {path}")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()

@@ -2,12 +2,12 @@ r"""Zero-shot accuracy of the answers that a ``unicuco benchmark`` found, paired
 
     unicuco benchmark benchmarks/peers_depth.yaml --output runs/peers-depth
     python benchmarks/zero_shot.py --model MODEL --answers runs/peers-depth/results.json \
-        --output benchmarks/results/zero-shot-depth.json
+        --budgets 0.125 0.25 0.36 --output benchmarks/results/zero-shot-depth.json
 
-Needs the extra ``[eval]``. Every answer of the benchmark's methods, of its first seed and at ``--budgets``, is put into
-the model: blocks are dropped, linears stitched from ``--levels``. lm-eval then asks it the first ``--limit`` documents
-of each task; ``acc`` is what all tasks have. Differences are of the same documents, so their standard errors are those
-of a paired comparison.
+Needs the extra ``[eval]``, and the repository's root as working folder: the shared tasks name their files from there.
+Every answer of the benchmark's methods, of its first seed and at ``--budgets``, is put into the model: blocks are
+dropped, linears stitched from ``--levels``. lm-eval then asks it the first ``--limit`` documents of each task; ``acc``
+is what all tasks have. Differences are of the same documents, so their standard errors are those of a paired comparison.
 
 Each answer is written when its tasks are done, with one digit a document; the same command goes on after a kill. Two
 methods with one answer are asked once.
@@ -29,7 +29,7 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.models.surgery import dropped
-from unicuco_plugin.objectives.tasks import Scores, compare_tasks, mean_of_tasks, run_tasks
+from unicuco_plugin.objectives.tasks import Scores, compare_tasks, find_tasks, mean_of_tasks, run_tasks
 from unicuco_plugin.spaces.plan import plan_counts
 
 TASKS = ("arc_challenge", "arc_easy", "piqa", "social_iqa", "subject_verb", "wikihow_goal", "winogrande")
@@ -42,6 +42,7 @@ def main() -> None:
     source = json.loads(args.answers.read_text(encoding="utf8"))
     rows = [row for row in source["rows"] if row["group"] == "methods" and row["budget"] in args.budgets]
     rows = [row for row in rows if row["seed"] == min(other["seed"] for other in rows)]
+    manager = find_tasks(args.tasks, SHARED / "data/tasks")
     decoder, tokenizer = decoder_of(args.model), load_tokenizer(args.model)
     levels = Levels.open(args.levels) if args.levels else None
     result: dict[str, Any] = {"limit": args.limit, "tasks": args.tasks, "answers": {}, "rows": []}
@@ -55,9 +56,7 @@ def main() -> None:
             continue
         started = time.perf_counter()
         with _pruned(decoder, source["space"], units, levels):
-            found = run_tasks(
-                decoder.model, tokenizer, args.tasks, include_path=SHARED / "data/tasks", limit=args.limit
-            )
+            found = run_tasks(decoder.model, tokenizer, args.tasks, manager, limit=args.limit)
         result["answers"][name] = {
             "seconds": round(time.perf_counter() - started, 1),
             **{task: _digits(scores[METRIC]) for task, scores in found.items()},

@@ -2,6 +2,7 @@
 
 import json
 
+import torch
 import yaml
 
 
@@ -18,6 +19,8 @@ def test_a_benchmark_is_written_and_goes_on_from_what_is_there(unicuco, dense, t
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row["method"] for row in written["rows"]] == ["ours", "shortgpt"]
     assert written["plan"]["budgets"] == [0.3]
+    assert written["command"] == f"unicuco benchmark {tmp_path / 'plan.yaml'} --output {tmp_path / 'out'}"
+    assert written["machine"]["threads"] == torch.get_num_threads()
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"quality.png", "tokens.png", "requests.png"}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan | {"budgets": [0.3, 0.5]}))
     again = unicuco("benchmark", tmp_path / "plan.yaml", "--output", tmp_path / "out")

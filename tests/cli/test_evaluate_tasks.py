@@ -1,6 +1,7 @@
 """``unicuco evaluate --tasks`` through lm-eval itself, on a task of our own, offline."""
 
 import json
+import sys
 
 import pytest
 from tiny import tiny_model, tiny_tokenizer
@@ -70,6 +71,15 @@ def test_dense_and_pruned_are_compared_document_by_document(unicuco, dense, quiz
         "-",
         "dense",
     ]
+
+
+def test_without_lm_eval_it_ends_before_a_model_is_loaded(unicuco, dense, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    monkeypatch.setattr("unicuco_plugin.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    result = unicuco("evaluate", "--model", dense, "--tasks", "piqa")
+    assert result.exit_code == 1
+    assert "pip install 'unicuco-plugin[eval]'" in result.stderr
 
 
 def test_neither_text_nor_tasks_is_refused(unicuco, dense):

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from unicuco_plugin.errors import EvaluationError
-from unicuco_plugin.objectives.tasks import compare_tasks, mean_of_tasks, run_tasks
+from unicuco_plugin.objectives.tasks import compare_tasks, find_tasks, mean_of_tasks, run_tasks
 
 DENSE = {
     "quiz": {"acc": {0: 1.0, 1: 1.0, 2: 0.0, 3: 1.0}},
@@ -69,7 +69,8 @@ def test_runs_without_common_documents_are_refused():
 
 
 def test_only_metrics_that_are_numbers_are_read(harness, tmp_path):
-    found = run_tasks("model", "tokenizer", ["quiz"], include_path=tmp_path, limit=2, batch_size=3)
+    manager = find_tasks(["quiz"], tmp_path)
+    found = run_tasks("model", "tokenizer", ["quiz"], manager, limit=2, batch_size=3)
     assert found == {"quiz": {"acc": {7: 1.0, 8: 0.0}}}
     assert harness["model"] == {"pretrained": "model", "tokenizer": "tokenizer", "batch_size": 3}
     assert (harness["limit"], harness["log_samples"], harness["task_manager"].path) == (2, True, str(tmp_path))
@@ -78,9 +79,9 @@ def test_only_metrics_that_are_numbers_are_read(harness, tmp_path):
 @pytest.mark.usefixtures("harness")
 def test_an_unknown_task_and_a_missing_folder_are_refused(tmp_path):
     with pytest.raises(EvaluationError, match=r"^tasks must be names that lm-eval knows, got crossword;"):
-        run_tasks("model", "tokenizer", ["quiz", "crossword"])
+        find_tasks(["quiz", "crossword"])
     with pytest.raises(EvaluationError, match=r"^include_path must be a folder of lm-eval tasks, got "):
-        run_tasks("model", "tokenizer", ["quiz"], include_path=tmp_path / "nowhere")
+        find_tasks(["quiz"], tmp_path / "nowhere")
 
 
 def test_what_lm_eval_raises_is_one_of_our_errors(harness, monkeypatch):
@@ -89,10 +90,10 @@ def test_what_lm_eval_raises_is_one_of_our_errors(harness, monkeypatch):
 
     monkeypatch.setattr(sys.modules["lm_eval"], "simple_evaluate", fail)
     with pytest.raises(EvaluationError, match=r"^lm-eval failed on quiz: FileNotFoundError: no quiz.jsonl$"):
-        run_tasks("model", "tokenizer", ["quiz"])
+        run_tasks("model", "tokenizer", ["quiz"], find_tasks(["quiz"]))
 
 
 def test_without_lm_eval_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(EvaluationError, match=r"^--tasks needs lm-eval, .*: pip install 'unicuco-plugin\[eval\]'$"):
-        run_tasks("model", "tokenizer", ["quiz"])
+        find_tasks(["quiz"])

@@ -7,6 +7,7 @@ import pytest
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.atp import Atp, progression, trial_steps
+from unicuco_plugin.peers.budget import block_sizes, meet_budget
 from unicuco_plugin.spaces.plan import plan_counts
 
 
@@ -44,6 +45,8 @@ def test_the_step_of_lowest_divergence_wins_and_every_trial_is_paid(ask, decoder
     trials = result.details["trials"]
     assert [trials[i - 1]["divergence"] for i in values] == pytest.approx(list(values.values()), rel=1e-5)
     assert result.details["beta"] == min(trials, key=lambda trial: trial["divergence"])["beta"]
+    expected = meet_budget(progression(4, 0.5, result.details["beta"]), block_sizes(decoder), 0.5)
+    assert result.units == pytest.approx(dict(zip(decoder.block_names, expected.tolist(), strict=True)))
     assert result.tokens == 9 * windows.numel()
     assert sum(result.units.values()) / 4 == pytest.approx(0.5, abs=1e-12)
 

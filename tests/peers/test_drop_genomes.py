@@ -35,6 +35,15 @@ def test_a_mutation_swaps_at_most_three_positions():
     assert {2, 4, 6} <= set(moved)
 
 
+def test_the_number_of_swaps_is_the_smaller_of_two_draws_of_one_to_three():
+    problem = DropProblem(40, 1, 20, None)
+    random = np.random.default_rng(0)
+    parent = problem.first(1, random)[0]
+    swaps = [sum(a != b for a, b in zip(parent, problem.mutate(parent, random), strict=True)) // 2 for _ in range(4000)]
+    # min(U{1..3}, U{1..3}): 5/9, 3/9, 1/9. One draw alone would give a third each; swaps seldom undo each other.
+    assert [swaps.count(n) / 4000 for n in (1, 2, 3)] == pytest.approx([5 / 9, 3 / 9, 1 / 9], abs=0.04)
+
+
 def test_a_minibatch_of_two_batches_is_averaged_over_tokens():
     problem = DropProblem(3, 1, 1, lambda genomes, windows: [float(windows.numel()) for _ in genomes])
     assert problem.measure([(1, 0, 0)], [torch.zeros(2, 4), torch.zeros(1, 2)]) == pytest.approx([(64 + 4) / 10])

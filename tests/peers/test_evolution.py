@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -117,12 +116,18 @@ def test_progress_tells_generations_and_tokens():
 
 
 def test_a_space_with_few_neighbours_gives_fewer_offspring():
-    costs = Costs()
-    problem = DropProblem(3, 1, 1, lambda genomes, _: [float(genome[0]) for genome in genomes])
+    sizes = []
+
+    def score(genomes, windows):
+        sizes.append((len(genomes), windows.numel()))
+        return [float(genome[0]) for genome in genomes]
+
     with Rounds(None, {}) as rounds:
+        problem = DropProblem(3, 1, 1, score)
         found = Evolution(problem, EvolutionSettings(2, 6, (2, 1), (16, 16), 9, 16), WINDOWS, 0).run(rounds)
     assert found.genome[0] == 0
-    assert costs.calls == []
+    # Of one among three there are three genomes, and two that differ from the parent.
+    assert [count for count, _ in sizes] == [3, 2, 3, 2, 3]
 
 
 CHILD = """
@@ -153,6 +158,22 @@ def test_a_search_that_is_killed_resumes_to_the_same_end(tmp_path):
     assert len(resumed.calls) == 3 * 26
 
 
-def test_generations_draw_from_generators_of_their_own():
-    draws = [np.random.default_rng([seed, g]).integers(1 << 30) for seed in range(3) for g in range(3)]
-    assert len(set(draws)) == 9
+def test_everyone_in_a_stage_reads_one_minibatch_and_every_stage_and_generation_another():
+    read = []
+
+    def score(genomes, windows):
+        read.append((len(genomes), windows.flatten().tolist()))
+        return [float(sum(genome[:3])) for genome in genomes]
+
+    pool = torch.arange(40 * 16).reshape(40, 16)
+    settings = EvolutionSettings(4, 6, (2, 1), (32, 64), 4, 16)
+    with Rounds(None, {}) as rounds:
+        Evolution(DropProblem(9, 1, 3, score), settings, pool, 0).run(rounds)
+    # The parent is among the three of every last stage, so it is measured on what its rivals are.
+    assert [(count, len(ids)) for count, ids in read] == [(4, 16), *[(6, 32), (3, 64)] * 4]
+    lots = [tuple(ids) for _, ids in read]
+    assert len(set(lots)) == len(lots)
+    # Whole windows of the pool, none twice in a minibatch.
+    for ids in lots:
+        assert len(set(ids)) == len(ids)
+        assert all(first % 16 == 0 for first in ids[::16])

@@ -5,6 +5,7 @@ import itertools
 from fractions import Fraction
 
 import pytest
+import torch
 
 from unicuco_plugin.errors import JournalError, RequestError
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
@@ -92,18 +93,23 @@ def test_a_journal_of_another_search_is_refused(ask, tmp_path, fields, message):
 def test_without_a_level_database_sparsity_is_refused(ask):
     with pytest.raises(RequestError, match=r"^evopress measures its candidates on a level database"):
         EvoPress(LEVELS)(dataclasses.replace(ask(0.5), levels=None))
-    with pytest.raises(RequestError, match=r"^sparsity must be at most 0.95"):
-        EvoPress(LEVELS)(ask(0.96))
+
+
+@pytest.mark.parametrize("space", ["depth", "sublayer"])
+def test_blocks_of_different_sizes_are_refused(ask, decoder, space):
+    mlp = decoder.blocks[1].mlp
+    mlp.down_proj.weight = torch.nn.Parameter(torch.zeros(len(mlp.down_proj.weight), 2))
+    with pytest.raises(RequestError, match=r"those of this model differ; take another peer, such as greedy"):
+        EvoPress(DROPS)(ask(0.5, space=space))
 
 
 def test_settings_are_the_published_ones():
-    official = level_settings("official")
-    assert (official.generations, official.offspring) == (400, 64)
-    assert list(zip(official.survivors, official.tokens, strict=True)) == [(8, 2048), (2, 16384), (1, 65536)]
-    fast = level_settings("super_fast")
-    assert (fast.offspring, fast.tokens) == (16, (512, 8192))
+    assert level_settings("official") == EvolutionSettings(400, 64, (8, 2, 1), (2048, 16384, 65536))
+    assert level_settings("super_fast") == EvolutionSettings(400, 16, (2, 1), (512, 8192))
     # Mistral's published script: 12 of 32 blocks.
-    assert drop_settings("official", 32, 12).generations == int(Fraction(12 * 20 * 2, 3)) == 160
-    # 64 x 2048 first; each generation 32 x 2048 and three of 32768: 26 M tokens in all, within the known 12 to 28 M.
+    assert int(Fraction(12 * 20 * 2, 3)) == 160
     depth = drop_settings("official", 32, 12)
+    assert depth == EvolutionSettings(160, 32, (2, 1), (2048, 32768), 64, 2048)
+    assert drop_settings("super_fast", 32, 12) == EvolutionSettings(160, 16, (2, 1), (512, 8192), 64, 512)
+    # 64 x 2048 first; each generation 32 x 2048 and three of 32768: 26 M tokens in all, within the known 12 to 28 M.
     assert 12e6 < 64 * 2048 + 160 * depth.generation_tokens < 28e6

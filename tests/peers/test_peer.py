@@ -39,3 +39,17 @@ def test_a_peer_serves_its_first_space_unless_asked_for_another(ask):
     assert choose_space(Owl(), ask(0.5)) == "sparsity"
     with pytest.raises(RequestError, match=r"^space must be one of sparsity for Owl, got 'depth'$"):
         choose_space(Owl(), ask(0.5, space="depth"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *[(name, r"in \[0, 0.95\] for peers, got 0.97$") for name in ("owl", "dlp", "alphapruning", "atp", "evopress")],
+        *[(name, "one of 4 blocks has to stay") for name in ("shortgpt", "weight_subcloning", "cosine_window")],
+    ],
+)
+def test_a_budget_that_cannot_be_met_is_refused_before_anything_is_run(ask, name, message):
+    ran = []
+    with pytest.raises(RequestError, match=message):
+        make_peer(name)(ask(0.97, progress=ran.append))
+    assert ran == []

@@ -1,6 +1,7 @@
 """``unicuco benchmark``: methods beside each other on one model, from a YAML to tables and pictures."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def benchmark(plan: Path, output: Path) -> None:
     does again whatever the YAML has come to ask in another way.
     """
     from unicuco_plugin.benchmark.plan import read_plan
+    from unicuco_plugin.benchmark.provenance import provenance
     from unicuco_plugin.benchmark.run import run_benchmark
     from unicuco_plugin.report.benchmark import describe_benchmark
     from unicuco_plugin.report.benchmark_figures import draw_benchmark
@@ -37,7 +39,9 @@ def benchmark(plan: Path, output: Path) -> None:
         click.echo(f"\nstopped; {output} keeps what is done, go on with the same command", err=True)
         raise
     text = describe_benchmark(result)
-    _write(output / "results.json", json.dumps(result | {"plan": read.model_dump(mode="json")}, indent=1) + "\n")
+    made = provenance(shlex.join(["unicuco", "benchmark", str(plan), "--output", str(output)]), read.device)
+    record = made | result | {"plan": read.model_dump(mode="json")}
+    _write(output / "results.json", json.dumps(record, indent=1) + "\n")
     _write(output / "results.md", text + "\n")
     pictures = draw_benchmark(result, output)
     click.echo(text)

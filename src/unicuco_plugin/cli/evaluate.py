@@ -53,7 +53,8 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
     place = {"dtype": fields["dtype"], "device": fields["device"]}
     code = {"trust_remote_code": fields["trust_remote_code"]}
-    # Texts and the pruned model's folder are checked before a weight is read.
+    # Tasks, texts and the pruned model's folder are checked before a weight is read.
+    manager = _find_tasks(tasks, fields["include_path"])
     tokenizer = load_tokenizer(fields["model"], **hub)
     if fields["pruned"] is not None:
         find_model(fields["pruned"], **code)
@@ -61,8 +62,7 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     windows = {name: load_windows([name], tokenizer, **cut) for name in text}
     dense = load_model(fields["model"], **hub, **place)
     pruned = None if fields["pruned"] is None else load_model(fields["pruned"], **code, **place, prunable=False)
-    # First what needs an extra and names that may be wrong.
-    rows = _run_tasks(tasks, (dense, pruned), tokenizer, fields) if tasks else []
+    rows = _run_tasks(tasks, manager, (dense, pruned), tokenizer, fields) if tasks else []
     results, total, before = {}, sum(map(len, windows.values())), 0
     with ProgressBars("windows") as bars:
         for name, ids in windows.items():
@@ -84,8 +84,15 @@ def _tell(bars: ProgressBars, name: str, before: int, total: int, done: int) -> 
     bars(PeerProgress(f"evaluating on {Path(name).name}", before + done, total))
 
 
+def _find_tasks(tasks: list[str], include_path: Path | None) -> Any:  # noqa: ANN401 - lm-eval's TaskManager
+    from unicuco_plugin.objectives.tasks import find_tasks
+
+    return find_tasks(tasks, include_path) if tasks else None
+
+
 def _run_tasks(
     tasks: list[str],
+    manager: Any,  # noqa: ANN401
     models: tuple[Any, Any],
     tokenizer: "Tokenizer",
     fields: dict[str, Any],
@@ -93,7 +100,7 @@ def _run_tasks(
     """Both models on the same documents, and the mean over tasks."""
     from unicuco_plugin.objectives.tasks import compare_tasks, mean_of_tasks, run_tasks
 
-    options = {name: fields[name] for name in ("include_path", "limit", "batch_size")}
-    dense, *pruned = [run_tasks(model, tokenizer, tasks, **options) for model in models if model is not None]
+    options = {name: fields[name] for name in ("limit", "batch_size")}
+    dense, *pruned = [run_tasks(model, tokenizer, tasks, manager, **options) for model in models if model is not None]
     rows = compare_tasks(dense, *pruned)
     return rows + mean_of_tasks(rows)

@@ -61,8 +61,8 @@ _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
     help="The level database that --engine levels stitches from, and that peers such as evopress search on.",
 )
 @calibration_option(
-    "Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not. Without it, a "
-    "profile that sparsifies lets the model write its own text (self-calibration)."
+    "Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not. Without it, for a "
+    "profile that sparsifies or a peer that reads text the model writes its own (self-calibration)."
 )
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
 @window_options("--samples", 128, 512)

@@ -9,7 +9,7 @@ from typing import Any
 from unicuco_plugin.errors import EvaluationError
 from unicuco_plugin.objectives.comparison import Estimate
 
-__all__ = ["TaskComparison", "compare_tasks", "mean_of_tasks", "run_tasks"]
+__all__ = ["TaskComparison", "compare_tasks", "find_tasks", "mean_of_tasks", "run_tasks"]
 
 # Metric → value of each document, by document.
 Scores = Mapping[str, Mapping[int, float]]
@@ -36,35 +36,21 @@ class TaskComparison:
     difference: Estimate | None
 
 
-def run_tasks(
-    model: Any,  # noqa: ANN401 - a Transformers model
-    tokenizer: Any,  # noqa: ANN401 - a Transformers tokenizer
-    tasks: Sequence[str],
-    *,
-    include_path: Path | None = None,
-    limit: int | None = None,
-    batch_size: int = 8,
-) -> dict[str, Scores]:
-    """Run tasks on one model in memory.
+def find_tasks(tasks: Sequence[str], include_path: Path | None = None) -> Any:  # noqa: ANN401 - lm-eval's TaskManager
+    """Look tasks up, before any model is loaded for them.
 
     Args:
-        model: A causal language model in evaluation mode.
-        tokenizer: Its tokenizer.
         tasks: Names of tasks or groups, on the hub or under ``include_path``.
         include_path: A folder with lm-eval's YAML files.
-        limit: At most so many documents of each task, the first ones.
-        batch_size: Sequences run together.
 
     Returns:
-        For each task (of a group, each of its tasks) every metric that is a number a document.
+        What :func:`run_tasks` finds them in.
 
     Raises:
-        EvaluationError: If lm-eval is not installed, a task is unknown, or lm-eval fails.
+        EvaluationError: If lm-eval is not installed, the folder is missing, or a task is unknown.
     """
     try:
-        from lm_eval import simple_evaluate  # noqa: PLC0415 - an extra, and slow to import
-        from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
-        from lm_eval.tasks import TaskManager  # noqa: PLC0415
+        from lm_eval.tasks import TaskManager  # noqa: PLC0415 - an extra, and slow to import
     except ImportError as error:
         raise EvaluationError(
             f"--tasks needs lm-eval, which cannot be imported ({error}): pip install 'unicuco-plugin[eval]'"
@@ -76,6 +62,37 @@ def run_tasks(
     unknown = [task for task in tasks if task not in known]
     if unknown:
         raise EvaluationError(f"tasks must be names that lm-eval knows, got {', '.join(unknown)}; see lm_eval ls tasks")
+    return manager
+
+
+def run_tasks(
+    model: Any,  # noqa: ANN401 - a Transformers model
+    tokenizer: Any,  # noqa: ANN401 - a Transformers tokenizer
+    tasks: Sequence[str],
+    manager: Any,  # noqa: ANN401 - lm-eval's TaskManager
+    *,
+    limit: int | None = None,
+    batch_size: int = 8,
+) -> dict[str, Scores]:
+    """Run tasks on one model in memory.
+
+    Args:
+        model: A causal language model in evaluation mode.
+        tokenizer: Its tokenizer.
+        tasks: Names of tasks or groups.
+        manager: Where :func:`find_tasks` found them.
+        limit: At most so many documents of each task, the first ones.
+        batch_size: Sequences run together.
+
+    Returns:
+        For each task (of a group, each of its tasks) every metric that is a number a document.
+
+    Raises:
+        EvaluationError: If lm-eval fails.
+    """
+    from lm_eval import simple_evaluate  # noqa: PLC0415
+    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
+
     try:
         found = simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unicuco_plugin.peers.budget import block_sizes, meet_budget, name_units
+from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 
 __all__ = ["AlphaPruning", "hill_alpha", "map_alphas"]
@@ -50,6 +50,7 @@ class AlphaPruning:
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`. Needs no text, so it spends no tokens."""
         choose_space(self, request)
+        check_budget(request.sparsity)
         started = time.perf_counter()
         decoder = request.decoder
         means = []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
-from unicuco_plugin.peers.budget import block_sizes, meet_budget, name_units
+from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 from unicuco_plugin.spaces.plan import plan_counts
 
@@ -44,6 +44,7 @@ class Atp:
             RequestError: If the request has no level database.
         """
         choose_space(self, request)
+        check_budget(request.sparsity)
         if request.levels is None:
             raise RequestError("atp measures its trials on a level database: give levels, got None")
         started = time.perf_counter()

@@ -12,7 +12,7 @@ from unicuco_plugin.models.sizes import measure_sizes
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.spaces.depth import DepthSpace
 
-__all__ = ["blocks_to_drop", "depth_space", "drop_ranked", "drop_result"]
+__all__ = ["blocks_to_drop", "check_blocks", "depth_space", "drop_ranked", "drop_result"]
 
 # Shares are sums of floats: a budget that is a block boundary must not cost one block more.
 _SLACK = 1e-9
@@ -34,6 +34,17 @@ def blocks_to_drop(count: int, sparsity: float) -> int:
         most = round_down((count - 1) / count)
         raise RequestError(f"sparsity must be at most {most}: one of {count} blocks has to stay, got {sparsity}")
     return removed
+
+
+def check_blocks(request: PeerRequest) -> DepthSpace:
+    """The space of the request's blocks, where its budget leaves at least one; before anything is run.
+
+    Raises:
+        RequestError: If the budget takes all blocks.
+    """
+    space = depth_space(request.decoder)
+    space.project(torch.zeros(1, len(space.units)), request.sparsity)
+    return space
 
 
 def drop_ranked(

@@ -11,13 +11,24 @@ from unicuco_plugin.errors import RequestError, round_down
 if TYPE_CHECKING:
     from unicuco_plugin.models.decoder import Decoder
 
-__all__ = ["BOUNDS", "block_sizes", "meet_budget", "name_units"]
+__all__ = ["BOUNDS", "block_sizes", "check_budget", "meet_budget", "name_units"]
 
 # No paper says what happens where its formula leaves [0, 1]. Nothing is left of a block beyond the upper end.
 BOUNDS = (0.0, 0.95)
 # Halvings of a bracket at most 2 wide: more than float64 can tell apart.
 _HALVINGS = 80
 _SLACK = 1e-12
+
+
+def check_budget(sparsity: float, bounds: tuple[float, float] = BOUNDS) -> None:
+    """Refuse a budget that no shares within the bounds meet, before anything is run.
+
+    Raises:
+        RequestError: If it lies outside.
+    """
+    low, high = bounds
+    if not low <= sparsity <= high:
+        raise RequestError(f"sparsity must be in [{low:g}, {round_down(high)}] for peers, got {sparsity:.6g}")
 
 
 def meet_budget(
@@ -40,9 +51,8 @@ def meet_budget(
     Raises:
         RequestError: If the bounds do not reach the budget, or a share is not finite.
     """
+    check_budget(sparsity, bounds)
     low, high = bounds
-    if not low <= sparsity <= high:
-        raise RequestError(f"sparsity must be in [{low:g}, {round_down(high)}] for peers, got {sparsity:.6g}")
     s = shares.detach().double().cpu()
     if not bool(s.isfinite().all()):
         raise RequestError("shares must be finite: the model has weights, or gives states, that are not")

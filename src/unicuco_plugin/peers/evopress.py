@@ -13,7 +13,7 @@ from unicuco_plugin.models.sublayers import sublayer_names, sublayer_params
 from unicuco_plugin.objectives.evaluator import NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space
-from unicuco_plugin.peers.budget import BOUNDS
+from unicuco_plugin.peers.budget import check_budget
 from unicuco_plugin.peers.drop_genomes import DropProblem
 from unicuco_plugin.peers.evolution import Evolution, EvolutionSettings, Found, Genome, Problem
 from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_step, uniform_counts
@@ -43,7 +43,7 @@ class EvoPress:
         """Search; see :class:`Peer`. A journal makes it resume, with more generations or tokens than before too.
 
         Raises:
-            RequestError: Also if sparsity is asked for without a level database.
+            RequestError: Also if sparsity is asked for without a level database, or blocks differ in size.
             CalibrationError: If the windows hold fewer tokens than the settings' largest minibatch.
             JournalError: If the journal is in use, damaged, or belongs to other arguments.
         """
@@ -53,8 +53,7 @@ class EvoPress:
     def _levels(self, request: PeerRequest) -> PeerResult:
         if request.levels is None:
             raise RequestError("evopress measures its candidates on a level database: give levels, got None")
-        if request.sparsity > BOUNDS[1]:
-            raise RequestError(f"sparsity must be at most {BOUNDS[1]} for peers, got {request.sparsity}")
+        check_budget(request.sparsity)
         sizes = request.levels.sizes
         evaluator = StitchedEvaluator(
             request.decoder, request.levels, request.windows[:1], batch_windows=request.batch_windows
@@ -73,6 +72,15 @@ class EvoPress:
     def _drops(self, request: PeerRequest, space: str) -> PeerResult:
         decoder = request.decoder
         count, removed = len(decoder.blocks), blocks_to_drop(len(decoder.blocks), request.sparsity)
+        whole = space == "depth"
+        kinds = (decoder.block_names,) if whole else sublayer_names(decoder)
+        sizes = dict(zip(decoder.block_names, depth_space(decoder).block_params, strict=True))
+        sizes = sizes if whole else sublayer_params(decoder)
+        if any(len({sizes[name] for name in kind}) > 1 for kind in kinds):
+            raise RequestError(
+                "evopress removes a number of blocks, which is a share of the parameters only where all have one size, "
+                f"and those of this model differ; take another peer, such as greedy, got sparsity {request.sparsity}"
+            )
 
         def blocks(genomes: Sequence[Genome], windows: Tensor) -> list[float]:
             drops = [[index for index, gone in enumerate(genome) if gone] for genome in genomes]
@@ -88,13 +96,11 @@ class EvoPress:
             evaluator = BlockEvaluator(decoder, windows, batch_windows=request.batch_windows)
             return [found.value for found in evaluator.evaluate_parts(parts)]
 
-        whole = space == "depth"
-        names = decoder.block_names if whole else tuple(name for half in sublayer_names(decoder) for name in half)
         problem = DropProblem(count, 1 if whole else 2, removed, blocks if whole else halves)
         settings = self.settings or drop_settings(request.setting, count, removed)
         found = _evolve(request, problem, settings, {"space": space})
+        names = [name for kind in kinds for name in kind]
         units = {name: 1.0 for name, gone in zip(names, found.genome, strict=True) if gone}
-        sizes = dict(zip(names, depth_space(decoder).block_params, strict=True)) if whole else sublayer_params(decoder)
         sparsity = sum(sizes[name] for name in units) / sum(sizes.values())
         return PeerResult(space, units, sparsity, found.tokens, found.seconds, _details(found, settings))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.peers.activations import block_scores
-from unicuco_plugin.peers.budget import block_sizes, meet_budget, name_units
+from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
 
 __all__ = ["Dlp", "Owl", "importance", "outlier_ratio", "spread_keeps"]
@@ -37,6 +37,7 @@ class Owl:
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`."""
         choose_space(self, request)
+        check_budget(request.sparsity)
         started = time.perf_counter()
         ratios = [outlier_ratio(scores, self.M) for scores in block_scores(request)]
         keeps = spread_keeps(torch.tensor(ratios, dtype=torch.float64), self.half_width, request.sparsity)
@@ -64,6 +65,7 @@ class Dlp:
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Find block sparsities; see :class:`Peer`."""
         choose_space(self, request)
+        check_budget(request.sparsity)
         started = time.perf_counter()
         typical = [_typical(scores, self.statistic) for scores in block_scores(request)]
         I = importance(torch.tensor(typical, dtype=torch.float64))  # noqa: E741 - the paper's letter

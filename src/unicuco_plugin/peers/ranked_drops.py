@@ -5,15 +5,13 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from unicuco_plugin.errors import CalibrationError
 from unicuco_plugin.models.bypass import bypassed
 from unicuco_plugin.models.calibration import calibration_hash
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.objectives.comparison import compare_models
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
-from unicuco_plugin.peers.blocks import depth_space, drop_ranked, drop_result
+from unicuco_plugin.peers.blocks import check_blocks, drop_ranked, drop_result
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 from unicuco_plugin.peers.rounds import Rounds
 
@@ -42,6 +40,7 @@ class ShortenedLlama:
             JournalError: If the journal is in use, damaged, or belongs to other arguments.
         """
         choose_space(self, request)
+        check_blocks(request)
         count = len(request.decoder.blocks)
         with Rounds(request.journal, _header("shortened_llama", request)) as rounds:
             for index in range(count):
@@ -77,9 +76,7 @@ class Greedy:
             JournalError: If the journal is in use, damaged, or belongs to other arguments.
         """
         choose_space(self, request)
-        space = depth_space(request.decoder)
-        # Also refuses a budget that takes all blocks, before anything is measured.
-        space.project(torch.zeros(1, len(space.units)), request.sparsity)
+        space = check_blocks(request)
         evaluator = BlockEvaluator(request.decoder, request.windows, batch_windows=request.batch_windows)
         dropped: list[int] = []
         tokens, seconds, values = 0, 0.0, []

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from unicuco_plugin.models.runner import BlockRunner
-from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space, drop_ranked, drop_result
+from unicuco_plugin.peers.blocks import blocks_to_drop, check_blocks, depth_space, drop_ranked, drop_result
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 
 __all__ = ["CosineWindow", "ShortGpt", "WeightSubcloning", "mean_change", "mean_cosine"]
@@ -34,6 +34,7 @@ class _BlockScores:
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""
         choose_space(self, request)
+        check_blocks(request)
         started = time.perf_counter()
         scores = [0.0] * len(request.decoder.blocks)
         for states in _states(request):
@@ -89,6 +90,7 @@ class CosineWindow:
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""
         choose_space(self, request)
+        check_blocks(request)
         started = time.perf_counter()
         windows = _windows(request)
         sums = dict.fromkeys(windows, 0.0)
