@@ -7,7 +7,8 @@ r"""Zero-shot accuracy of the answers that a ``unicuco benchmark`` found, paired
 Needs the extra ``[eval]``, and the repository's root as working folder: the shared tasks name their files from there.
 Every answer of the benchmark's methods, of its first seed and at ``--budgets``, is put into the model: blocks are
 dropped, linears stitched from ``--levels``. lm-eval then asks it the first ``--limit`` documents of each task; ``acc``
-is what all tasks have. Differences are of the same documents, so their standard errors are those of a paired comparison.
+is what all tasks have. Differences are of the same documents, so their standard errors are those of a paired
+comparison.
 
 Each answer is written when its tasks are done, with one digit a document; the same command goes on after a kill. Two
 methods with one answer are asked once.

@@ -79,7 +79,7 @@ class PeerEntry(_Entry):
 
     Attributes:
         name: As ``unicuco plugins`` lists it.
-        space: ``sparsity``, ``depth``, ``sublayer`` or ``structured``, for a peer that serves several; its usual one if left out.
+        space: Of the strategy, for a peer that serves several; its usual one if left out.
         levels: A level database's folder, for peers that measure sparse candidates.
         setting: ``official`` or ``super_fast``.
         token_budget: Most evaluation tokens to spend.

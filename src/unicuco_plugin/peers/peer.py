@@ -51,7 +51,8 @@ class PeerRequest:
         windows: ``m x L`` token ids to calibrate on; searches draw their minibatches from them. ``m`` may be 0 for a
             peer that does not take them.
         sparsity: Share of the prunable weights to remove (of all blocks' parameters for ``depth``), in (0, 1).
-        space: ``sparsity``, ``depth``, ``sublayer`` or ``structured``, for a peer that serves several; its first where it is None.
+        space: ``sparsity``, ``depth``, ``sublayer`` or ``structured``, for a peer that serves several; its first where
+            it is None.
         levels: The level database of the model, for peers that measure sparse candidates.
         seed: Decides everything random.
         setting: Of peers that have several: ``official``, or ``super_fast`` with fewer offspring on fewer tokens.
