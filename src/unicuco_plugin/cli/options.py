@@ -208,7 +208,7 @@ def window_options(count_name: str, count: int, length: int) -> Callable[[Functi
             "--seq-length", type=click.IntRange(min=2), default=length, show_default=True, help="Tokens in a window."
         ),
         click.option(
-            "--seed", type=int, default=0, show_default=True, help="Decides where the windows lie, and all that is random."
+            "--seed", type=int, default=0, show_default=True, help="Decides where windows lie, and all that is random."
         ),
     )
     return lambda function: _apply(options, function)
