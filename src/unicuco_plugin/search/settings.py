@@ -27,7 +27,7 @@ class Settings(BaseModel):
     rerank: int = Field(3, ge=0, description="best candidates of each budget measured again on other ranking windows")
     focus: float = Field(0.75, gt=0, le=1, description="largest sparsity that the loop spends evaluations on")
     initial: int = Field(60, ge=2, description="strategies measured before the first surrogate, N0")
-    verify: int = Field(6, ge=0, description="rounds at the end that measure each budget's most promising strategy")
+    verify: int = Field(2, ge=0, description="rounds at the end that measure each budget's best where it is predicted")
     epochs: int = Field(12, ge=0, description="rounds of Algorithm 1, T; fewer if nothing promises to improve")
     steps: int = Field(150, ge=0, description="StratNet gradient steps an epoch, I")
     imitation: int = Field(400, ge=0, description="StratNet gradient steps towards the best known of each budget, last")

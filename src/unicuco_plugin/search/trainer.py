@@ -22,7 +22,6 @@ from unicuco_plugin.search.scalarization import Z_STAR, Scalarization, Scaling
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.stratnet import GRID, StratNet, imitate, preference_grid, sample_preferences, train_stratnet
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
-from unicuco_plugin.search.verification import most_promising
 from unicuco_plugin.spaces.space import Space
 
 __all__ = ["Progress", "quality_of", "train"]
@@ -145,13 +144,13 @@ class _Run:
             self._learn()
 
     def _verify(self) -> None:
-        """Measure what is likeliest to be better than the best of each budget, or is taken for it and not yet measured.
+        """Measure the best of each budget where it is only predicted: of many predictions the lowest is too low.
 
         Not in a smooth space, where descents always end a little beside what was measured.
         """
         for _ in range(0 if self.space.smooth else self.settings.verify):
             known = {row.key for row in self.rows[RANK]}
-            new = most_promising(self._contest(), self.space, self._budgets(self.settings.focus), known)
+            new = _distinct(self.space, self._finalists(self._contest(), 1, self.settings.focus), known)
             if not len(new):
                 break
             self._measure(RANK, new, "verifying")
@@ -202,6 +201,9 @@ class _Run:
     def _posterior(self) -> Posterior:
         return self._learned()[0]
 
+    def _scaling(self) -> Scaling:
+        return self._learned()[1]
+
     def _objectives(self, posterior: Posterior, x: Tensor) -> Tensor:
         target = posterior.bound(x, self.settings.bound, self.settings.kappa)
         return torch.stack([1.0 - self.space.sparsity(x), quality_of(posterior, target, self.settings)], -1)
@@ -245,13 +247,10 @@ class _Run:
         posterior = self._posterior()
         return Contest(self.space, self.net, posterior, again, compare(self.space, posterior, self.rows[RERANK]))
 
-    def _budgets(self, focus: float) -> list[float]:
-        return [budget for budget in self.space.budgets if budget <= focus + 1e-9]
-
     def _finalists(self, contest: Contest, count: int, focus: float = 1.0) -> Tensor:
         """The ``count`` best of each budget."""
         chosen = []
-        for race in contest.candidates(self._budgets(focus)):
+        for race in contest.candidates([budget for budget in self.space.budgets if budget <= focus + 1e-9]):
             best = {c.key: c.x for c in sorted(race, key=lambda candidate: candidate.cautious)}
             chosen += list(best.values())[:count]
         return torch.stack(chosen) if chosen else self.X[:0]
@@ -264,7 +263,7 @@ class _Run:
         lam = preference_grid(GRID)
         with torch.no_grad():
             quality = quality_of(posterior, posterior.mean(best), settings)
-            f = self._learned()[1].scale(torch.stack([1.0 - self.space.sparsity(best), quality], -1))
+            f = self._scaling().scale(torch.stack([1.0 - self.space.sparsity(best), quality], -1))
             z_star = torch.full((2,), Z_STAR, dtype=torch.float64)
             g = torch.stack([self.scalarization(f, row.expand(len(f), 2), z_star) for row in lam])
         imitate(self.net, lam, best[g.argmin(1)], steps=settings.imitation, learning_rate=settings.learning_rate)
