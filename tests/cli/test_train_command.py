@@ -100,7 +100,7 @@ def test_several_texts_follow_one_option_or_several(unicuco, recorded, spelling)
         (["--epochs", "-1"], "epochs: Input should be greater than or equal to 0, got -1"),
         (["--epochs", "many"], "Invalid value for '--epochs': 'many' is not a valid integer."),
         (["--bound", "middle"], "Invalid value for '--bound': 'middle' is not one of 'lower', 'upper', 'none'."),
-        (["--preset", "cheap"], "Invalid value for '--preset': 'cheap' is not one of 'default', 'paper'."),
+        (["--preset", "cheap"], "Invalid value for '--preset': 'cheap' is not one of 'default', 'thorough', 'paper'."),
         (["stray.txt"], "Got unexpected extra argument (stray.txt)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -47,6 +47,12 @@ def test_the_default_preset_is_the_defaults():
     assert PRESETS["default"] == Settings()
 
 
+def test_the_thorough_preset_ranks_on_windows_like_those_that_confirm():
+    thorough = PRESETS["thorough"]
+    assert (thorough.rank_seq_length, thorough.rank_tokens) == (thorough.seq_length, thorough.tokens)
+    assert thorough == Settings(rank_tokens=2048, rank_seq_length=512)
+
+
 def test_the_papers_preset_has_the_papers_numbers():
     paper = PRESETS["paper"]
     assert (paper.epochs, paper.steps, paper.pool, paper.picks, paper.learning_rate) == (50, 1000, 2240, 10, 1e-3)

@@ -46,7 +46,7 @@ def draw_benchmark(result: Mapping[str, Any], folder: Path) -> list[Path]:
         "requests": _requests(lines, result["requests"], len(result["budgets"])),
     }
     for group in dict.fromkeys(row["group"] for row in result["rows"] if row["group"] != "methods"):
-        pictures[f"ablation-{group}"] = _ablation(lines_of(result["rows"], group), f"What {group} changes")
+        pictures[f"ablation-{group}"] = _ablation(lines_of(result["rows"], group), f"Ablation of the training: {group}")
     paths = [folder / f"{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
         save_figure(figure, path)

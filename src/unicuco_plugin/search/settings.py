@@ -65,6 +65,8 @@ class Settings(BaseModel):
 
 PRESETS: dict[str, Settings] = {
     "default": Settings(),
+    # Ranks on twice as many tokens, in windows as long as those that confirm: short windows forgive other blocks.
+    "thorough": Settings(rank_tokens=2048, rank_seq_length=512),
     # The paper's T, I, C, learning rate, picks and tokens; one fidelity's worth of windows for ranking as for
     # confirming, StratNet alone in the pool, the objective as printed. N0, K and kappa are not given there.
     "paper": Settings(
