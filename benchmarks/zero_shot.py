@@ -5,10 +5,10 @@ r"""Zero-shot accuracy of the answers that a ``unicuco benchmark`` found, paired
         --budgets 0.125 0.25 0.36 --output benchmarks/results/zero-shot-depth.json
 
 Needs the extra ``[eval]``, and the repository's root as working folder: the shared tasks name their files from there.
-Every answer of the benchmark's methods, of its first seed and at ``--budgets``, is put into the model: blocks are
-dropped, linears stitched from ``--levels``. lm-eval then asks it the first ``--limit`` documents of each task; ``acc``
-is what all tasks have. Differences are of the same documents, so their standard errors are those of a paired
-comparison.
+Every answer of the benchmark's methods, of its first seed (or all, ``--all-seeds``) and at ``--budgets``, is put into
+the model: blocks are dropped, linears stitched from ``--levels``. lm-eval then asks it the first ``--limit`` documents
+of each task; ``acc`` is what all tasks have. Differences are of the same documents, so their standard errors are those
+of a paired comparison.
 
 Each answer is written when its tasks are done, with one digit a document; the same command goes on after a kill. Two
 methods with one answer are asked once.
@@ -42,7 +42,8 @@ def main() -> None:
     args = _arguments()
     source = json.loads(args.answers.read_text(encoding="utf8"))
     rows = [row for row in source["rows"] if row["group"] == "methods" and row["budget"] in args.budgets]
-    rows = [row for row in rows if row["seed"] == min(other["seed"] for other in rows)]
+    first = min(row["seed"] for row in rows)
+    rows = [row for row in rows if row["seed"] == first or row["method"] in args.all_seeds]
     manager = find_tasks(args.tasks, SHARED / "data/tasks")
     decoder, tokenizer = decoder_of(args.model), load_tokenizer(args.model)
     levels = Levels.open(args.levels) if args.levels else None
@@ -124,6 +125,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--answers", type=Path, required=True, help="results.json of unicuco benchmark")
     parser.add_argument("--levels", type=Path)
     parser.add_argument("--budgets", nargs="+", type=float, required=True)
+    parser.add_argument("--all-seeds", nargs="+", default=[], metavar="METHOD", help="ask these methods' every seed")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--output", type=Path, required=True)
