@@ -65,3 +65,8 @@ def test_the_budget_is_met_exactly_even_where_the_formula_leaves_the_range(ask, 
     units = peer(ask(sparsity)).units
     assert sum(units.values()) / 4 == pytest.approx(sparsity, abs=1e-12)
     assert max(units.values()) <= 0.95
+
+
+def test_defaults_are_those_of_the_public_code():
+    assert Owl() == Owl(M=5.0, half_width=0.08)
+    assert Dlp() == Dlp(half_width=0.15, statistic="mean")
