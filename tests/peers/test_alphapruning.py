@@ -52,3 +52,7 @@ def test_a_block_with_heavier_tails_is_pruned_less_and_no_text_is_read(ask, deco
     assert result.tokens == 0
     assert sum(result.units.values()) / 4 == pytest.approx(0.5, abs=1e-12)
     assert max(result.units.values()) / min(result.units.values()) == pytest.approx(1.3 / 0.7, rel=1e-6)
+
+
+def test_the_default_spread_is_the_published_one():
+    assert AlphaPruning() == AlphaPruning(eps=0.3)
