@@ -1,5 +1,6 @@
 """A benchmark broken off and resumed, against one that was not."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,28 @@ def test_a_second_run_measures_nothing(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(UnitsEvaluator, "evaluate", fail)
     assert run_benchmark(plan, tmp_path / "out") == first
+
+
+def test_a_journal_that_came_without_its_profiles_answers_and_trains_again_only_for_a_new_budget(
+    data, tmp_path, monkeypatch
+):
+    small = data | {"seeds": [0], "ablations": {}, "methods": {"ours": {"train": {}}}}
+    first = run_benchmark(BenchmarkPlan.model_validate(small), tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "profiles")
+    real, trained = benchmark_run.train_profile, []
+
+    def train(*arguments, **fields):
+        trained.append(fields)
+        return real(*arguments, **fields)
+
+    monkeypatch.setattr(benchmark_run, "train_profile", train)
+    assert run_benchmark(BenchmarkPlan.model_validate(small), tmp_path / "out")["rows"] == first["rows"]
+    assert trained == []
+    more = BenchmarkPlan.model_validate(small | {"budgets": [0.3, 0.5, 0.7]})
+    rows = run_benchmark(more, tmp_path / "out")["rows"]
+    assert len(trained) == 1
+    assert rows[:2] == first["rows"]
+    assert rows[2]["tokens"] == rows[0]["tokens"]
 
 
 def test_texts_that_changed_under_their_names_are_found_out(data, tmp_path):
