@@ -95,5 +95,6 @@ def test_what_lm_eval_raises_is_one_of_our_errors(harness, monkeypatch):
 
 def test_without_lm_eval_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)  # where it is installed and was imported before
     with pytest.raises(EvaluationError, match=r"^--tasks needs lm-eval, .*: pip install 'unicuco-plugin\[eval\]'$"):
         find_tasks(["quiz"])
