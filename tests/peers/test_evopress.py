@@ -107,8 +107,8 @@ def test_settings_are_the_published_ones():
     assert level_settings("official") == EvolutionSettings(400, 64, (8, 2, 1), (2048, 16384, 65536))
     assert level_settings("super_fast") == EvolutionSettings(400, 16, (2, 1), (512, 8192))
     # Mistral's published script: 12 of 32 blocks.
-    assert int(Fraction(12 * 20 * 2, 3)) == 160
     depth = drop_settings("official", 32, 12)
+    assert depth.generations == int(Fraction(12 * 20 * 2, 3)) == 160
     assert depth == EvolutionSettings(160, 32, (2, 1), (2048, 32768), 64, 2048)
     assert drop_settings("super_fast", 32, 12) == EvolutionSettings(160, 16, (2, 1), (512, 8192), 64, 512)
     # 64 x 2048 first; each generation 32 x 2048 and three of 32768: 26 M tokens in all, within the known 12 to 28 M.

@@ -49,12 +49,13 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     from unicuco_plugin.models.calibration import load_windows
     from unicuco_plugin.models.loading import find_model, load_model, load_tokenizer
     from unicuco_plugin.objectives.comparison import compare_models
+    from unicuco_plugin.objectives.tasks import find_tasks
 
     hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
     place = {"dtype": fields["dtype"], "device": fields["device"]}
     code = {"trust_remote_code": fields["trust_remote_code"]}
     # Tasks, texts and the pruned model's folder are checked before a weight is read.
-    manager = _find_tasks(tasks, fields["include_path"])
+    manager = find_tasks(tasks, fields["include_path"]) if tasks else None
     tokenizer = load_tokenizer(fields["model"], **hub)
     if fields["pruned"] is not None:
         find_model(fields["pruned"], **code)
@@ -82,12 +83,6 @@ def _tell(bars: ProgressBars, name: str, before: int, total: int, done: int) -> 
     from unicuco_plugin.peers.peer import PeerProgress
 
     bars(PeerProgress(f"evaluating on {Path(name).name}", before + done, total))
-
-
-def _find_tasks(tasks: list[str], include_path: Path | None) -> Any:  # noqa: ANN401 - lm-eval's TaskManager
-    from unicuco_plugin.objectives.tasks import find_tasks
-
-    return find_tasks(tasks, include_path) if tasks else None
 
 
 def _run_tasks(

@@ -73,9 +73,11 @@ class EvoPress:
         decoder = request.decoder
         count, removed = len(decoder.blocks), blocks_to_drop(len(decoder.blocks), request.sparsity)
         whole = space == "depth"
-        kinds = (decoder.block_names,) if whole else sublayer_names(decoder)
-        sizes = dict(zip(decoder.block_names, depth_space(decoder).block_params, strict=True))
-        sizes = sizes if whole else sublayer_params(decoder)
+        if whole:
+            kinds: tuple[tuple[str, ...], ...] = (tuple(decoder.block_names),)
+            sizes = dict(zip(decoder.block_names, depth_space(decoder).block_params, strict=True))
+        else:
+            kinds, sizes = sublayer_names(decoder), sublayer_params(decoder)
         if any(len({sizes[name] for name in kind}) > 1 for kind in kinds):
             raise RequestError(
                 "evopress removes a number of blocks, which is a share of the parameters only where all have one size, "

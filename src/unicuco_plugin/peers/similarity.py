@@ -90,7 +90,6 @@ class CosineWindow:
     def __call__(self, request: PeerRequest) -> PeerResult:
         """Rank and drop; see :class:`Peer`."""
         choose_space(self, request)
-        check_blocks(request)
         started = time.perf_counter()
         windows = _windows(request)
         sums = dict.fromkeys(windows, 0.0)
