@@ -9,15 +9,14 @@ Training ranks on windows of 256 tokens, peers calibrate and everybody is evalua
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import ROOT, SHARED, decoder_of, write_result
 
 from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_tokenizer
+from unicuco_plugin.objectives.comparison import Estimate
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 
 SOURCES = ("calib_wikipedia.txt", "calib_webtext.txt")
@@ -47,17 +46,17 @@ def main() -> None:
         found = dict(zip(distinct, evaluator.evaluate([list(drop) for drop in distinct]), strict=True))
         for row in rows:
             name = _name(row)
-            own, other = (torch.tensor(found[tuple(sets[n])].per_window) for n in (name, base[row["budget"]]))
-            change = own - other
+            own, other = (found[tuple(sets[n])] for n in (name, base[row["budget"]]))
+            change = Estimate.of([a - b for a, b in zip(own.per_window, other.per_window, strict=True)])
             result["rows"].append(
                 {
                     "length": length,
                     "method": row["method"],
                     "seed": row["seed"],
                     "budget": row["budget"],
-                    "divergence": round(own.mean().item(), 4),
-                    "ratio": round((own.mean() / other.mean()).item(), 4),
-                    "standard_error": round((change.std() / math.sqrt(len(change)) / other.mean()).item(), 4),
+                    "divergence": round(own.value, 4),
+                    "ratio": round(own.value / other.value, 4),
+                    "standard_error": round(change.standard_error / other.value, 4),
                 }
             )
             print(result["rows"][-1], flush=True)
