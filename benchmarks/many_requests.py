@@ -2,10 +2,10 @@
 
     python benchmarks/many_requests.py --profile PROFILE --plain-tokens-per-second N --output FILE
 
-Tokens of EvoPress follow from its settings (shared/methods.md, section 2): 64 random genomes, then int(k(n-k)/1.5)
-generations, each scoring its offspring and the elite on few tokens and the survivors and the elite on many. Its
-seconds are those tokens at the measured rate of a plain forward with KL (``candidate_cost.py``, same machine); ours are
-the whole of training, Gaussian process and StratNet included, and the answers, timed here.
+Tokens of EvoPress follow from its settings as our peer has them: 64 random genomes, then int(k(n-k)/1.5) generations,
+each scoring its offspring on few tokens, and the survivors and the parent on many. Its seconds are those tokens at
+the rate that ``candidate_cost.py`` measured for a plain forward with KL on the machine that trained it; ours are the
+whole of training, Gaussian process and StratNet included, and the answers, timed here.
 """
 
 import argparse
@@ -16,11 +16,12 @@ from pathlib import Path
 from common import removed, write_result
 
 from unicuco_plugin.answering import load_profile
+from unicuco_plugin.peers.evopress import drop_settings
+from unicuco_plugin.peers.peer import Setting
 from unicuco_plugin.request import Request
 
 REQUESTS = 64
-# offspring, tokens that rank them, survivors of that, tokens that rank those
-EVOPRESS = {"official": (32, 2048, 2, 32768), "super_fast": (16, 512, 2, 8192)}
+SETTINGS: tuple[Setting, ...] = ("official", "super_fast")
 RUNS = 20
 
 
@@ -56,8 +57,8 @@ def main() -> None:
             "evaluation_seconds": spent["evaluation_seconds"],
         },
     }
-    for name, setting in EVOPRESS.items():
-        tokens = sum(_evopress_tokens(n, k, setting) for k in counts)
+    for name in SETTINGS:
+        tokens = sum(_evopress_tokens(n, k, name) for k in counts)
         seconds = tokens / args.plain_tokens_per_second
         result[f"evopress_{name}"] = {
             "tokens": tokens,
@@ -78,10 +79,9 @@ def _requests() -> list[Request]:
     return sparsities + sizes + divergences + preferences
 
 
-def _evopress_tokens(n: int, k: int, setting: tuple[int, int, int, int]) -> int:
-    offspring, few, survivors, many = setting
-    generations = int(k * (n - k) / 1.5)
-    return 64 * 2048 + generations * (offspring * few + (survivors + 1) * many)
+def _evopress_tokens(n: int, k: int, name: Setting) -> int:
+    settings = drop_settings(name, n, k)
+    return settings.initial * settings.initial_tokens + settings.generations * settings.generation_tokens
 
 
 if __name__ == "__main__":
