@@ -4,7 +4,7 @@
 
 Tokens of EvoPress follow from its settings as our peer has them: 64 random genomes, then int(k(n-k)/1.5) generations,
 each scoring its offspring on few tokens, and the survivors and the parent on many. Its seconds are those tokens at
-the rate that ``candidate_cost.py`` measured for a plain forward with KL on the machine that trained it; ours are the
+the rate that ``candidate_cost.py`` measured for a plain forward with KL on the machine of the training; ours are the
 whole of training, Gaussian process and StratNet included, and the answers, timed here.
 """
 
