@@ -51,6 +51,18 @@ def test_the_mean_alone_is_the_same_mean():
     torch.testing.assert_close(fit.mean(POINTS), fit.predict(POINTS)[0])
 
 
+def test_thousands_of_points_at_once_are_predicted_as_one_by_one():
+    fit = posterior_of()
+    x = torch.rand(1000, D, generator=torch.Generator().manual_seed(6), dtype=torch.float64, requires_grad=True)
+    mean, std = fit.predict(x)
+    alone = [fit.predict(row[None]) for row in x]
+    torch.testing.assert_close(mean, torch.cat([m for m, _ in alone]))
+    torch.testing.assert_close(std, torch.cat([s for _, s in alone]))
+    torch.testing.assert_close(fit.mean(x), mean)
+    (slope,) = torch.autograd.grad(fit.mean(x).sum(), x)
+    torch.testing.assert_close(slope[-1:], torch.autograd.grad(fit.mean(x[-1:]).sum(), x)[0][-1:])
+
+
 def test_without_noise_measured_points_are_interpolated():
     X = torch.eye(D, dtype=torch.float64)
     fit = posterior_of(X=X, G=X, ell=torch.ones(D).double(), t=torch.arange(D).double() / D, sigma2=1e-9)

@@ -81,6 +81,16 @@ def test_moves_are_all_swaps_of_one_size_and_trades_for_the_nearest_three():
     assert {SPACE.key(row) for row in SPACE.neighbours(y)[0]} == {"1", "5", "7", "0,2,4"}
 
 
+@both
+def test_rows_of_unlike_compositions_have_the_moves_that_they_have_alone(space):
+    x = torch.cat([space.random(4, share, torch.Generator().manual_seed(1)) for share in space.budgets])
+    moves = space.neighbours(x)
+    for row, found in zip(x, moves, strict=True):
+        alone = space.neighbours(row[None])[0]
+        assert torch.equal(found[: len(alone)], alone)
+        assert torch.equal(found[len(alone) :], row.expand(len(found) - len(alone), -1))
+
+
 def test_first_strategies_are_distinct_singles_and_sets():
     some = SPACE.first(10, torch.Generator().manual_seed(0), 0.6)
     assert len({SPACE.key(row) for row in some}) == len(some) == 10

@@ -13,7 +13,7 @@ the share with fewer parameters.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -201,40 +201,44 @@ class SublayerSpace(WeightedUnits):
 
         Rows that have fewer moves than others repeat themselves.
         """
-        found = [torch.cat([self._swapped(row), self._traded(row)]) for row in x]
-        most = max(map(len, found), default=0)
-        return torch.stack(
-            [torch.cat([moves, row.expand(most - len(moves), -1)]) for row, moves in zip(x, found, strict=True)]
-        )
+        found = [self._swapped(x), *self._traded(x)]
+        row, moved = (torch.cat(parts) for parts in zip(*found, strict=True))
+        order = row.argsort(stable=True)
+        row, count = row[order], row.bincount(minlength=len(x))
+        place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+        moves = x[:, None].repeat(1, int(count.max()) if len(x) else 0, 1)
+        moves[row, place] = moved[order]
+        return moves
 
-    def _swapped(self, row: Tensor) -> Tensor:
-        moves = []
-        for members in self._members:
-            goes = members[row[members] == 0]
-            comes = members[row[members] == 1]
-            pairs = torch.cartesian_prod(goes, comes).view(-1, 2)
-            changed = row.repeat(len(pairs), 1)
-            changed.scatter_(1, pairs[:, :1], 1.0)
-            changed.scatter_(1, pairs[:, 1:], 0.0)
-            moves.append(changed)
-        return torch.cat(moves)
+    @cached_property
+    def _pairs(self) -> Tensor:
+        """Ordered pairs of different units of one size, ``pairs x 2``."""
+        pairs = torch.cat([torch.cartesian_prod(members, members).view(-1, 2) for members in self._members])
+        return pairs[pairs[:, 0] != pairs[:, 1]]
 
-    def _traded(self, row: Tensor) -> Tensor:
+    def _swapped(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of rows, and what a swap makes of each."""
+        goes, comes = self._pairs.T
+        row, pair = ((x[:, goes] == 0) & (x[:, comes] == 1)).nonzero().T
+        changed = x[row]
+        changed.scatter_(1, goes[pair, None], 1.0)
+        changed.scatter_(1, comes[pair, None], 0.0)
+        return row, changed
+
+    def _traded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """One larger unit for as many smaller ones as weigh the same, the nearest in the model, either way."""
-        moves = []
         for small, large in itertools.combinations(range(len(self._sizes)), 2):
             times, rest = divmod(self._sizes[large], self._sizes[small])
             if rest or times > _TRADED:
                 continue
             fine, coarse = self._members[small], self._members[large]
-            free = row[fine][None] != row[coarse][:, None]
+            free = x[:, None, fine] != x[:, coarse, None]
             distance = (fine[None] - coarse[:, None]).abs().double().masked_fill(~free, torch.inf)
-            nearest = fine[distance.argsort(dim=-1, stable=True)[:, :times]]
-            changed = row.repeat(len(coarse), 1)
-            changed.scatter_(1, nearest, row[coarse][:, None].expand(-1, times))
-            changed.scatter_(1, coarse[:, None], 1.0 - row[coarse][:, None])
-            moves.append(changed[free.sum(-1) >= times])
-        return torch.cat(moves) if moves else row[None][:0]
+            nearest = fine[distance.argsort(dim=-1, stable=True)[..., :times]]
+            row, unit = (free.sum(-1) >= times).nonzero().T
+            there = x[row, coarse[unit]][:, None]
+            changed = x[row].scatter(1, nearest[row, unit], there.expand(-1, times))
+            yield row, changed.scatter(1, coarse[unit, None], 1.0 - there)
 
     def to_units(self, x: Tensor) -> dict[str, float]:
         """Name the removed sub-layers of one strategy, ``d``."""
