@@ -73,6 +73,12 @@ def test_the_table_says_where_a_peer_is_better_and_from_when_we_are_cheaper():
     assert "| 0.5 | 1 | **2.0000** |" in text
 
 
+def test_peers_alone_are_not_held_against_ours():
+    text = describe_benchmark(RESULT | {"budgets": [0.5], "rows": [row("search", 0, 0.5, 3.0)]})
+    assert "Where a peer is better" not in text
+    assert "| method | tokens, 1 budget | once |" in text
+
+
 def test_methods_that_removed_different_shares_are_told_apart():
     assert "removed different shares" not in describe_benchmark(RESULT)
     text = describe_benchmark(RESULT | {"rows": [*ROWS, row("halves", 0, 0.5, 1.0, sparsity=0.6)]})

@@ -23,7 +23,9 @@ def describe_benchmark(result: Mapping[str, Any]) -> str:
     for text in result["texts"]:
         parts += [f"## Divergence on {text}, nats per token", "", *_quality(lines, text), ""]
     parts += _reached(lines)
-    parts += ["## Where a peer is better", "", *_losses(lines), "", "## Cost", "", *_costs(lines, result), ""]
+    if len({line.ours for line in lines}) == 2:
+        parts += ["## Where a peer is better", "", *_losses(lines), ""]
+    parts += ["## Cost", "", *_costs(lines, result), ""]
     for group in [name for name in distinct(rows, "group") if name != "methods"]:
         parts += [f"## Ablation: {group}", "", *_quality(lines_of(rows, group), None), ""]
     return "\n".join(parts)
@@ -81,22 +83,22 @@ def _losses(lines: Sequence[Line]) -> list[str]:
 
 
 def _costs(lines: Sequence[Line], result: Mapping[str, Any]) -> list[str]:
-    most = max(result["requests"])
-    table = [f"| method | tokens, {len(result['budgets'])} budgets | once | each request | {most} requests |"]
+    most, count = max(result["requests"]), len(result["budgets"])
+    table = [f"| method | tokens, {count} budget{'s' if count > 1 else ''} | once | each request | {most} requests |"]
     table += ["|---|---:|---:|---:|---:|"]
     for line in lines:
         times = [_time(seconds) for seconds in (line.once, line.each, total_seconds(line, most))]
         name = f"{line.name} (time extrapolated to the whole search)" if line.extrapolated else line.name
-        if len(line.scores) < len(result["budgets"]):
+        if len(line.scores) < count:
             name += f", {len(line.scores)} of the budgets"
         table.append(f"| {name} | {format_count(line.tokens)} | {' | '.join(times)} |")
     crossings = [
-        f"- {mine.name} takes less time than {peer.name} from {count} request{'s' if count > 1 else ''} on."
+        f"- {mine.name} takes less time than {peer.name} from {first} request{'s' if first > 1 else ''} on."
         for mine in lines
         for peer in lines
-        if mine.ours and not peer.ours and (count := _crossing(mine, peer)) is not None
+        if mine.ours and not peer.ours and (first := _crossing(mine, peer)) is not None
     ]
-    note = f"Times beyond the {len(result['budgets'])} measured budgets are extrapolated from their mean."
+    note = f"Times of {most} requests are extrapolated from the mean of the measured budgets."
     return [*table, "", note, *([""] if crossings else []), *crossings]
 
 
