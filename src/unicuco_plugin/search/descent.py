@@ -60,32 +60,25 @@ def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, budget: floa
 
 
 def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float, longest: int) -> Tensor:
-    """Follow the best neighbour from each start until none lowers the bound, or ``longest`` times.
-
-    Paths that meet go on as one.
-    """
-    x, path = x.unique(dim=0, return_inverse=True)
+    """Follow the best neighbour from each start until none lowers the bound, or ``longest`` times."""
+    x = x.clone()
     value = posterior.bound(x, "upper", kappa)
-    live = torch.ones(len(x), dtype=torch.bool)
+    live = torch.arange(len(x))
     for _ in range(longest):
-        if not bool(live.any()):
-            break
-        at = live.nonzero()[:, 0]
-        moves = space.neighbours(x[at])
+        # Paths that have met go on as one.
+        at, path = x[live].unique(dim=0, return_inverse=True)
+        moves = space.neighbours(at)
         if moves.shape[1] == 0:
             break
         bounds = posterior.bound(moves.flatten(0, 1), "upper", kappa).view(moves.shape[:2])
         best, move = bounds.min(-1)
-        better = best < value[at] - 1e-9
-        live[at] = better
-        moved = at[better]
-        x[moved] = moves[better, move[better]]
-        value[moved] = best[better]
-        x, met = x.unique(dim=0, return_inverse=True)
-        value = torch.empty(len(x), dtype=value.dtype).scatter(0, met, value)
-        live = torch.ones(len(x), dtype=torch.bool).scatter(0, met[~live], False)
-        path = met[path]
-    return x[path]
+        better = best[path] < value[live] - 1e-9
+        if not bool(better.any()):
+            break
+        live, path = live[better], path[better]
+        x[live] = moves[path, move[path]]
+        value[live] = best[path]
+    return x
 
 
 def propose_neighbours(

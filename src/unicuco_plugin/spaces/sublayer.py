@@ -206,7 +206,7 @@ class SublayerSpace(WeightedUnits):
         order = row.argsort(stable=True)
         row, count = row[order], row.bincount(minlength=len(x))
         place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-        moves = x[:, None].repeat(1, int(count.max()) if len(x) else 0, 1)
+        moves = x[:, None].repeat(1, int(count.max()), 1)
         moves[row, place] = moved[order]
         return moves
 
@@ -220,10 +220,7 @@ class SublayerSpace(WeightedUnits):
         """Numbers of rows, and what a swap makes of each."""
         goes, comes = self._pairs.T
         row, pair = ((x[:, goes] == 0) & (x[:, comes] == 1)).nonzero().T
-        changed = x[row]
-        changed.scatter_(1, goes[pair, None], 1.0)
-        changed.scatter_(1, comes[pair, None], 0.0)
-        return row, changed
+        return row, x[row].scatter(1, goes[pair, None], 1.0).scatter(1, comes[pair, None], 0.0)
 
     def _traded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """One larger unit for as many smaller ones as weigh the same, the nearest in the model, either way."""
