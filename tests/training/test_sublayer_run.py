@@ -11,6 +11,7 @@ from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.objectives.evaluator import BlockEvaluator, lacking_parts
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.spaces.removal import parse_key
 from unicuco_plugin.training import train_profile
 
 TINY = Settings(
@@ -60,6 +61,16 @@ def test_a_confirmed_divergence_is_what_the_evaluator_measures(profile, dense):
     with torch.no_grad():
         log_p, log_q = (m(windows, use_cache=False).logits.log_softmax(-1) for m in (decoder.model, pruned))
     assert found.value == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-4)
+
+
+def test_whole_blocks_were_measured_before_and_are_known(profile):
+    units = profile.record.units
+    assert [unit.rpartition(".")[0] for unit in units[::2]] == [unit.rpartition(".")[0] for unit in units[1::2]]
+    measured = [parse_key(len(units), entry.strategy) for entry in profile.record.archive if entry.measured]
+    whole = [x for x in measured if torch.equal(x[::2], x[1::2])]
+    assert sum(int(x.sum()) == 2 for x in whole) == len(units) // 2
+    assert any(int(x.sum()) > 2 for x in whole)
+    assert len(whole) < len(measured)
 
 
 def test_sizes_cannot_be_asked_for(profile):

@@ -13,7 +13,7 @@ the share with fewer parameters.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,8 @@ from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down
 from unicuco_plugin.spaces.removal import key_of, named_units, parse_key, row_of, units_of
+from unicuco_plugin.spaces.sublayer_moves import SublayerMoves
+from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.spaces.weighted import WeightedUnits
 
 __all__ = ["SublayerSpace"]
@@ -30,8 +32,6 @@ __all__ = ["SublayerSpace"]
 _SLACK = 1e-12
 # Sizes beyond which compositions are too many to list; models have two, those that mix kinds of attention three.
 _SIZES = 3
-# Units of the smaller size that a move may trade for one of the larger.
-_TRADED = 4
 # Draws for each of the first strategies before a space is taken to have no more distinct ones.
 _TRIES = 20
 
@@ -183,59 +183,43 @@ class SublayerSpace(WeightedUnits):
                 break
             limit = len(self.budgets) if turn % 5 == 0 else largest
             budget = self.budgets[int(torch.randint(limit, (1,), generator=generator))]
-            row = self.random(1, budget, generator)[0]
+            row = self.random(2, budget, generator)[turn % 2]
             if self.key(row) not in seen:
                 seen.add(self.key(row))
                 rows.append(row)
         return torch.stack(rows)
 
     def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
-        """Random compositions at one budget, and random units for each, ``count x d``; repeats are possible."""
+        """Random sets at one budget, ``count x d``; repeats are possible.
+
+        In turn whole blocks, and what is left of the budget somewhere, and random units of a random composition.
+        """
         N = self._compositions[self._total(sparsity)]
         chosen = N[torch.randint(len(N), (count,), generator=generator)]
         orders = [torch.rand(count, len(members), generator=generator).argsort(-1) for members in self._members]
-        return self._taken(orders, chosen)
+        worth = torch.rand(count, len(self.blocks.unique()), generator=generator, dtype=torch.float64)
+        # Every parameter of a block is worth the same, so that units of one block go together.
+        whole = self.project(worth[:, self.blocks] * self.params, sparsity)
+        turns = torch.arange(count) % 2 == 0
+        return torch.where(turns[:, None], whole, self._taken(orders, chosen))
 
     def neighbours(self, x: Tensor) -> Tensor:
-        """Swap two units of one size in every way; trade one for several smaller ones beside it. ``p x moves x d``.
+        """Swap two units or two whole blocks, trade a unit for several smaller ones beside it, ``p x moves x d``.
 
         Rows that have fewer moves than others repeat themselves.
         """
-        found = [self._swapped(x), *self._traded(x)]
-        row, moved = (torch.cat(parts) for parts in zip(*found, strict=True))
-        order = row.argsort(stable=True)
-        row, count = row[order], row.bincount(minlength=len(x))
-        place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-        moves = x[:, None].repeat(1, int(count.max()), 1)
-        moves[row, place] = moved[order]
-        return moves
+        return self._moves(x)
 
     @cached_property
-    def _pairs(self) -> Tensor:
-        """Ordered pairs of different units of one size, ``pairs x 2``."""
-        pairs = torch.cat([torch.cartesian_prod(members, members).view(-1, 2) for members in self._members])
-        return pairs[pairs[:, 0] != pairs[:, 1]]
+    def _moves(self) -> SublayerMoves:
+        return SublayerMoves(self.unit_params, tuple(self.blocks.tolist()))
 
-    def _swapped(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of rows, and what a swap makes of each."""
-        goes, comes = self._pairs.T
-        row, pair = ((x[:, goes] == 0) & (x[:, comes] == 1)).nonzero().T
-        return row, x[row].scatter(1, goes[pair, None], 1.0).scatter(1, comes[pair, None], 0.0)
-
-    def _traded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """One larger unit for as many smaller ones as weigh the same, the nearest in the model, either way."""
-        for small, large in itertools.combinations(range(len(self._sizes)), 2):
-            times, rest = divmod(self._sizes[large], self._sizes[small])
-            if rest or times > _TRADED:
-                continue
-            fine, coarse = self._members[small], self._members[large]
-            free = x[:, None, fine] != x[:, coarse, None]
-            distance = (fine[None] - coarse[:, None]).abs().double().masked_fill(~free, torch.inf)
-            nearest = fine[distance.argsort(dim=-1, stable=True)[..., :times]]
-            row, unit = (free.sum(-1) >= times).nonzero().T
-            there = x[row, coarse[unit]][:, None]
-            changed = x[row].scatter(1, nearest[row, unit], there.expand(-1, times))
-            yield row, changed.scatter(1, coarse[unit, None], 1.0 - there)
+    @cached_property
+    def blocks(self) -> Tensor:
+        """The block of each unit, ``d`` whole numbers from 0."""
+        names = [name_block(unit) for unit in self.units]
+        places = {name: index for index, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([places[name] for name in names])
 
     def to_units(self, x: Tensor) -> dict[str, float]:
         """Name the removed sub-layers of one strategy, ``d``."""

@@ -25,8 +25,9 @@ from unicuco_plugin.profile import RECORD, write_profile
 from unicuco_plugin.search.journal import Journal
 from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
 from unicuco_plugin.search.memory import RememberedObjective
+from unicuco_plugin.search.progress import Progress
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.trainer import Progress, train
+from unicuco_plugin.search.trainer import train
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.training.outcome import build_record
 from unicuco_plugin.training.subject import Subject, Units, check_units, find_subject
@@ -159,7 +160,16 @@ def train_profile(
         measure = JournaledMeasure(journal, subject.space, makers, settings.batch)
         progress(Progress("preparing", 0, 1, 0, ""))
         start = subject.start(journal, windows.rank, ranked)
-        result = train(subject.space, measure, scalarization, settings, progress, first=start.first, prior=start.prior)
+        result = train(
+            subject.space,
+            measure,
+            scalarization,
+            settings,
+            progress,
+            first=start.first,
+            prior=start.prior,
+            coarse=subject.coarse,
+        )
         spent = {
             "evaluation_tokens": journal.tokens_spent() + start.tokens,
             "evaluation_seconds": round(journal.seconds_spent(), 2),

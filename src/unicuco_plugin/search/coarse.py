@@ -1,0 +1,80 @@
+"""A search over groups of units, before that over the units: fewer strategies, and whole groups often go best."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from unicuco_plugin.search.exploration import Exploration, most_measurements
+from unicuco_plugin.search.journal import Measurement
+from unicuco_plugin.search.measuring import RANK, Measure
+from unicuco_plugin.search.progress import Progress
+from unicuco_plugin.search.scalarization import Scalarization
+from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.spaces.space import Space
+
+__all__ = ["Coarse", "explore_coarse"]
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """The same strategies by larger units.
+
+    Attributes:
+        space: Over ``e`` groups of units.
+        groups: Of each of the ``d`` units, the index of its group.
+        label: What the groups are called.
+    """
+
+    space: Space
+    groups: Tensor
+    label: str
+
+    def expand(self, x: Tensor) -> Tensor:
+        """Give every unit its group's share, ``... x e`` to ``... x d``."""
+        return x[..., self.groups]
+
+    def refine(self, settings: Settings) -> Settings:
+        """Settings for the units: as many first strategies and picks for each of them as for each group."""
+        times = round(len(self.groups) / len(self.space.units))
+        return settings.model_copy(update={"initial": times * settings.initial, "picks": times * settings.picks})
+
+
+def explore_coarse(
+    coarse: Coarse,
+    space: Space,
+    measure: Measure,
+    scalarization: Scalarization,
+    settings: Settings,
+    *,
+    progress: Callable[[Progress], None] = lambda _: None,
+    after: int = 0,
+) -> list[Measurement]:
+    """Explore groups of units on the ranking windows.
+
+    Args:
+        coarse: The groups.
+        space: Of the units; names what is measured, so that both searches share a journal.
+        measure: Measures strategies of ``space``.
+        scalarization: How a preference weighs size and quality.
+        settings: Everything else that steers the search.
+        progress: Called often.
+        after: Measurements to come once this is over, for progress.
+
+    Returns:
+        All measurements, by the keys of ``space``.
+    """
+    inner = coarse.space
+
+    def measure_groups(fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
+        rows = measure(fidelity, coarse.expand(X), report)
+        return [replace(row, key=inner.key(x)) for row, x in zip(rows, X, strict=True)]
+
+    def tell(event: Progress) -> None:
+        stage, message = (text and f"{coarse.label}: {text}" for text in (event.stage, event.message))
+        progress(replace(event, stage=stage, message=message))
+
+    run = Exploration(inner, measure_groups, scalarization, settings, tell)
+    run.total = most_measurements(inner, settings) + after
+    run.explore()
+    return [replace(row, key=space.key(coarse.expand(inner.parse(row.key)))) for row in run.rows[RANK]]

@@ -1,0 +1,246 @@
+"""The alternating loop: StratNet proposes, the objective measures, the surrogate learns, StratNet learns.
+
+Notation as in UniCuCo's Algorithm 1: ``X``: n x d measured strategies; ``F``: n x 2 objectives (size, quality).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.search.contest import Contest
+from unicuco_plugin.search.descent import propose_neighbours
+from unicuco_plugin.search.evidence import compare
+from unicuco_plugin.search.hypervolume import reference_point, select_by_improvement
+from unicuco_plugin.search.journal import Measurement
+from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, Measure
+from unicuco_plugin.search.posterior import Bound, Posterior
+from unicuco_plugin.search.prior import Prior
+from unicuco_plugin.search.progress import Progress
+from unicuco_plugin.search.scalarization import Scalarization, Scaling
+from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.search.stratnet import StratNet, sample_preferences, train_stratnet
+from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
+from unicuco_plugin.spaces.space import Space
+
+__all__ = ["Exploration", "most_measurements", "quality_of"]
+
+
+def quality_of(posterior: Posterior, target: Tensor, settings: Settings) -> Tensor:
+    """Turn the surrogate's target into the quality objective: nats per token, or their logarithm."""
+    if settings.quality == "log":
+        return target if posterior.target == "log" else posterior.divergence(target).log()
+    return posterior.divergence(target)
+
+
+def most_measurements(space: Space, settings: Settings) -> int:
+    """The most strategies that an exploration measures."""
+    verifying = 0 if space.smooth else settings.verify * len(space.budgets)
+    return settings.initial + settings.epochs * settings.picks + verifying
+
+
+class Exploration:
+    """One space's search: what was measured, and what was learned from it.
+
+    Args:
+        space: Of the strategies.
+        measure: Measures them, durably.
+        scalarization: How a preference weighs size and quality.
+        settings: Everything else that steers the run.
+        progress: Called often.
+        first: Strategies to measure before there is a surrogate, ``n x d``; filled up by the space's own.
+        known: Measurements on the ranking windows that another search has made; they join once those are measured.
+        prior: What the surrogate's mean follows.
+
+    Attributes:
+        space, settings, scalarization: As given.
+        net: StratNet.
+        rows: Measurements by fidelity, in order.
+        X: ``n x d`` strategies that were ranked.
+        learned: The surrogate and the frozen scale; None before the first.
+        epoch: Rounds that were run.
+        total: What progress counts up to; the most of this search unless it is set.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        measure: Measure,
+        scalarization: Scalarization,
+        settings: Settings,
+        progress: Callable[[Progress], None],
+        *,
+        first: Tensor | None = None,
+        known: Sequence[Measurement] = (),
+        prior: Prior | None = None,
+    ) -> None:
+        self.space, self.scalarization, self.settings = space, scalarization, settings
+        self.net = StratNet(len(space.units), settings.generator(1))
+        self.rows: dict[str, list[Measurement]] = {RANK: [], RERANK: [], CONFIRM: []}
+        self.X = torch.empty(0, len(space.units), dtype=torch.float64)
+        self.learned: tuple[Posterior, Scaling] | None = None
+        self.epoch = 0
+        self._measure, self._progress, self._prior = measure, progress, prior
+        self._first = self.X if first is None else first
+        self._known = list(known)
+        self._surrogate: Surrogate | None = None
+        self.total = len(known) + most_measurements(space, settings)
+
+    def explore(self) -> None:
+        """Measure on the ranking windows until nothing promises to improve, or the settings' rounds are over."""
+        own = self.space.first(self.settings.initial, self.settings.generator(2), self.settings.focus)
+        first = _distinct(self.space, torch.cat([self._first, own]), {row.key for row in self._known})
+        first = first[: self.settings.initial]
+        self.measure(RANK, first, "first strategies")
+        self._learn()
+        self._join()
+        while self.epoch < self.settings.epochs:
+            picks = self._pick()
+            if not len(picks):
+                break
+            self.measure(RANK, picks, f"epoch {self.epoch + 1} of {self.settings.epochs}")
+            self.epoch += 1
+            self._learn()
+        self._verify()
+
+    def _join(self) -> None:
+        """Learn what is known from elsewhere; a search chose it, so the target is judged without it."""
+        if self._known:
+            self.rows[RANK] += self._known
+            self.X = torch.cat([self.X, torch.stack([self.space.parse(row.key) for row in self._known])])
+            self._known = []
+            self._learn()
+
+    def _verify(self) -> None:
+        """Measure the best of each budget where it is only predicted: of many predictions the lowest is too low.
+
+        Not in a smooth space, where descents always end a little beside what was measured.
+        """
+        for _ in range(0 if self.space.smooth else self.settings.verify):
+            known = {row.key for row in self.rows[RANK]}
+            new = _distinct(self.space, self.finalists(self.contest(), 1, self.settings.focus), known)
+            if not len(new):
+                break
+            self.measure(RANK, new, "verifying")
+            self._learn()
+
+    def _learn(self) -> None:
+        """Fit the surrogate, freeze the scale, train StratNet on both."""
+        settings = self.settings
+        y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
+        self._report("fitting the surrogate", "")
+        self._surrogate = fit_surrogate(
+            self.X,
+            y,
+            self.space.features,
+            target=settings.target,
+            previous=self._surrogate,
+            prior=self._prior,
+            scales=self.space.scales,
+        )
+        posterior = self._surrogate.posterior
+        scaling = Scaling.from_front(self._measured())
+
+        def objectives(scores: Tensor) -> Tensor:
+            return scaling.scale(self._objectives(posterior, self.space.relax(scores)))
+
+        self._report("training StratNet", "")
+        train_stratnet(
+            self.net,
+            objectives,
+            self.scalarization,
+            steps=settings.steps,
+            preferences=settings.preferences,
+            learning_rate=settings.learning_rate,
+            generator=settings.generator(3, self.epoch),
+        )
+        self.learned = posterior, scaling
+
+    def _measured(self) -> Tensor:
+        """``F`` of everything ranked so far, ``n x 2``."""
+        y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
+        return torch.stack([1.0 - self.space.sparsity(self.X), y.log() if self.settings.quality == "log" else y], -1)
+
+    def _posterior(self) -> Posterior:
+        if self.learned is None:
+            raise RuntimeError("there is no surrogate before the first strategies are measured")
+        return self.learned[0]
+
+    def _objectives(self, posterior: Posterior, x: Tensor) -> Tensor:
+        target = posterior.bound(x, self.settings.bound, self.settings.kappa)
+        return torch.stack([1.0 - self.space.sparsity(x), quality_of(posterior, target, self.settings)], -1)
+
+    @torch.no_grad()
+    def _pick(self) -> Tensor:
+        """Choose what to measure next: the pool's greatest joint hypervolume improvement."""
+        settings, posterior = self.settings, self._posterior()
+        lam = sample_preferences(settings.pool, settings.generator(4, self.epoch))
+        pool = [self.space.relax(self.net(lam)).round(decimals=6)]
+        if settings.neighbours:
+            pool.append(self._neighbours(settings.bound))
+        known = {row.key for row in self.rows[RANK]}
+        candidates = _distinct(self.space, torch.cat(pool), known)
+        candidates = candidates[self.space.sparsity(candidates) <= settings.focus + 1e-9]
+        if not len(candidates):
+            return candidates
+        F = self._measured()
+        chosen = select_by_improvement(self._objectives(posterior, candidates), F, reference_point(F), settings.picks)
+        return candidates[chosen]
+
+    def _neighbours(self, bound: Bound) -> Tensor:
+        settings = self.settings
+        with torch.enable_grad():
+            return propose_neighbours(
+                self._posterior(),
+                self.space,
+                self.X,
+                starts=settings.starts,
+                bound=bound,
+                kappa=settings.kappa,
+                generator=settings.generator(5, self.epoch),
+            ).detach()
+
+    def contest(self) -> Contest:
+        """The race on all ranking evidence: measured, StratNet's, neighbours'."""
+        again: dict[str, float | None] = {row.key: None for row in self.rows[RANK]}
+        if self.settings.neighbours:
+            again |= {self.space.key(row): None for row in self._neighbours("none")}
+        again |= {row.key: row.value for row in self.rows[RERANK]}
+        posterior = self._posterior()
+        return Contest(self.space, self.net, posterior, again, compare(self.space, posterior, self.rows[RERANK]))
+
+    def finalists(self, contest: Contest, count: int, focus: float = 1.0) -> Tensor:
+        """The ``count`` best of each budget."""
+        chosen = []
+        for race in contest.candidates([budget for budget in self.space.budgets if budget <= focus + 1e-9]):
+            best = {c.key: c.x for c in sorted(race, key=lambda candidate: candidate.cautious)}
+            chosen += list(best.values())[:count]
+        return torch.stack(chosen) if chosen else self.X[:0]
+
+    def measure(self, fidelity: str, X: Tensor, stage: str) -> None:
+        """Measure ``n x d`` strategies and keep what comes of it in ``rows``."""
+        if not len(X):  # no budget lies within the focus
+            return
+        # As the journal names them: a smooth space rounds, and what is learned from is what was measured.
+        X = torch.stack([self.space.parse(self.space.key(row)) for row in X])
+        self.rows[fidelity] += self._measure(fidelity, X, lambda count: self._report(stage, "", count))
+        if fidelity == RANK:
+            self.X = torch.cat([self.X, X])
+        values = [row.value for row in self.rows[fidelity][-len(X) :]]
+        self._report(stage, f"{stage}: {len(X)} measured, {min(values):.3f} to {max(values):.3f} nats per token")
+
+    def _report(self, stage: str, message: str, more: int = 0) -> None:
+        rows = [*self._known, *(row for rows in self.rows.values() for row in rows)]
+        tokens = sum(row.tokens for row in rows)
+        self._progress(Progress(stage, len(rows) + more, self.total, tokens, message))
+
+
+def _distinct(space: Space, X: Tensor, known: set[str]) -> Tensor:
+    seen = set(known)
+    keep = []
+    for index, row in enumerate(X):
+        key = space.key(row)
+        if key not in seen:
+            seen.add(key)
+            keep.append(index)
+    return X[keep]
