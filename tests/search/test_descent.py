@@ -3,10 +3,11 @@ import itertools
 import pytest
 import torch
 
-from unicuco_plugin.search.descent import descend, propose_neighbours
+from unicuco_plugin.search.descent import descend, move_beside, propose_neighbours
 from unicuco_plugin.search.posterior import Posterior
 from unicuco_plugin.spaces.depth import DepthSpace
 from unicuco_plugin.spaces.structured import StructuredSpace
+from unicuco_plugin.spaces.sublayer import SublayerSpace
 
 D = 8
 SPACE = DepthSpace(tuple(f"b.{i}" for i in range(D)), (3,) * D)
@@ -108,3 +109,30 @@ def test_descents_in_a_space_of_steps_stay_at_the_budget_and_cross_what_the_grad
     assert end[6] > 0.0
     assert 0.1875 - 1e-9 <= space.sparsity(end[None]).item() < 0.1875 + 3 / 480
     assert posterior.mean(end[None]) < posterior.mean(start)
+
+
+def test_strategies_between_budgets_lead_to_those_on_either_side():
+    names = tuple(f"b.{i}.{kind}" for i in range(3) for kind in ("self_attn", "mlp"))
+    space = SublayerSpace(names, (16, 50, 16, 600, 16, 600))
+    X = space.first(40, torch.Generator().manual_seed(0))
+    posterior = Posterior(
+        X, space.features, torch.full((6,), 4.0).double(), X.sum(-1), 4.0, 0.01, 1.0, -1.0, 0.7, "log"
+    )
+    # Blocks as large as no budget: each half counts, and a sixth of all of them comes down to less or more.
+    rows = torch.stack([space.from_units(dict.fromkeys(names[i : i + 2], 1.0)) for i in (0, 2, 4)])
+    listed = torch.tensor(space.budgets, dtype=torch.float64)
+    sizes = space.sparsity(rows)
+    off = ((sizes[:, None] - listed).abs() > 1e-9).all(1)
+    assert bool(off.any())
+    found = move_beside(posterior, space, rows)
+    expected = []
+    for size in sizes[off].tolist():
+        expected += [
+            max(b for b in (0.0, *space.budgets) if b < size),
+            min(b for b in (*space.budgets, 1.0) if b > size),
+        ]
+    assert sorted(space.sparsity(found).tolist()) == pytest.approx(sorted(b for b in expected if 0.0 < b < 1.0))
+
+
+def test_strategies_at_budgets_lead_nowhere_else(posterior):
+    assert len(move_beside(posterior, SPACE, sets_of(3))) == 0

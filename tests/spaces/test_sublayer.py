@@ -72,6 +72,14 @@ def test_random_sets_and_their_neighbours_are_at_the_budget(space, share):
     assert torch.equal(space.project(space.scores(x), space.reaching(share)), x)
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_random_sets_take_whole_blocks_in_every_second_row(blocks):
+    x = SPACE.random(40, blocks / BLOCKS, torch.Generator().manual_seed(0)).view(40, BLOCKS, 2)
+    assert bool((x[::2, :, 0] == x[::2, :, 1]).all())
+    assert bool((x[1::2, :, 0] != x[1::2, :, 1]).any())
+    assert len(x[::2].unique(dim=0)) > 2
+
+
 def test_moves_are_all_swaps_of_one_size_and_trades_for_the_nearest_three():
     x = SPACE.from_units({"model.layers.1.mlp": 1.0, "model.layers.0.self_attn": 1.0})[None]
     found = {SPACE.key(row) for row in SPACE.neighbours(x)[0]}

@@ -47,11 +47,10 @@ def is_move(moves, before, after):
 
 @pytest.mark.parametrize("moves", [EVEN, MIXED, LARGE], ids=["even", "mixed", "large"])
 def test_moves_are_those_that_brute_force_finds(moves):
-    for x in SETS[::5]:
+    for x in [*SETS[::5], SETS[94], SETS[159]]:  # the last two have no move in the mixed model
         before = removed(x)
         expected = {removed(y) for y in SETS if is_move(moves, before, removed(y))}
-        found = {removed(y) for y in moves(x[None])[0]} if expected else set()
-        assert found == expected
+        assert {removed(y) for y in moves(x[None])[0]} == expected
 
 
 def test_two_whole_blocks_are_exchanged_in_one_move():

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from unicuco_plugin.search.posterior import Bound, Posterior
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["descend", "move_onto", "propose_neighbours"]
+__all__ = ["descend", "move_beside", "move_onto", "propose_neighbours"]
 
 # Measured strategies of a budget, and of the budgets on either side, that descents start from; their posterior is
 # best known and their basins are the likeliest. Random starts are what finds the basins nobody has been to.
@@ -120,3 +120,18 @@ def move_onto(posterior: Posterior, space: Space, rows: Tensor, budget: float) -
         (slope,) = torch.autograd.grad(posterior.mean(x).sum(), x)
     # Removed units first, then kept ones; among each the ones whose removal the posterior likes best.
     return space.project(1e3 * rows - slope, budget)
+
+
+def move_beside(posterior: Posterior, space: Space, rows: Tensor) -> Tensor:
+    """Bring ``p x d`` strategies that are at none of the space's budgets onto those on either side, ``q x d``."""
+    size = space.sparsity(rows)
+    off = torch.ones(len(rows), dtype=torch.bool)
+    for budget in space.budgets:
+        off &= ~space.near(rows, budget)
+    edges = (0.0, *space.budgets, 1.0)
+    found = [rows[:0]]
+    for below, budget, above in zip(edges, space.budgets, edges[2:], strict=False):
+        between = off & (size > below) & (size < above)
+        if bool(between.any()):
+            found.append(move_onto(posterior, space, rows[between], budget))
+    return torch.cat(found)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.search.contest import Contest
-from unicuco_plugin.search.descent import propose_neighbours
+from unicuco_plugin.search.descent import move_beside, propose_neighbours
 from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.hypervolume import reference_point, select_by_improvement
 from unicuco_plugin.search.journal import Measurement
@@ -55,7 +55,7 @@ class Exploration:
     Attributes:
         space, settings, scalarization: As given.
         net: StratNet.
-        rows: Measurements by fidelity, in order.
+        rows: Measurements by fidelity; what was known stands where it joined.
         X: ``n x d`` strategies that were ranked.
         learned: The surrogate and the frozen scale; None before the first.
         epoch: Rounds that were run.
@@ -80,9 +80,10 @@ class Exploration:
         self.X = torch.empty(0, len(space.units), dtype=torch.float64)
         self.learned: tuple[Posterior, Scaling] | None = None
         self.epoch = 0
-        self._measure, self._progress, self._prior = measure, progress, prior
+        self._ask, self._progress, self._prior = measure, progress, prior
         self._first = self.X if first is None else first
         self._known = list(known)
+        self._leads = self.X
         self._surrogate: Surrogate | None = None
         self.total = len(known) + most_measurements(space, settings)
 
@@ -93,7 +94,7 @@ class Exploration:
         first = first[: self.settings.initial]
         self.measure(RANK, first, "first strategies")
         self._learn()
-        self._join()
+        self.join()
         while self.epoch < self.settings.epochs:
             picks = self._pick()
             if not len(picks):
@@ -103,13 +104,15 @@ class Exploration:
             self._learn()
         self._verify()
 
-    def _join(self) -> None:
-        """Learn what is known from elsewhere; a search chose it, so the target is judged without it."""
+    def join(self) -> None:
+        """Learn what is known from elsewhere; a search chose it, so the target is judged without it if it can be."""
         if self._known:
+            X = torch.stack([self.space.parse(row.key) for row in self._known])
             self.rows[RANK] += self._known
-            self.X = torch.cat([self.X, torch.stack([self.space.parse(row.key) for row in self._known])])
+            self.X = torch.cat([self.X, X])
             self._known = []
             self._learn()
+            self._leads = move_beside(self._posterior(), self.space, X)
 
     def _verify(self) -> None:
         """Measure the best of each budget where it is only predicted: of many predictions the lowest is too low.
@@ -175,7 +178,7 @@ class Exploration:
         """Choose what to measure next: the pool's greatest joint hypervolume improvement."""
         settings, posterior = self.settings, self._posterior()
         lam = sample_preferences(settings.pool, settings.generator(4, self.epoch))
-        pool = [self.space.relax(self.net(lam)).round(decimals=6)]
+        pool = [self.space.relax(self.net(lam)).round(decimals=6), self._leads]
         if settings.neighbours:
             pool.append(self._neighbours(settings.bound))
         known = {row.key for row in self.rows[RANK]}
@@ -223,7 +226,7 @@ class Exploration:
             return
         # As the journal names them: a smooth space rounds, and what is learned from is what was measured.
         X = torch.stack([self.space.parse(self.space.key(row)) for row in X])
-        self.rows[fidelity] += self._measure(fidelity, X, lambda count: self._report(stage, "", count))
+        self.rows[fidelity] += self._ask(fidelity, X, lambda count: self._report(stage, "", count))
         if fidelity == RANK:
             self.X = torch.cat([self.X, X])
         values = [row.value for row in self.rows[fidelity][-len(X) :]]

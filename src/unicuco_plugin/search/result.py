@@ -19,8 +19,8 @@ class TrainingResult:
         net: StratNet.
         posterior: The surrogate of the ranking fidelity.
         scaling: Of the objectives (size, quality), frozen.
-        ranked, reranked, confirmed: Every measurement, by fidelity, in order.
-        epochs: Rounds that were run.
+        ranked, reranked, confirmed: Every measurement, by fidelity; those of groups of units among the ranked ones.
+        epochs: Rounds that were run, over units.
         interrupted: Whether Ctrl-C ended it early; then some of the front is predicted, not confirmed.
     """
 

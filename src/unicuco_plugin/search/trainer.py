@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from unicuco_plugin.search.coarse import Coarse, explore_coarse
 from unicuco_plugin.search.exploration import Exploration, most_measurements, quality_of
+from unicuco_plugin.search.groups import Groups, explore_groups
 from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, Measure
 from unicuco_plugin.search.prior import Prior
@@ -29,7 +29,7 @@ def train(
     *,
     first: Tensor | None = None,
     prior: Prior | None = None,
-    coarse: Coarse | None = None,
+    groups: Groups | None = None,
 ) -> TrainingResult:
     """Run Algorithm 1 with the settings' preset, then confirm the front on fresh windows.
 
@@ -41,22 +41,22 @@ def train(
         progress: Called often.
         first: Strategies to measure before there is a surrogate, ``n x d``; filled up by the space's own.
         prior: What the surrogate's mean follows.
-        coarse: The same strategies by larger units, which are searched before; what comes of it is known here, and each
+        groups: Of units that may go together; they are searched first, what comes of it is known here, and each
             unit gets as many first strategies and picks as each of those did.
 
     The same arguments and measurements give the same result: nothing depends on time or on free memory.
 
     Raises:
-        KeyboardInterrupt: If interrupted before there is a surrogate.
+        KeyboardInterrupt: If interrupted while groups are searched, or before there is a surrogate.
 
     Source:
         UniCuCo, Algorithm 1 and Eqs. (6)-(13); deviations and additions in docs/training.md.
     """
-    own = coarse.refine(settings) if coarse else settings
+    own = groups.unit_settings(settings) if groups else settings
     after = most_measurements(space, own) + (1 + settings.rerank) * len(space.budgets)
     known: list[Measurement] = []
-    if coarse is not None:
-        known = explore_coarse(coarse, space, measure, scalarization, settings, progress=progress, after=after)
+    if groups is not None:
+        known = explore_groups(groups, space, measure, scalarization, settings, progress=progress, after=after)
     run = Exploration(space, measure, scalarization, own, progress, first=first, known=known, prior=prior)
     run.total = len(known) + after
     interrupted = False
@@ -68,6 +68,7 @@ def train(
         # Held again: what StratNet proposes from now on is what a profile's answers will compare with.
         run.measure(CONFIRM, run.finalists(run.contest(), 1), "confirming")
     except KeyboardInterrupt:
+        run.join()
         if run.learned is None:
             raise
         interrupted = True

@@ -192,7 +192,7 @@ class SublayerSpace(WeightedUnits):
     def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
         """Random sets at one budget, ``count x d``; repeats are possible.
 
-        In turn whole blocks, and what is left of the budget somewhere, and random units of a random composition.
+        Rows 0, 2, … take whole blocks as far as the budget goes, the others random units of a random composition.
         """
         N = self._compositions[self._total(sparsity)]
         chosen = N[torch.randint(len(N), (count,), generator=generator)]

@@ -81,11 +81,11 @@ class SublayerMoves:
             times, rest = divmod(large, small)
             if rest or times > _TRADED:
                 continue
-            fine, coarse = self._members[small], self._members[large]
-            free = x[:, None, fine] != x[:, coarse, None]
-            distance = (fine[None] - coarse[:, None]).abs().double().masked_fill(~free, torch.inf)
-            nearest = fine[distance.argsort(dim=-1, stable=True)[..., :times]]
+            little, big = self._members[small], self._members[large]
+            free = x[:, None, little] != x[:, big, None]
+            distance = (little[None] - big[:, None]).abs().double().masked_fill(~free, torch.inf)
+            nearest = little[distance.argsort(dim=-1, stable=True)[..., :times]]
             row, unit = (free.sum(-1) >= times).nonzero().T
-            there = x[row, coarse[unit]][:, None]
+            there = x[row, big[unit]][:, None]
             changed = x[row].scatter(1, nearest[row, unit], there.expand(-1, times))
-            yield row, changed.scatter(1, coarse[unit, None], 1.0 - there)
+            yield row, changed.scatter(1, big[unit, None], 1.0 - there)

@@ -115,7 +115,7 @@ def train_profile(
     Raises:
         ProfileError: If ``output`` holds a profile or journal already and neither flag is given.
         UnsupportedModelError, CalibrationError, JournalError, LevelsError, UnknownNameError: See there.
-        KeyboardInterrupt: If interrupted before anything usable was measured.
+        KeyboardInterrupt: If interrupted before there is a surrogate of the space; what was measured is in the journal.
     """
     started = time.perf_counter()
     output = Path(output)
@@ -168,7 +168,7 @@ def train_profile(
             progress,
             first=start.first,
             prior=start.prior,
-            coarse=subject.coarse,
+            groups=subject.groups,
         )
         spent = {
             "evaluation_tokens": journal.tokens_spent() + start.tokens,

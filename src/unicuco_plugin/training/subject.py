@@ -16,7 +16,7 @@ from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.plugins.manager import make_ranking, make_space
 from unicuco_plugin.profile import SizeTable
-from unicuco_plugin.search.coarse import Coarse
+from unicuco_plugin.search.groups import Groups
 from unicuco_plugin.search.journal import Journal
 from unicuco_plugin.search.prior import Prior
 from unicuco_plugin.spaces.space import Space
@@ -24,7 +24,7 @@ from unicuco_plugin.spaces.sparsity import BOUNDS
 from unicuco_plugin.spaces.structured import ROUND_TO, StructuredSpace
 from unicuco_plugin.spaces.sublayer import SublayerSpace
 from unicuco_plugin.spaces.units import GRANULARITIES, Granularity, group_linears, select_bounds
-from unicuco_plugin.training.coarse_units import whole_blocks
+from unicuco_plugin.training.block_groups import group_blocks
 from unicuco_plugin.training.interactions import interaction_starts
 from unicuco_plugin.training.part_sizes import measure_parts
 from unicuco_plugin.training.structure import structural_starts
@@ -81,7 +81,7 @@ class Subject:
         levels: The level database that candidates are stitched from, if they are.
         rank: Ranks the parts of modules, from windows of their own, where strategies need it.
         start: Finds out what is known beforehand, from the ranking windows and ranked parts; its work is journaled.
-        coarse: Larger units that are searched before, if there are such.
+        groups: Of units that may go together; they are searched first.
     """
 
     space: Space
@@ -90,7 +90,7 @@ class Subject:
     levels: Levels | None = None
     rank: Callable[[Tensor], RankedParts] | None = None
     start: Callable[[Journal, Tensor, RankedParts | None], Start] = lambda _journal, _windows, _ranked: Start()
-    coarse: Coarse | None = None
+    groups: Groups | None = None
 
 
 # Fields of the space 'sparsity' alone.
@@ -162,10 +162,10 @@ def _sublayer(decoder: Decoder) -> Subject:
     space = make_space("sublayer", tuple(params), tuple(params.values()))
     # What only half a block lacks is zeroed and stays in the files.
     table = _table(sizes, tuple(params.values()), (0,) * len(params))
-    coarse = whole_blocks(space) if isinstance(space, SublayerSpace) else None  # a plugin may have its own
+    groups = group_blocks(space) if isinstance(space, SublayerSpace) else None  # a plugin may have its own
     pairs = zip(sizes.block_params, sizes.block_bytes, strict=True)
     table = table.model_copy(update={"blocks": dict(zip(decoder.block_names, pairs, strict=True))})
-    return Subject(space, table, coarse=coarse)
+    return Subject(space, table, groups=groups)
 
 
 def _structured(decoder: Decoder, units: Units) -> Subject:

@@ -13,35 +13,35 @@ from unicuco_plugin.search.scalarization import Scalarization
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["Coarse", "explore_coarse"]
+__all__ = ["Groups", "explore_groups"]
 
 
 @dataclass(frozen=True)
-class Coarse:
-    """The same strategies by larger units.
+class Groups:
+    """Units that may go together.
 
     Attributes:
-        space: Over ``e`` groups of units.
-        groups: Of each of the ``d`` units, the index of its group.
+        space: Over the ``e`` groups.
+        group: Of each of ``d`` units, the index of its group.
         label: What the groups are called.
     """
 
     space: Space
-    groups: Tensor
+    group: Tensor
     label: str
 
     def expand(self, x: Tensor) -> Tensor:
         """Give every unit its group's share, ``... x e`` to ``... x d``."""
-        return x[..., self.groups]
+        return x[..., self.group]
 
-    def refine(self, settings: Settings) -> Settings:
-        """Settings for the units: as many first strategies and picks for each of them as for each group."""
-        times = round(len(self.groups) / len(self.space.units))
+    def unit_settings(self, settings: Settings) -> Settings:
+        """As many first strategies and picks for each unit as these settings give each group."""
+        times = round(len(self.group) / len(self.space.units))
         return settings.model_copy(update={"initial": times * settings.initial, "picks": times * settings.picks})
 
 
-def explore_coarse(
-    coarse: Coarse,
+def explore_groups(
+    groups: Groups,
     space: Space,
     measure: Measure,
     scalarization: Scalarization,
@@ -53,7 +53,7 @@ def explore_coarse(
     """Explore groups of units on the ranking windows.
 
     Args:
-        coarse: The groups.
+        groups: The groups.
         space: Of the units; names what is measured, so that both searches share a journal.
         measure: Measures strategies of ``space``.
         scalarization: How a preference weighs size and quality.
@@ -63,18 +63,21 @@ def explore_coarse(
 
     Returns:
         All measurements, by the keys of ``space``.
+
+    Raises:
+        KeyboardInterrupt: If interrupted; what was measured is in the journal.
     """
-    inner = coarse.space
+    inner = groups.space
 
     def measure_groups(fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
-        rows = measure(fidelity, coarse.expand(X), report)
+        rows = measure(fidelity, groups.expand(X), report)
         return [replace(row, key=inner.key(x)) for row, x in zip(rows, X, strict=True)]
 
     def tell(event: Progress) -> None:
-        stage, message = (text and f"{coarse.label}: {text}" for text in (event.stage, event.message))
+        stage, message = (text and f"{groups.label}: {text}" for text in (event.stage, event.message))
         progress(replace(event, stage=stage, message=message))
 
     run = Exploration(inner, measure_groups, scalarization, settings, tell)
     run.total = most_measurements(inner, settings) + after
     run.explore()
-    return [replace(row, key=space.key(coarse.expand(inner.parse(row.key)))) for row in run.rows[RANK]]
+    return [replace(row, key=space.key(groups.expand(inner.parse(row.key)))) for row in run.rows[RANK]]
