@@ -180,4 +180,4 @@ def _label(line: Line) -> str:
 
 
 def _legend(figure: Any, axes: Any) -> None:  # noqa: ANN401
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
