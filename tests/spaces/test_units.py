@@ -1,7 +1,7 @@
 import pytest
 
 from unicuco_plugin.errors import StrategyError
-from unicuco_plugin.spaces.units import group_linears, name_block, select_bounds
+from unicuco_plugin.spaces.units import group_linears, name_block, number_blocks, select_bounds
 
 SIZES = {
     f"model.layers.{i}.{name}": size
@@ -70,3 +70,9 @@ def test_bounds_follow_patterns_and_the_last_wins():
 )
 def test_a_blocks_name_ends_with_its_number(name, block):
     assert name_block(name) == block
+
+
+def test_blocks_are_numbered_as_they_occur():
+    names = ["model.layers.7.mlp", "model.layers.7.self_attn", "model.layers.2.mlp", "model.layers.7.norm"]
+    assert number_blocks(names) == [0, 0, 1, 0]
+    assert number_blocks([]) == []

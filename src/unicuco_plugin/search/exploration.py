@@ -51,15 +51,14 @@ class Exploration:
         first: Strategies to measure before there is a surrogate, ``n x d``; filled up by the space's own.
         known: Measurements on the ranking windows that another search has made; they join once those are measured.
         prior: What the surrogate's mean follows.
+        after: Measurements to come once this is over, for progress.
 
     Attributes:
         space, settings, scalarization: As given.
         net: StratNet.
         rows: Measurements by fidelity; what was known stands where it joined.
         X: ``n x d`` strategies that were ranked.
-        learned: The surrogate and the frozen scale; None before the first.
         epoch: Rounds that were run.
-        total: What progress counts up to; the most of this search unless it is set.
     """
 
     def __init__(
@@ -73,19 +72,32 @@ class Exploration:
         first: Tensor | None = None,
         known: Sequence[Measurement] = (),
         prior: Prior | None = None,
+        after: int = 0,
     ) -> None:
         self.space, self.scalarization, self.settings = space, scalarization, settings
         self.net = StratNet(len(space.units), settings.generator(1))
         self.rows: dict[str, list[Measurement]] = {RANK: [], RERANK: [], CONFIRM: []}
         self.X = torch.empty(0, len(space.units), dtype=torch.float64)
-        self.learned: tuple[Posterior, Scaling] | None = None
         self.epoch = 0
         self._ask, self._progress, self._prior = measure, progress, prior
         self._first = self.X if first is None else first
         self._known = list(known)
         self._leads = self.X
         self._surrogate: Surrogate | None = None
-        self.total = len(known) + most_measurements(space, settings)
+        self._learned: tuple[Posterior, Scaling] | None = None
+        self._total = len(known) + most_measurements(space, settings) + after
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether there is a surrogate."""
+        return self._learned is not None
+
+    @property
+    def learned(self) -> tuple[Posterior, Scaling]:
+        """The surrogate and the frozen scale."""
+        if self._learned is None:
+            raise RuntimeError("there is no surrogate before the first strategies are measured")
+        return self._learned
 
     def explore(self) -> None:
         """Measure on the ranking windows until nothing promises to improve, or the settings' rounds are over."""
@@ -112,7 +124,7 @@ class Exploration:
             self.X = torch.cat([self.X, X])
             self._known = []
             self._learn()
-            self._leads = move_beside(self._posterior(), self.space, X)
+            self._leads = move_beside(self.learned[0], self.space, X)
 
     def _verify(self) -> None:
         """Measure the best of each budget where it is only predicted: of many predictions the lowest is too low.
@@ -121,7 +133,7 @@ class Exploration:
         """
         for _ in range(0 if self.space.smooth else self.settings.verify):
             known = {row.key for row in self.rows[RANK]}
-            new = _distinct(self.space, self.finalists(self.contest(), 1, self.settings.focus), known)
+            new = _distinct(self.space, self.finalists(1, self.settings.focus), known)
             if not len(new):
                 break
             self.measure(RANK, new, "verifying")
@@ -157,17 +169,12 @@ class Exploration:
             learning_rate=settings.learning_rate,
             generator=settings.generator(3, self.epoch),
         )
-        self.learned = posterior, scaling
+        self._learned = posterior, scaling
 
     def _measured(self) -> Tensor:
         """``F`` of everything ranked so far, ``n x 2``."""
         y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
         return torch.stack([1.0 - self.space.sparsity(self.X), y.log() if self.settings.quality == "log" else y], -1)
-
-    def _posterior(self) -> Posterior:
-        if self.learned is None:
-            raise RuntimeError("there is no surrogate before the first strategies are measured")
-        return self.learned[0]
 
     def _objectives(self, posterior: Posterior, x: Tensor) -> Tensor:
         target = posterior.bound(x, self.settings.bound, self.settings.kappa)
@@ -176,7 +183,7 @@ class Exploration:
     @torch.no_grad()
     def _pick(self) -> Tensor:
         """Choose what to measure next: the pool's greatest joint hypervolume improvement."""
-        settings, posterior = self.settings, self._posterior()
+        settings, posterior = self.settings, self.learned[0]
         lam = sample_preferences(settings.pool, settings.generator(4, self.epoch))
         pool = [self.space.relax(self.net(lam)).round(decimals=6), self._leads]
         if settings.neighbours:
@@ -194,7 +201,7 @@ class Exploration:
         settings = self.settings
         with torch.enable_grad():
             return propose_neighbours(
-                self._posterior(),
+                self.learned[0],
                 self.space,
                 self.X,
                 starts=settings.starts,
@@ -203,17 +210,18 @@ class Exploration:
                 generator=settings.generator(5, self.epoch),
             ).detach()
 
-    def contest(self) -> Contest:
+    def _contest(self) -> Contest:
         """The race on all ranking evidence: measured, StratNet's, neighbours'."""
         again: dict[str, float | None] = {row.key: None for row in self.rows[RANK]}
         if self.settings.neighbours:
             again |= {self.space.key(row): None for row in self._neighbours("none")}
         again |= {row.key: row.value for row in self.rows[RERANK]}
-        posterior = self._posterior()
+        posterior = self.learned[0]
         return Contest(self.space, self.net, posterior, again, compare(self.space, posterior, self.rows[RERANK]))
 
-    def finalists(self, contest: Contest, count: int, focus: float = 1.0) -> Tensor:
-        """The ``count`` best of each budget."""
+    def finalists(self, count: int, focus: float = 1.0) -> Tensor:
+        """The ``count`` best of each budget, by all that is known now."""
+        contest = self._contest()
         chosen = []
         for race in contest.candidates([budget for budget in self.space.budgets if budget <= focus + 1e-9]):
             best = {c.key: c.x for c in sorted(race, key=lambda candidate: candidate.cautious)}
@@ -235,7 +243,7 @@ class Exploration:
     def _report(self, stage: str, message: str, more: int = 0) -> None:
         rows = [*self._known, *(row for rows in self.rows.values() for row in rows)]
         tokens = sum(row.tokens for row in rows)
-        self._progress(Progress(stage, len(rows) + more, self.total, tokens, message))
+        self._progress(Progress(stage, len(rows) + more, self._total, tokens, message))
 
 
 def _distinct(space: Space, X: Tensor, known: set[str]) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from unicuco_plugin.search.exploration import Exploration, most_measurements
+from unicuco_plugin.search.exploration import Exploration
 from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.measuring import RANK, Measure
 from unicuco_plugin.search.progress import Progress
@@ -77,7 +77,6 @@ def explore_groups(
         stage, message = (text and f"{groups.label}: {text}" for text in (event.stage, event.message))
         progress(replace(event, stage=stage, message=message))
 
-    run = Exploration(inner, measure_groups, scalarization, settings, tell)
-    run.total = most_measurements(inner, settings) + after
+    run = Exploration(inner, measure_groups, scalarization, settings, tell, after=after)
     run.explore()
     return [replace(row, key=space.key(groups.expand(inner.parse(row.key)))) for row in run.rows[RANK]]

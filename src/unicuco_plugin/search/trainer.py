@@ -53,27 +53,25 @@ def train(
         UniCuCo, Algorithm 1 and Eqs. (6)-(13); deviations and additions in docs/training.md.
     """
     own = groups.unit_settings(settings) if groups else settings
-    after = most_measurements(space, own) + (1 + settings.rerank) * len(space.budgets)
+    last = (1 + settings.rerank) * len(space.budgets)
     known: list[Measurement] = []
     if groups is not None:
+        after = most_measurements(space, own) + last
         known = explore_groups(groups, space, measure, scalarization, settings, progress=progress, after=after)
-    run = Exploration(space, measure, scalarization, own, progress, first=first, known=known, prior=prior)
-    run.total = len(known) + after
+    run = Exploration(space, measure, scalarization, own, progress, first=first, known=known, prior=prior, after=last)
     interrupted = False
     try:
         run.explore()
         if settings.rerank:
-            run.measure(RERANK, run.finalists(run.contest(), settings.rerank, settings.focus), "reranking")
-        _imitate(run, run.finalists(run.contest(), 1))
+            run.measure(RERANK, run.finalists(settings.rerank, settings.focus), "reranking")
+        _imitate(run, run.finalists(1))
         # Held again: what StratNet proposes from now on is what a profile's answers will compare with.
-        run.measure(CONFIRM, run.finalists(run.contest(), 1), "confirming")
+        run.measure(CONFIRM, run.finalists(1), "confirming")
     except KeyboardInterrupt:
         run.join()
-        if run.learned is None:
+        if not run.has_learned:
             raise
         interrupted = True
-    if run.learned is None:
-        raise RuntimeError("training ended before the first surrogate")
     posterior, scaling = run.learned
     rows = run.rows
     return TrainingResult(run.net, posterior, scaling, rows[RANK], rows[RERANK], rows[CONFIRM], run.epoch, interrupted)
@@ -82,7 +80,7 @@ def train(
 def _imitate(run: Exploration, best: Tensor) -> None:
     """Show StratNet, for every preference, the best of the best of each budget."""
     settings = run.settings
-    if not settings.imitation or run.learned is None:
+    if not settings.imitation:
         return
     posterior, scaling = run.learned
     lam = preference_grid(GRID)

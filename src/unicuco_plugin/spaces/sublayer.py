@@ -22,8 +22,8 @@ from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down
 from unicuco_plugin.spaces.removal import key_of, named_units, parse_key, row_of, units_of
-from unicuco_plugin.spaces.sublayer_moves import SublayerMoves
-from unicuco_plugin.spaces.units import name_block
+from unicuco_plugin.spaces.sublayer_moves import SublayerMoves, units_by_size
+from unicuco_plugin.spaces.units import number_blocks
 from unicuco_plugin.spaces.weighted import WeightedUnits
 
 __all__ = ["SublayerSpace"]
@@ -68,12 +68,12 @@ class SublayerSpace(WeightedUnits):
 
     @cached_property
     def _sizes(self) -> list[int]:
-        return sorted(set(self.unit_params))
+        return list(units_by_size(self.unit_params))
 
     @cached_property
     def _members(self) -> list[Tensor]:
         """Indices of the units of each size."""
-        return [torch.tensor([i for i, n in enumerate(self.unit_params) if n == size]) for size in self._sizes]
+        return list(units_by_size(self.unit_params).values())
 
     @cached_property
     def _compositions(self) -> dict[int, Tensor]:
@@ -183,7 +183,7 @@ class SublayerSpace(WeightedUnits):
                 break
             limit = len(self.budgets) if turn % 5 == 0 else largest
             budget = self.budgets[int(torch.randint(limit, (1,), generator=generator))]
-            row = self.random(2, budget, generator)[turn % 2]
+            row = self.random(2, budget, generator)[turn % 2]  # of whole blocks and of single units in turn
             if self.key(row) not in seen:
                 seen.add(self.key(row))
                 rows.append(row)
@@ -217,9 +217,7 @@ class SublayerSpace(WeightedUnits):
     @cached_property
     def blocks(self) -> Tensor:
         """The block of each unit, ``d`` whole numbers from 0."""
-        names = [name_block(unit) for unit in self.units]
-        places = {name: index for index, name in enumerate(dict.fromkeys(names))}
-        return torch.tensor([places[name] for name in names])
+        return torch.tensor(number_blocks(self.units))
 
     def to_units(self, x: Tensor) -> dict[str, float]:
         """Name the removed sub-layers of one strategy, ``d``."""

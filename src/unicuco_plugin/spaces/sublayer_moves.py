@@ -1,17 +1,22 @@
 """Moves from one set of sub-layers to others with as many parameters."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-__all__ = ["SublayerMoves"]
+__all__ = ["SublayerMoves", "units_by_size"]
 
 # Units of the smaller size that a move may trade for one of the larger.
 _TRADED = 4
+
+
+def units_by_size(sizes: Sequence[int]) -> dict[int, Tensor]:
+    """Each size, rising → indices of the units that have it."""
+    return {size: torch.tensor([i for i, n in enumerate(sizes) if n == size]) for size in sorted(set(sizes))}
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,7 @@ class SublayerMoves:
 
     @cached_property
     def _members(self) -> dict[int, Tensor]:
-        """Size → indices of the units that have it."""
-        return {n: torch.tensor([i for i, m in enumerate(self.sizes) if m == n]) for n in sorted(set(self.sizes))}
+        return units_by_size(self.sizes)
 
     @cached_property
     def _pairs(self) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from unicuco_plugin.errors import StrategyError
 
-__all__ = ["GRANULARITIES", "Granularity", "group_linears", "name_block", "name_kind", "select_bounds"]
+__all__ = ["GRANULARITIES", "Granularity", "group_linears", "name_block", "name_kind", "number_blocks", "select_bounds"]
 
 Granularity = Literal["block", "sublayer", "linear"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -22,6 +22,13 @@ def name_block(name: str) -> str:
 def name_kind(name: str) -> str:
     """What follows the block's part of a module's name: ``.self_attn``; the same for one kind of module."""
     return name.removeprefix(name_block(name))
+
+
+def number_blocks(names: Sequence[str]) -> list[int]:
+    """Of each name the number of its block, from 0 in the order in which blocks occur."""
+    blocks = [name_block(name) for name in names]
+    places = {block: index for index, block in enumerate(dict.fromkeys(blocks))}
+    return [places[block] for block in blocks]
 
 
 def group_linears(sizes: Mapping[str, int], granularity: Granularity, ignore: Sequence[str] = ()) -> dict[str, int]:

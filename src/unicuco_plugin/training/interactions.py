@@ -13,7 +13,7 @@ from unicuco_plugin.peers.structured import flap_shares
 from unicuco_plugin.search.journal import Journal
 from unicuco_plugin.search.prior import Prior
 from unicuco_plugin.spaces.structured import StructuredSpace
-from unicuco_plugin.spaces.units import name_block
+from unicuco_plugin.spaces.units import number_blocks
 
 __all__ = ["find_prior", "find_starts", "interaction_starts", "whole_blocks"]
 
@@ -118,10 +118,8 @@ def whole_blocks(space: StructuredSpace, TE: Tensor, budget: float) -> Tensor:
     Returns:
         ``d`` shares.
     """
-    names = [name_block(unit) for unit in space.units]
-    blocks = list(dict.fromkeys(names))
-    of = torch.tensor([blocks.index(name) for name in names])
-    zero = torch.zeros(len(blocks), dtype=torch.float64)
+    of = torch.tensor(number_blocks(space.units))
+    zero = torch.zeros(int(of.max()) + 1, dtype=torch.float64)
     size = zero.index_add(0, of, space.params)
     order = (zero.index_add(0, of, TE) / size).argsort()
     before = size[order].cumsum(0) - size[order]
