@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from analytic import SETTINGS, SPACE, AnalyticMeasure
 from torch import Tensor
 
-from unicuco_plugin.profile import ProfileRecord, SizeTable
+from unicuco_plugin.profile_record import ProfileRecord, SizeTable
 from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.scalarization import tchebycheff

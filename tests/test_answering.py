@@ -231,7 +231,8 @@ def test_loading_and_answering_leave_the_global_generator_alone(result):
 )
 def test_a_record_that_does_not_fit_its_tensors_is_refused(result, changes, message):
     with pytest.raises(ProfileError, match=f"^{message}"):
-        Profile(*build(result, archive=slice(0, 0), **changes))
+        record, tensors = build(result, archive=slice(0, 0))
+        Profile(record.model_copy(update=changes), tensors)
 
 
 def test_a_profile_of_a_space_that_no_plugin_knows_is_refused(result):

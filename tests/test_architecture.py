@@ -12,7 +12,9 @@ PACKAGE = ROOT / "src" / "unicuco_plugin"
 
 ROOMS = [
     "errors",
+    "files",
     "signed",
+    "ownership",
     "request",
     "strategy",
     "models",
@@ -23,6 +25,7 @@ ROOMS = [
     "search",
     "peers",
     "plugins",
+    "profile_record",
     "profile",
     "limits",
     "answering",

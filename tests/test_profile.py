@@ -180,7 +180,7 @@ def test_a_write_that_fails_anywhere_leaves_the_old_profile_or_none(made, folder
 
     for target in (folder, tmp_path / "new"):
         done.clear()
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        with monkeypatch.context() as patch, pytest.raises(ProfileError, match="No space left"):
             patch.setattr(profile_module.os, "fsync", failing)
             write_profile(target, record.model_copy(update={"name": "newer"}), newer)
     assert read_profile(folder)[0] == record

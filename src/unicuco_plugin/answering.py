@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import ProfileError, RequestError
+from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, clip
 from unicuco_plugin.levels.record import identify_levels
 from unicuco_plugin.limits import Facts, Limits
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
-from unicuco_plugin.profile import ProfileRecord, read_profile
+from unicuco_plugin.profile import read_profile
+from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
 from unicuco_plugin.search.contest import Candidate, Contest, safest
 from unicuco_plugin.search.evidence import Evidence
@@ -24,6 +25,7 @@ from unicuco_plugin.search.posterior import Z90, Posterior
 from unicuco_plugin.search.scalarization import Z_STAR, Scaling
 from unicuco_plugin.search.shift import Shift
 from unicuco_plugin.search.stratnet import StratNet
+from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["PACKAGED", "Profile", "load_profile", "packaged_profiles"]
 
 PACKAGED = Path(__file__).parent / "profiles"
+# Logarithm of the largest divergence that is told: a file may claim more than a float can hold.
+_LARGEST = 700.0
+# Nats per token that stand for 0, where a logarithm is taken: far below what any measurement can tell from it.
+_LEAST = 1e-9
 
 
 class Profile:
@@ -54,16 +60,21 @@ class Profile:
 
     def __init__(self, record: ProfileRecord, tensors: dict[str, dict[str, Tensor]]) -> None:
         self.record = record
-        self.search_space = make_space(
-            record.space, record.units, record.sizes.unit_params, record.bounds, record.sizes.parts
-        )
         try:
+            self.search_space = make_space(
+                record.space, record.units, record.sizes.unit_params, record.bounds, record.sizes.parts
+            )
             self.posterior = Posterior.from_tensors(tensors["surrogate"], record.target)
+            self.posterior.check_units(len(record.units))
             self.net = StratNet(len(record.units), torch.Generator().manual_seed(0))
-            self.net.load_state_dict({name: value.double() for name, value in tensors["stratnet"].items()})
+            self.net.load_finite({name: value.double() for name, value in tensors["stratnet"].items()})
             self._scaling = Scaling(record.ideal, record.nadir)
+            for entry in record.archive:
+                _check_key(self.search_space, entry.strategy)
         except (KeyError, ValueError, RuntimeError) as error:
-            raise ProfileError(f"profile {record.name} is damaged: {error}") from error
+            if isinstance(error, UnicucoError) and not isinstance(error, StrategyError):
+                raise
+            raise ProfileError(f"profile {record.name:.60} is damaged: {error}") from error
         self._parts = tensors.get("parts")
         self._entries = {entry.strategy: entry for entry in record.archive}
         archive = {key: entry.reranked for key, entry in self._entries.items()}
@@ -218,7 +229,9 @@ class Profile:
             return None
         rows = torch.stack([self.search_space.parse(key) for key in confirmed])
         ranked = self._contest.predict(rows, "archive", list(confirmed))
-        differences = [math.log(found.mean) - by.mean for found, by in zip(confirmed.values(), ranked, strict=True)]
+        differences = [
+            math.log(max(found.mean, _LEAST)) - by.mean for found, by in zip(confirmed.values(), ranked, strict=True)
+        ]
         return Shift.of(self.search_space.sparsity(rows).tolist(), differences)
 
     def _shifted(self, x: Tensor, mean: float, std: float) -> Divergence:
@@ -228,9 +241,8 @@ class Profile:
             shift, shift_std = self.shift.at(self.search_space.sparsity(x[None]).item())
         centre = mean + shift
         half = Z90 * math.hypot(std, shift_std)
-        return Divergence(
-            mean=math.exp(centre), interval90=(math.exp(centre - half), math.exp(centre + half)), measured=False
-        )
+        low, mean, high = (math.exp(min(value, _LARGEST)) for value in (centre - half, centre, centre + half))
+        return Divergence(mean=mean, interval90=(low, high), measured=False)
 
     def _sizes(self, x: Tensor) -> tuple[int, int]:
         return self.record.sizes.left(self.units, x.tolist(), physical=self.search_space.physical)
@@ -249,6 +261,17 @@ class Profile:
             divergence=self._divergence(candidate),
             units=self.search_space.to_units(candidate.x),
         )
+
+
+def _check_key(space: Space, key: str) -> None:
+    """Refuse an archived strategy that the space did not write."""
+    try:
+        x = space.parse(key)
+        known = space.key(x) == key
+    except (ValueError, IndexError, OverflowError, RuntimeError):
+        known = False
+    if not known or not bool(((x >= 0.0) & (x <= 1.0)).all()) or not x.any():
+        raise ValueError(f"strategy must be a key of the space {space.name} that removes something, got {clip(key)}")
 
 
 def packaged_profiles() -> list[str]:

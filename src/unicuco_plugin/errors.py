@@ -20,6 +20,7 @@ __all__ = [
     "UnicucoError",
     "UnknownNameError",
     "UnsupportedModelError",
+    "clip",
     "explain",
     "round_down",
     "round_up",
@@ -84,6 +85,13 @@ class PluginError(UnicucoError, RuntimeError):
 
 class UnknownNameError(UnicucoError, LookupError):
     """No plugin provides a space, objective, scalarization or peer of that name; the message lists those there are."""
+
+
+def clip(value: object, longest: int = 60) -> str:
+    """Show a value that may be a stranger's: its ``repr``, cut off when it is long."""
+    # Of a long text, a part is enough, and its repr may be ten times as long.
+    text = repr(value[: longest + 1] if isinstance(value, str | bytes | list | tuple) else value)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def explain(error: ValidationError) -> str:

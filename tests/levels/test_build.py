@@ -246,8 +246,8 @@ def test_a_process_killed_in_the_middle_of_a_write_can_be_started_again(levels, 
     assert run.returncode == -signal.SIGKILL, run.stderr.decode()
     done = read_record(tmp_path / "db").linears
     assert 0 < len(done) < 14
-    assert list((tmp_path / "db").glob(".*.partial"))
+    assert list((tmp_path / "db").glob(".*draft*"))
     again = build_levels(decoder, windows, tmp_path / "db", name="tiny", settings=settings, resume=True)
     assert contents(again.folder) == contents(levels.folder)
-    assert not list((tmp_path / "db").glob(".*.partial"))
+    assert not list((tmp_path / "db").glob(".*draft*"))
     assert json.loads((tmp_path / "db" / RECORD).read_text(encoding="utf8"))["schema"] == 1

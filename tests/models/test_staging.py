@@ -1,5 +1,6 @@
 """A folder that appears complete or not at all."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from unicuco_plugin.errors import ExportError
-from unicuco_plugin.models.staging import check_output, staged_folder
+from unicuco_plugin.models import staging
+from unicuco_plugin.models.staging import check_output, check_room, staged_folder
+from unicuco_plugin.ownership import MARKER, list_files, read_marker, write_marker
 
 
 def make_checkpoint(folder: Path, text: str) -> Path:
@@ -16,13 +19,35 @@ def make_checkpoint(folder: Path, text: str) -> Path:
     return folder
 
 
+def fill(folder: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_text(content, encoding="utf8")
+    return folder
+
+
+def export(output: Path, files: dict[str, str]) -> Path:
+    """What an export of these files leaves."""
+    with staged_folder(output, overwrite=False) as stage:
+        fill(stage, files)
+    return output
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {name: (folder / name).read_text(encoding="utf8") for name in list_files(folder)}
+
+
 def test_the_folder_appears_when_all_is_written(tmp_path):
     output = tmp_path / "a" / "b" / "out"
     with staged_folder(output, overwrite=False) as stage:
         (stage / "config.json").write_text("{}", encoding="utf8")
         assert not output.exists()
         assert stage.parent == output.parent
-    assert [path.name for path in output.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in output.iterdir()) == [MARKER, "config.json"]
+    assert read_marker(output) == {"config.json"}
     assert list(output.parent.iterdir()) == [output]
 
 
@@ -56,12 +81,11 @@ def test_an_interruption_leaves_nothing_behind(tmp_path):
 
 
 def test_an_older_checkpoint_is_replaced_by_the_complete_new_one(tmp_path):
-    output = make_checkpoint(tmp_path / "out", "old")
-    (output / "stale.txt").write_text("stale", encoding="utf8")
+    output = export(tmp_path / "out", {"config.json": "old", "stale.txt": "stale", "sub/deep.txt": "", "empty/": ""})
     with staged_folder(output, overwrite=True) as stage:
         assert (output / "config.json").read_text() == "old"
         (stage / "config.json").write_text("new", encoding="utf8")
-    assert [(path.name, path.read_text()) for path in output.iterdir()] == [("config.json", "new")]
+    assert contents(output) == {"config.json": "new"}
     assert list(tmp_path.iterdir()) == [output]
 
 
@@ -78,10 +102,11 @@ def test_a_swap_that_fails_puts_the_older_checkpoint_back(tmp_path, monkeypatch)
     rename = Path.rename
 
     def fail_once(self, target):
-        if self.name.startswith(".out.") and Path(target) == output:
+        if self.name.startswith(".out.unfinished-") and Path(target) == output:
             raise OSError("disk on fire")
         return rename(self, target)
 
+    monkeypatch.setattr(staging, "exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", fail_once)
     with (
         pytest.raises(ExportError, match="out: cannot be written: disk on fire"),
@@ -142,3 +167,139 @@ def test_a_parent_that_cannot_be_made_is_an_error_of_ours(tmp_path):
         staged_folder(tmp_path / "file" / "out", overwrite=False),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": '{"port": 80}'},
+        {"config.json": "{}", "src/main.js": "x", "thesis.tex": "years", ".git/HEAD": "ref"},
+        {"config.json": "{}", "checkpoint-500/optimizer.pt": "x"},
+        {"config.json": "{}", "model.safetensors": "a fine-tune", "tokenizer.json": "{}"},
+        {"config.json": "{}", "model.safetensors": "a fine-tune", "README.md": "# Mine"},
+        {"config.json": "{}", "README.md": "tags:\n- unicuco-plugin\n", "notes.txt": "mine"},
+    ],
+    ids=" ".join,
+)
+def test_a_folder_that_we_did_not_write_is_never_replaced(files, tmp_path):
+    output = fill(tmp_path / "out", files)
+    with pytest.raises(ExportError, match="and no list of unicuco's own files; it will not be replaced"):
+        check_output(output, overwrite=True)
+    with pytest.raises(ExportError), staged_folder(output, overwrite=True):
+        pass
+    assert contents(output) == files
+
+
+def test_an_export_of_a_version_without_markers_is_replaced(tmp_path):
+    output = fill(
+        tmp_path / "out", {"config.json": "{}", "model.safetensors": "", "README.md": "tags:\n- unicuco-plugin\n"}
+    )
+    with staged_folder(output, overwrite=True) as stage:
+        fill(stage, {"config.json": "new"})
+    assert contents(output) == {"config.json": "new"}
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", ".git/HEAD", "sub/thesis.tex", "checkpoint-500/"])
+def test_what_came_into_our_folder_later_is_named_and_kept(name, tmp_path):
+    output = fill(export(tmp_path / "out", {"config.json": "old", "sub/a": "1"}), {name: "years"})
+    with pytest.raises(ExportError, match=rf"out: holds {name} beside what unicuco wrote; it will not be replaced"):
+        check_output(output, overwrite=True)
+
+
+def test_a_link_in_our_folder_is_not_ours(tmp_path):
+    output = export(tmp_path / "out", {"config.json": "old", "data": ""})
+    (tmp_path / "precious").mkdir()
+    (output / "data").unlink()
+    (output / "data").symlink_to(tmp_path / "precious")
+    with pytest.raises(ExportError, match="holds data beside what unicuco wrote"):
+        check_output(output, overwrite=True)
+
+
+def test_what_comes_in_while_a_new_one_is_written_is_kept(tmp_path):
+    output = export(tmp_path / "out", {"config.json": "old"})
+    with pytest.raises(ExportError, match=r"holds thesis\.tex"), staged_folder(output, overwrite=True) as stage:
+        fill(stage, {"config.json": "new"})
+        fill(output, {"thesis.tex": "years"})
+    assert contents(output) == {"config.json": "old", "thesis.tex": "years"}
+    assert list(tmp_path.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_an_input_inside_the_output_is_refused(overwrite, tmp_path):
+    output = export(tmp_path / "out", {"config.json": "old", "strategy.json": "{}"})
+    inputs = [None, "no such file", output / "strategy.json"]
+    with pytest.raises(ExportError, match=r"out: holds .*strategy\.json, which is read; choose another output folder"):
+        check_output(output, overwrite=overwrite, inputs=inputs)
+
+
+def test_a_damaged_marker_protects_the_folder(tmp_path):
+    output = export(tmp_path / "out", {"config.json": "old"})
+    (output / MARKER).write_text('{"schema": 1, "files": ["config.json"], "digest": "0"}', encoding="utf8")
+    with pytest.raises(ExportError, match="edited or damaged"):
+        check_output(output, overwrite=True)
+
+
+@pytest.mark.parametrize("where", ["before", "between", "after"])
+@pytest.mark.parametrize("swap", ["in one step", "in two renames"])
+def test_a_kill_around_the_swap_leaves_a_checkpoint_in_its_place_or_the_next_run_brings_it_back(where, swap, tmp_path):
+    output = export(tmp_path / "out", {"config.json": "old"})
+    subprocess.run([sys.executable, "-c", KILLED_SWAP, str(output), where, swap], check=False)
+    if swap == "in one step":
+        assert contents(output)["config.json"] in ("old", "new")
+    with pytest.raises(ExportError, match="already exists"), staged_folder(output, overwrite=False):
+        pass
+    assert contents(output)["config.json"] in ("old", "new")
+    assert list(tmp_path.iterdir()) == [output]
+
+
+KILLED_SWAP = """
+import os, signal, sys
+from pathlib import Path
+from unicuco_plugin.models import staging
+output, where, swap = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+rename, one_step = Path.rename, staging.exchange
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def renaming(self, target):
+    if where == "before":
+        die()
+    rename(self, target)
+    if where == "between" or Path(target) == output:
+        die()
+def exchanging(first, second):
+    if swap != "in one step":
+        return False
+    if where == "before":
+        die()
+    assert one_step(first, second)
+    die()
+Path.rename = renaming
+staging.exchange = exchanging
+with staging.staged_folder(output, overwrite=True) as stage:
+    (stage / "config.json").write_text("new")
+"""
+
+
+def test_what_only_bears_the_name_of_a_leftover_is_left_alone(tmp_path):
+    (tmp_path / ".out.unfinished-mine").write_text("a file", encoding="utf8")
+    os.mkfifo(tmp_path / ".out.unfinished-pipe")
+    fill(tmp_path / ".out.unfinished-folder", {"thesis.tex": "years"})
+    fill(tmp_path / ".out.old-folder", {"config.json": "{}"})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".out.unfinished-link").symlink_to(tmp_path / "elsewhere")
+    write_marker(tmp_path / "elsewhere", ())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    export(tmp_path / "out", {"config.json": "{}"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"])
+    assert (tmp_path / "elsewhere" / MARKER).is_file()
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_work(tmp_path):
+    with pytest.raises(
+        ExportError, match=r"out: needs 1,000,000,000,000,000 bytes, the disk has [\d,]+ free; make room"
+    ):
+        check_room(tmp_path / "no" / "out", 10**15)
+    with pytest.raises(ExportError, match="needs"), staged_folder(tmp_path / "a" / "out", overwrite=False, need=10**15):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -69,7 +69,8 @@ def test_nothing_to_draw_is_refused(tmp_path):
 
 
 def test_a_picture_is_written_whole_or_not_at_all(drawn, tmp_path, monkeypatch):
-    (tmp_path / "front.png").write_text("an older one")
+    drawn([strategy()])
+    older = (tmp_path / "front.png").read_bytes()
 
     def fail(*_):
         raise OSError("disk full")
@@ -78,4 +79,18 @@ def test_a_picture_is_written_whole_or_not_at_all(drawn, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="cannot be written: disk full"):
         drawn([strategy()])
     assert [path.name for path in tmp_path.iterdir()] == ["front.png"]
-    assert (tmp_path / "front.png").read_text() == "an older one"
+    assert (tmp_path / "front.png").read_bytes() == older
+
+
+def test_a_picture_that_we_did_not_draw_is_not_replaced(drawn, tmp_path):
+    (tmp_path / "front.png").write_bytes(b"\x89PNG\r\n\x1a\n, of a holiday")
+    with pytest.raises(ExportError, match="is no picture of unicuco's; it will not be replaced"):
+        drawn([strategy()])
+    assert (tmp_path / "front.png").read_bytes() == b"\x89PNG\r\n\x1a\n, of a holiday"
+
+
+def test_a_picture_that_a_kill_left_half_is_removed_by_the_next(drawn, tmp_path):
+    (tmp_path / ".front.png.unicuco-draft-abcd1234").write_bytes(b"half")
+    (tmp_path / ".front.png.mine").write_bytes(b"somebody's")
+    drawn([strategy()])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".front.png.mine", "front.png"]

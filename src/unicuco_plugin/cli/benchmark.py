@@ -3,14 +3,18 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Any
 
 import click
 
 from unicuco_plugin.cli.options import debug_option
 from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.errors import ExportError
+from unicuco_plugin.files.draft import remove_drafts, write_whole
+from unicuco_plugin.ownership import claim
 
 __all__ = ["benchmark"]
+
+_TEXTS = ("results.json", "results.md")
 
 
 @click.command()
@@ -32,6 +36,12 @@ def benchmark(plan: Path, output: Path) -> None:
     read = read_plan(plan)
     output = output.expanduser()
     try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"output {output} must be a folder: {error.strerror}") from error
+    claim(output, _TEXTS)
+    remove_drafts(output)
+    try:
         with ProgressBars("answers") as bars:
             result = run_benchmark(read, output, bars)
             bars.finish()
@@ -41,14 +51,8 @@ def benchmark(plan: Path, output: Path) -> None:
     text = describe_benchmark(result)
     made = provenance(shlex.join(["unicuco", "benchmark", str(plan), "--output", str(output)]), read.device)
     record = made | result | {"plan": read.model_dump(mode="json")}
-    _write(output / "results.json", json.dumps(record, indent=1) + "\n")
-    _write(output / "results.md", text + "\n")
+    for name, content in zip(_TEXTS, (json.dumps(record, indent=1), text), strict=True):
+        write_whole(output / name, f"{content}\n".encode())
     pictures = draw_benchmark(result, output)
     click.echo(text)
     click.echo(f"written to {output}: results.json, results.md, {', '.join(path.name for path in pictures)}")
-
-
-def _write(path: Path, text: str) -> None:
-    partial: Any = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf8")
-    partial.replace(path)

@@ -74,7 +74,7 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     from unicuco_plugin.models.calibration import load_windows
     from unicuco_plugin.models.decoder import find_decoder
     from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
-    from unicuco_plugin.models.selfcalibration import generate_windows
+    from unicuco_plugin.models.selfcalibration import generate_windows, own_cache
     from unicuco_plugin.report.levels import describe_levels
 
     ladder = {} if fields["sparsities"] is None else {"sparsities": fields["sparsities"]}
@@ -90,7 +90,7 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     windows = load_windows(sources, tokenizer, **cut, split=fields["split"]) if sources else None
     decoder = find_decoder(load_model(model, **hub, dtype=fields["dtype"], device=fields["device"]))
     if windows is None:
-        windows = generate_windows(decoder.model, tokenizer, **cut, cache_dir=output / "calibration")
+        windows = generate_windows(decoder.model, tokenizer, **cut, cache_dir=own_cache(output))
     try:
         with ProgressBars("linears") as bars:
             built = build_levels(

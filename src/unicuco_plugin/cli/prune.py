@@ -38,6 +38,8 @@ __all__ = ["prune"]
 _WAYS = ("profile", "strategy", "recipe", "peer", "evopress")
 # What only some peers take, or only a file of EvoPress.
 _PEER_OPTIONS = ("setting", "token_budget", "journal")
+# What the command reads beside the model and the text.
+_INPUTS = ("profile", "strategy", "recipe", "evopress", "levels", "journal", "kept_parts")
 # What says how a structured strategy is carried out.
 _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
 
@@ -87,7 +89,8 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     from unicuco_plugin.modifiers.oneshot import prune_with_recipe
 
     model = fields["model"]
-    check_output(output, overwrite=overwrite, source=Path(model) if Path(model).is_dir() else None)
+    inputs = [*(fields[name] for name in _INPUTS), *fields["calibration"]]
+    check_output(output, overwrite=overwrite, source=Path(model) if Path(model).is_dir() else None, inputs=inputs)
     modifiers = [] if fields["recipe"] else _modifiers(fields, request)
     hungry = len(modifiers) > 1 or any(getattr(modifier, "needs_text", False) for modifier in modifiers)
     with ProgressBars("steps") as bars:

@@ -24,8 +24,9 @@ def unpack(archive: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     from dataclasses import replace
 
     from unicuco_plugin.models.archive import unpack_archive
-    from unicuco_plugin.models.staging import staged_folder
+    from unicuco_plugin.models.staging import check_output, staged_folder
 
+    check_output(output, overwrite=overwrite, inputs=[archive])
     with staged_folder(output, overwrite=overwrite) as stage:
         done = unpack_archive(archive, stage)
     done = replace(done, path=output)

@@ -188,7 +188,7 @@ class _Build:
     def weights_of(self, index: int) -> Callable[[int], Mapping[str, Tensor]]:
         """The weights of a stored block at a level, for :func:`mean_states`."""
         linears = {
-            name: (LinearLevels.open(self.folder / entry.file, entry.shape), linear.weight.device)
+            name: (LinearLevels.open(self.folder / entry.file, entry.shape, len(entry.zeros)), linear.weight.device)
             for name, linear in self.decoder.linears(index).items()
             for entry in [self.record.linears[name]]
         }

@@ -1,12 +1,14 @@
 """The folder that a build writes to: whether it may, what is there already, and whether there is room."""
 
 import contextlib
-import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from unicuco_plugin.errors import LevelsError
+from unicuco_plugin.files.draft import remove_drafts
+from unicuco_plugin.files.lock import HeldError, take_lock
 from unicuco_plugin.levels.record import RECORD, LevelSettings, LevelsRecord, LinearEntry, read_record
 from unicuco_plugin.levels.store import check_file, predict_bytes
 
@@ -26,7 +28,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
         raise LevelsError("resume and overwrite exclude each other: one continues a build, the other forgets it")
     if output.exists() and not output.is_dir():
         raise LevelsError(f"output must be a folder, got the file {output}")
-    held = (output / RECORD).exists()
+    held = os.path.lexists(output / RECORD)
     strangers = [] if held or not output.exists() else sorted(p.name for p in output.iterdir() if p.name != _LOCK)
     if strangers:
         raise LevelsError(
@@ -41,10 +43,13 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def _forget(output: Path) -> None:
-    """Remove a database, as far as its record tells which files are its own."""
-    with contextlib.suppress(LevelsError):
-        for entry in read_record(output).linears.values():
-            (output / entry.file).unlink(missing_ok=True)
+    """Remove a database: the files that its record names, all of them plain names in its own folder."""
+    try:
+        entries = read_record(output).linears.values()
+    except LevelsError as error:
+        raise LevelsError(f"{error}; it will not be replaced: remove it, or choose another output") from error
+    for entry in entries:
+        (output / entry.file).unlink(missing_ok=True)
     (output / RECORD).unlink()
 
 
@@ -60,7 +65,7 @@ def begin(output: Path, wanted: LevelsRecord, *, resume: bool, tell: Callable[[s
     Raises:
         LevelsError: If the database there belongs to other arguments; the message names them with both values.
     """
-    if not (output / RECORD).exists():
+    if not os.path.lexists(output / RECORD):
         return wanted
     if not resume:
         _forget(output)
@@ -116,10 +121,17 @@ def check_room(
 
 @contextlib.contextmanager
 def alone(output: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the operating system frees when the process ends, however it ends."""
-    with (output / _LOCK).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LevelsError(f"output {output} is in use: another process builds there") from error
+    """Hold the folder's lock, and remove what killed builds left of files that they were writing.
+
+    Raises:
+        LevelsError: If another process builds there, or the lock cannot be made.
+    """
+    try:
+        lock = take_lock(output / _LOCK)
+    except HeldError as error:
+        raise LevelsError(f"output {output} is in use: another process builds there") from error
+    except OSError as error:
+        raise LevelsError(f"output {output} cannot be written: {error}") from error
+    with lock:
+        remove_drafts(output)
         yield

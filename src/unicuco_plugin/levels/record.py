@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from unicuco_plugin.errors import LevelsError, explain
+from unicuco_plugin.errors import LevelsError, clip, explain
+from unicuco_plugin.files.draft import write_whole
+from unicuco_plugin.files.names import check_plain_name
 from unicuco_plugin.signed import SignedDocument
 from unicuco_plugin.strategy import ModelReference
 
@@ -41,6 +42,14 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+# The largest weight that a record may speak of, and the longest ladder and list: bounds of what is allocated for them.
+_MOST_WEIGHTS = 2**34
+_MOST_LEVELS = 100
+_MOST_LINEARS = 1_000_000
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Count = Annotated[int, Field(ge=0)]
+
+
 class LevelSettings(_Frozen):
     """What decides the content of a level database, beside the model and the calibration windows.
 
@@ -53,11 +62,11 @@ class LevelSettings(_Frozen):
         batch_windows: Windows that pass a block together.
     """
 
-    sparsities: tuple[float, ...] = LADDER
+    sparsities: tuple[float, ...] = Field(default=LADDER, max_length=_MOST_LEVELS)
     damping: float = Field(default=1e-2, gt=0, lt=1)
-    block_size: int = Field(default=128, ge=1)
+    block_size: int = Field(default=128, ge=1, le=2**20)
     inputs: Inputs = "pruned"
-    batch_windows: int = Field(default=8, ge=1)
+    batch_windows: int = Field(default=8, ge=1, le=2**20)
 
     @field_validator("sparsities")
     @classmethod
@@ -91,8 +100,8 @@ class Calibration(_Frozen):
 
     sources: tuple[str, ...]
     hash: str
-    windows: int
-    length: int
+    windows: Count
+    length: Count
 
 
 class LinearEntry(_Frozen):
@@ -108,10 +117,27 @@ class LinearEntry(_Frozen):
 
     file: str
     shape: tuple[int, int]
-    bytes: int
-    sha256: str
-    zeros: tuple[int, ...]
+    bytes: Count
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    zeros: tuple[Count, ...]
     invertible: bool
+
+    @field_validator("file")
+    @classmethod
+    def _check_file(cls, value: str) -> str:
+        try:
+            return check_plain_name(value)
+        except ValueError as error:
+            raise ValueError(f"file {error}") from error
+
+    @field_validator("shape")
+    @classmethod
+    def _check_shape(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < 1 or value[0] * value[1] > _MOST_WEIGHTS:
+            raise ValueError(
+                f"shape must be positive rows and columns of at most {_MOST_WEIGHTS:,} weights, got {value}"
+            )
+        return value
 
 
 def identify_levels(calibration: str, settings: Mapping[str, Any]) -> str:
@@ -140,14 +166,35 @@ class LevelsRecord(_Frozen):
     """
 
     model: ModelReference
-    dtype: str
+    dtype: Literal["float64", "float32", "bfloat16", "float16"]
     device: str
     settings: LevelSettings
     calibration: Calibration
-    expected: tuple[str, ...]
+    expected: tuple[Name, ...] = Field(max_length=_MOST_LINEARS)
     linears: dict[str, LinearEntry] = {}
-    seconds: float = 0.0
+    seconds: float = Field(default=0.0, ge=0.0)
     versions: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _check_linears(self) -> Self:
+        known = set(self.expected)
+        if len(known) < len(self.expected):
+            raise ValueError("expected must name every linear once")
+        for name, entry in self.linears.items():
+            if name not in known:
+                raise ValueError(f"linears must be expected ones, got {clip(name)}")
+            if entry.file != f"{name}.safetensors":
+                raise ValueError(
+                    f"the file of {clip(name)} must be {clip(f'{name}.safetensors')}, got {clip(entry.file)}"
+                )
+            if len(entry.zeros) != len(self.settings.sparsities):
+                raise ValueError(
+                    f"zeros of {clip(name)} must be one for each of {len(self.settings.sparsities)} levels, got "
+                    f"{len(entry.zeros)}"
+                )
+            if max(entry.zeros) > entry.shape[0] * entry.shape[1]:
+                raise ValueError(f"zeros of {clip(name)} must be at most its weights, got {max(entry.zeros)}")
+        return self
 
     @property
     def complete(self) -> bool:
@@ -183,7 +230,7 @@ def read_record(folder: Path) -> LevelsRecord:
         LevelsError: If it is missing, edited, damaged or of another schema; the message says which.
     """
     path = folder / RECORD
-    content = _DOCUMENT.read(path)
+    content = _DOCUMENT.read(path, follow=False)
     try:
         return LevelsRecord.model_validate(content)
     except ValidationError as error:
@@ -201,18 +248,7 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         LevelsError: If the disk refuses; then nothing is left behind and an older file of that name stays.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        write_whole(path, data)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise LevelsError(f"level file {path} cannot be written: {error.strerror or error}") from error

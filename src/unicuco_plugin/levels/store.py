@@ -7,6 +7,7 @@ stored.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError
+from unicuco_plugin.files.received import check_tensors, open_regular
 from unicuco_plugin.levels.decoded import DecodedLevels
 from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record, write_file
 from unicuco_plugin.levels.sweep import Solved
@@ -51,13 +53,16 @@ class LinearLevels:
     losses: Tensor
 
     @classmethod
-    def open(cls, path: Path, shape: tuple[int, int]) -> Self:
+    def open(cls, path: Path, shape: tuple[int, int], levels: int) -> Self:
         """Read counts and losses; the file stays mapped only while it is read.
 
         Raises:
             LevelsError: If the file is missing or damaged.
         """
-        zeros, losses = _read(path, ("zeros", "losses"))
+        rows, columns = shape
+        zeros, losses = _read(path, {"zeros": (levels + 1, rows), "losses": (levels, rows)})
+        if zeros.min() < 0 or zeros.max() > columns or not losses.isfinite().all():
+            raise LevelsError(f"level file {path} is damaged: zeros must be in [0, {columns}], and losses finite")
         dense = losses.new_zeros((1, shape[0]))
         return cls(path, shape, zeros.long(), torch.cat([dense, losses]).double())
 
@@ -67,8 +72,16 @@ class LinearLevels:
         Raises:
             LevelsError: If the file is missing or damaged, or has no such level.
         """
-        mask, values = (part.to(device) for part in _read(self.path, (f"mask.{level}", f"values.{level}")))
-        return _expand(mask, values, self.shape)
+        if not 1 <= level < len(self.zeros):
+            raise LevelsError(f"level must be from 1 to {len(self.zeros) - 1}, got {level}: {self.path} has no other")
+        rows, columns = self.shape
+        survivors = rows * columns - int(self.zeros[level].sum())
+        parts = _read(self.path, {f"mask.{level}": (rows, -(-columns // 8)), f"values.{level}": (survivors,)})
+        mask, values = (part.to(device) for part in parts)
+        try:
+            return _expand(mask, values, self.shape)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise LevelsError(f"level file {self.path} is damaged: mask.{level} does not fit its values") from error
 
 
 class Levels:
@@ -136,7 +149,7 @@ class Levels:
             entry = self.record.linears.get(name)
             if entry is None:
                 raise LevelsError(f"level database {self.folder} has no linear {name!r}")
-            self._linears[name] = LinearLevels.open(self.folder / entry.file, entry.shape)
+            self._linears[name] = LinearLevels.open(self.folder / entry.file, entry.shape, len(self.sparsities))
         return self._linears[name]
 
     def verify(self) -> None:
@@ -195,25 +208,24 @@ def check_file(folder: Path, entry: LinearEntry, *, content: bool) -> None:
     """Compare a linear's file with its entry: its size, and its checksum where ``content`` is asked for.
 
     Raises:
-        LevelsError: If the file is missing, of another size, or edited.
+        LevelsError: If the file is missing, no regular file of its own, of another size, or edited.
     """
     path = folder / entry.file
     try:
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise LevelsError(
-                f"level file {path} is truncated or replaced: expected {entry.bytes} bytes, got {size}; "
-                "unicuco levels build --resume solves it again"
-            )
-        if content:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                    raise LevelsError(
-                        f"level file {path} was edited or damaged: its checksum does not match {RECORD}; "
-                        "unicuco levels build --resume solves it again"
-                    )
+        with open_regular(path, follow=False) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.bytes:
+                raise LevelsError(
+                    f"level file {path} is truncated or replaced: expected {entry.bytes} bytes, got {size}; "
+                    "unicuco levels build --resume solves it again"
+                )
+            if content and hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                raise LevelsError(
+                    f"level file {path} was edited or damaged: its checksum does not match {RECORD}; "
+                    "unicuco levels build --resume solves it again"
+                )
     except OSError as error:
-        raise LevelsError(f"level file {path} cannot be read: {error.strerror or error}") from error
+        raise LevelsError(f"level file {path} cannot be read: {error}") from error
 
 
 def predict_bytes(
@@ -249,9 +261,15 @@ def _expand(mask: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     return values.new_zeros(shape).masked_scatter_(bits_of[:, : shape[1]], values)
 
 
-def _read(path: Path, names: Sequence[str]) -> tuple[Tensor, ...]:
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tensor, ...]:
+    """Read tensors that must have these shapes; what a header claims costs no memory before it is checked."""
     try:
+        check_tensors(path, follow=False)
         with safe_open(path, framework="pt") as file:
-            return tuple(file.get_tensor(name) for name in names)
+            for name, shape in shapes.items():
+                found = tuple(file.get_slice(name).get_shape())
+                if found != shape:
+                    raise LevelsError(f"level file {path} is damaged: {name} must have shape {shape}, got {found}")
+            return tuple(file.get_tensor(name) for name in shapes)
     except (OSError, SafetensorError) as error:
         raise LevelsError(f"level file {path} cannot be read: {error}") from error

@@ -9,15 +9,15 @@ SHA-256 of the file itself; then the SHA-256 of all that.
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from unicuco_plugin.errors import ArchiveError, ExportError
+from unicuco_plugin.files.draft import draft, remove_drafts
+from unicuco_plugin.files.received import open_regular
 from unicuco_plugin.models.archive_index import ArchivedFile, ArchiveIndex, build_index
+from unicuco_plugin.models.staging import check_room
 from unicuco_plugin.models.zero_coding import CHUNK, decode, encode
 
 __all__ = ["SUFFIX", "Packed", "pack_folder", "unpack_archive"]
@@ -28,7 +28,9 @@ _MAGIC = b"\x93UNICUCO\r\n\x1a\n"
 _VERSION = 1
 _DIGEST = hashlib.sha256().digest_size
 # An index of a hundred thousand tensors has about three megabytes.
-_LARGEST_INDEX = 2**28
+_LARGEST_INDEX = 2**24
+# Numbers of eight bytes, none of them alive, are a bit each.
+_MOST_ZEROS = 64
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,17 @@ def pack_folder(folder: Path, output: Path, *, overwrite: bool = False) -> Packe
     index = build_index(folder)
     header = json.dumps(index.model_dump(), separators=(",", ":"), ensure_ascii=False).encode("utf8")
     try:
-        with _draft(target) as draft:
-            sink = _Hashed(draft)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_drafts(target.parent, target.name)
+        with draft(target) as packed:
+            sink = _Hashed(packed)
             sink.write(_MAGIC + _VERSION.to_bytes(4, "little") + len(header).to_bytes(8, "little"))
             sink.write(header + hashlib.sha256(header).digest())
             for file in index.files:
                 _pack_file(folder / file.path, file, sink)
-            draft.write(sink.digest())
-            size = draft.tell()
+            packed.write(sink.digest())
+            size = packed.tell()
+            _check_target(target, folder, overwrite=overwrite)  # another process may have been faster
     except OSError as error:
         raise ExportError(f"{target}: cannot be written: {error}") from error
     return Packed(target, len(index.files), index.size, size)
@@ -88,12 +93,16 @@ def unpack_archive(archive: Path, folder: Path) -> Packed:
 
     Raises:
         ArchiveError: If it is no archive, of a newer version, truncated or edited.
-        ExportError: If a file cannot be written.
+        ExportError: If a file cannot be written, or the disk is too small.
     """
     try:
-        with Path(archive).open("rb") as file:
+        with open_regular(Path(archive)) as file:
             source = _Hashed(file)
             index = _read_index(source)
+            held = os.fstat(file.fileno()).st_size
+            if index.size > _MOST_ZEROS * held:
+                raise ArchiveError(f"it cannot hold the {index.size:,} bytes of its index: it is truncated or damaged")
+            check_room(folder, index.size)
             try:
                 for entry in index.files:
                     _unpack_file(source, entry, folder / entry.path)
@@ -138,7 +147,7 @@ class _Hashed:
 def _pack_file(path: Path, file: ArchivedFile, sink: _Hashed) -> None:
     whole = hashlib.sha256()
     try:
-        source = path.open("rb")
+        source = open_regular(path)
     except OSError as error:
         raise ExportError(f"{path}: cannot be read: {error}") from error
     with source:
@@ -202,24 +211,5 @@ def _check_target(target: Path, folder: Path, *, overwrite: bool) -> None:
 
 
 def _is_archive(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(len(_MAGIC)) == _MAGIC
-
-
-@contextmanager
-def _draft(target: Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside the target that takes its name, on the disk for good, when the ``with`` ends well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    path = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        path.chmod(0o666 & ~mask)
-        path.replace(target)
-    finally:
-        path.unlink(missing_ok=True)

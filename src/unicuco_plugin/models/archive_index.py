@@ -1,13 +1,14 @@
 """What an archive says of its files: where they go, and which of their bytes are numbers."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
-from unicuco_plugin.errors import ArchiveError, ExportError, explain
+from unicuco_plugin.errors import ArchiveError, ExportError, clip, explain
+from unicuco_plugin.files.received import LARGEST_HEADER, open_regular, parse_json
+from unicuco_plugin.ownership import MARKER
 
 __all__ = ["ArchiveIndex", "ArchivedFile", "build_index"]
 
@@ -18,8 +19,7 @@ _WIDTHS = {
 }  # fmt: skip
 # Bytes before a safetensors header: its length, little-endian.
 _LENGTH = 8
-# The format's own limit.
-_LARGEST_HEADER = 100_000_000
+_MOST_FILES = 100_000
 
 Width = Literal[0, 1, 2, 4, 8]
 
@@ -49,9 +49,9 @@ class ArchivedFile(_Frozen):
     @model_validator(mode="after")
     def _check_sum(self) -> Self:
         if sum(size for _, size in self.parts) != self.size:
-            raise ValueError(f"parts of {self.path!r} must sum to {self.size} bytes")
+            raise ValueError(f"parts of {clip(self.path)} must sum to {self.size} bytes")
         if any(width and size % width for width, size in self.parts):
-            raise ValueError(f"parts of {self.path!r} must be whole numbers")
+            raise ValueError(f"parts of {clip(self.path)} must be whole numbers")
         return self
 
     def chunks(self, numbers: int) -> Iterator[tuple[int, int]]:
@@ -64,8 +64,8 @@ class ArchivedFile(_Frozen):
 class ArchiveIndex(_Frozen):
     """All files of an archive, in the order in which they follow."""
 
-    files: tuple[ArchivedFile, ...] = Field(min_length=1)
-    empty_folders: tuple[str, ...] = ()
+    files: tuple[ArchivedFile, ...] = Field(min_length=1, max_length=_MOST_FILES)
+    empty_folders: tuple[str, ...] = Field(default=(), max_length=_MOST_FILES)
 
     @field_validator("empty_folders")
     @classmethod
@@ -106,7 +106,8 @@ def build_index(folder: Path) -> ArchiveIndex:
     try:
         if not folder.is_dir():
             raise ExportError(f"{folder}: no such checkpoint folder")
-        paths = sorted(folder.rglob("*"))
+        # The marker is about a place, not about what lies there; unpacking makes one of its own.
+        paths = sorted(path for path in folder.rglob("*") if path != folder / MARKER)
         if not any(path.suffix == ".safetensors" for path in paths):
             raise ExportError(f"{folder}: not a checkpoint: it holds no *.safetensors")
         files, empty = [], []
@@ -129,13 +130,13 @@ def build_index(folder: Path) -> ArchiveIndex:
 
 def _numbers(path: Path) -> tuple[tuple[Width, int], ...] | None:
     """The parts of a safetensors file, header first; None for a file that only bears the name."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(_LENGTH), "little")
         rest = path.stat().st_size - _LENGTH - length
-        if rest < 0 or length > _LARGEST_HEADER:
+        if rest < 0 or length > LARGEST_HEADER:
             return None
         try:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             tensors = [
                 (*entry["data_offsets"], _WIDTHS.get(entry["dtype"], 0))
                 for name, entry in header.items()
@@ -162,9 +163,11 @@ def _check_relative(value: str) -> str:
     path = PurePosixPath(value)
     bad = path.is_absolute() or ".." in path.parts or not path.parts or any(mark in value for mark in ("\\", "\0", ":"))
     if bad or path.as_posix() != value:
-        raise ValueError(f"path must lie inside the folder, got {value!r}")
+        raise ValueError(f"path must lie inside the folder, got {clip(value)}")
+    if value == MARKER:
+        raise ValueError(f"path must not be {MARKER}, which unpacking writes itself")
     try:
         value.encode("utf8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"path must be UTF-8, got {value!r}") from error
+        raise ValueError(f"path must be UTF-8, got {clip(value)}") from error
     return value

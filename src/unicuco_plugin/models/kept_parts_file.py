@@ -6,7 +6,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, clip
+from unicuco_plugin.files.received import check_tensors
 from unicuco_plugin.models.kept_parts import KeptParts
 
 __all__ = ["KEPT_PARTS_FILE", "read_kept_parts", "write_kept_parts"]
@@ -36,6 +37,7 @@ def read_kept_parts(path: Path) -> KeptParts:
         StrategyError: If the file is missing, truncated, or holds something else.
     """
     try:
+        check_tensors(path)
         with safe_open(path, framework="pt") as file:
             measured = (file.metadata() or {}).get(_MEASURED) == "true"
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -46,7 +48,15 @@ def read_kept_parts(path: Path) -> KeptParts:
         ) from error
     other = [name for name in tensors if not name.startswith((_KEPT, _BIAS))]
     if other or not tensors:
-        raise StrategyError(f"kept parts {path} must hold kept.* and bias.*, got {', '.join(other[:3]) or 'nothing'}")
+        raise StrategyError(
+            f"kept parts {path} must hold kept.* and bias.*, got {', '.join(map(clip, other[:3])) or 'nothing'}"
+        )
+    for name, tensor in tensors.items():
+        indices = name.startswith(_KEPT)
+        right = tensor.dtype == torch.int32 if indices else tensor.is_floating_point() and tensor.isfinite().all()
+        if tensor.dim() != 1 or not right:
+            rule = "a list of 32-bit indices" if indices else "a list of finite numbers"
+            raise StrategyError(f"kept parts {path}: {clip(name)} must be {rule}")
     kept = {name.removeprefix(_KEPT): tuple(t.tolist()) for name, t in tensors.items() if name.startswith(_KEPT)}
     biases = {name.removeprefix(_BIAS): t for name, t in tensors.items() if name.startswith(_BIAS)}
     return KeptParts(kept, biases, measured)

@@ -4,25 +4,28 @@ Source: Williams, Chrysostomou and Aletras, "Self-calibration for Language Model
 (arXiv 2410.17170): sample from the dense model, from the beginning-of-sequence token alone. The temperatures are ours.
 """
 
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.files.draft import remove_drafts, write_whole
+from unicuco_plugin.files.names import check_own_folder
+from unicuco_plugin.files.received import read_bytes
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import Tokenizer
 
-__all__ = ["generate_windows"]
+__all__ = ["generate_windows", "own_cache"]
 
 # Windows sampled together, and the unit of the cache. Sampling a token reads all weights once however many windows
 # there are: SmolLM2 on one core takes 0.12 s for 8 and 0.17 s for 32. A small request still waits for a whole batch.
 _BATCH = 16
+# Bytes of a batch of windows of a million tokens.
+_LARGEST = 2**28
 # Temperature falls linearly from the first to the second over the first tokens, then stays: otherwise most windows
 # would begin alike. A plain choice, not tuned: the model's own distribution from the tenth token on.
 _HOT, _COOL, _COOLING = 2.0, 1.0, 10
@@ -63,12 +66,24 @@ def generate_windows(
     batches = []
     for index in range(-(-count // _BATCH)):
         path = folder / f"{stem}-{index}.safetensors"
-        batch = _read(path, length)
+        batch = _read(path, length, model.get_input_embeddings().num_embeddings)
         if batch is None:
             batch = _sample(model, tokenizer, length, torch.Generator().manual_seed(_mix(seed, index)))
             _write(path, batch)
         batches.append(batch)
     return torch.cat(batches)[:count]
+
+
+def own_cache(output: Path) -> Path:
+    """The folder ``calibration`` in an output, which need not exist.
+
+    Raises:
+        CalibrationError: If something else is there: a link in a received folder may lead anywhere.
+    """
+    try:
+        return check_own_folder(output / "calibration")
+    except OSError as error:
+        raise CalibrationError(str(error)) from error
 
 
 @torch.inference_mode()
@@ -100,23 +115,19 @@ def _mix(seed: int, index: int) -> int:
     return (seed * 1_000_003 + index) % 2**63
 
 
-def _read(path: Path, length: int) -> Tensor | None:
+def _read(path: Path, length: int, tokens: int) -> Tensor | None:
     try:
-        batch = load_file(path)["windows"]
+        batch = load(read_bytes(path, largest=_LARGEST))["windows"]
     except (OSError, SafetensorError, KeyError):
         return None
-    return batch if tuple(batch.shape) == (_BATCH, length) else None
+    fits = tuple(batch.shape) == (_BATCH, length) and batch.dtype == torch.int64
+    return batch if fits and int(batch.min()) >= 0 and int(batch.max()) < tokens else None
 
 
 def _write(path: Path, batch: Tensor) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=".self-", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file({"windows": batch.contiguous()}, draft)
-            Path(draft).replace(path)
-        finally:
-            Path(draft).unlink(missing_ok=True)
+        remove_drafts(path.parent, path.name)
+        write_whole(path, save({"windows": batch.contiguous()}))
     except (OSError, SafetensorError) as error:
         raise CalibrationError(f"self-calibration cache {path.parent} cannot be written: {error}") from error

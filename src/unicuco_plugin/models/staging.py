@@ -1,75 +1,217 @@
 """A folder that appears complete or not at all."""
 
 import fcntl
+import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unicuco_plugin.errors import ExportError
+from unicuco_plugin.files.exchange import exchange
+from unicuco_plugin.files.received import read_text
+from unicuco_plugin.ownership import find_foreign, list_files, read_marker, remove_owned, write_marker
 
-__all__ = ["check_output", "staged_folder"]
+__all__ = ["check_output", "check_room", "staged_folder"]
 
 _UNFINISHED = ".{}.unfinished-"
+_OLD = ".{}.old-"
+# Exports of versions that wrote no marker: their files, and the tag of their model card.
+_UNMARKED = re.compile(
+    r"config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|"
+    r"recipe\.yaml|README\.md|strategy\.json|sparsity\.json|structured\.parts|modeling_compact\.py|"
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|chat_template\.jinja|"
+    r"(tokenizer|spiece|sentencepiece\.bpe)\.model"
+)
+_TAG = "- unicuco-plugin\n"
 
 
-def check_output(output: Path, *, overwrite: bool, source: Path | None = None) -> None:
+def check_output(
+    output: Path, *, overwrite: bool, source: Path | None = None, inputs: Iterable[str | Path | None] = ()
+) -> None:
     """Refuse an output folder before anything expensive is done for it.
 
     Args:
         output: Where the checkpoint shall be.
         overwrite: Whether an older checkpoint there may be replaced.
         source: The folder that the dense model is read from, if it is one.
+        inputs: Whatever else is read; names that are no files or folders are passed over.
 
     Raises:
-        ExportError: If it exists and may not be replaced, is no checkpoint, or holds the dense model.
+        ExportError: If it exists and may not be replaced, holds something that we did not write, or an input.
     """
     if not output.exists() and not output.is_symlink():
         return
-    if source is not None and source.resolve().is_relative_to(output.resolve()):
+    if source is not None and _lies_in(source, output):
         raise ExportError(f"{output}: holds the dense model; choose another output folder")
+    for given in inputs:
+        if given is not None and Path(given).expanduser().exists() and _lies_in(Path(given).expanduser(), output):
+            raise ExportError(f"{output}: holds {given}, which is read; choose another output folder")
     if not overwrite:
         raise ExportError(f"{output}: already exists; pass --overwrite to replace it")
-    # Replacing removes what is there: only ever something that an export may have made.
+    # Replacing removes what is there: only ever what we wrote.
     if output.is_symlink() or not output.is_dir():
         raise ExportError(f"{output}: is not a folder; it will not be replaced")
-    if any(output.iterdir()) and not (output / "config.json").is_file():
-        raise ExportError(f"{output}: is not a checkpoint (no config.json); it will not be replaced")
+    _owned(output)
 
 
 @contextmanager
-def staged_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
+def staged_folder(output: Path, *, overwrite: bool, need: int = 0) -> Iterator[Path]:
     """Give a temporary folder beside ``output`` that takes its name when the ``with`` ends well.
 
     After an error nothing is left of it, and an older checkpoint at ``output`` is untouched. What a killed process left
-    of the same output is removed first.
+    of the same output is put right first. The folder gets a marker that lists its files, by which a later call knows
+    what it may replace.
+
+    Args:
+        output: The folder to be.
+        overwrite: Whether an older one there may be replaced.
+        need: Bytes that will be written at least.
 
     Raises:
-        ExportError: If ``output`` may not be written (see :func:`check_output`), or the disk refuses.
+        ExportError: If ``output`` may not be written (see :func:`check_output`), or the disk refuses or is too small.
     """
-    check_output(output, overwrite=overwrite)
     try:
+        _recover(output)
+        check_output(output, overwrite=overwrite)
+        check_room(output, need)
         made = _make_parents(output.parent)
-        _remove_leftovers(output)
         stage = Path(tempfile.mkdtemp(prefix=_UNFINISHED.format(output.name), dir=output.parent))
         lock = _lock(stage)
+        write_marker(stage, ())
     except OSError as error:
         raise ExportError(f"{output}: cannot be written: {error}") from error
     try:
         yield stage
         check_output(output, overwrite=overwrite)
+        write_marker(stage, list_files(stage))
         _open_for_others(stage)
         _swap(stage, output)
     except OSError as error:
         raise ExportError(f"{output}: cannot be written: {error}") from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        _discard(stage)
         os.close(lock)
         if not output.exists():
             for folder in made:
                 folder.rmdir()
+
+
+def check_room(output: Path, need: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Args:
+        output: What will be written, which need not exist.
+        need: Its bytes, at least.
+
+    Raises:
+        ExportError: If fewer are free; the message has both numbers.
+    """
+    place = next(path for path in (output, *output.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if need > free:
+        raise ExportError(
+            f"{output}: needs {need:,} bytes, the disk has {free:,} free; make room or choose another output"
+        )
+
+
+def _recover(output: Path) -> None:
+    """Put right what killed processes left of the same output: unfinished folders go, an older one comes back.
+
+    Only folders with our marker that no process holds; whatever else bears such a name is left alone.
+    """
+    kinds = [kind.format(output.name) for kind in (_UNFINISHED, _OLD)]
+    found = list(output.parent.iterdir()) if output.parent.is_dir() else []
+    for folder in [path for path in found if path.name.startswith(tuple(kinds))]:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # no folder: none of ours
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # another process is at work
+        else:
+            if folder.name.startswith(kinds[1]) and not os.path.lexists(output):
+                if _marked(folder):
+                    folder.rename(output)
+            else:
+                _discard(folder)
+        finally:
+            os.close(descriptor)
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _owned(output: Path) -> frozenset[str]:
+    """The files of a folder that may be replaced; refuses one that holds anything else."""
+    names = read_marker(output)
+    if names is None:
+        return _unmarked(output)
+    foreign = find_foreign(output, names)
+    if foreign:
+        raise ExportError(
+            f"{output}: holds {_listed(foreign)} beside what unicuco wrote; it will not be replaced: move them away, "
+            "or choose another output"
+        )
+    return names
+
+
+def _unmarked(output: Path) -> frozenset[str]:
+    names = frozenset(list_files(output))
+    foreign = [name for name in sorted(names) if not _UNMARKED.fullmatch(name) or (output / name).is_symlink()]
+    if names and not (output / "config.json").is_file():
+        raise ExportError(f"{output}: is not a checkpoint (no config.json); it will not be replaced")
+    if not names or (names == {"config.json"} and _is_void(output / "config.json")):
+        return names
+    if foreign or not _has_our_card(output):
+        raise ExportError(
+            f"{output}: holds {_listed(foreign or sorted(names))} and no list of unicuco's own files; it will not be "
+            "replaced: move it away, or choose another output"
+        )
+    return names
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(repr(name[:60]).strip("'") for name in names[:3])
+    return f"{shown}, …" if len(names) > 3 else shown
+
+
+def _is_void(config: Path) -> bool:
+    """Whether a configuration says nothing: what is left of a checkpoint, of use to nobody."""
+    try:
+        return json.loads(read_text(config, largest=2**20, follow=False)) in ({}, [], None)
+    except (OSError, ValueError, RecursionError):
+        return True
+
+
+def _has_our_card(folder: Path) -> bool:
+    try:
+        return _TAG in read_text(folder / "README.md", largest=2**24, follow=False)
+    except (OSError, ValueError):
+        return False
+
+
+def _marked(folder: Path) -> bool:
+    try:
+        return read_marker(folder) is not None
+    except ExportError:
+        return False
+
+
+def _discard(folder: Path) -> None:
+    """Remove a temporary folder of ours, as far as it is; anything that somebody put into it stays."""
+    with suppress(OSError, ExportError):
+        names = read_marker(folder)
+        if names is None:
+            folder.rmdir()  # made, and not yet marked when its process was killed; anything else is not empty
+        else:
+            remove_owned(folder, names)
 
 
 def _lock(folder: Path) -> int:
@@ -78,21 +220,6 @@ def _lock(folder: Path) -> int:
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
-
-
-def _remove_leftovers(output: Path) -> None:
-    """Remove unfinished folders of the same output that no process holds any more."""
-    prefix = _UNFINISHED.format(output.name)
-    for folder in [path for path in output.parent.iterdir() if path.name.startswith(prefix)]:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # another process is at work
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)
 
 
 def _make_parents(folder: Path) -> list[Path]:
@@ -112,15 +239,23 @@ def _open_for_others(folder: Path) -> None:
 
 
 def _swap(stage: Path, output: Path) -> None:
+    """Let the new folder take the name; the older one is left under a temporary name."""
     if not output.exists():
         stage.rename(output)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old.", dir=output.parent))
-    output.rename(old / "checkpoint")
+    write_marker(output, _owned(output))  # of a version that wrote none
+    if exchange(stage, output):
+        return
+    # Where two names cannot change places at once, a kill between the renames is put right by the next start.
+    old = Path(tempfile.mkdtemp(prefix=_OLD.format(output.name), dir=output.parent))
+    lock = _lock(output)
     try:
-        stage.rename(output)
-    except BaseException:
-        (old / "checkpoint").rename(output)
-        old.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        output.rename(old)  # onto an empty folder, which goes
+        try:
+            stage.rename(output)
+        except BaseException:
+            old.rename(output)
+            raise
+        _discard(old)
+    finally:
+        os.close(lock)

@@ -13,6 +13,7 @@ import llmcompressor
 import torch
 from llmcompressor.core import reset_session
 from llmcompressor.modifiers import Modifier
+from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import SparsityModifierBase
 from llmcompressor.recipe import Recipe
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe, is_tex
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.structured import find_beside
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
+from unicuco_plugin.modifiers.ways import find_inputs
 from unicuco_plugin.pruning import check_config
 from unicuco_plugin.strategy import Strategy
 
@@ -119,8 +121,10 @@ def prune_with_recipe(
     name = str(model) if isinstance(model, str | Path) else str(getattr(model, "name_or_path", ""))
     built = _build_recipe(recipe)
     check_pipeline(built.modifiers, pipeline, with_data=calibration is not None)
-    check_output(output, overwrite=overwrite, source=Path(name) if Path(name).is_dir() else None)
     profiles = [modifier for modifier in built.modifiers if isinstance(modifier, SparsityProfileModifier)]
+    inputs = [path for modifier in profiles for path in find_inputs(vars(modifier))]
+    inputs += [] if not isinstance(recipe, str | Path) or is_text(recipe) else [str(recipe)]
+    check_output(output, overwrite=overwrite, source=Path(name) if Path(name).is_dir() else None, inputs=inputs)
     for modifier in profiles:
         if isinstance(recipe, str | Path) and not is_text(recipe):
             modifier.structured = find_beside(modifier.structured, Path(recipe).parent)
@@ -139,7 +143,7 @@ def prune_with_recipe(
     windows = calibration
     if windows is not None and not isinstance(windows, Tensor):
         windows = windows(live, tokenizer)
-    with staged_folder(output, overwrite=overwrite) as stage:
+    with staged_folder(output, overwrite=overwrite, need=_least_bytes(built.modifiers, live)) as stage:
         try:
             _run(live, built, tokenizer, windows, pipeline)
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
@@ -165,6 +169,17 @@ def prune_with_recipe(
             # After a failure this takes the bypasses off again.
             reset_session()
     return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved, caveat, layout)
+
+
+def _least_bytes(modifiers: Sequence[Modifier], model: nn.Module) -> int:
+    """Bytes that the checkpoint will have at least, as far as is known before the run; 0 if a modifier may quantise."""
+    known = (SparsityProfileModifier, SparsityModifierBase)
+    if not all(isinstance(modifier, known) for modifier in modifiers):
+        return 0
+    profiles = [modifier for modifier in modifiers if isinstance(modifier, SparsityProfileModifier)]
+    if profiles:
+        return min((strategy.bytes for modifier in profiles for strategy in modifier.resolve()), default=0)
+    return sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
 
 
 def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:

@@ -8,7 +8,7 @@ from unicuco_plugin.modifiers.entries import EvoPressEntry, PeerEntry, ProfileEn
 from unicuco_plugin.objectives.ranked_parts import RankedParts
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["check_ways", "known_parts", "plain_way", "trace_source"]
+__all__ = ["check_ways", "find_inputs", "known_parts", "plain_way", "trace_source"]
 
 _WAYS = ("profile", "strategy", "profiles", "peer", "evopress")
 
@@ -42,6 +42,17 @@ def check_ways(fields: Mapping[str, Any]) -> None:
         raise ValueError(f"request must be for sparsity with a peer, got {fields['request']}")
     if fields["profiles"] == [] or fields["strategy"] == []:
         raise ValueError(f"{given[0]} must not be empty")
+
+
+def find_inputs(fields: Mapping[str, Any]) -> list[str]:
+    """Names of the files and folders that a modifier with these fields reads."""
+    strategies = fields["strategy"] if isinstance(fields["strategy"], list) else [fields["strategy"]]
+    named = [fields["profile"], fields["levels"], *(entry.profile for entry in fields["profiles"] or ())]
+    named += [strategy for strategy in strategies if isinstance(strategy, str)]
+    named += [] if fields["structured"] is None else [fields["structured"].kept_parts]
+    named += [] if fields["peer"] is None else [fields["peer"].levels, fields["peer"].journal]
+    named += [] if fields["evopress"] is None else [fields["evopress"].file]
+    return [name for name in named if name is not None]
 
 
 def known_parts(entries: Sequence[ProfileEntry]) -> RankedParts | None:

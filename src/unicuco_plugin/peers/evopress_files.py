@@ -12,7 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, clip
+from unicuco_plugin.files.draft import remove_drafts, write_whole
+from unicuco_plugin.files.received import read_text
 
 if TYPE_CHECKING:
     from unicuco_plugin.models.decoder import Decoder
@@ -36,7 +38,9 @@ Drop = Literal["none", "attn", "mlp", "attn+mlp"]
 STEP = 1_000_000
 _HALVES = {"attn": "attention", "mlp": "mlp"}
 _DROPS: tuple[Drop, ...] = get_args(Drop)
-_LEVEL = re.compile(r"(\S+): *(-?\d+)")
+_LEVEL = re.compile(r"(\S{1,1000}): {0,8}(-?\d{1,12})")
+# Bytes of a file: a hundred thousand linears have seven million.
+_LARGEST = 2**24
 
 
 def read_drops(path: Path) -> tuple[Drop, ...]:
@@ -49,7 +53,7 @@ def read_drops(path: Path) -> tuple[Drop, ...]:
     for number, line in _lines(path):
         match = [drop for drop in _DROPS if drop == line]
         if not match:
-            raise StrategyError(f"{path}, line {number}: must be one of {', '.join(_DROPS)}, got {line!r}")
+            raise StrategyError(f"{path}, line {number}: must be one of {', '.join(_DROPS)}, got {clip(line)}")
         found += match
     return tuple(found)
 
@@ -116,7 +120,7 @@ def read_levels(path: Path) -> dict[str, int]:
     for number, line in _lines(path):
         match = _LEVEL.fullmatch(line)
         if match is None:
-            raise StrategyError(f"{path}, line {number}: must be 'module.name: level', got {line!r}")
+            raise StrategyError(f"{path}, line {number}: must be 'module.name: level', got {clip(line)}")
         if match[1] in levels:
             raise StrategyError(f"{path}, line {number}: {match[1]} comes twice")
         levels[match[1]] = int(match[2])
@@ -200,7 +204,7 @@ def units_to_levels(
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     try:
-        lines = path.read_text(encoding="utf8").splitlines()
+        lines = read_text(path, largest=_LARGEST).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise StrategyError(f"EvoPress file {path} cannot be read: {error}") from error
     found = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -210,9 +214,5 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    remove_drafts(path.parent, path.name)
+    write_whole(path, text.encode("utf8"))

@@ -1,14 +1,20 @@
 """A picture from first to last: made without a display, written whole or not at all."""
 
-import tempfile
+import os
 from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.errors import ExportError
+from unicuco_plugin.files.draft import draft, remove_drafts
+from unicuco_plugin.files.received import read_bytes
 
 __all__ = ["COLOURS", "MARKERS", "check_picture", "new_figure", "save_figure"]
 
 _FORMATS = (".png", ".svg", ".pdf")
+# What a picture says of who drew it, in the field that each format has for that.
+_MARK = "drawn by unicuco-plugin"
+_FIELDS = {"png": "Software", "svg": "Creator", "pdf": "Creator"}
+_LARGEST = 2**26
 # Okabe and Ito's, told apart by colour-blind readers, the darkest first; markers tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00", "#8A8A00")
 MARKERS = ("o", "D", "s", "^", "v", "P", "X", "<", ">")
@@ -18,12 +24,15 @@ def check_picture(path: Path) -> None:
     """Refuse a file that no picture can be written to.
 
     Raises:
-        ExportError: If the ending is none of .png, .svg and .pdf, or the folder does not exist.
+        ExportError: If the ending is none of .png, .svg and .pdf, the folder does not exist, or there is something
+            that we did not draw.
     """
     if path.suffix.lower() not in _FORMATS:
         raise ExportError(f"{path}: a picture's name must end in {', '.join(_FORMATS)}")
     if not path.parent.is_dir():
         raise ExportError(f"{path}: no such folder {path.parent}")
+    if os.path.lexists(path) and not _is_ours(path):
+        raise ExportError(f"{path}: is no picture of unicuco's; it will not be replaced: choose another name")
 
 
 def new_figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib is untyped
@@ -45,9 +54,16 @@ def save_figure(figure: Any, path: Path) -> None:  # noqa: ANN401
     """
     check_picture(path)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            draft = Path(folder) / f"draft{path.suffix.lower()}"
-            figure.savefig(draft, dpi=150)
-            draft.replace(path)
+        remove_drafts(path.parent, path.name)
+        with draft(path) as file:
+            kind = path.suffix.lower()[1:]
+            figure.savefig(file, format=kind, dpi=150, metadata={_FIELDS[kind]: _MARK})
     except OSError as error:
         raise ExportError(f"{path}: cannot be written: {error}") from error
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return _MARK.encode() in read_bytes(path, largest=_LARGEST, follow=False)
+    except OSError:
+        return False

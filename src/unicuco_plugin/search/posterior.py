@@ -37,6 +37,8 @@ LEVEL = 0.90
 Z90 = 1.6448536269514722
 # Strategies predicted at once: what many more make does not fit a core's cache, and takes three to five times as long.
 _ROWS = 256
+# Measured strategies that a surrogate is fitted on: some hundreds; a file that claims more would take all memory.
+_MOST_POINTS = 5_000
 _TENSORS = ("X", "G", "ell", "t")
 _SCALARS = ("tau2", "sigma2", "m", "shift", "scale", "spread", "beta")
 
@@ -99,6 +101,18 @@ class Posterior:
     def alpha(self) -> Tensor:
         """``n`` weights of the training targets in the mean."""
         return torch.cholesky_solve((self.t - self.expect(self.X))[:, None], self.L)[:, 0]
+
+    def check_units(self, count: int) -> None:
+        """Refuse a surrogate of another number of units, or one that cannot predict.
+
+        Raises:
+            ValueError: If it is for another number.
+            RuntimeError: If its covariance is not positive definite.
+        """
+        if self.X.shape[1] != count:
+            raise ValueError(f"surrogate's X must have one column for each of {count} units, got {self.X.shape[1]}")
+        if not bool(self.alpha.isfinite().all()):
+            raise ValueError("surrogate's covariance must be finite")
 
     def expect(self, x: Tensor) -> Tensor | float:
         """The mean before any measurement, standardised: ``m + beta (phi(x) - shift) / scale``."""
@@ -177,7 +191,13 @@ class Posterior:
         missing = [name for name in (*_TENSORS, *optional, *_SCALARS) if name not in tensors]
         if missing:
             raise ValueError(f"surrogate lacks {', '.join(missing)}")
+        if tensors["X"].dim() != 2 or tensors["ell"].dim() != 1:
+            raise ValueError("surrogate's X must be n x d and its ell a list")
+        for name in (*_TENSORS, *optional):
+            tensors = tensors | {name: tensors[name].double()}
         n, d = tensors["X"].shape
+        if not 0 < n <= _MOST_POINTS:
+            raise ValueError(f"surrogate's X must have 1 to {_MOST_POINTS} rows, got {n}")
         shapes = {"G": (d, tensors["ell"].numel()), "t": (n,)}
         for name, shape in shapes.items():
             if tuple(tensors[name].shape) != shape:
@@ -189,4 +209,13 @@ class Posterior:
         if prior is not None and len(prior.costs) != d:
             raise ValueError(f"surrogate's costs must be ({d}, {len(prior.knots)}), got {tuple(prior.costs.shape)}")
         tau2, sigma2, m, shift, scale, spread, beta = (float(tensors[name]) for name in _SCALARS)
+        for name, value, positive in (
+            ("ell", float(ell.min()), True),
+            ("tau2", tau2, True),
+            ("sigma2", sigma2, False),
+            ("scale", scale, True),
+            ("spread", spread, True),
+        ):
+            if value < 0.0 or (positive and value == 0.0):
+                raise ValueError(f"surrogate's {name} must be positive, got {value}")
         return cls(X, G, ell, t, tau2, sigma2, m, shift, scale, target, spread, beta, prior)

@@ -10,7 +10,7 @@ f      p x 2  scaled objectives (size, quality)
 ====== ====== ================================================
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import torch
@@ -48,6 +48,17 @@ class StratNet(nn.Module):
                     uniform = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.copy_((2.0 * uniform - 1.0) * bound)
         self.layers = nn.Sequential(linears[0], nn.ReLU(), linears[1], nn.ReLU(), linears[2])
+
+    def load_finite(self, state: Mapping[str, Tensor]) -> None:
+        """Take over weights of a file.
+
+        Raises:
+            ValueError: If one is not finite.
+            RuntimeError: If one is missing, too many, or of another shape.
+        """
+        if not all(bool(value.isfinite().all()) for value in state.values()):
+            raise ValueError("StratNet's weights must be finite")
+        self.load_state_dict(state)
 
     def forward(self, lam: Tensor) -> Tensor:
         """Map ``p x 2`` preferences to ``p x d`` scores."""

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, round_down
-from unicuco_plugin.spaces.removal import key_of, named_units, parse_key, row_of, units_of
+from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, units_of
 
 __all__ = ["DepthSpace"]
 
@@ -26,6 +26,9 @@ class DepthSpace:
     Attributes:
         block_names: Full module names of the ``d`` blocks, in order.
         block_params: Parameters of each.
+
+    Raises:
+        StrategyError: If there are fewer than two blocks, or more than 640.
     """
 
     block_names: tuple[str, ...]
@@ -36,6 +39,9 @@ class DepthSpace:
     physical: bool = True
     scales: tuple[int, ...] = ()
     bounds: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_count(len(self.block_names), "blocks")
 
     @property
     def units(self) -> tuple[str, ...]:

@@ -7,7 +7,21 @@ from torch import Tensor
 
 from unicuco_plugin.errors import StrategyError
 
-__all__ = ["key_of", "named_units", "parse_key", "row_of", "units_of"]
+__all__ = ["check_count", "key_of", "named_units", "parse_key", "row_of", "units_of"]
+
+
+# Exchanges of a removed unit with a kept one are listed: a quarter of the square of the units, each as long as they.
+_MOST_UNITS = 640
+
+
+def check_count(count: int, what: str) -> None:
+    """Refuse so many units that their exchanges would not fit into memory, or too few to remove one of.
+
+    Raises:
+        StrategyError: If ``count`` is below 2 or above 640; ``what`` is what a unit is called.
+    """
+    if not 1 < count <= _MOST_UNITS:
+        raise StrategyError(f"a space of {what} must have 2 to {_MOST_UNITS} of them, got {count}")
 
 
 def row_of(count: int, removed: Iterable[int]) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down
-from unicuco_plugin.spaces.removal import key_of, named_units, parse_key, row_of, units_of
+from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, units_of
 from unicuco_plugin.spaces.sublayer_moves import SublayerMoves, units_by_size
 from unicuco_plugin.spaces.units import number_blocks
 from unicuco_plugin.spaces.weighted import WeightedUnits
@@ -45,7 +45,7 @@ class SublayerSpace(WeightedUnits):
         unit_params: Parameters of each.
 
     Raises:
-        StrategyError: If units have more than three sizes.
+        StrategyError: If units have more than three sizes, or there are fewer than two or more than 640.
     """
 
     unit_names: tuple[str, ...]
@@ -58,6 +58,7 @@ class SublayerSpace(WeightedUnits):
     bounds: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
+        check_count(len(self.unit_names), "sub-layers")
         if len(self._sizes) > _SIZES:
             raise StrategyError(f"sub-layers must have at most {_SIZES} sizes, got {len(self._sizes)}")
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from scipy.stats import t as student_t
 
-from unicuco_plugin.profile import ArchiveEntry, Confirmation, ProfileRecord, SizeTable
+from unicuco_plugin.profile_record import ArchiveEntry, Confirmation, ProfileRecord, SizeTable
 from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.result import TrainingResult

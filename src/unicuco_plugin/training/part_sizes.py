@@ -5,7 +5,7 @@ import torch
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.sizes import measure_sizes, tensor_bytes
-from unicuco_plugin.profile import SizeTable
+from unicuco_plugin.profile_record import SizeTable
 
 __all__ = ["measure_parts"]
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
-from unicuco_plugin.models.selfcalibration import generate_windows
+from unicuco_plugin.models.selfcalibration import generate_windows, own_cache
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.objectives.ranked_parts import RankedParts
 from unicuco_plugin.plugins.manager import make_objective, make_scalarization
-from unicuco_plugin.profile import RECORD, write_profile
+from unicuco_plugin.profile import RECORD, is_profile, write_profile
 from unicuco_plugin.search.journal import Journal
 from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
 from unicuco_plugin.search.memory import RememberedObjective
@@ -141,7 +142,7 @@ def train_profile(
         fidelity: _maker(objective, decoder, subject, part, settings, ranked=ranked, shared=shared)
         for fidelity, part in ((RANK, windows.rank), (RERANK, windows.rerank), (CONFIRM, windows.confirm))
     }
-    if overwrite or not (output / JOURNAL).exists():
+    if overwrite or not os.path.lexists(output / JOURNAL):
         first = makers[RANK]()  # an objective that cannot be made is refused before there is a journal
         makers[RANK] = lambda: first
     header = {
@@ -153,10 +154,8 @@ def train_profile(
         "device": torch.device(device).type,
     }
     header |= subject.header | settings.model_dump(mode="json")
-    if overwrite:
-        (output / JOURNAL).unlink(missing_ok=True)
-    resumed = (output / JOURNAL).exists()
-    with Journal.open(output / JOURNAL, header, resume=resume) as journal:
+    resumed = resume and os.path.lexists(output / JOURNAL)
+    with Journal.open(output / JOURNAL, header, resume=resume, overwrite=overwrite) as journal:
         measure = JournaledMeasure(journal, subject.space, makers, settings.batch)
         progress(Progress("preparing", 0, 1, 0, ""))
         start = subject.start(journal, windows.rank, ranked)
@@ -214,7 +213,13 @@ def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
         raise JournalError("resume and overwrite exclude each other: one continues a run, the other forgets it")
     if output.exists() and not output.is_dir():
         raise ProfileError(f"output must be a folder, got the file {output}")
-    there = [name for name in (RECORD, JOURNAL) if (output / name).exists()]
+    there = [name for name in (RECORD, JOURNAL) if os.path.lexists(output / name)]
+    # The journal is looked at when its lock is held.
+    if overwrite and RECORD in there and not is_profile(output / RECORD):
+        raise ProfileError(
+            f"{output / RECORD} is no profile of unicuco-plugin; it will not be replaced: move it away, or choose "
+            "another output"
+        )
     if there and not (resume or overwrite):
         raise ProfileError(
             f"output {output} already holds {' and '.join(there)}; pass --resume to continue that run, --overwrite to "
@@ -245,7 +250,7 @@ def _load(
         )
     else:
         drawn = generate_windows(
-            decoder.model, tokenizer, count=count, length=length, seed=settings.seed, cache_dir=output / "calibration"
+            decoder.model, tokenizer, count=count, length=length, seed=settings.seed, cache_dir=own_cache(output)
         )
     lots = drawn.split([rank, rerank, confirm, parts])
     source = {"sources": list(calibration) or ["self-generated"], "hash": calibration_hash(drawn), "windows": count}

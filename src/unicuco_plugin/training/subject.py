@@ -15,7 +15,7 @@ from unicuco_plugin.models.sizes import ModelSizes, measure_sizes
 from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.plugins.manager import make_ranking, make_space
-from unicuco_plugin.profile import SizeTable
+from unicuco_plugin.profile_record import SizeTable
 from unicuco_plugin.search.groups import Groups
 from unicuco_plugin.search.journal import Journal
 from unicuco_plugin.search.prior import Prior

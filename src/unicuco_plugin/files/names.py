@@ -1,0 +1,36 @@
+"""Names that a record gives: of files in their own folder, and nothing else."""
+
+import unicodedata
+from pathlib import Path
+
+__all__ = ["check_own_folder", "check_plain_name"]
+
+_LONGEST = 255  # bytes, what file systems take
+
+
+def check_plain_name(name: str) -> str:
+    """Return a name if it is a plain one: it leads nowhere, hides nothing, and shows as it is.
+
+    Raises:
+        ValueError: If it has a slash, begins with a dot, is empty, longer than 255 bytes, not UTF-8, or holds control
+            characters; the message has the rule and the value.
+    """
+    try:
+        size = len(name.encode("utf8"))
+    except UnicodeEncodeError:
+        size = _LONGEST + 1
+    bad = any(mark in "/\\:" or unicodedata.category(mark).startswith("C") for mark in name[: _LONGEST + 1])
+    if bad or not 0 < size <= _LONGEST or name.startswith("."):
+        raise ValueError(f"must be the plain name of a file, got {name[:60]!r}")
+    return name
+
+
+def check_own_folder(folder: Path) -> Path:
+    """Return a folder inside an output, which need not exist, if writing into it stays inside.
+
+    Raises:
+        OSError: If it is a link, which the sender of a received folder may have pointed anywhere, or no folder.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OSError(f"{folder} must be a folder of its own; remove what is there")
+    return folder
