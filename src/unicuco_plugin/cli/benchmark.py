@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from unicuco_plugin.cli.options import debug_option
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 
 __all__ = ["benchmark"]
@@ -36,7 +37,7 @@ def benchmark(plan: Path, output: Path) -> None:
             result = run_benchmark(read, output, bars)
             bars.finish()
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; {output} keeps what is done, go on with the same command", err=True)
+        say(f"\nstopped; {output} keeps what is done, go on with the same command", err=True)
         raise
     text = describe_benchmark(result)
     made = provenance(shlex.join(["unicuco", "benchmark", str(plan), "--output", str(output)]), read.device)
@@ -44,8 +45,8 @@ def benchmark(plan: Path, output: Path) -> None:
     _write(output / "results.json", json.dumps(record, indent=1) + "\n")
     _write(output / "results.md", text + "\n")
     pictures = draw_benchmark(result, output)
-    click.echo(text)
-    click.echo(f"written to {output}: results.json, results.md, {', '.join(path.name for path in pictures)}")
+    say(text)
+    say(f"written to {output}: results.json, results.md, {', '.join(path.name for path in pictures)}")
 
 
 def _write(path: Path, text: str) -> None:
