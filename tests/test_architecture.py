@@ -12,6 +12,7 @@ PACKAGE = ROOT / "src" / "unicuco_plugin"
 
 ROOMS = [
     "errors",
+    "escaping",
     "files",
     "signed",
     "ownership",

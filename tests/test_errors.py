@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unicuco_plugin import errors
-from unicuco_plugin.errors import explain, round_down, round_up
+from unicuco_plugin.errors import clip, explain, quoted, round_down, round_up
 
 
 @given(st.floats(1e-12, 1e12))
@@ -38,3 +38,42 @@ def test_an_explanation_names_field_rule_and_value_in_one_line():
     assert explain(caught.value) == (
         "count: Input should be greater than or equal to 1, got 0; name: Field required; unknown field 'other'"
     )
+
+
+def test_an_explanation_of_a_hostile_document_is_short():
+    class Example(BaseModel):
+        counts: dict[str, int]
+
+    fields = {f"{letter}{'x' * 10**6}": "y" * 10**6 for letter in "abcde"}
+    with pytest.raises(ValidationError) as caught:
+        Example.model_validate({"counts": fields})
+    said = explain(caught.value)
+    assert len(said) == 300
+    assert said.startswith("counts.a" + "x" * 51 + "…: Input should be a valid integer, unable to parse string")
+    assert said.endswith("; and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a\nb", "'a\\nb'"),
+        ("x" * 10**7, "'" + "x" * 58 + "…"),
+        (list(range(100)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, …"),
+        (10**5000, "a very large int"),
+    ],
+    ids=["text", "long text", "list", "integer"],
+)
+def test_a_value_from_outside_is_shown_in_sixty_characters(value, shown):
+    assert quoted(value) == shown
+
+
+@given(st.text(max_size=40), st.integers(4, 40), st.booleans())
+def test_a_clipped_text_is_no_longer_than_asked_and_keeps_what_fits(text, most, middle):
+    short = clip(text, most, middle=middle)
+    assert len(short) <= most
+    assert (short == text) == (len(text) <= most or text == short)
+    assert text.startswith(short.partition("…")[0])
+
+
+def test_a_clipped_message_keeps_its_end():
+    assert clip("which file" + "x" * 100 + "what to do", 30, middle=True) == "which filexxxxxxxxx…what to do"

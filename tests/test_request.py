@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -100,6 +101,9 @@ def test_requests_are_frozen_and_hashable():
         ({}, f"a request has exactly one of {KINDS}; got none"),
         ({"sparsity": 0.5, "max_params": 9}, f"a request has exactly one of {KINDS}; got sparsity, max_params"),
         ({"sparsity": None}, f"a request has exactly one of {KINDS}; got none"),
+        ({"max_params": 10**18 + 1}, f"max_params must be at most 10**18, got {10**18 + 1}"),
+        ({"max_params": 10**100}, "max_params must be at most 10**18, got 1" + 58 * "0" + "…"),
+        ({"max_bytes": "1e99T"}, "max_bytes must be at most 10**18, got 1" + 58 * "0" + "…"),
         ({"ratio": 0.5}, f"unknown field 'ratio'; a request has one of {KINDS}"),
         ({"cls": 0.5}, f"unknown field 'cls'; a request has one of {KINDS}"),
     ],
@@ -152,3 +156,52 @@ def test_a_missing_or_binary_file_is_our_error(tmp_path):
     for name in ("missing", "binary"):
         with pytest.raises(RequestError, match=f"{name} cannot be read"):
             read_requests(tmp_path / name)
+
+
+def test_many_digits_are_no_number_of_bytes():
+    with pytest.raises(RequestError) as caught:
+        parse_bytes("1" * 100_000)
+    assert str(caught.value) == (
+        "max_bytes must be a number of bytes such as 6000000, 6GB or 5.5GiB, got '" + 58 * "1" + "…"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[" * 5_000, "is nested too deeply"),
+        ('{"max_bytes": "' + 9_980 * "1" + '"}', "max_bytes must be a number of bytes"),
+        ("[" * 10_001, "a request must have at most 10000 characters, got 10001$"),
+    ],
+    ids=["brackets", "digits", "too long"],
+)
+def test_a_hostile_line_is_named_by_its_number_in_few_words(tmp_path, line, reason):
+    path = tmp_path / "requests.jsonl"
+    path.write_text(line, encoding="utf8")
+    with pytest.raises(RequestError, match=f"requests.jsonl, line 1: {reason}") as caught:
+        read_requests(path)
+    assert len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_a_file_of_very_many_lines_is_refused(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"sparsity": 0.5}\n' + "\n" * 99_999, encoding="utf8")
+    assert read_requests(path) == [Request.of(sparsity=0.5)]
+    path.write_text('{"sparsity": 0.5}\n' + "\n" * 100_000, encoding="utf8")
+    with pytest.raises(RequestError, match=r"must have at most 100000 lines$"):
+        read_requests(path)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(RequestError, match=r"cannot be read: must have at most 67,108,864 bytes, got 1,099,511,627,776$"):
+        read_requests(path)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(RequestError, match=r"cannot be read: must be a regular file, got a \w+$"):
+            read_requests(path)

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -59,7 +60,7 @@ def test_a_divergence_carried_over_from_other_weights_says_so():
 
 
 @given(
-    units=st.dictionaries(st.text(max_size=5), st.floats(0, 1, exclude_min=True), max_size=4),
+    units=st.dictionaries(st.text(min_size=1, max_size=5), st.floats(0, 1, exclude_min=True), max_size=4),
     mean=st.floats(0, 1e6),
     carried_over=st.booleans(),
     preference=st.tuples(st.floats(0, 1), st.floats(0.1, 1)),
@@ -82,6 +83,13 @@ def test_a_strategy_file_is_read_back(tmp_path):
         (edited(schema=0), "schema must be 1, got 0"),
         (edited(units={"a": 1.5}), "units['a'] must be in (0, 1], got 1.5"),
         (edited(units={"a": 0.0}), "units['a'] must be in (0, 1], got 0.0"),
+        (edited(units={"": 0.5}), "units must have names of 1 to 1000 characters, got ''"),
+        (edited(units={"a" * 1001: 0.5}), "units must have names of 1 to 1000 characters, got '" + 58 * "a" + "…"),
+        (edited(units={"a" * 1000: 2.0}), "units['" + 58 * "a" + "…] must be in (0, 1], got 2.0"),
+        (
+            edited(model={"name": "m" * 1001, "fingerprint": ""}),
+            "model.name: String should have at most 1000 characters, got '" + 58 * "m" + "…",
+        ),
         (edited(sparsity=1.5), "sparsity: Input should be less than or equal to 1, got 1.5"),
         (edited(sparsity=float("nan")), "sparsity: Input should be a finite number, got nan"),
         (edited(params=0), "params: Input should be greater than 0, got 0"),
@@ -119,6 +127,28 @@ def test_a_file_that_is_not_json_is_our_error(tmp_path, content):
     (tmp_path / "strategy.json").write_bytes(content)
     with pytest.raises(StrategyError, match=r"strategy\.json cannot be read"):
         Strategy.read(tmp_path / "strategy.json")
+
+
+def test_a_file_of_brackets_is_our_error(tmp_path):
+    (tmp_path / "strategy.json").write_text("[" * 100_000)
+    with pytest.raises(StrategyError, match=r"strategy\.json cannot be read: is nested too deeply$"):
+        Strategy.read(tmp_path / "strategy.json")
+
+
+def test_a_pipe_and_a_huge_file_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StrategyError, match=r"pipe cannot be read: must be a regular file, got a pipe$"):
+        Strategy.read(tmp_path / "pipe")
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 2**40)
+    with pytest.raises(StrategyError, match=r"huge cannot be read: it must have at most 67,108,864 bytes$"):
+        Strategy.read(tmp_path / "huge")
+
+
+def test_too_many_units_are_refused(monkeypatch):
+    monkeypatch.setattr("unicuco_plugin.strategy._MOST_UNITS", 1)
+    with pytest.raises(StrategyError, match=r"^not a strategy: units must be at most 1, got 2$"):
+        Strategy.from_dict(edited(units={"a": 0.5, "b": 0.5}))
 
 
 def test_a_missing_file_is_our_error(tmp_path):

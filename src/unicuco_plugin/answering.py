@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, clip
+from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
 from unicuco_plugin.levels.record import identify_levels
 from unicuco_plugin.limits import Facts, Limits
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
@@ -271,7 +271,7 @@ def _check_key(space: Space, key: str) -> None:
     except (ValueError, IndexError, OverflowError, RuntimeError):
         known = False
     if not known or not bool(((x >= 0.0) & (x <= 1.0)).all()) or not x.any():
-        raise ValueError(f"strategy must be a key of the space {space.name} that removes something, got {clip(key)}")
+        raise ValueError(f"strategy must be a key of the space {space.name} that removes something, got {quoted(key)}")
 
 
 def packaged_profiles() -> list[str]:

@@ -22,9 +22,15 @@ __all__ = [
     "UnsupportedModelError",
     "clip",
     "explain",
+    "quoted",
     "round_down",
     "round_up",
 ]
+
+# Characters of a message: a line or two of a terminal, and what a path of a usual length leaves room in.
+LONGEST = 300
+# Of a document that is wrong throughout so many fields are told.
+_REASONS = 3
 
 
 class UnicucoError(Exception):
@@ -87,28 +93,47 @@ class UnknownNameError(UnicucoError, LookupError):
     """No plugin provides a space, objective, scalarization or peer of that name; the message lists those there are."""
 
 
-def clip(value: object, longest: int = 60) -> str:
-    """Show a value that may be a stranger's: its ``repr``, cut off when it is long."""
-    # Of a long text, a part is enough, and its repr may be ten times as long.
-    text = repr(value[: longest + 1] if isinstance(value, str | bytes | list | tuple) else value)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+def clip(text: str, most: int = 60, *, middle: bool = False) -> str:
+    """Shorten a text that someone else wrote, so that a message stays a line.
+
+    Args:
+        text: Any text.
+        most: Most characters of the result.
+        middle: Whether its middle goes rather than its end: a message ends with what to do.
+    """
+    if len(text) <= most:
+        return text
+    end = most // 3 if middle else 0
+    return text[: most - 1 - end] + "…" + text[len(text) - end :]
+
+
+def quoted(value: object, most: int = 60) -> str:
+    """Write a value from outside as Python does, in ``most`` characters."""
+    if isinstance(value, str | bytes):
+        value = value[: most + 1]  # all that is shown; a file may hold 100 MB of it
+    try:
+        return clip(repr(value), most)
+    except (ValueError, RecursionError):  # integers of very many digits, lists in lists in lists
+        return f"a very large {type(value).__name__}"
 
 
 def explain(error: ValidationError) -> str:
-    """Say which fields pydantic refused, by which rule and with which value, in one line."""
+    """Say which fields pydantic refused, by which rule and with which value, in one line of at most 300 characters."""
     reasons = []
-    for entry in error.errors():
-        where = ".".join(str(part) for part in entry["loc"])
+    for entry in error.errors(include_url=False)[:_REASONS]:
+        where = clip(".".join(str(part) for part in entry["loc"]))
         match entry["type"]:
             case "value_error":  # a validator of ours, whose message names all three already
-                reasons.append(entry["msg"].removeprefix("Value error, "))
+                reason = entry["msg"].removeprefix("Value error, ")
             case "extra_forbidden":
-                reasons.append(f"unknown field {where!r}")
+                reason = f"unknown field {where!r}"
             case "missing":
-                reasons.append(f"{where}: {entry['msg']}")
+                reason = f"{where}: {entry['msg']}"
             case _:
-                reasons.append(f"{where}: {entry['msg']}, got {entry['input']!r}".removeprefix(": "))
-    return "; ".join(reasons)
+                reason = f"{where}: {clip(entry['msg'], 160)}, got {quoted(entry['input'])}".removeprefix(": ")
+        reasons.append(reason)
+    more = error.error_count() - len(reasons)
+    return clip("; ".join([*reasons, *([f"and {more} more"] if more else [])]), LONGEST, middle=True)
 
 
 def round_down(value: float, digits: int = 6) -> str:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from unicuco_plugin.errors import ProfileError, clip
+from unicuco_plugin.errors import ProfileError, quoted
 from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.received import read_bytes
 from unicuco_plugin.profile_record import ProfileRecord
@@ -98,7 +98,7 @@ def read_profile(folder: Path) -> tuple[ProfileRecord, dict[str, dict[str, Tenso
     for name, digest in files.items():
         if not isinstance(digest, str) or not _FILE.fullmatch(name) or not _DIGEST.fullmatch(digest):
             raise ProfileError(
-                f"profile {path} is damaged: files must be NAME-DIGITS.safetensors with their SHA-256, got {clip(name)}"
+                f"profile {path} is damaged: files must be NAME-DIGITS.safetensors by SHA-256, got {quoted(name)}"
             )
     record = ProfileRecord.from_dict(content, path)
     return record, {name.partition("-")[0]: _read(folder / name, expect) for name, expect in files.items()}

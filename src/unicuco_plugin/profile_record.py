@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from unicuco_plugin.errors import ProfileError, clip, explain
+from unicuco_plugin.errors import ProfileError, explain, quoted
 from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.strategy import ModelReference
 
@@ -199,7 +199,7 @@ class ProfileRecord(_Frozen):
         count = len(self.units)
         if len(set(self.units)) < count:
             twice = next(name for index, name in enumerate(self.units) if name in self.units[:index])
-            raise ValueError(f"units must have names of their own, got {clip(twice)} twice")
+            raise ValueError(f"units must have names of their own, got {quoted(twice)} twice")
         self.sizes.check_lengths(count)
         if len(self.bounds) not in (0, count):
             raise ValueError(f"bounds must have one entry for each of {count} units, got {len(self.bounds)}")

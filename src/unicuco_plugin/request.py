@@ -1,6 +1,5 @@
 """A request: exactly one wish about size or quality."""
 
-import json
 import math
 import re
 from decimal import Decimal
@@ -9,7 +8,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
-from unicuco_plugin.errors import RequestError, explain
+from unicuco_plugin.errors import RequestError, explain, quoted
+from unicuco_plugin.files.received import parse_json, read_text
 
 __all__ = ["Request", "parse_bytes", "read_requests"]
 
@@ -17,19 +17,26 @@ KINDS = ("sparsity", "max_params", "max_bytes", "max_divergence", "preference")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _ROUNDING = 1e-15  # two correctly rounded shares of one total sum to 1 within 2 units in the last place, 4.4e-16
 
+_LONGEST_NUMBER = 40  # characters of a number of bytes; what is longer is no number that anybody means
+_LARGEST = 10**18  # parameters or bytes: a million times the largest models of today
+# A file of requests: far more than a table of answers is read for.
+_MOST_BYTES, _MOST_LINES, _LONGEST_LINE = 64 * 2**20, 100_000, 10_000
+
 
 def parse_bytes(text: str) -> int:
     """Read ``6000000``, ``6GB`` or ``5.5 GiB`` as a number of bytes.
 
     Raises:
         RequestError: If the text is not a positive number with an optional unit (kB … TB are powers of 1000,
-            KiB … TiB powers of 1024).
+            KiB … TiB powers of 1024), in at most 40 characters.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
+    pattern = r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*([kmgt]?i?)b?\s*"
+    # The pattern tries every way to split a run of digits: the time it takes grows with the square of their number.
+    match = re.fullmatch(pattern, text, flags=re.IGNORECASE) if len(text) <= _LONGEST_NUMBER else None
     # Decimal, because a float would round counts above 2**53.
     count = int(Decimal(match[1]) * _UNITS.get(match[2].lower(), 0)) if match else 0
     if count <= 0:
-        raise RequestError(f"max_bytes must be a number of bytes such as 6000000, 6GB or 5.5GiB, got {text!r}")
+        raise RequestError(f"max_bytes must be a number of bytes such as 6000000, 6GB or 5.5GiB, got {quoted(text)}")
     return count
 
 
@@ -82,7 +89,9 @@ class Request(BaseModel):
     @classmethod
     def _check_positive(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and value <= 0:
-            raise ValueError(f"{info.field_name} must be positive, got {value}")
+            raise ValueError(f"{info.field_name} must be positive, got {quoted(value)}")
+        if value is not None and value > _LARGEST:
+            raise ValueError(f"{info.field_name} must be at most 10**18, got {quoted(value)}")
         return value
 
     @field_validator("max_divergence")
@@ -124,23 +133,32 @@ def read_requests(path: Path) -> list[Request]:
     """Read one JSON request a line; blank lines are skipped.
 
     Raises:
-        RequestError: If the file cannot be read or holds no request, or a line is not one; the message names the line.
+        RequestError: If the file is no regular file, cannot be read, has more than 64 MiB or 100 000 lines, or holds no
+            request; or a line is not one or has more than 10 000 characters; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, largest=_MOST_BYTES).split("\n", _MOST_LINES + 1)
+    except (OSError, ValueError) as error:
         raise RequestError(f"request file {path} cannot be read: {error}") from error
+    if len(lines) > _MOST_LINES + 1:  # behind the last line break there is nothing
+        raise RequestError(f"request file {path} must have at most {_MOST_LINES} lines")
     requests = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
-            if not isinstance(fields, dict):
-                raise RequestError(f'expected an object such as {{"sparsity": 0.25}}, got {line.strip()!r}')
-            requests.append(Request.of(**fields))
+            requests.append(_read_line(line))
         except ValueError as error:  # ours, JSON's, and Python's own for an integer of too many digits
             raise RequestError(f"{path}, line {number}: {error}") from error
     if not requests:
         raise RequestError(f"request file {path} holds no request; write one JSON object a line")
     return requests
+
+
+def _read_line(line: str) -> Request:
+    if len(line) > _LONGEST_LINE:
+        raise RequestError(f"a request must have at most {_LONGEST_LINE} characters, got {len(line)}")
+    fields = parse_json(line)
+    if not isinstance(fields, dict):
+        raise RequestError(f'expected an object such as {{"sparsity": 0.25}}, got {quoted(line.strip())}')
+    return Request.of(**fields)

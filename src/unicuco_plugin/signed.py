@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unicuco_plugin.errors import UnicucoError, clip
+from unicuco_plugin.errors import UnicucoError, quoted
 from unicuco_plugin.files.received import DOCUMENT, parse_json, read_text
 
 __all__ = ["SignedDocument"]
@@ -57,7 +57,7 @@ class SignedDocument:
             raise self.error(f"{self.kind} {path} is damaged: it has no schema")
         if content["schema"] != self.schema:
             raise self.error(
-                f"{self.kind} schema must be {self.schema}, got {clip(content['schema'])}: another unicuco-plugin "
+                f"{self.kind} schema must be {self.schema}, got {quoted(content['schema'])}: another unicuco-plugin "
                 f"wrote {path}"
             )
         digest = content.pop("digest", None)

@@ -4,17 +4,23 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from unicuco_plugin.errors import StrategyError, explain
+from unicuco_plugin.errors import StrategyError, explain, quoted
+from unicuco_plugin.files.received import parse_json, read_text
 from unicuco_plugin.request import Request
 
 __all__ = ["Divergence", "ModelReference", "Source", "Strategy", "split_halves"]
 
 SCHEMA = 1
 Source = Literal["stratnet", "archive", "neighbour", "peer", "evopress_file"]
+# Far above what there is: the largest mixtures of experts have some 50 000 linears.
+_MOST_UNITS = 1_000_000
+_LONGEST_NAME = 1_000
+_MOST_BYTES = 64 * 2**20  # of a file
+Name = Annotated[str, Field(max_length=_LONGEST_NAME)]
 
 
 def split_halves(units: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -40,8 +46,8 @@ class _Frozen(BaseModel):
 class ModelReference(_Frozen):
     """The model that a strategy or profile was made for: a name to show, a fingerprint to check."""
 
-    name: str
-    fingerprint: str
+    name: Name
+    fingerprint: Name
 
 
 class Divergence(_Frozen):
@@ -83,15 +89,15 @@ class Strategy(_Frozen):
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
-    space: str
+    space: Name
     model: ModelReference
     request: Request
     sparsity: float = Field(ge=0.0, le=1.0)
     params: int = Field(gt=0)
     bytes: int = Field(gt=0)
     source: Source
-    peer: str | None = None
-    levels: str | None = None
+    peer: Name | None = None
+    levels: Name | None = None
     divergence: Divergence | None
     units: dict[str, float]
 
@@ -106,9 +112,13 @@ class Strategy(_Frozen):
     @field_validator("units")
     @classmethod
     def _check_units(cls, value: dict[str, float]) -> dict[str, float]:
+        if len(value) > _MOST_UNITS:
+            raise ValueError(f"units must be at most {_MOST_UNITS}, got {len(value)}")
         for name, share in value.items():
+            if not 0 < len(name) <= _LONGEST_NAME:
+                raise ValueError(f"units must have names of 1 to {_LONGEST_NAME} characters, got {quoted(name)}")
             if not 0.0 < share <= 1.0:
-                raise ValueError(f"units[{name!r}] must be in (0, 1], got {share}")
+                raise ValueError(f"units[{quoted(name)}] must be in (0, 1], got {share}")
         return value
 
     @property
@@ -148,10 +158,10 @@ class Strategy(_Frozen):
         """Read a strategy file.
 
         Raises:
-            StrategyError: If the file cannot be read or holds no strategy.
+            StrategyError: If the file is no regular file of at most 64 MiB, cannot be read or holds no strategy.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf8"))
+            data = parse_json(read_text(path, largest=_MOST_BYTES))
         except (OSError, ValueError) as error:
             raise StrategyError(f"strategy file {path} cannot be read: {error}") from error
         return cls.from_dict(data)

@@ -33,8 +33,8 @@ def test_a_larger_file_than_allowed_is_refused_by_its_size_alone(tmp_path):
     [
         (os.mkfifo, "a pipe"),
         (os.mkdir, "a folder"),
-        (lambda path: os.symlink("/dev/zero", path), "a device"),
-        (lambda path: os.symlink("/dev/null", path), "a device"),
+        (lambda path: path.symlink_to("/dev/zero"), "a device"),
+        (lambda path: path.symlink_to("/dev/null"), "a device"),
     ],
     ids=["pipe", "folder", "zero", "null"],
 )

@@ -119,8 +119,15 @@ def test_an_edited_header_is_refused(path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE header SET value = '7' WHERE name = 'seed'")
     connection.close()
-    with pytest.raises(JournalError, match="seed was 7, is now 0"):
+    with pytest.raises(JournalError, match="argument 'seed' does not match its digest: it was damaged or edited"):
         Journal.open(path, HEADER, resume=True)
+
+
+def test_long_arguments_are_told_from_where_they_differ(path):
+    Journal.open(path, {"notes": "x" * 1000 + "a" + "y" * 1000}, resume=False).close()
+    with pytest.raises(JournalError) as caught:
+        Journal.open(path, {"notes": "x" * 1000 + "b" + "y" * 1000}, resume=True)
+    assert f"notes was …{'x' * 20}a{'y' * 37}…, is now …{'x' * 20}b{'y' * 37}…; resume with" in str(caught.value)
 
 
 def test_a_refused_journal_can_be_opened_right_after(path):
@@ -160,9 +167,9 @@ def test_another_programs_database_is_refused(path):
 def test_a_newer_journal_is_refused(path):
     Journal.open(path, HEADER, resume=False).close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(JournalError, match="schema must be 1, got 2: a newer unicuco-plugin wrote"):
+    with pytest.raises(JournalError, match="schema must be 2, got 3: a newer unicuco-plugin wrote"):
         Journal.open(path, HEADER, resume=True)
 
 

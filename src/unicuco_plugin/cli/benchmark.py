@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from unicuco_plugin.cli.options import debug_option
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.files.draft import remove_drafts, write_whole
@@ -46,7 +47,7 @@ def benchmark(plan: Path, output: Path) -> None:
             result = run_benchmark(read, output, bars)
             bars.finish()
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; {output} keeps what is done, go on with the same command", err=True)
+        say(f"\nstopped; {output} keeps what is done, go on with the same command", err=True)
         raise
     text = describe_benchmark(result)
     made = provenance(shlex.join(["unicuco", "benchmark", str(plan), "--output", str(output)]), read.device)
@@ -54,5 +55,5 @@ def benchmark(plan: Path, output: Path) -> None:
     for name, content in zip(_TEXTS, (json.dumps(record, indent=1), text), strict=True):
         write_whole(output / name, f"{content}\n".encode())
     pictures = draw_benchmark(result, output)
-    click.echo(text)
-    click.echo(f"written to {output}: results.json, results.md, {', '.join(path.name for path in pictures)}")
+    say(text)
+    say(f"written to {output}: results.json, results.md, {', '.join(path.name for path in pictures)}")

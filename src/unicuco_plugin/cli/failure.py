@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 import click
 
-from unicuco_plugin.errors import UnicucoError
+from unicuco_plugin.cli.output import say
+from unicuco_plugin.errors import LONGEST, UnicucoError, clip
+from unicuco_plugin.escaping import escape_controls
 
 __all__ = ["DEBUG", "INTERRUPTED", "QUIET", "Failure", "one_line", "reporting"]
 
@@ -23,8 +25,8 @@ class Failure(click.ClickException):
     """Ends the command with exit code 1 and its message on standard error."""
 
     def show(self, file: object = None) -> None:
-        """Print the message as one line."""
-        click.echo(f"error: {one_line(self.message)}", err=True)
+        """Print the message as one line of at most 300 characters; its end, what to do, stays."""
+        say(clip(escape_controls(f"error: {one_line(self.message)}"), LONGEST, middle=True), err=True)
 
 
 def one_line(text: str) -> str:
@@ -46,7 +48,7 @@ def reporting(ctx: click.Context) -> Iterator[None]:
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
+        say("interrupted", err=True)
         ctx.exit(INTERRUPTED)
     except UnicucoError as error:
         _trace(ctx)
@@ -61,4 +63,4 @@ def reporting(ctx: click.Context) -> Iterator[None]:
 
 def _trace(ctx: click.Context) -> None:
     if ctx.meta.get(DEBUG):
-        click.echo(traceback.format_exc().rstrip(), err=True)
+        say(traceback.format_exc().rstrip(), err=True)

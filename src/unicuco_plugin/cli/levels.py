@@ -15,6 +15,7 @@ from unicuco_plugin.cli.options import (
     model_options,
     window_options,
 )
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 
 __all__ = ["build", "levels", "show"]
@@ -104,10 +105,10 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
                 **again,
             )
     except KeyboardInterrupt:
-        click.echo(f"\nstopped; {output} keeps what is done, go on with the same command and --resume", err=True)
+        say(f"\nstopped; {output} keeps what is done, go on with the same command and --resume", err=True)
         raise
-    click.echo(describe_levels(built))
-    click.echo(f"\nwritten to {output}; look again with: unicuco levels show {shlex.quote(str(output))}")
+    say(describe_levels(built))
+    say(f"\nwritten to {output}; look again with: unicuco levels show {shlex.quote(str(output))}")
 
 
 @levels.command()
@@ -123,5 +124,5 @@ def show(folder: Path, as_json: bool, verify: bool) -> None:
     opened = Levels.open(folder)
     if verify:
         opened.verify()
-        click.echo(f"all {len(opened.record.linears)} files match their checksums", err=True)
-    click.echo(json.dumps(levels_data(opened), ensure_ascii=False) if as_json else describe_levels(opened))
+        say(f"all {len(opened.record.linears)} files match their checksums", err=True)
+    say(json.dumps(levels_data(opened), ensure_ascii=False) if as_json else describe_levels(opened))

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option, overwrite_option
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.report.archive import archive_data, describe_pack
 
 __all__ = ["pack"]
@@ -31,4 +32,4 @@ def pack(checkpoint_dir: Path, output: Path, overwrite: bool, as_json: bool) -> 
     from unicuco_plugin.models.archive import pack_folder
 
     done = pack_folder(checkpoint_dir, output, overwrite=overwrite)
-    click.echo(archive_data(done) if as_json else describe_pack(done))
+    say(archive_data(done) if as_json else describe_pack(done))

@@ -5,6 +5,7 @@ import json
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.report.table import format_table
 
 __all__ = ["plugins"]
@@ -29,9 +30,9 @@ def plugins(as_json: bool) -> None:
             }
             for entry in entries
         ]
-        click.echo(json.dumps(data, ensure_ascii=False))
+        say(json.dumps(data, ensure_ascii=False))
         return
     rows = [(entry.kind, entry.name, f"{entry.package} {entry.version}".strip()) for entry in entries]
-    click.echo(format_table(("kind", "name", "package"), rows))
+    say(format_table(("kind", "name", "package"), rows))
     hooks = {entry.package: entry.hooks for entry in entries}
-    click.echo("\n" + "\n".join(f"hooks of {package}: {', '.join(names)}" for package, names in hooks.items()))
+    say("\n" + "\n".join(f"hooks of {package}: {', '.join(names)}" for package, names in hooks.items()))

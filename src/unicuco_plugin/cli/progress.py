@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
+from unicuco_plugin.cli.output import say
+from unicuco_plugin.escaping import escape_controls, escape_line
+
 if TYPE_CHECKING:  # slow to import
     from unicuco_plugin.levels.build import LevelProgress
     from unicuco_plugin.peers.peer import PeerProgress
@@ -40,18 +43,18 @@ class ProgressBars:
         if event.total <= 1:  # nothing to count yet: a line says it all
             if event.stage != self._stage:
                 self._stage = event.stage
-                print(f"{event.stage} …", file=sys.stderr)
+                say(f"{escape_line(event.stage)} …", err=True)
             return
         if self._bar is None:
             self._bar = self._open(event)
         self._stage = event.stage
         self._bar.total = event.total
-        self._bar.set_description_str(event.stage, refresh=False)
+        self._bar.set_description_str(escape_line(event.stage), refresh=False)
         if event.tokens:
             self._bar.set_postfix_str(f"{event.tokens:,} tokens", refresh=False)
         self._bar.update(event.done - self._bar.n)
         if event.message:
-            self._bar.write(event.message, file=sys.stderr)
+            self._bar.write(escape_controls(event.message), file=sys.stderr)
         if self._terminal:  # a stage without steps of its own, such as fitting, would not show itself
             self._bar.refresh()
         elif event.message or time.monotonic() - self._logged > _LOG:
@@ -92,4 +95,4 @@ class ProgressBars:
 
     def _log(self) -> None:
         self._logged = time.monotonic()
-        print(self._bar, file=sys.stderr)
+        say(str(self._bar), err=True)

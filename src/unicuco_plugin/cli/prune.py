@@ -23,6 +23,7 @@ from unicuco_plugin.cli.options import (
     structured_options,
     window_options,
 )
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
@@ -105,7 +106,7 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
             verbose=verbose,
             **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device")},
         )
-    click.echo(export_data(done) if as_json else describe_export(done))
+    say(export_data(done) if as_json else describe_export(done))
 
 
 def _check_ways(fields: dict[str, Any], request: Request | None) -> None:
@@ -200,7 +201,7 @@ def _write_own(fields: dict[str, Any]) -> "Calibrate":
 
     names = {"samples": "count", "seq_length": "length", "seed": "seed"}
     options = {name: fields[field] for field, name in names.items()}
-    click.echo(f"no --calibration: the model writes {options['count']} windows of its own", err=True)
+    say(f"no --calibration: the model writes {options['count']} windows of its own", err=True)
     return partial(generate_windows, cache_dir=cache_folder(), **options)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.report.front import describe_profile, profile_data
 
 __all__ = ["show"]
@@ -30,5 +31,5 @@ def show(profile: str, as_json: bool, plot: Path | None) -> None:
         from unicuco_plugin.report.plot import plot_front
 
         plot_front(loaded.front(), loaded.units, plot.expanduser(), title=f"{loaded.name}, space {loaded.space}")
-        click.echo(f"drawn to {plot}", err=True)
-    click.echo(json.dumps(profile_data(loaded), ensure_ascii=False) if as_json else describe_profile(loaded))
+        say(f"drawn to {plot}", err=True)
+    say(json.dumps(profile_data(loaded), ensure_ascii=False) if as_json else describe_profile(loaded))

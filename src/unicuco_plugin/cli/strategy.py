@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option, read_request, request_options
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.report.front import describe_strategies
 from unicuco_plugin.request import read_requests
 
@@ -35,6 +36,6 @@ def strategy(profile: str, request_file: Path | None, as_json: bool, **fields: A
     answers = loaded.answer_many(requests)
     if as_json:
         for answer in answers:
-            click.echo(answer.to_json())
+            say(answer.to_json())
     else:
-        click.echo(describe_strategies(answers))
+        say(describe_strategies(answers))

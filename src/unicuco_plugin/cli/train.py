@@ -15,6 +15,7 @@ from unicuco_plugin.cli.options import (
     model_options,
     overwrite_option,
 )
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.cli.settings_options import read_settings, settings_options
 
@@ -110,10 +111,10 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
                 bars.finish()
     except KeyboardInterrupt:
         if (output / JOURNAL).exists():
-            click.echo(f"\nstopped too early to answer; {output} keeps what was measured, {how}", err=True)
+            say(f"\nstopped too early to answer; {output} keeps what was measured, {how}", err=True)
         raise
-    click.echo(describe_profile(profile))
-    click.echo(f"\nwritten to {output}; ask it with: unicuco strategy {shlex.quote(str(output))} --sparsity 0.25")
+    say(describe_profile(profile))
+    say(f"\nwritten to {output}; ask it with: unicuco strategy {shlex.quote(str(output))} --sparsity 0.25")
     if interrupted:
-        click.echo(f"stopped early; {output} can be used as it is, or {how}", err=True)
+        say(f"stopped early; {output} can be used as it is, or {how}", err=True)
         ctx.exit(INTERRUPTED)

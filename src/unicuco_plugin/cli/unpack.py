@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option, overwrite_option
+from unicuco_plugin.cli.output import say
 from unicuco_plugin.report.archive import archive_data, describe_unpack
 
 __all__ = ["unpack"]
@@ -30,4 +31,4 @@ def unpack(archive: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     with staged_folder(output, overwrite=overwrite) as stage:
         done = unpack_archive(archive, stage)
     done = replace(done, path=output)
-    click.echo(archive_data(done) if as_json else describe_unpack(done))
+    say(archive_data(done) if as_json else describe_unpack(done))

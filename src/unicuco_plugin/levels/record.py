@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from unicuco_plugin.errors import LevelsError, clip, explain
+from unicuco_plugin.errors import LevelsError, explain, quoted
 from unicuco_plugin.files.draft import write_whole
 from unicuco_plugin.files.names import check_plain_name
 from unicuco_plugin.signed import SignedDocument
@@ -182,18 +182,18 @@ class LevelsRecord(_Frozen):
             raise ValueError("expected must name every linear once")
         for name, entry in self.linears.items():
             if name not in known:
-                raise ValueError(f"linears must be expected ones, got {clip(name)}")
+                raise ValueError(f"linears must be expected ones, got {quoted(name)}")
             if entry.file != f"{name}.safetensors":
                 raise ValueError(
-                    f"the file of {clip(name)} must be {clip(f'{name}.safetensors')}, got {clip(entry.file)}"
+                    f"the file of {quoted(name)} must be {quoted(f'{name}.safetensors')}, got {quoted(entry.file)}"
                 )
             if len(entry.zeros) != len(self.settings.sparsities):
                 raise ValueError(
-                    f"zeros of {clip(name)} must be one for each of {len(self.settings.sparsities)} levels, got "
+                    f"zeros of {quoted(name)} must be one for each of {len(self.settings.sparsities)} levels, got "
                     f"{len(entry.zeros)}"
                 )
             if max(entry.zeros) > entry.shape[0] * entry.shape[1]:
-                raise ValueError(f"zeros of {clip(name)} must be at most its weights, got {max(entry.zeros)}")
+                raise ValueError(f"zeros of {quoted(name)} must be at most its weights, got {max(entry.zeros)}")
         return self
 
     @property

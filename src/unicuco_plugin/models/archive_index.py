@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
-from unicuco_plugin.errors import ArchiveError, ExportError, clip, explain
+from unicuco_plugin.errors import ArchiveError, ExportError, explain, quoted
 from unicuco_plugin.files.received import LARGEST_HEADER, open_regular, parse_json
 from unicuco_plugin.ownership import MARKER
 
@@ -49,9 +49,9 @@ class ArchivedFile(_Frozen):
     @model_validator(mode="after")
     def _check_sum(self) -> Self:
         if sum(size for _, size in self.parts) != self.size:
-            raise ValueError(f"parts of {clip(self.path)} must sum to {self.size} bytes")
+            raise ValueError(f"parts of {quoted(self.path)} must sum to {self.size} bytes")
         if any(width and size % width for width, size in self.parts):
-            raise ValueError(f"parts of {clip(self.path)} must be whole numbers")
+            raise ValueError(f"parts of {quoted(self.path)} must be whole numbers")
         return self
 
     def chunks(self, numbers: int) -> Iterator[tuple[int, int]]:
@@ -163,11 +163,11 @@ def _check_relative(value: str) -> str:
     path = PurePosixPath(value)
     bad = path.is_absolute() or ".." in path.parts or not path.parts or any(mark in value for mark in ("\\", "\0", ":"))
     if bad or path.as_posix() != value:
-        raise ValueError(f"path must lie inside the folder, got {clip(value)}")
+        raise ValueError(f"path must lie inside the folder, got {quoted(value)}")
     if value == MARKER:
         raise ValueError(f"path must not be {MARKER}, which unpacking writes itself")
     try:
         value.encode("utf8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"path must be UTF-8, got {clip(value)}") from error
+        raise ValueError(f"path must be UTF-8, got {quoted(value)}") from error
     return value

@@ -6,7 +6,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from unicuco_plugin.errors import StrategyError, clip
+from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.files.received import check_tensors
 from unicuco_plugin.models.kept_parts import KeptParts
 
@@ -49,14 +49,14 @@ def read_kept_parts(path: Path) -> KeptParts:
     other = [name for name in tensors if not name.startswith((_KEPT, _BIAS))]
     if other or not tensors:
         raise StrategyError(
-            f"kept parts {path} must hold kept.* and bias.*, got {', '.join(map(clip, other[:3])) or 'nothing'}"
+            f"kept parts {path} must hold kept.* and bias.*, got {', '.join(map(quoted, other[:3])) or 'nothing'}"
         )
     for name, tensor in tensors.items():
         indices = name.startswith(_KEPT)
         right = tensor.dtype == torch.int32 if indices else tensor.is_floating_point() and tensor.isfinite().all()
         if tensor.dim() != 1 or not right:
             rule = "a list of 32-bit indices" if indices else "a list of finite numbers"
-            raise StrategyError(f"kept parts {path}: {clip(name)} must be {rule}")
+            raise StrategyError(f"kept parts {path}: {quoted(name)} must be {rule}")
     kept = {name.removeprefix(_KEPT): tuple(t.tolist()) for name, t in tensors.items() if name.startswith(_KEPT)}
     biases = {name.removeprefix(_BIAS): t for name, t in tensors.items() if name.startswith(_BIAS)}
     return KeptParts(kept, biases, measured)

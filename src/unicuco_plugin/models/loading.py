@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.errors import UnsupportedModelError, clip
 from unicuco_plugin.models.compact import FILE, compact_class
 from unicuco_plugin.models.demo import materialise_smollm2
 from unicuco_plugin.models.support import check_config
@@ -73,7 +73,10 @@ def find_model(name_or_path: str | Path, *, trust_remote_code: bool = False) -> 
 def load(
     name_or_path: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device = "cpu"
 ) -> PreTrainedModel:
-    """Load a checkpoint that this package wrote, whether its blocks have one size or many; no code in it is run.
+    """Load a checkpoint that this package wrote, whether its blocks have one size or many.
+
+    No code in it is run, and nobody is asked whether it may, at a terminal neither: for a compact checkpoint this
+    package has the code. Its weights are read from safetensors files alone, never unpickled.
 
     Args:
         name_or_path: A checkpoint's folder, or its name on the hub.
@@ -84,10 +87,13 @@ def load(
         The model in evaluation mode: ``generate``, its cache and ``save_pretrained`` work as for any other.
 
     Raises:
-        UnsupportedModelError: If there is no such model, its weights are incomplete, or ``dtype`` is no floating-point
-            dtype.
+        UnsupportedModelError: If there is no such model, it needs code of its own, its weights are incomplete or no
+            safetensors, or ``dtype`` is no floating-point dtype.
     """
-    return _load(name_or_path, _read_config(name_or_path), _floating(dtype), device)
+    kind = _floating(dtype)
+    # False rather than left out: Transformers would ask at a terminal.
+    config = _read_config(name_or_path, trust_remote_code=False)
+    return _load(name_or_path, config, kind, device, trust_remote_code=False, use_safetensors=True)
 
 
 def load_model(
@@ -139,12 +145,12 @@ def _load(
     config: PreTrainedConfig,
     dtype: str | torch.dtype,
     device: str | torch.device,
-    **hub: Any,  # noqa: ANN401 - the hub's options
+    **options: Any,  # noqa: ANN401 - Transformers'
 ) -> PreTrainedModel:
     where = _locate(name_or_path)
     with _one_line(name_or_path, "its weights"):
         kind = _class_for(config)
-        model, report = kind.from_pretrained(**where, config=config, dtype=dtype, output_loading_info=True, **hub)
+        model, report = kind.from_pretrained(**where, config=config, dtype=dtype, output_loading_info=True, **options)
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     missing = sorted(report["missing_keys"])
     if missing:
@@ -200,6 +206,11 @@ def _one_line(name: str | Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, ValueError) and "trust_remote_code=True" in str(error):
+            raise UnsupportedModelError(
+                f"{name}: {what} cannot be loaded: it needs code of its own, which is not run; if you trust its "
+                "author, pass --trust-remote-code, or load it by Transformers with trust_remote_code=True"
+            ) from error
         # Four libraries and the model's own code may raise here, each errors of its own.
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UnsupportedModelError(f"{name}: {what} cannot be loaded: {reason}") from error
+        raise UnsupportedModelError(f"{name}: {what} cannot be loaded: {clip(reason, 180)}") from error

@@ -4,11 +4,14 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import version
 
+from unicuco_plugin.escaping import code_block, code_span, escape_markdown
 from unicuco_plugin.modifiers.caveat import say_layout
 from unicuco_plugin.strategy import Divergence, Strategy
 
 __all__ = ["write_card"]
 
+# What the hub lets a model be called; anything else could end the line of the front matter.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _LONGEST_RECIPE = 80
 _PACKAGES = ("unicuco-plugin", "llmcompressor", "transformers", "torch")
 
@@ -30,11 +33,11 @@ def write_card(
         Markdown with the front matter that the hub reads.
     """
     name = base_model.rstrip("/").rpartition("/")[2] or base_model
-    on_hub = base_model.count("/") == 1 and not base_model.startswith(("/", ".", "~"))
+    on_hub = _HUB_NAME.fullmatch(base_model) is not None
     front = ["---", "library_name: transformers", *([f"base_model: {base_model}"] if on_hub else [])]
     front += ["tags:", "- pruned", "- unicuco-plugin", "- llm-compressor", "---"]
-    shown = base_model if on_hub else name
-    lines = [*front, "", f"# {name}, pruned", "", f"Base model: `{shown}`. Parameters: {params:,}.", ""]
+    shown = code_span(base_model if on_hub else name)
+    lines = [*front, "", f"# {escape_markdown(name)}, pruned", "", f"Base model: {shown}. Parameters: {params:,}.", ""]
     for strategy in strategies:
         lines += _describe(strategy, caveat)
     if not strategies:
@@ -47,7 +50,7 @@ def write_card(
     lines += ["## Recipe", "", "`llmcompressor.oneshot` makes this checkpoint again from the base model with:", ""]
     # With a sparsity for every linear a recipe is longer than all the rest.
     short = len(recipe.splitlines()) <= _LONGEST_RECIPE
-    lines += ["```yaml", recipe.strip(), "```"] if short else ["`recipe.yaml`, beside this file."]
+    lines += [code_block(recipe.strip(), "yaml")] if short else ["`recipe.yaml`, beside this file."]
     lines += ["", "## Versions", "", "| package | version |", "|---|---|"]
     lines += [f"| {package} | {version(package)} |" for package in _PACKAGES]
     return "\n".join(lines) + "\n"
@@ -57,7 +60,7 @@ def _describe(strategy: Strategy, caveat: str) -> list[str]:
     request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
     zeroed = strategy.space == "sparsity"
     lines = [f"## What was {'zeroed' if zeroed else 'removed'}", ""]
-    lines += [f"Request: {request} (space `{strategy.space}`{_say_source(strategy)}).", ""]
+    lines += [f"Request: {request} (space {code_span(strategy.space)}{_say_source(strategy)}).", ""]
     lines += _list_zeroed(strategy) if zeroed else _list_removed(strategy)
     if strategy.silenced:
         lines += [
@@ -72,15 +75,15 @@ def _describe(strategy: Strategy, caveat: str) -> list[str]:
 def _say_source(strategy: Strategy) -> str:
     if strategy.source == "evopress_file":
         return ", from a file of EvoPress"
-    return f", answered by the method `{strategy.peer}`" if strategy.peer else ""
+    return f", answered by the method {code_span(strategy.peer)}" if strategy.peer else ""
 
 
 def _list_removed(strategy: Strategy) -> list[str]:
     whole = [unit for unit, share in strategy.units.items() if share == 1.0]
     partial = {unit: share for unit, share in strategy.units.items() if share != 1.0}
     lines = [f"{len(whole)} units removed whole, named as in the base model:", ""] if whole else []
-    lines += [f"- `{unit}`" for unit in whole]
-    lines += [f"- `{unit}`: {share:.4f} of its weights" for unit, share in partial.items()]
+    lines += [f"- {code_span(unit)}" for unit in whole]
+    lines += [f"- {code_span(unit)}: {share:.4f} of its weights" for unit, share in partial.items()]
     return [*lines, "", f"Share of prunable weights removed: {strategy.sparsity:.4f}.", ""]
 
 
@@ -103,12 +106,16 @@ def _tabulate(units: Mapping[str, float]) -> list[str]:
     matches = {name: re.fullmatch(r"(.+\.\d+)(?:\.(.+))?", name) for name in units}
     cells = {(match[1], match[2] or "all"): units[name] for name, match in matches.items() if match}
     rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-    lines = [f"- `{name}`: {units[name]:.4f}" for name, match in matches.items() if not match]
+    lines = [f"- {code_span(name)}: {units[name]:.4f}" for name, match in matches.items() if not match]
     if cells:
-        lines += [*([""] if lines else []), f"| block | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+        lines += [
+            *([""] if lines else []),
+            f"| block | {' | '.join(map(escape_markdown, columns))} |",
+            "|---|" + "---|" * len(columns),
+        ]
     for row in rows:
         shown = (f"{cells[row, column]:.4f}" if (row, column) in cells else "" for column in columns)
-        lines.append(f"| `{row}` | {' | '.join(shown)} |")
+        lines.append(f"| {code_span(row, table=True)} | {' | '.join(shown)} |")
     return lines
 
 
@@ -123,5 +130,5 @@ def _explain(divergence: Divergence | None, caveat: str) -> str:
         how = "measured on held-out calibration windows"
     else:
         how = "predicted, not measured"
-    beside = f" This is the profile's, {caveat}." if caveat else ""
+    beside = f" This is the profile's, {escape_markdown(caveat)}." if caveat else ""
     return f"Mean KL(dense‖pruned): {value} ({how}).{beside}"

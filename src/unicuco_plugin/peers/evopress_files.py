@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from unicuco_plugin.errors import StrategyError, clip
+from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.received import read_text
 
@@ -53,7 +53,7 @@ def read_drops(path: Path) -> tuple[Drop, ...]:
     for number, line in _lines(path):
         match = [drop for drop in _DROPS if drop == line]
         if not match:
-            raise StrategyError(f"{path}, line {number}: must be one of {', '.join(_DROPS)}, got {clip(line)}")
+            raise StrategyError(f"{path}, line {number}: must be one of {', '.join(_DROPS)}, got {quoted(line)}")
         found += match
     return tuple(found)
 
@@ -120,7 +120,7 @@ def read_levels(path: Path) -> dict[str, int]:
     for number, line in _lines(path):
         match = _LEVEL.fullmatch(line)
         if match is None:
-            raise StrategyError(f"{path}, line {number}: must be 'module.name: level', got {clip(line)}")
+            raise StrategyError(f"{path}, line {number}: must be 'module.name: level', got {quoted(line)}")
         if match[1] in levels:
             raise StrategyError(f"{path}, line {number}: {match[1]} comes twice")
         levels[match[1]] = int(match[2])

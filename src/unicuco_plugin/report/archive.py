@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
+from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.report.table import format_bytes
 
 if TYPE_CHECKING:  # it brings NumPy with it
@@ -19,13 +20,13 @@ def describe_pack(packed: "Packed") -> str:
         f"archive  {packed.path}: {packed.archive_bytes:,} bytes ({format_bytes(packed.archive_bytes)})",
         f"ratio    {_ratio(packed):.4f}{'' if gain else '; no gain: too few of its numbers, as stored, are zero'}",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(escape_line, lines))
 
 
 def describe_unpack(packed: "Packed") -> str:
     """Say what came out."""
     size = f"{packed.files} files, {packed.folder_bytes:,} bytes ({format_bytes(packed.folder_bytes)})"
-    return f"checkpoint  {packed.path}: {size}, every checksum right"
+    return escape_line(f"checkpoint  {packed.path}: {size}, every checksum right")
 
 
 def archive_data(packed: "Packed") -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unicuco_plugin.escaping import escape_markdown
 from unicuco_plugin.report.benchmark_lines import Line, distinct, lines_of, paired_error, total_seconds
 from unicuco_plugin.report.table import format_count, format_seconds
 
@@ -19,15 +20,15 @@ def describe_benchmark(result: Mapping[str, Any]) -> str:
     """Write a benchmark as Markdown: quality on every text, who is best, what it cost, what ablations change."""
     rows = result["rows"]
     lines = lines_of(rows, "methods")
-    parts = [f"# {result['model']}, space {result['space']}", ""]
+    parts = [f"# {escape_markdown(result['model'])}, space {escape_markdown(result['space'])}", ""]
     for text in result["texts"]:
-        parts += [f"## Divergence on {text}, nats per token", "", *_quality(lines, text), ""]
+        parts += [f"## Divergence on {escape_markdown(text)}, nats per token", "", *_quality(lines, text), ""]
     parts += _reached(lines)
     if len({line.ours for line in lines}) == 2:
         parts += ["## Where a peer is better", "", *_losses(lines), ""]
     parts += ["## Cost", "", *_costs(lines, result), ""]
     for group in [name for name in distinct(rows, "group") if name != "methods"]:
-        parts += [f"## Ablation: {group}", "", *_quality(lines_of(rows, group), None), ""]
+        parts += [f"## Ablation: {escape_markdown(group)}", "", *_quality(lines_of(rows, group), None), ""]
     return "\n".join(parts)
 
 
@@ -41,7 +42,7 @@ def _quality(lines: Sequence[Line], text: str | None) -> list[str]:
     for line in lines:
         found = [cells[line.name].get(budget) for budget in budgets]
         shown = [_show(score, least[budget]) for budget, score in zip(budgets, found, strict=True)]
-        table.append(f"| {line.name} | {line.seeds} | {' | '.join(shown)} |")
+        table.append(f"| {escape_markdown(line.name)} | {line.seeds} | {' | '.join(shown)} |")
     return [*table, "", "± is one sample standard deviation over seeds; the lowest of each budget is bold."]
 
 
@@ -51,7 +52,7 @@ def _reached(lines: Sequence[Line]) -> list[str]:
     for budget in sorted({budget for line in lines for budget in line.sparsity}):
         reached = {line.name: line.sparsity[budget] for line in lines if budget in line.sparsity}
         if max(reached.values()) - min(reached.values()) > _APART:
-            listed = ", ".join(f"{name} {share:.1%}" for name, share in reached.items())
+            listed = ", ".join(f"{escape_markdown(name)} {share:.1%}" for name, share in reached.items())
             found.append(f"- At {budget:.1%} methods removed different shares: {listed}.")
     return [*found, ""] if found else []
 
@@ -78,7 +79,8 @@ def _losses(lines: Sequence[Line]) -> list[str]:
                 error = paired_error(best, peer, budget)
                 noise = "" if error is None else f" ± {error / theirs:.1%} by the windows"
                 worse = f"{mine / theirs - 1:+.1%}{noise}{within}"
-                found.append(f"- {budget:.1%}: {peer.name} {theirs:.4f}, {best.name} {mine:.4f}, {worse}")
+                names = escape_markdown(peer.name), escape_markdown(best.name)
+                found.append(f"- {budget:.1%}: {names[0]} {theirs:.4f}, {names[1]} {mine:.4f}, {worse}")
     return found or ["Nowhere, in the mean over texts."]
 
 
@@ -88,12 +90,15 @@ def _costs(lines: Sequence[Line], result: Mapping[str, Any]) -> list[str]:
     table += ["|---|---:|---:|---:|---:|"]
     for line in lines:
         times = [_time(seconds) for seconds in (line.once, line.each, total_seconds(line, most))]
-        name = f"{line.name} (time extrapolated to the whole search)" if line.extrapolated else line.name
+        name = escape_markdown(line.name)
+        if line.extrapolated:
+            name += " (time extrapolated to the whole search)"
         if len(line.scores) < count:
             name += f", {len(line.scores)} of the budgets"
         table.append(f"| {name} | {format_count(line.tokens)} | {' | '.join(times)} |")
     crossings = [
-        f"- {mine.name} takes less time than {peer.name} from {first} request{'s' if first > 1 else ''} on."
+        f"- {escape_markdown(mine.name)} takes less time than {escape_markdown(peer.name)} from {first} "
+        f"request{'s' if first > 1 else ''} on."
         for mine in lines
         for peer in lines
         if mine.ours and not peer.ours and (first := _crossing(mine, peer)) is not None

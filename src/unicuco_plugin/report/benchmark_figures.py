@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unicuco_plugin.escaping import escape_picture
 from unicuco_plugin.report.benchmark_lines import Line, lines_of, total_seconds
 from unicuco_plugin.report.figure import COLOURS, MARKERS, new_figure, save_figure
 from unicuco_plugin.report.table import format_count
@@ -41,12 +42,16 @@ def draw_benchmark(result: Mapping[str, Any], folder: Path) -> list[Path]:
     """
     lines = lines_of(result["rows"], "methods")
     pictures = {
-        "quality": _quality(lines, f"Quality at each budget ({result['model']}, {result['space']})"),
+        "quality": _quality(
+            lines, f"Quality at each budget ({escape_picture(result['model'])}, {escape_picture(result['space'])})"
+        ),
         "tokens": _tokens(lines, len(result["budgets"])),
         "requests": _requests(lines, result["requests"], len(result["budgets"])),
     }
     for group in dict.fromkeys(row["group"] for row in result["rows"] if row["group"] != "methods"):
-        pictures[f"ablation-{group}"] = _ablation(lines_of(result["rows"], group), f"Ablation of the training: {group}")
+        pictures[f"ablation-{group}"] = _ablation(
+            lines_of(result["rows"], group), f"Ablation of the training: {escape_picture(group)}"
+        )
     paths = [folder / f"{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
         save_figure(figure, path)
@@ -84,7 +89,8 @@ def _ablation(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401
     axes.set_xticks(range(len(budgets)), [f"{budget:.1%}" for budget in budgets])
     axes.set_xlabel(_SPARSITY)
     axes.set_ylabel(
-        f"divergence / that of '{lines[0].name}', mean over texts\n(lower is better; bars: deviation over seeds)"
+        f"divergence / that of '{escape_picture(lines[0].name)}', mean over texts\n"
+        "(lower is better; bars: deviation over seeds)"
     )
     _legend(figure, axes)
     return figure
@@ -176,7 +182,7 @@ def _styles(count: int) -> list[dict[str, Any]]:
 
 def _label(line: Line) -> str:
     """A method's name, what stands in brackets behind it on a line of its own."""
-    return line.name.replace(" (", "\n(")
+    return escape_picture(line.name).replace(" (", "\n(")
 
 
 def _legend(figure: Any, axes: Any) -> None:  # noqa: ANN401

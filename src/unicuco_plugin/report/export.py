@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
+from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.report.front import describe_divergence, list_units
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds
 from unicuco_plugin.strategy import Strategy
@@ -39,7 +40,7 @@ def describe_export(export: "Export") -> str:
         lines.append(f"layout      {_LAYOUTS[export.layout]}")
     size = f"{format_count(export.params)} parameters, {format_bytes(export.bytes)}"
     lines.append(f"checkpoint  {export.path}: {size}, in {format_seconds(export.seconds)}")
-    return "\n".join(lines)
+    return "\n".join(map(escape_line, lines))
 
 
 def export_data(export: "Export") -> str:

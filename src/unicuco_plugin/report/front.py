@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.levels.record import identify_levels
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds, format_table
 from unicuco_plugin.strategy import Divergence, Strategy
@@ -35,7 +36,7 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
     if len(strategies) != 1:
         return table
     verb = "zeroes" if strategies[0].space == "sparsity" else "removes"
-    return f"{table}\n\n{verb} {list_units(strategies[0].units)}"
+    return f"{table}\n\n{verb} {escape_line(list_units(strategies[0].units))}"
 
 
 def describe_profile(profile: "Profile") -> str:
@@ -47,7 +48,7 @@ def describe_profile(profile: "Profile") -> str:
         *_provenance(profile.provenance),
     ]
     width = max(len(name) for name, _ in facts)
-    lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    lines = [escape_line(f"{name:<{width}}  {value}") for name, value in facts]
     rows = [(*_row(strategy), list_units(strategy.units)) for strategy in profile.front()]
     return "\n".join([*lines, "", format_table((*_HEADER, "removes"), rows, right=_NUMBERS)])
 

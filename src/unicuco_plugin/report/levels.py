@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds, format_table
 
 if TYPE_CHECKING:  # it brings torch with it
@@ -63,7 +64,7 @@ def describe_levels(levels: "Levels") -> str:
     if data["by_magnitude"]:
         facts.append(("by magnitude", f"{', '.join(data['by_magnitude'])}: no inverse of their Hessians"))
     width = max(len(name) for name, _ in facts)
-    lines = [f"{name:<{width}}  {value}" for name, value in facts]
+    lines = [escape_line(f"{name:<{width}}  {value}") for name, value in facts]
     rows = [
         (f"{sparsity:g}", f"{zeros:,}", f"{zeros / data['weights']:.6f}")
         for sparsity, zeros in zip(ladder, data["zeros"], strict=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.errors import ExportError
+from unicuco_plugin.escaping import escape_picture
 from unicuco_plugin.report.figure import COLOURS, check_picture, new_figure, save_figure
 from unicuco_plugin.report.unit_map import MAPS, BlockGrid, draw_block_maps, draw_unit_map
 from unicuco_plugin.strategy import Strategy
@@ -40,7 +41,7 @@ def _draw(front: Sequence[Strategy], units: Sequence[str], title: str) -> Any:  
     grid = BlockGrid.of(units)
     count = min(len(front), MAPS) if grid else 1
     figure = new_figure(12, 5.2)
-    figure.suptitle(title)
+    figure.suptitle(escape_picture(title))
     panels = figure.subplots(1, 1 + count, width_ratios=[count * 1.0, *[1.0] * count])
     _draw_front(panels[0], front, len(units))
     if grid:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from unicuco_plugin.escaping import escape_line
+
 __all__ = ["format_bytes", "format_count", "format_seconds", "format_table"]
 
 _STEPS = ("", "k", "M", "G", "T")
@@ -35,12 +37,13 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Se
 
     Args:
         header: One title a column.
-        rows: One text a column and row.
+        rows: One text a column and row; control characters in it are escaped, since names may come from anywhere.
         right: Columns, counted from 0, that are aligned to the right, as numbers are.
 
     Returns:
         Lines without trailing blanks, and no newline at the end.
     """
+    header, rows = list(map(escape_line, header)), [list(map(escape_line, row)) for row in rows]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from unicuco_plugin.escaping import escape_picture
 from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.strategy import Strategy
 
@@ -61,7 +62,7 @@ def draw_block_maps(figure: Any, panels: Sequence[Any], front: Sequence[Strategy
         axes.set_title(f"sparsity {front[place].sparsity:.2f}", fontsize=10)
         axes.set_xticks(
             [index + 0.5 for index in range(len(grid.parts))],
-            [part.rpartition(".")[2] for part in grid.parts],
+            [escape_picture(part.rpartition(".")[2]) for part in grid.parts],
             rotation=90,
             fontsize=8,
         )
@@ -69,11 +70,11 @@ def draw_block_maps(figure: Any, panels: Sequence[Any], front: Sequence[Strategy
         named = axes is panels[0]
         axes.set_yticks(
             [row + 0.5 for row in rows],
-            [grid.blocks[row].rpartition(".")[2] for row in rows] if named else [],
+            [escape_picture(grid.blocks[row].rpartition(".")[2]) for row in rows] if named else [],
             fontsize=7,
         )
         axes.invert_yaxis()
-    panels[0].set_ylabel(f"block, first to last ({grid.blocks[0].rpartition('.')[0]})")
+    panels[0].set_ylabel(f"block, first to last ({escape_picture(grid.blocks[0].rpartition('.')[0])})")
     figure.colorbar(image, ax=list(panels), label="share of the unit's weights removed")
 
 
@@ -96,10 +97,12 @@ def draw_unit_map(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequ
     axes.set_xlabel(f"blocks removed, of {len(units)}" if whole else "sparsity")
     rows = range(0, len(units), -(-len(units) // _LABELS))
     numbered = all(unit.rpartition(".")[2].isdigit() for unit in units)
-    names = [units[row].rpartition(".")[2] if numbered else units[row] for row in rows]
+    names = [units[row].rpartition(".")[2] if numbered else escape_picture(units[row]) for row in rows]
     axes.set_yticks([row + 0.5 for row in rows], names, fontsize=7)
     prefixes = {unit.rpartition(".")[0] for unit in units}
-    axes.set_ylabel(f"block, first to last ({prefixes.pop()})" if whole and len(prefixes) == 1 else "unit")
+    axes.set_ylabel(
+        f"block, first to last ({escape_picture(prefixes.pop())})" if whole and len(prefixes) == 1 else "unit"
+    )
     axes.invert_yaxis()
     if not whole:
         figure.colorbar(image, ax=axes, label="share of the unit's weights removed")
