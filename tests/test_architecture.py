@@ -12,6 +12,7 @@ PACKAGE = ROOT / "src" / "unicuco_plugin"
 
 ROOMS = [
     "errors",
+    "patterns",
     "signed",
     "request",
     "strategy",
