@@ -1,7 +1,7 @@
 """Regular expressions of strangers, tried out where they can do no harm: in a process with a clock of its own.
 
 Python's ``re`` can neither be interrupted nor given a limit, and some expressions of ten characters take longer than
-the universe on a name of forty. Compiling can take minutes as well, so that too happens over there.
+the universe on a name of forty. Compiling happens over there as well.
 """
 
 import json

@@ -48,7 +48,8 @@ def group_linears(sizes: Mapping[str, int], granularity: Granularity, ignore: Se
         Unit name → its number of weights, in the model's order.
 
     Raises:
-        StrategyError: If a pattern matches nothing, is no expression or backtracks without end, everything is ignored, or a part of a unit is.
+        StrategyError: If a pattern matches nothing, is no expression or backtracks without end, everything is ignored,
+            or a part of a unit is.
     """
     units: dict[str, list[str]] = {}
     for linear in sizes:
