@@ -51,7 +51,7 @@ def read_recipe(path: str | Path) -> str:
     except (OSError, ValueError) as error:
         if isinstance(error, RecipeError):
             raise
-        raise refusal(f"recipe {path} cannot be read", str(error)) from error
+        raise refusal(f"recipe {path} cannot be read", getattr(error, "strerror", None) or str(error)) from error
     if len(content) > _MOST_BYTES:
         raise refusal(f"recipe {path} cannot be read", f"must have at most {_MOST_BYTES:,} bytes")
     return text
@@ -107,7 +107,7 @@ class _Counter:
             return None
         if isinstance(event, yaml.AliasEvent):
             if anchor in (opened for opened, _ in self.open):
-                return f"*{show(anchor)} must not stand inside what it names"
+                return f"*{str(anchor)[:60]} must not stand inside what it names"
             self.written_out += self.sizes.get(anchor or "", 1)
         elif isinstance(event, yaml.NodeEvent):
             if isinstance(event, yaml.CollectionStartEvent):
