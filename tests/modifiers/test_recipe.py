@@ -43,6 +43,12 @@ def test_a_good_recipe_is_built_from_a_file_or_a_text(as_file, tmp_path):
     assert isinstance(second, WandaPruningModifier)
 
 
+def test_a_recipe_in_json_is_built_from_what_was_checked():
+    text = '{"a_stage": {"b_modifiers": {"WandaPruningModifier": {"sparsity": 5e-1, "ignore": ["re:.*lm_head"]}}}}'
+    [modifier] = check_recipe(text).modifiers
+    assert (modifier.sparsity, modifier.ignore) == (0.5, ["re:.*lm_head"])
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_recipes_we_ship_are_good_and_need_data_only_to_zero_weights_or_to_rank_parts(path):
     modifiers = check_recipe(path).modifiers

@@ -15,7 +15,7 @@ def show(value: object) -> str:
     try:
         text = ascii(value[: _MOST_OF_VALUE + 1]) if isinstance(value, str) else ascii(value)
     except (ValueError, RecursionError):  # a number of thousands of digits, or a list in itself
-        text = f"a {type(value).__name__} that cannot be written"
+        text = f"what cannot be written ({type(value).__name__})"
     return text if len(text) <= _MOST_OF_VALUE else f"{text[: _MOST_OF_VALUE - 1]}…"
 
 
