@@ -12,6 +12,7 @@ PACKAGE = ROOT / "src" / "unicuco_plugin"
 
 ROOMS = [
     "errors",
+    "patterns",
     "escaping",
     "files",
     "signed",

@@ -46,6 +46,7 @@ def test_ignored_linears_are_no_units(ignore, left):
     [
         ("linear", ["nope"], r"^ignore 'nope' matches none of 8 names such as model\.layers\.0\.self_attn\.q_proj$"),
         ("linear", ["re:("], r"^ignore 're:\(' is no regular expression"),
+        ("linear", ["re:(a+)+$"], r"^ignore 're:\(a\+\)\+\$' backtracks without end on module names"),
         ("linear", ["re:.*"], r"^ignore must leave a unit to prune, got re:\.\*$"),
         ("block", ["re:.*fc1"], r"^ignore must take whole units at granularity 'block', got 1 of the 4 linears of "),
         ("linear", ["model.layers.01"], r"^ignore 'model\.layers\.01' matches none"),

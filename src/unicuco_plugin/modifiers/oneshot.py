@@ -26,7 +26,8 @@ from unicuco_plugin.modifiers.card import write_card
 from unicuco_plugin.modifiers.caveat import find_caveat
 from unicuco_plugin.modifiers.limit_check import check_limits
 from unicuco_plugin.modifiers.norms import exact_norms
-from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe, is_text, plain_recipe
+from unicuco_plugin.modifiers.own_recipe import check_modifiers
+from unicuco_plugin.modifiers.recipe import build_recipe, check_pipeline, check_recipe, is_text
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.structured import find_beside
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
@@ -138,6 +139,7 @@ def prune_with_recipe(
     tokenizer = tokenizer or _find_tokenizer(name, hub)
     if calibration is not None and tokenizer is None:
         raise CalibrationError(f"{name}: has no tokenizer, which llm-compressor needs to calibrate")
+    check_modifiers(built.modifiers, live)
     for modifier in profiles:
         modifier.check(live)
     windows = calibration
@@ -148,7 +150,7 @@ def prune_with_recipe(
             _run(live, built, tokenizer, windows, pipeline)
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
             params = _count(live)
-            _save(live, stage, tokenizer)
+            _save(live, stage, tokenizer, built)
             weights = sum(path.stat().st_size for path in stage.glob("*.safetensors"))
             check_limits(strategies, params, weights)
             achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
@@ -185,7 +187,7 @@ def _least_bytes(modifiers: Sequence[Modifier], model: nn.Module) -> int:
 def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:
     if isinstance(recipe, str | Path):
         return check_recipe(recipe)
-    return Recipe.from_modifiers([recipe] if isinstance(recipe, Modifier) else list(recipe))
+    return build_recipe([recipe] if isinstance(recipe, Modifier) else list(recipe))
 
 
 def _find_tokenizer(name: str, hub: dict[str, Any]) -> Tokenizer | None:
@@ -205,7 +207,7 @@ def _run(model: Any, recipe: Recipe, tokenizer: Tokenizer | None, windows: Tenso
             llmcompressor.oneshot(model=model, recipe=recipe, tokenizer=tokenizer, pipeline=pipeline, **data)
     except UnicucoError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, OSError) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError) as error:
         raise ExportError(f"llm-compressor failed on this recipe: {type(error).__name__}: {error}") from error
 
 
@@ -233,7 +235,7 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in own)
 
 
-def _save(model: Any, stage: Path, tokenizer: Tokenizer | None) -> None:  # noqa: ANN401
+def _save(model: Any, stage: Path, tokenizer: Tokenizer | None, recipe: Recipe) -> None:  # noqa: ANN401
     try:
         with warnings.catch_warnings():
             # The toolkit turns every model into an offloaded one for its save.
@@ -246,11 +248,10 @@ def _save(model: Any, stage: Path, tokenizer: Tokenizer | None) -> None:  # noqa
             raise
         raise ExportError(f"the model could not be saved: {error}") from error
     check_checkpoint(stage, model)
-    for file in ("recipe.yaml", "config.json"):
-        if not (stage / file).is_file():
-            raise ExportError(f"the toolkit wrote no {file}")
-    recipe = stage / "recipe.yaml"
-    recipe.write_text(plain_recipe(recipe.read_text(encoding="utf8")), encoding="utf8")
+    if not (stage / "config.json").is_file():
+        raise ExportError("the toolkit wrote no config.json")
+    # Whatever the toolkit has made of it and of a recipe beside the model.
+    recipe.yaml(file_path=str(stage / "recipe.yaml"))
 
 
 def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int, **words: str) -> None:

@@ -1,28 +1,39 @@
-"""A recipe checked before it runs: what the toolkit would misread without an error is refused here."""
+"""A recipe checked before it runs: what the toolkit would misread without an error, or run, is refused here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from llmcompressor.modifiers import Modifier
 from llmcompressor.recipe import Recipe
 
 from unicuco_plugin.errors import RecipeError, UnicucoError
+from unicuco_plugin.modifiers.own_recipe import OwnRecipe, check_modifiers
+from unicuco_plugin.modifiers.recipe_tree import compose_recipe, line_of, plain_values, read_recipe
+from unicuco_plugin.modifiers.recipe_values import fields_of, find_fault, find_pattern_fault
+from unicuco_plugin.modifiers.refusal import refusal, show
 from unicuco_plugin.modifiers.registration import register
 
-__all__ = ["check_pipeline", "check_recipe", "is_text", "plain_recipe"]
+__all__ = ["build_recipe", "check_pipeline", "check_recipe", "is_text"]
 
-# How PyYAML writes an enumeration's member: as a call of its class.
-_CALL = "tag:yaml.org,2002:python/object/apply:"
 _INT = "tag:yaml.org,2002:int"
 _NULL = "tag:yaml.org,2002:null"
+# A modifier that could not be imported raises what its module did.
+_TOOLKIT_RAISES = (
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError),
+    *(RuntimeError, OSError, ImportError, AssertionError),
+)
 
 
 def check_recipe(source: str | Path) -> Recipe:
-    """Read a YAML recipe and refuse what the toolkit accepts and then silently does not do.
+    """Read a YAML recipe and refuse what the toolkit accepts and then silently does not do, or would run.
 
     Refused are: an empty recipe; keys that do not end in ``_stage`` and ``_modifiers``, which it skips; a key given
-    twice, of which it keeps the last; a modifier without a body; ``2:4`` without quotes, which YAML reads as 124.
+    twice, of which it keeps the last; a modifier without a body; ``2:4`` without quotes, which YAML reads as 124;
+    schedulers that it evaluates and names of Python files that it imports; numbers that are not finite and sparsities
+    that are no share; patterns that do not compile or backtrack without end; what is too large or too deep to be a
+    recipe, aliases written out.
 
     Args:
         source: A recipe file, or the text of a recipe.
@@ -34,17 +45,33 @@ def check_recipe(source: str | Path) -> Recipe:
         RecipeError: If the recipe cannot be read or is refused; the message names the line.
     """
     name, text = _read(source)
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise RecipeError(f"{name}{f', line {where.line + 1}' if where else ''}: {problem}") from error
+    root = compose_recipe(name, text)
     problem = next(_problems(root), None)
-    if problem is not None:
-        node, message = problem
-        raise RecipeError(f"{name}{f', line {node.start_mark.line + 1}' if node else ''}: {message}")
-    return _build(name, text)
+    if problem is not None or root is None:
+        node, message = problem or (None, "the recipe is empty")
+        raise refusal(name, message, node.start_mark.line + 1 if node else None)
+    data = plain_values(name, root)
+    ways = _check_values(name, root, data)
+    recipe = _build(name, data)
+    # What pydantic made of the words: it takes "inf" in quotes for a number.
+    for way, modifier in zip(ways, recipe.modifiers, strict=True):
+        _check_fields(name, root, way, fields_of(modifier))
+    return recipe
+
+
+def build_recipe(modifiers: Sequence[Modifier]) -> Recipe:
+    """Make a recipe of modifiers, and refuse of them what :func:`check_recipe` refuses of a text.
+
+    Raises:
+        RecipeError: If one is refused, is no modifier, or could not be written into ``recipe.yaml``.
+    """
+    try:
+        recipe = OwnRecipe.of(Recipe.from_modifiers(list(modifiers)))
+    except (ValueError, TypeError) as error:
+        raise refusal("recipe", _first_words(error)) from error
+    check_modifiers(recipe.modifiers)
+    recipe.yaml()
+    return recipe
 
 
 def check_pipeline(modifiers: list[Modifier], pipeline: str, *, with_data: bool) -> None:
@@ -69,38 +96,6 @@ def check_pipeline(modifiers: list[Modifier], pipeline: str, *, with_data: bool)
         raise RecipeError(f"{', '.join(reading + hungry)} needs calibration text, got none; pass --calibration FILE")
 
 
-def plain_recipe(text: str) -> str:
-    """Write a ``recipe.yaml`` of the toolkit so that the toolkit itself can read it.
-
-    With GPTQ in it, it holds a Python object (``actorder``) where it should hold a word, and is refused when it is
-    read back. What is plain already is returned as it is.
-
-    Raises:
-        RecipeError: If it holds what no recipe should.
-    """
-    if "!!python/" not in text:
-        return text
-    try:
-        data = yaml.load(text, Loader=_WordLoader)  # noqa: S506 - a SafeLoader that calls nothing
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe.yaml of the toolkit cannot be read back: {error}") from error
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=88)
-
-
-class _WordLoader(yaml.SafeLoader):
-    """Reads the one argument of a call in its place."""
-
-
-def _read_argument(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> object:
-    values = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
-    if len(values) != 1:
-        raise yaml.constructor.ConstructorError(None, None, f"unexpected {node.tag}", node.start_mark)
-    return values[0]
-
-
-_WordLoader.add_multi_constructor(_CALL, _read_argument)
-
-
 def is_text(source: str | Path) -> bool:
     """Whether a recipe is given as text, and not as a file's name."""
     return isinstance(source, str) and ("\n" in source or ": " in source or not source.strip())
@@ -109,22 +104,55 @@ def is_text(source: str | Path) -> bool:
 def _read(source: str | Path) -> tuple[str, str]:
     if isinstance(source, str) and is_text(source):
         return "recipe", source
-    try:
-        return str(source), Path(source).read_text(encoding="utf8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {source} cannot be read: {error}") from error
+    return str(source), read_recipe(source)
 
 
-def _build(name: str, text: str) -> Recipe:
+def _check_values(name: str, root: yaml.Node, data: object) -> list[tuple[str, ...]]:
+    """Refuse values before the toolkit has seen one of them; returns the way to every modifier."""
+    given, ways = [], []
+    for way, fields in _bodies(data):
+        if not isinstance(fields, dict):
+            raise refusal(name, f"{way[-1]} has no body; write its fields below it, or {{}}", line_of(root, way))
+        _check_fields(name, root, way, fields)
+        given.append((way[-1], fields))
+        ways.append(way)
+    found = find_pattern_fault(given)
+    if found is not None:
+        place, fault = found
+        raise refusal(name, f"{ways[place][-1]}: {fault}", line_of(root, (*ways[place], *fault.path)))
+    return ways
+
+
+def _check_fields(name: str, root: yaml.Node, way: tuple[str, ...], fields: dict[str, Any]) -> None:
+    fault = find_fault(way[-1], fields)
+    if fault is not None:
+        raise refusal(name, f"{way[-1]}: {fault}", line_of(root, (*way, *fault.path)))
+
+
+def _bodies(data: object) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every modifier's fields, with the way to them."""
+    stages = {key: stage for key, stage in data.items() if key != "args"} if isinstance(data, dict) else {}
+    for key, stage in stages.items():
+        for group_key, group in stage.items():
+            for kind, fields in group.items():
+                yield (str(key), str(group_key), str(kind)), fields
+
+
+def _build(name: str, data: Any) -> Recipe:  # noqa: ANN401 - a recipe of mappings, checked by now
     register()
     try:
-        return Recipe.create_instance(text)
+        return OwnRecipe.of(Recipe.from_dict(data))
+    except RecipeError as error:
+        raise refusal(name, str(error)) from error
     except UnicucoError:
         raise
-    except (ValueError, TypeError, AttributeError) as error:
-        # pydantic's first line counts the errors, the next ones name them.
-        reason = " ".join(line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line)
-        raise RecipeError(f"{name}: {reason}") from error
+    except _TOOLKIT_RAISES as error:
+        raise refusal(name, _first_words(error)) from error
+
+
+def _first_words(error: Exception) -> str:
+    # pydantic's first line counts the errors, the next ones name them.
+    return " ".join(line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line)
 
 
 _Problem = tuple[yaml.Node | None, str]
@@ -145,22 +173,24 @@ def _problems(root: yaml.Node | None) -> Iterator[_Problem]:
         if key.value == "args":
             continue
         if not key.value.endswith("_stage"):
-            yield key, f"{key.value!r} would be skipped: the name of a stage must end in _stage"
-        for group_key, group in _entries(key, stage):
+            yield key, f"{show(key.value)} would be skipped: the name of a stage must end in _stage"
+        if not _entries(stage):
+            yield key, f"{show(key.value)} is empty and would be skipped"
+        for group_key, group in _entries(stage):
             if not group_key.value.endswith("_modifiers"):
-                yield group_key, f"{group_key.value!r} would be skipped: the name of a group must end in _modifiers"
-            for modifier, body in _entries(group_key, group):
+                yield group_key, f"{show(group_key.value)} would be skipped: the name of a group must end in _modifiers"
+            if not _entries(group):
+                yield group_key, f"{show(group_key.value)} is empty and would be skipped"
+            for modifier, body in _entries(group):
                 count += 1
                 if not isinstance(body, yaml.MappingNode):
-                    yield modifier, f"{modifier.value} has no body; write its fields below it, or {{}}"
+                    yield modifier, f"{show(modifier.value)[1:-1]} has no body; write its fields below it, or {{}}"
     if not count:
         yield None, "the recipe holds no modifier"
 
 
-def _entries(key: yaml.Node, node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
-    if isinstance(node, yaml.MappingNode) and node.value:
-        return list(node.value)
-    raise RecipeError(f"recipe, line {key.start_mark.line + 1}: {key.value!r} is empty and would be skipped")
+def _entries(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
+    return list(node.value) if isinstance(node, yaml.MappingNode) else []
 
 
 def _repeated(node: yaml.Node, depth: int = 0) -> Iterator[_Problem]:
@@ -174,7 +204,7 @@ def _repeated(node: yaml.Node, depth: int = 0) -> Iterator[_Problem]:
         line = key.start_mark.line + 1
         if key.value in seen:
             hint = "; put the second one into a group of its own" if depth == 2 else ""
-            yield key, f"{key.value!r} stands here and in line {seen[key.value]}, and the last would win{hint}"
+            yield key, f"{show(key.value)} stands here and in line {seen[key.value]}, and the last would win{hint}"
         seen[str(key.value)] = line
         yield from _repeated(value, depth + 1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llmcompressor.core import State, active_session
+from llmcompressor.core import State
 from llmcompressor.modifiers import Modifier
 from pydantic import PrivateAttr, ValidationError, field_validator, model_validator
 from torch import nn
@@ -18,6 +18,7 @@ from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler, check_spac
 from unicuco_plugin.modifiers.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.limit_check import check_shape
+from unicuco_plugin.modifiers.own_recipe import adopt_recipe, check_modifiers
 from unicuco_plugin.modifiers.sparsity import check_carrier, check_text
 from unicuco_plugin.modifiers.stitching import StitchHandler
 from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions, check_options
@@ -192,6 +193,7 @@ class SparsityProfileModifier(Modifier):
         Raises:
             RecipeError: If it holds a second one of this type, or nothing zeroes weights where a strategy wants it.
         """
+        check_modifiers(modifiers)
         place = find_alone(modifiers, type(self))
         check_options(self.structured, self.spaces)
         check_carrier(self.spaces, self.levels, modifiers[place + 1 :])
@@ -214,7 +216,7 @@ class SparsityProfileModifier(Modifier):
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Answer, check, bypass and fill; after an error the model is as it was."""
-        modifiers = active_session().lifecycle.recipe.modifiers
+        modifiers = adopt_recipe(state.model).modifiers
         place = find_alone(modifiers, type(self))
         if self.late is not None:
             self._ask(self.late, state)

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.patterns import find_bad_pattern
 
 __all__ = ["GRANULARITIES", "Granularity", "group_linears", "name_block", "name_kind", "number_blocks", "select_bounds"]
 
 Granularity = Literal["block", "sublayer", "linear"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+# How much of a pattern a message shows.
+_SHOWN = 60
 
 
 def name_block(name: str) -> str:
@@ -45,7 +48,8 @@ def group_linears(sizes: Mapping[str, int], granularity: Granularity, ignore: Se
         Unit name → its number of weights, in the model's order.
 
     Raises:
-        StrategyError: If a pattern matches nothing or is no expression, everything is ignored, or a part of a unit is.
+        StrategyError: If a pattern matches nothing, is no expression or backtracks without end, everything is ignored,
+            or a part of a unit is.
     """
     units: dict[str, list[str]] = {}
     for linear in sizes:
@@ -80,7 +84,7 @@ def select_bounds(
         special: Patterns as in ``group_linears``, of unit names, with their bounds.
 
     Raises:
-        StrategyError: If a pattern matches no unit or is no expression.
+        StrategyError: If a pattern matches no unit, is no expression or backtracks without end.
     """
     found = dict.fromkeys(units, default)
     for pattern, pair in special.items():
@@ -90,10 +94,10 @@ def select_bounds(
 
 def _matching(field: str, pattern: str, names: Mapping[str, object]) -> list[str]:
     if pattern.startswith("re:"):
-        try:
-            expression = re.compile(pattern[3:])
-        except re.error as error:
-            raise StrategyError(f"{field} {pattern!r} is no regular expression: {error}") from error
+        bad = find_bad_pattern([pattern[3:]], list(names))
+        if bad is not None:
+            raise StrategyError(f"{field} {pattern[:_SHOWN]!r} {bad.reason}")
+        expression = re.compile(pattern[3:])
         matching = [name for name in names if expression.match(name)]
     else:
         matching = [name for name in names if name == pattern or name.startswith(f"{pattern}.")]
