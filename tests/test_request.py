@@ -196,7 +196,9 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "requests.jsonl"
     path.touch()
     os.truncate(path, 2**40)
-    with pytest.raises(RequestError, match=r"cannot be read: must have at most 67,108,864 bytes, got 1,099,511,627,776$"):
+    with pytest.raises(
+        RequestError, match=r"cannot be read: must have at most 67,108,864 bytes, got 1,099,511,627,776$"
+    ):
         read_requests(path)
 
 

@@ -141,7 +141,9 @@ def test_a_pipe_and_a_huge_file_are_refused_at_once(tmp_path):
         Strategy.read(tmp_path / "pipe")
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", 2**40)
-    with pytest.raises(StrategyError, match=r"huge cannot be read: must have at most 67,108,864 bytes, got 1,099,511,627,776$"):
+    with pytest.raises(
+        StrategyError, match=r"huge cannot be read: must have at most 67,108,864 bytes, got 1,099,511,627,776$"
+    ):
         Strategy.read(tmp_path / "huge")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.files.draft import write_whole
+from unicuco_plugin.files.names import check_relative_name
 from unicuco_plugin.signed import SignedDocument
 
 __all__ = ["MARKER", "claim", "find_foreign", "list_files", "read_marker", "remove_owned", "write_marker"]
@@ -42,6 +43,11 @@ def read_marker(folder: Path) -> frozenset[str] | None:
     names = _DOCUMENT.read(folder / MARKER, follow=False).get("files")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ExportError(f"marker {folder / MARKER} is damaged: files must be a list of names")
+    try:
+        for name in names:
+            check_relative_name(name.removesuffix("/"))
+    except ValueError as error:
+        raise ExportError(f"marker {folder / MARKER} is damaged: {error}") from error
     return frozenset(names)
 
 

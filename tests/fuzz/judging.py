@@ -8,6 +8,7 @@ import random
 import resource
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,8 +27,7 @@ def limited():
         raise TimeoutError(f"an input took more than {_SECONDS} seconds")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        pages = int(file.read().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     before = signal.signal(signal.SIGALRM, late)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + _BYTES, hard))
     signal.setitimer(signal.ITIMER_REAL, _SECONDS)
@@ -51,7 +51,7 @@ def fuzz(examples):
         )
         @given(seed=st.integers(0, 2**32))
         def run(judge, seed):
-            test(judge, random.Random(seed))
+            test(judge, random.Random(seed))  # noqa: S311 - no secrets
 
         run.__name__, run.__doc__ = test.__name__, test.__doc__
         return run

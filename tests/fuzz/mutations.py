@@ -1,12 +1,13 @@
-"""What a stranger, a disk or an editor may do to a file: to its bytes, to its lines, and to what its JSON or YAML says."""
+"""What a stranger, a disk or an editor may do to a file: to its bytes, its lines, and what its JSON or YAML says."""
 
 import copy
 import random
 
 NASTY = [
-    None, True, False, 0, -1, 1, 2, 2**31, -(2**63), 2**64, 10**400, 0.0, -0.0, 0.5, 1e-320, 1e308, -1e308, "", " ", "a",
-    "0", "-1", "1e999", "nan", "../a", "/etc/passwd", "/dev/zero", "a/b", "a\0b", "\x1b[2J", "\u202ea", "\ud800", "é" * 300,
-    "1" * 10_000, "x" * 100_000, [], {}, [[]], {"": 0}, [None] * 1000, {"a": {"b": {"c": []}}}, "re:(a+)+$", "calc(1)",
+    None, True, False, 0, -1, 1, 2, 2**31, -(2**63), 2**64, 10**400, 0.0, -0.0, 0.5, 1e-320, 1e308, -1e308, "", " ",
+    "a", "0", "-1", "1e999", "nan", "../a", "/etc/passwd", "/dev/zero", "a/b", "a\0b", "\x1b[2J", "\u202ea", "\ud800",
+    "é" * 300, "1" * 10_000, "x" * 100_000, [], {}, [[]], {"": 0}, [None] * 1000, {"a": {"b": {"c": []}}},
+    "re:(a+)+$", "calc(1)",
 ]  # fmt: skip
 
 
@@ -56,7 +57,8 @@ def mutate_text(text: str, draw: random.Random) -> str:
                 words[draw.randrange(len(words))] = str(draw.choice(NASTY)).replace("\n", " ")
                 lines[place] = " ".join(words)
             case 3:
-                lines[place] = draw.choice(["\t", "- ", "  ", "&a ", "*a", "{", "[", "!!python/none ", "? "]) + lines[place]
+                marks = ["\t", "- ", "  ", "&a ", "*a", "{", "[", "!!python/none ", "? "]
+                lines[place] = draw.choice(marks) + lines[place]
             case 4:
                 at = draw.randrange(len(lines[place]) + 1)
                 lines[place] = lines[place][:at] + draw.choice(":#{}[]&*!|>'\"%@`\x00\x85\ufeff") + lines[place][at:]
@@ -88,7 +90,7 @@ def mutate_json(content: object, draw: random.Random) -> object:
                 holder.insert(key, copy.deepcopy(holder[key]))
             case _:
                 value = holder[key]
-                scaled = isinstance(value, int | float) and not isinstance(value, bool)
+                scaled = isinstance(value, int | float) and abs(value) < 1e300 and not isinstance(value, bool)
                 holder[key] = value * draw.choice([-1, 0, 10, 1e-9, 1e9]) if scaled else nested(draw)
     return content
 

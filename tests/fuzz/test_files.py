@@ -10,6 +10,7 @@ import torch
 from judging import fuzz
 from mutations import mutate_bytes, mutate_json
 from safetensors.torch import save_file
+from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.levels import record as record_module
 from unicuco_plugin.levels.build import build_levels
@@ -22,7 +23,6 @@ from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.kept_parts_file import read_kept_parts, write_kept_parts
 from unicuco_plugin.report.levels import describe_levels, levels_data
 from unicuco_plugin.search.journal import Journal, Measurement
-from tiny import VOCABULARY, tiny_model
 
 HEADER = {"model": "m", "seed": 0}
 ROWS = [Measurement(f"{index}", "rank", index / 7, (0.1, index / 3), 512, 0.5) for index in range(40)]
@@ -45,7 +45,9 @@ def database(tmp_path_factory):
     decoder = find_decoder(tiny_model("llama", blocks=1).to(torch.bfloat16))
     windows = torch.randint(3, VOCABULARY, (4, 16), generator=torch.Generator().manual_seed(0))
     settings = LevelSettings(sparsities=(0.3, 0.8), inputs="dense")
-    return build_levels(decoder, windows, tmp_path_factory.mktemp("levels") / "db", name="tiny", settings=settings).folder
+    return build_levels(
+        decoder, windows, tmp_path_factory.mktemp("levels") / "db", name="tiny", settings=settings
+    ).folder
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_archives_that_say_something_else(judge, draw):
     length = int.from_bytes(archive[start : start + 8], "little")
     index = json.loads(archive[start + 8 : start + 8 + length])
     data = json.dumps(mutate_json(index, draw)).encode("utf8", "surrogatepass")
-    body = archive[: start] + len(data).to_bytes(8, "little") + data + hashlib.sha256(data).digest()
+    body = archive[:start] + len(data).to_bytes(8, "little") + data + hashlib.sha256(data).digest()
     body += archive[start + 8 + length + 32 : -32]
     unpacked(judge, body + hashlib.sha256(body).digest())
 

@@ -2,10 +2,10 @@
 
 import json
 
+import yaml
 from judging import fuzz
 from mutations import mutate_bytes, mutate_json, mutate_text
 
-import yaml
 from unicuco_plugin.benchmark.plan import read_plan
 from unicuco_plugin.modifiers.recipe import check_recipe
 from unicuco_plugin.peers.evopress_files import read_either

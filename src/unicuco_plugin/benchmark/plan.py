@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import RecipeError, UnicucoError, explain
+from unicuco_plugin.files.yaml_tree import compose_yaml, plain_values, read_yaml
 from unicuco_plugin.peers.peer import Setting
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.search.settings import Settings
@@ -238,10 +238,9 @@ def read_plan(path: Path) -> BenchmarkPlan:
     Raises:
         RecipeError: If it cannot be read or a field is wrong; the message names the field, the rule and the value.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"benchmark {path} cannot be read: {error}") from error
+    name = f"benchmark {path}"
+    root = compose_yaml(name, read_yaml(path, "benchmark"))
+    data = None if root is None else plain_values(name, root)
     try:
         return BenchmarkPlan.model_validate(data)
     except ValidationError as error:

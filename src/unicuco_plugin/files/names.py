@@ -1,9 +1,9 @@
 """Names that a record gives: of files in their own folder, and nothing else."""
 
 import unicodedata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-__all__ = ["check_own_folder", "check_plain_name"]
+__all__ = ["check_own_folder", "check_plain_name", "check_relative_name"]
 
 _LONGEST = 255  # bytes, what file systems take
 
@@ -22,6 +22,23 @@ def check_plain_name(name: str) -> str:
     bad = any(mark in "/\\:" or unicodedata.category(mark).startswith("C") for mark in name[: _LONGEST + 1])
     if bad or not 0 < size <= _LONGEST or name.startswith("."):
         raise ValueError(f"must be the plain name of a file, got {name[:60]!r}")
+    return name
+
+
+def check_relative_name(name: str) -> str:
+    """Return a path if it is one inside a folder, with ``/``.
+
+    Raises:
+        ValueError: If it leads out, is none, or not UTF-8; the message has the rule and the value.
+    """
+    path = PurePosixPath(name)
+    marks = any(mark in name for mark in ("\\", "\0", ":"))
+    if path.is_absolute() or ".." in path.parts or not path.parts or marks or path.as_posix() != name:
+        raise ValueError(f"path must lie inside the folder, got {name[:60]!r}")
+    try:
+        name.encode("utf8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"path must be UTF-8, got {name[:60]!r}") from error
     return name
 
 

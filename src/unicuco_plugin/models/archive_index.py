@@ -1,12 +1,13 @@
 """What an archive says of its files: where they go, and which of their bytes are numbers."""
 
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from unicuco_plugin.errors import ArchiveError, ExportError, explain, quoted
+from unicuco_plugin.files.names import check_relative_name
 from unicuco_plugin.files.received import LARGEST_HEADER, open_regular, parse_json
 from unicuco_plugin.ownership import MARKER
 
@@ -160,14 +161,6 @@ def _split(length: int, rest: int, tensors: list[tuple[int, int, Width]]) -> tup
 
 
 def _check_relative(value: str) -> str:
-    path = PurePosixPath(value)
-    bad = path.is_absolute() or ".." in path.parts or not path.parts or any(mark in value for mark in ("\\", "\0", ":"))
-    if bad or path.as_posix() != value:
-        raise ValueError(f"path must lie inside the folder, got {quoted(value)}")
     if value == MARKER:
         raise ValueError(f"path must not be {MARKER}, which unpacking writes itself")
-    try:
-        value.encode("utf8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"path must be UTF-8, got {quoted(value)}") from error
-    return value
+    return check_relative_name(value)

@@ -14,8 +14,8 @@ from llmcompressor.modifiers import Modifier
 from llmcompressor.recipe import Recipe
 from torch import nn
 
+from unicuco_plugin.files.refusal import refusal, show
 from unicuco_plugin.modifiers.recipe_values import fields_of, find_fault, find_pattern_fault
-from unicuco_plugin.modifiers.refusal import refusal, show
 
 __all__ = ["OwnRecipe", "adopt_recipe", "check_modifiers"]
 

@@ -9,10 +9,10 @@ from llmcompressor.modifiers import Modifier
 from llmcompressor.recipe import Recipe
 
 from unicuco_plugin.errors import RecipeError, UnicucoError
+from unicuco_plugin.files.refusal import refusal, show
+from unicuco_plugin.files.yaml_tree import compose_yaml, line_of, plain_values, read_yaml
 from unicuco_plugin.modifiers.own_recipe import OwnRecipe, check_modifiers
-from unicuco_plugin.modifiers.recipe_tree import compose_recipe, line_of, plain_values, read_recipe
 from unicuco_plugin.modifiers.recipe_values import fields_of, find_fault, find_pattern_fault
-from unicuco_plugin.modifiers.refusal import refusal, show
 from unicuco_plugin.modifiers.registration import register
 
 __all__ = ["build_recipe", "check_pipeline", "check_recipe", "is_text"]
@@ -45,7 +45,7 @@ def check_recipe(source: str | Path) -> Recipe:
         RecipeError: If the recipe cannot be read or is refused; the message names the line.
     """
     name, text = _read(source)
-    root = compose_recipe(name, text)
+    root = compose_yaml(name, text)
     problem = next(_problems(root), None)
     if problem is not None or root is None:
         node, message = problem or (None, "the recipe is empty")
@@ -104,7 +104,7 @@ def is_text(source: str | Path) -> bool:
 def _read(source: str | Path) -> tuple[str, str]:
     if isinstance(source, str) and is_text(source):
         return "recipe", source
-    return str(source), read_recipe(source)
+    return str(source), read_yaml(source, "recipe")
 
 
 def _check_values(name: str, root: yaml.Node, data: object) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
-from unicuco_plugin.modifiers.refusal import show
+from unicuco_plugin.files.refusal import show
 from unicuco_plugin.patterns import find_bad_pattern
 
 __all__ = ["SCHEDULERS", "Fault", "fields_of", "find_fault", "find_pattern_fault"]

@@ -1,16 +1,14 @@
-"""A recipe's YAML as a tree of nodes with their lines, refused before it costs much or means more than plain values."""
+"""YAML as a tree of nodes with their lines, refused before it costs much or means more than plain values."""
 
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-from unicuco_plugin.errors import RecipeError
-from unicuco_plugin.modifiers.refusal import refusal, show
+from unicuco_plugin.files.received import read_text
+from unicuco_plugin.files.refusal import refusal, show
 
-__all__ = ["compose_recipe", "line_of", "plain_values", "read_recipe"]
+__all__ = ["compose_yaml", "line_of", "plain_values", "read_yaml"]
 
 # Naming every linear of 256 experts in a hundred blocks three times over takes ten million bytes and 300 000 nodes.
 _MOST_BYTES = 16 << 20
@@ -34,31 +32,24 @@ _QUOTE = {f"{_PREFIX}timestamp": "a date", f"{_PREFIX}value": "YAML's sign for a
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read_recipe(path: str | Path) -> str:
-    """Read a recipe's file, which must be a regular one: a pipe would be waited for, a device never ends.
+def read_yaml(path: str | Path, kind: str) -> str:
+    """Read a file of YAML.
+
+    Args:
+        path: The file.
+        kind: What messages call it: ``recipe`` or ``benchmark``.
 
     Raises:
-        RecipeError: If it is none, too large, or no UTF-8.
+        RecipeError: If it is no regular file, too large, or no UTF-8.
     """
     try:
-        # Opening a pipe would wait for a writer.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(handle, "rb") as file:  # noqa: PTH123 - a handle has no path
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise refusal(f"recipe {path} cannot be read", "must be a regular file")
-            content = file.read(_MOST_BYTES + 1)
-        text = content.decode("utf8") if len(content) <= _MOST_BYTES else ""
+        return read_text(Path(path), largest=_MOST_BYTES)
     except (OSError, ValueError) as error:
-        if isinstance(error, RecipeError):
-            raise
-        raise refusal(f"recipe {path} cannot be read", getattr(error, "strerror", None) or str(error)) from error
-    if len(content) > _MOST_BYTES:
-        raise refusal(f"recipe {path} cannot be read", f"must have at most {_MOST_BYTES:,} bytes")
-    return text
+        raise refusal(f"{kind} {path} cannot be read", str(error)) from error
 
 
-def compose_recipe(name: str, text: str) -> yaml.Node | None:
-    """Parse a recipe's YAML into a tree of plain values.
+def compose_yaml(name: str, text: str) -> yaml.Node | None:
+    """Parse YAML into a tree of plain values.
 
     Args:
         name: What messages call it.

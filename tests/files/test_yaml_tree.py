@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from unicuco_plugin.errors import RecipeError
-from unicuco_plugin.modifiers import recipe_tree
+from unicuco_plugin.files import yaml_tree
+from unicuco_plugin.files.yaml_tree import compose_yaml, line_of, plain_values
 from unicuco_plugin.modifiers.recipe import check_recipe
-from unicuco_plugin.modifiers.recipe_tree import compose_recipe, line_of, plain_values
 
 TAG = "must hold plain values only, got the tag 'tag:yaml.org,2002:python"
 GOOD = "s_stage:\n  s_modifiers:\n    WandaPruningModifier:\n      sparsity: 0.5\n"
@@ -60,7 +60,7 @@ def refused(text):
     ],
 )  # fmt: skip
 def test_what_is_no_plain_recipe_is_refused_in_one_line(text, message, loader, monkeypatch):
-    monkeypatch.setattr(recipe_tree, "_Loader", getattr(recipe_tree.yaml, loader))
+    monkeypatch.setattr(yaml_tree, "_Loader", getattr(yaml_tree.yaml, loader))
     assert refused(text).startswith(message)
 
 
@@ -87,12 +87,12 @@ def test_a_line_for_every_linear_of_256_experts_is_read():
 
 
 def test_more_values_than_any_recipe_has_are_refused(monkeypatch):
-    monkeypatch.setattr(recipe_tree, "_MOST_NODES", 100)
+    monkeypatch.setattr(yaml_tree, "_MOST_NODES", 100)
     assert refused("args: [" + "x, " * 100 + "]\n" + GOOD) == "recipe, line 1: must hold at most 100 values"
 
 
 def test_more_bytes_than_any_recipe_has_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe_tree, "_MOST_BYTES", 50)
+    monkeypatch.setattr(yaml_tree, "_MOST_BYTES", 50)
     (tmp_path / "r.yaml").write_text(GOOD, encoding="utf8")
     assert refused(GOOD) == f"recipe: must have at most 50 characters, got {len(GOOD)}"
     assert refused(tmp_path / "r.yaml").endswith("r.yaml cannot be read: must have at most 50 bytes")
@@ -119,7 +119,7 @@ def test_a_long_file_name_leaves_room_for_the_reason(tmp_path):
 
 def test_a_value_is_found_again_in_the_text():
     text = GOOD + "      targets:\n      - a\n      - b\n"
-    root = compose_recipe("recipe", text)
+    root = compose_yaml("recipe", text)
     way = ("s_stage", "s_modifiers", "WandaPruningModifier")
     lines = [line_of(root, path) for path in ((), way, (*way, "targets", 1), (*way, "ignore"), (*way, "targets", 9))]
     assert lines == [1, 3, 7, 3, 5]

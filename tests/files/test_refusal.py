@@ -2,7 +2,7 @@
 
 import pytest
 
-from unicuco_plugin.modifiers.refusal import refusal, show
+from unicuco_plugin.files.refusal import refusal, show
 
 LOOP: list = []
 LOOP.append(LOOP)
