@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import ProfileError, RequestError
+from unicuco_plugin.errors import ProfileError, RequestError, quoted
 from unicuco_plugin.levels.record import identify_levels
 from unicuco_plugin.limits import Facts, Limits
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
@@ -108,7 +108,7 @@ class Profile:
         from unicuco_plugin.objectives.ranked_parts import RankedParts  # noqa: PLC0415
 
         if self._parts is None:
-            raise ProfileError(f"profile {self.name} of space {self.space!r} has no ranked parts")
+            raise ProfileError(f"profile {self.name} of space {quoted(self.space)} has no ranked parts")
         try:
             return RankedParts.from_tensors(self._parts)
         except ValueError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unicuco_plugin.errors import UnicucoError
+from unicuco_plugin.errors import UnicucoError, quoted
 
 __all__ = ["SignedDocument"]
 
@@ -53,8 +53,8 @@ class SignedDocument:
             raise self.error(f"{self.kind} {path} is damaged: it has no schema")
         if content["schema"] != self.schema:
             raise self.error(
-                f"{self.kind} schema must be {self.schema}, got {content['schema']!r}: another unicuco-plugin wrote "
-                f"{path}"
+                f"{self.kind} schema must be {self.schema}, got {quoted(content['schema'])}: another unicuco-plugin "
+                f"wrote {path}"
             )
         digest = content.pop("digest", None)
         if digest != _digest(content):

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
-from unicuco_plugin.errors import ArchiveError, ExportError, explain
+from unicuco_plugin.errors import ArchiveError, ExportError, explain, quoted
 
 __all__ = ["ArchiveIndex", "ArchivedFile", "build_index"]
 
@@ -49,9 +49,9 @@ class ArchivedFile(_Frozen):
     @model_validator(mode="after")
     def _check_sum(self) -> Self:
         if sum(size for _, size in self.parts) != self.size:
-            raise ValueError(f"parts of {self.path!r} must sum to {self.size} bytes")
+            raise ValueError(f"parts of {quoted(self.path)} must sum to {self.size} bytes")
         if any(width and size % width for width, size in self.parts):
-            raise ValueError(f"parts of {self.path!r} must be whole numbers")
+            raise ValueError(f"parts of {quoted(self.path)} must be whole numbers")
         return self
 
     def chunks(self, numbers: int) -> Iterator[tuple[int, int]]:
@@ -162,9 +162,9 @@ def _check_relative(value: str) -> str:
     path = PurePosixPath(value)
     bad = path.is_absolute() or ".." in path.parts or not path.parts or any(mark in value for mark in ("\\", "\0", ":"))
     if bad or path.as_posix() != value:
-        raise ValueError(f"path must lie inside the folder, got {value!r}")
+        raise ValueError(f"path must lie inside the folder, got {quoted(value)}")
     try:
         value.encode("utf8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"path must be UTF-8, got {value!r}") from error
+        raise ValueError(f"path must be UTF-8, got {quoted(value)}") from error
     return value

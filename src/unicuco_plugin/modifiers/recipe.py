@@ -7,7 +7,7 @@ import yaml
 from llmcompressor.modifiers import Modifier
 from llmcompressor.recipe import Recipe
 
-from unicuco_plugin.errors import RecipeError, UnicucoError
+from unicuco_plugin.errors import RecipeError, UnicucoError, quoted
 from unicuco_plugin.modifiers.registration import register
 
 __all__ = ["check_pipeline", "check_recipe", "is_text", "plain_recipe"]
@@ -145,10 +145,11 @@ def _problems(root: yaml.Node | None) -> Iterator[_Problem]:
         if key.value == "args":
             continue
         if not key.value.endswith("_stage"):
-            yield key, f"{key.value!r} would be skipped: the name of a stage must end in _stage"
+            yield key, f"{quoted(key.value)} would be skipped: the name of a stage must end in _stage"
         for group_key, group in _entries(key, stage):
             if not group_key.value.endswith("_modifiers"):
-                yield group_key, f"{group_key.value!r} would be skipped: the name of a group must end in _modifiers"
+                name = quoted(group_key.value)
+                yield group_key, f"{name} would be skipped: the name of a group must end in _modifiers"
             for modifier, body in _entries(group_key, group):
                 count += 1
                 if not isinstance(body, yaml.MappingNode):
@@ -160,7 +161,7 @@ def _problems(root: yaml.Node | None) -> Iterator[_Problem]:
 def _entries(key: yaml.Node, node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
     if isinstance(node, yaml.MappingNode) and node.value:
         return list(node.value)
-    raise RecipeError(f"recipe, line {key.start_mark.line + 1}: {key.value!r} is empty and would be skipped")
+    raise RecipeError(f"recipe, line {key.start_mark.line + 1}: {quoted(key.value)} is empty and would be skipped")
 
 
 def _repeated(node: yaml.Node, depth: int = 0) -> Iterator[_Problem]:
@@ -174,7 +175,7 @@ def _repeated(node: yaml.Node, depth: int = 0) -> Iterator[_Problem]:
         line = key.start_mark.line + 1
         if key.value in seen:
             hint = "; put the second one into a group of its own" if depth == 2 else ""
-            yield key, f"{key.value!r} stands here and in line {seen[key.value]}, and the last would win{hint}"
+            yield key, f"{quoted(key.value)} stands here and in line {seen[key.value]}, and the last would win{hint}"
         seen[str(key.value)] = line
         yield from _repeated(value, depth + 1)
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, quoted
 
 __all__ = ["GRANULARITIES", "Granularity", "group_linears", "name_block", "name_kind", "number_blocks", "select_bounds"]
 
@@ -93,10 +93,12 @@ def _matching(field: str, pattern: str, names: Mapping[str, object]) -> list[str
         try:
             expression = re.compile(pattern[3:])
         except re.error as error:
-            raise StrategyError(f"{field} {pattern!r} is no regular expression: {error}") from error
+            raise StrategyError(f"{field} {quoted(pattern)} is no regular expression: {error}") from error
         matching = [name for name in names if expression.match(name)]
     else:
         matching = [name for name in names if name == pattern or name.startswith(f"{pattern}.")]
     if not matching:
-        raise StrategyError(f"{field} {pattern!r} matches none of {len(names)} names such as {next(iter(names), '')}")
+        raise StrategyError(
+            f"{field} {quoted(pattern)} matches none of {len(names)} names such as {next(iter(names), '')}"
+        )
     return matching
