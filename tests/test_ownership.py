@@ -65,7 +65,7 @@ def test_an_unfinished_folder_goes_whole(folder):
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("name", ["../precious", "/precious", "a/../../precious", "a\0b", "\ud800", "", "."])
+@pytest.mark.parametrize("name", ["../precious", "/precious", "a/../../precious", "a\0b", "", "."])
 def test_a_marker_whose_names_lead_out_of_the_folder_is_refused(name, folder):
     write_marker(folder, {"a", name})
     with pytest.raises(ExportError, match="is damaged: path must"):

@@ -119,7 +119,7 @@ class Profile:
         from unicuco_plugin.objectives.ranked_parts import RankedParts  # noqa: PLC0415
 
         if self._parts is None:
-            raise ProfileError(f"profile {self.name} of space {self.space!r} has no ranked parts")
+            raise ProfileError(f"profile {self.name} of space {quoted(self.space)} has no ranked parts")
         try:
             return RankedParts.from_tensors(self._parts)
         except ValueError as error:

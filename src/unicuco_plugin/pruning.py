@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from unicuco_plugin.errors import ModelMismatchError, StrategyError
+from unicuco_plugin.errors import ModelMismatchError, StrategyError, quoted
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
 from unicuco_plugin.models.kept_parts import KeptParts
@@ -67,8 +67,8 @@ def check_model(
         return False
     if not accept_other_weights:
         raise ModelMismatchError(
-            f"profile or strategy: made for {reference.name!r}; this model has the same structure but other weights "
-            f"(expected weight fingerprint {expected.weights}, got {found.weights}); pass "
+            f"profile or strategy: made for {quoted(reference.name)}; this model has the same structure but other "
+            f"weights (expected weight fingerprint {expected.weights}, got {found.weights}); pass "
             "--accept-other-weights (in a recipe accept_other_weights: true) to use it anyway, with divergences "
             "carried over"
         )
@@ -79,9 +79,9 @@ def _check_structure(found: str, reference: ModelReference) -> Fingerprint:
     expected = Fingerprint.parse(reference.fingerprint)
     if found != expected.structure:
         raise ModelMismatchError(
-            f"profile or strategy: made for {reference.name!r}, whose structure this model does not have (expected "
-            f"structure fingerprint {expected.structure}, got {found}); give that model or a fine-tune of it, or train "
-            "a profile for this one"
+            f"profile or strategy: made for {quoted(reference.name)}, whose structure this model does not have "
+            f"(expected structure fingerprint {expected.structure}, got {found}); give that model or a fine-tune of "
+            "it, or train a profile for this one"
         )
     return expected
 
@@ -101,7 +101,7 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
             part of a block, or leaves no block.
     """
     if strategy.space != "depth":
-        raise StrategyError(f"space must be 'depth' for blocks to be dropped, got {strategy.space!r}")
+        raise StrategyError(f"space must be 'depth' for blocks to be dropped, got {quoted(strategy.space)}")
     index = {name: i for i, name in enumerate(decoder.block_names)}
     unknown = sorted(strategy.units.keys() - index.keys())
     if unknown:
@@ -110,7 +110,7 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
         raise StrategyError(f"units must be blocks of the model, {first} to {last}, got {listed}")
     for name, share in strategy.units.items():
         if share != 1.0:
-            raise StrategyError(f"units[{name!r}] must be 1.0, since a block goes as a whole, got {share}")
+            raise StrategyError(f"units[{quoted(name)}] must be 1.0, since a block goes as a whole, got {share}")
     return decoder.check_indices([index[name] for name in strategy.units])
 
 
@@ -137,7 +137,7 @@ def removed_parts(decoder: Decoder, strategy: Strategy) -> tuple[tuple[int, ...]
         raise StrategyError(f"units must be attentions and MLPs of the model, such as {min(known)}, got {unknown[0]}")
     for name, share in strategy.units.items():
         if share != 1.0:
-            raise StrategyError(f"units[{name!r}] must be 1.0, since a sub-layer goes as a whole, got {share}")
+            raise StrategyError(f"units[{quoted(name)}] must be 1.0, since a sub-layer goes as a whole, got {share}")
     whole, lone = split_halves(strategy.units)
     return decoder.check_indices([decoder.block_names.index(block) for block in whole]), lone
 
@@ -156,7 +156,7 @@ def check_parts(decoder: Decoder, strategy: Strategy, parts: KeptParts) -> None:
         UnsupportedModelError: If the model's modules cannot be split into parts.
     """
     if strategy.space != "structured":
-        raise StrategyError(f"space must be 'structured' for parts to be removed, got {strategy.space!r}")
+        raise StrategyError(f"space must be 'structured' for parts to be removed, got {quoted(strategy.space)}")
     parts.check(decoder)
     found = find_parts(decoder)
     for name in sorted({*strategy.units, *parts.kept}):
@@ -166,8 +166,8 @@ def check_parts(decoder: Decoder, strategy: Strategy, parts: KeptParts) -> None:
         kept = len(parts.kept.get(name, range(count)))
         if kept != count - round(share * count):
             raise StrategyError(
-                f"kept[{name!r}] must have {count - round(share * count)} of {count} parts, as units says {share:g}; "
-                f"got {kept}: the parts are those of another strategy"
+                f"kept[{quoted(name)}] must have {count - round(share * count)} of {count} parts, as units says "
+                f"{share:g}; got {kept}: the parts are those of another strategy"
             )
 
 

@@ -95,7 +95,7 @@ def test_more_bytes_than_any_recipe_has_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(yaml_tree, "_MOST_BYTES", 50)
     (tmp_path / "r.yaml").write_text(GOOD, encoding="utf8")
     assert refused(GOOD) == f"recipe: must have at most 50 characters, got {len(GOOD)}"
-    assert refused(tmp_path / "r.yaml").endswith("r.yaml cannot be read: must have at most 50 bytes")
+    assert refused(tmp_path / "r.yaml").endswith(f"r.yaml cannot be read: must have at most 50 bytes, got {len(GOOD)}")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "NUL", "latin 1"])

@@ -77,7 +77,7 @@ def contents(folder):
 
 @fuzz(120)
 def test_archives_whose_bytes_changed_are_refused(judge, draw):
-    folder, archive = judge.shared("packed")
+    _, archive = judge.shared("packed")
     changed = mutate_bytes(archive, draw)
     refused, _ = unpacked(judge, changed)
     assert refused or changed == archive

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_tokenizer
 
 from unicuco_plugin.errors import UnsupportedModelError
-from unicuco_plugin.models.loading import load_config, load_model, load_tokenizer
+from unicuco_plugin.models.loading import find_model, load, load_config, load_model, load_tokenizer
 
 
 @pytest.fixture
@@ -117,3 +117,16 @@ def test_other_dtypes_are_refused(folder, dtype):
     with pytest.raises(UnsupportedModelError) as caught:
         load_model(folder, dtype=dtype)
     assert str(caught.value) == f"dtype must be auto or a floating-point dtype such as bfloat16, got {dtype!r}"
+
+
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+@pytest.mark.parametrize("value", ["somebody/kernels", "somebody/kernels:attention", "flash|somebody/kernels"])
+def test_a_configuration_that_names_compiled_code_on_the_hub_is_refused(field, value, tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {field: value}))
+    for read in (load, load_model, load_config, find_model):
+        with pytest.raises(
+            UnsupportedModelError, match=r"asks for code of others, .* which is not run; remove the field"
+        ):
+            read(tmp_path / "m")

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 from depth_strategies import whole_block_strategy
+from hostile_names import NAMES
 from tiny import tiny_model
 
 from unicuco_plugin.modifiers.card import write_card
@@ -91,3 +92,45 @@ def test_a_divergence_that_is_not_the_checkpoints_is_said_to_be_the_profiles(str
         "unicuco evaluate does it."
     ) in card
     assert "This is the profile's" not in write_card("org/model", (strategy,), 1, "")
+
+
+def rendered(card):
+    """The card below its front matter, as a renderer of Markdown sees it."""
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    return markdown.parse(card.split("\n---\n", 1)[1])
+
+
+def kinds(card):
+    """Kinds of everything in it, text apart: what names cannot change."""
+    tokens = [child for token in rendered(card) for child in (token, *(token.children or []))]
+    return [token.type for token in tokens if token.type not in {"text", "text_special"}]
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("space", ["depth", "sparsity"])
+def test_names_of_strangers_are_only_text(strategy, space, name):
+    def card(name):
+        units = {f"{name}.{index}.{name}": 0.5 for index in range(2)} | {f"{name}x": 0.25, name: 1.0}
+        fields = {"space": space, "units": units, "source": "peer", "peer": name}
+        return write_card(f"/models/{name}", (strategy.model_copy(update=fields),), 1, "a: 1", caveat=f"of {name}")
+
+    hostile, usual = card(name), card("usual")
+    assert front_matter(hostile) == front_matter(usual)
+    code = {"html_inline", "code_inline"}  # in a table it is HTML where a name has a bar
+    assert [kind for kind in kinds(hostile) if kind not in code] == [kind for kind in kinds(usual) if kind not in code]
+    children = [child for token in rendered(hostile) for child in token.children or []]
+    assert {child.content for child in children if child.type == "html_inline"} <= {"<code>", "</code>"}
+    assert all(character == "\n" or character.isprintable() for character in hostile)
+
+
+@pytest.mark.parametrize("name", [*NAMES.values(), "a/b\nc: d", "a/b: c", "../b", "a/b/c", "a/ b", "é/b", "a/#b"])
+def test_only_a_name_that_the_hub_allows_is_in_the_front_matter(name):
+    for base in (name, f"org/{name}", f"{name}/model"):
+        assert front_matter(write_card(base, (), 1, "")).keys() == {"library_name", "tags"}
+
+
+def test_a_recipe_cannot_end_its_block():
+    recipe = "a: |\n  ```\n  # not a heading\n  ````\nb: \x1b"
+    card = write_card("org/model", (), 1, recipe)
+    [block] = [token for token in rendered(card) if token.type == "fence" and token.info == "yaml"]
+    assert block.content == recipe.replace("\x1b", "\\u001b") + "\n"

@@ -1,6 +1,7 @@
 """A benchmark's numbers summed up, and its pictures."""
 
 import pytest
+from hostile_names import NAMES
 
 from unicuco_plugin.report.benchmark import describe_benchmark
 from unicuco_plugin.report.benchmark_figures import draw_benchmark
@@ -119,3 +120,40 @@ def test_every_axis_has_numbers_however_far_apart_the_methods_are(fastest, tmp_p
             low, high = sorted(axis.get_view_interval())
             ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
             assert [label for at, label in ticks if low <= at <= high and label.get_text()], (name, axis.axis_name)
+
+
+def named(name):
+    """The result with a stranger's name in every place of one."""
+    methods = {"ours": name, "search": f"{name}2"}
+    rows = [entry | {"method": methods.get(entry["method"], entry["method"])} for entry in ROWS]
+    rows = [entry | {"group": name if entry["group"] == "kappa" else "methods"} for entry in rows]
+    rows = [entry | {"divergence": {name: entry["divergence"]["prose"]}, "sparsity": 0.1} for entry in rows[:-1]] + [
+        rows[-1] | {"divergence": {name: rows[-1]["divergence"]["prose"]}, "sparsity": 0.9}
+    ]
+    rows[0]["sparsity"] = 0.5
+    return RESULT | {"model": name, "space": name, "texts": [name], "rows": rows}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_of_strangers_are_only_text(name):
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+
+    def kinds(text):
+        tokens = [child for token in markdown.parse(text) for child in (token, *(token.children or []))]
+        return [token.type for token in tokens if token.type not in {"text", "text_special"}]
+
+    text = describe_benchmark(named(name))
+    assert kinds(text) == kinds(describe_benchmark(named("usual")))
+    assert all(character == "\n" or character.isprintable() for character in text)
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_names_of_strangers_are_drawn_as_they_are_written(name, tmp_path, monkeypatch):
+    figures = {}
+    monkeypatch.setattr(
+        "unicuco_plugin.report.benchmark_figures.save_figure", lambda figure, path: figures.update({path.stem: figure})
+    )
+    draw_benchmark(named(name), tmp_path)
+    for figure in figures.values():
+        figure.draw_without_rendering()
+    assert figures["quality"].axes[0].get_title().isprintable()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hostile_names import NAMES
 from test_front import strategy
 
 from unicuco_plugin.errors import ExportError
@@ -94,3 +95,12 @@ def test_a_picture_that_a_kill_left_half_is_removed_by_the_next(drawn, tmp_path)
     (tmp_path / ".front.png.mine").write_bytes(b"somebody's")
     drawn([strategy()])
     assert sorted(path.name for path in tmp_path.iterdir()) == [".front.png.mine", "front.png"]
+    assert (tmp_path / "front.png").read_text() == "an older one"
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("pattern", ["{}", "{}.0", "model.{}.1", "model.layers.1.{}"])
+def test_names_of_strangers_are_drawn_as_they_are_written(tmp_path, name, pattern):
+    units = [pattern.format(name), pattern.format(f"{name}2"), "model.layers.3"]
+    front = [strategy(units={units[0]: 0.5})]
+    plot_front(front, units, tmp_path / "front.svg", title=name)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from unicuco_plugin.answering import load_profile
-from unicuco_plugin.errors import RecipeError, UnicucoError, explain
+from unicuco_plugin.errors import RecipeError, UnicucoError, explain, quoted
 from unicuco_plugin.files.yaml_tree import compose_yaml, plain_values, read_yaml
 from unicuco_plugin.peers.peer import Setting
 from unicuco_plugin.plugins.manager import make_peer
@@ -171,7 +171,7 @@ class BenchmarkPlan(_Frozen):
     def _check_names(cls, value: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
         wrong = [name for name in value if not re.fullmatch(r"[\w.-]+", name)]
         if wrong:
-            raise ValueError(f"ablations must be named by letters, digits, '.', '_' and '-', got {wrong[0]!r}")
+            raise ValueError(f"ablations must be named by letters, digits, '.', '_' and '-', got {quoted(wrong[0])}")
         return value
 
     @model_validator(mode="after")

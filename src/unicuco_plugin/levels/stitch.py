@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from unicuco_plugin.errors import LevelsError
+from unicuco_plugin.errors import LevelsError, quoted
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
@@ -98,10 +98,14 @@ class Stitcher:
     def _check(self, plan: Mapping[str, int]) -> None:
         for name, count in plan.items():
             if name not in self._linears:
-                raise LevelsError(f"plan names {name!r}, which level database {self._levels.folder} does not have")
+                raise LevelsError(
+                    f"plan names {quoted(name)}, which level database {self._levels.folder} does not have"
+                )
             numel = self._dense[name].numel()
             if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= numel:
-                raise LevelsError(f"plan: {name} must have an integer count of zeros in [0, {numel}], got {count!r}")
+                raise LevelsError(
+                    f"plan: {name} must have an integer count of zeros in [0, {numel}], got {quoted(count)}"
+                )
 
 
 def stitch(decoder: Decoder, levels: Levels, plan: Mapping[str, int]) -> None:

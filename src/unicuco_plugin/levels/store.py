@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from unicuco_plugin.errors import LevelsError, ModelMismatchError
+from unicuco_plugin.errors import LevelsError, ModelMismatchError, quoted
 from unicuco_plugin.files.received import check_tensors, open_regular
 from unicuco_plugin.levels.decoded import DecodedLevels
 from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record, write_file
@@ -148,7 +148,7 @@ class Levels:
         if name not in self._linears:
             entry = self.record.linears.get(name)
             if entry is None:
-                raise LevelsError(f"level database {self.folder} has no linear {name!r}")
+                raise LevelsError(f"level database {self.folder} has no linear {quoted(name)}")
             self._linears[name] = LinearLevels.open(self.folder / entry.file, entry.shape, len(self.sparsities))
         return self._linears[name]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from unicuco_plugin.errors import ModelMismatchError
+from unicuco_plugin.errors import ModelMismatchError, quoted
 
 __all__ = ["Fingerprint", "config_fingerprint", "fingerprint"]
 
@@ -57,7 +57,7 @@ class Fingerprint:
         """
         match = re.fullmatch(rf"([0-9a-f]{{{_DIGITS}}})\.([0-9a-f]{{{_DIGITS}}})", text)
         if match is None:
-            raise ModelMismatchError(f"a fingerprint is two groups of {_DIGITS} hexadecimal digits, got {text!r}")
+            raise ModelMismatchError(f"a fingerprint is two groups of {_DIGITS} hexadecimal digits, got {quoted(text)}")
         return cls(match[1], match[2])
 
 

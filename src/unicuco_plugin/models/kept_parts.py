@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.parts import find_parts
 
@@ -51,14 +51,16 @@ class KeptParts:
             if name not in parts:
                 first, *_, last = parts
                 raise StrategyError(
-                    f"kept parts must name attentions and MLPs of this model, {first} to {last}, got {name!r}: they "
-                    "are for another model"
+                    f"kept parts must name attentions and MLPs of this model, {first} to {last}, got {quoted(name)}: "
+                    "they are for another model"
                 )
         for name, indices in self.kept.items():
             _check_indices(name, indices, parts[name].count)
         for name, bias in self.biases.items():
             if len(self.kept.get(name, range(parts[name].count))) == parts[name].count:
-                raise StrategyError(f"biases[{name!r}] must belong to a module that loses parts; it keeps all of them")
+                raise StrategyError(
+                    f"biases[{quoted(name)}] must belong to a module that loses parts; it keeps all of them"
+                )
             _check_bias(name, bias, decoder.config.hidden_size)
         if all(self.kept.get(name) == () for name in parts):
             raise StrategyError(f"kept parts must leave something, got all {len(parts)} modules removed")
@@ -66,15 +68,15 @@ class KeptParts:
 
 def _check_indices(name: str, indices: tuple[int, ...], count: int) -> None:
     if not isinstance(indices, tuple) or any(type(index) is not int for index in indices):
-        raise StrategyError(f"kept[{name!r}] must be a tuple of integers, got {indices!r:.80}")
+        raise StrategyError(f"kept[{quoted(name)}] must be a tuple of integers, got {quoted(indices, 80)}")
     if list(indices) != sorted(set(indices)):
-        raise StrategyError(f"kept[{name!r}] must be ascending without repetition, got {indices!r:.80}")
+        raise StrategyError(f"kept[{quoted(name)}] must be ascending without repetition, got {quoted(indices, 80)}")
     if indices and not 0 <= indices[0] <= indices[-1] < count:
-        raise StrategyError(f"kept[{name!r}] must be in [0, {count}), got {indices[0]} to {indices[-1]}")
+        raise StrategyError(f"kept[{quoted(name)}] must be in [0, {count}), got {indices[0]} to {indices[-1]}")
 
 
 def _check_bias(name: str, bias: Tensor, width: int) -> None:
     if tuple(bias.shape) != (width,):
-        raise StrategyError(f"biases[{name!r}] must have shape ({width},), got {tuple(bias.shape)}")
+        raise StrategyError(f"biases[{quoted(name)}] must have shape ({width},), got {tuple(bias.shape)}")
     if not bias.is_floating_point() or not bool(torch.isfinite(bias).all()):
-        raise StrategyError(f"biases[{name!r}] must be finite floating-point numbers, got others")
+        raise StrategyError(f"biases[{quoted(name)}] must be finite floating-point numbers, got others")

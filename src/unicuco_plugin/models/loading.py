@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from unicuco_plugin.errors import UnsupportedModelError, clip
+from unicuco_plugin.errors import UnsupportedModelError, clip, quoted
 from unicuco_plugin.models.compact import FILE, compact_class
 from unicuco_plugin.models.demo import materialise_smollm2
 from unicuco_plugin.models.support import check_config
@@ -137,7 +137,22 @@ def _floating(dtype: str | torch.dtype) -> str | torch.dtype:
 def _read_config(name_or_path: str | Path, **hub: Any) -> PreTrainedConfig:  # noqa: ANN401 - the hub's options
     where = _locate(name_or_path)
     with _one_line(name_or_path, "its configuration"):
-        return AutoConfig.from_pretrained(**where, **hub)
+        config = AutoConfig.from_pretrained(**where, **hub)
+    if not hub.get("trust_remote_code"):
+        _refuse_kernels(name_or_path, config)
+    return config
+
+
+def _refuse_kernels(name: str | Path, config: PreTrainedConfig) -> None:
+    """Refuse a configuration that names compiled code on the hub, which Transformers would fetch and run."""
+    for field in ("attn_implementation", "experts_implementation"):
+        given = getattr(config, f"_{field}", None)
+        for value in given.values() if isinstance(given, dict) else (given,):
+            if isinstance(value, str) and any(mark in value for mark in "/:"):
+                raise UnsupportedModelError(
+                    f"{name}: its configuration asks for code of others, {field} {quoted(value)}, which is not run; "
+                    "remove the field from config.json, or pass --trust-remote-code if you trust its author"
+                )
 
 
 def _load(

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.errors import UnsupportedModelError, quoted
 
 __all__ = ["check_structure"]
 
@@ -80,7 +80,7 @@ def _attribute_differences(module: nn.Module, fresh: nn.Module, name: str = "") 
         if attribute not in have:
             yield f"{place} is missing"
         elif have[attribute] != value:
-            yield f"{place} is {have[attribute]!r}, expected {value!r}"
+            yield f"{place} is {quoted(have[attribute])}, expected {quoted(value)}"
     children = dict(module.named_children())
     for child, fresh_child in fresh.named_children():
         place = f"{name}.{child}".lstrip(".")

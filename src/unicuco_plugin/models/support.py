@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.errors import UnsupportedModelError, quoted
 
 __all__ = ["check_config", "check_model"]
 
@@ -57,7 +57,9 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
     for field, harmless in _HARMLESS.items():
         value = vars(text).get(field)
         if value not in harmless:
-            raise UnsupportedModelError(f"{label}: {field} = {value!r} ties its blocks together; none can be dropped")
+            raise UnsupportedModelError(
+                f"{label}: {field} = {quoted(value)} ties its blocks together; none can be dropped"
+            )
     # DeepSeek's own code makes every n-th block sparse; a dropped block would shift that count.
     frequency = vars(text).get("moe_layer_freq", 1)
     if isinstance(frequency, int) and frequency != 1:

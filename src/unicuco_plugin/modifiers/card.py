@@ -103,7 +103,7 @@ def _list_zeroed(strategy: Strategy) -> list[str]:
 
 def _tabulate(units: Mapping[str, float]) -> list[str]:
     """A row for each numbered block and a column for each part of it; other names one by one."""
-    matches = {name: re.fullmatch(r"(.+\.\d+)(?:\.(.+))?", name) for name in units}
+    matches = {name: re.fullmatch(r"(.+\.\d+)(?:\.(.+))?", name, re.DOTALL) for name in units}
     cells = {(match[1], match[2] or "all"): units[name] for name, match in matches.items() if match}
     rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
     lines = [f"- {code_span(name)}: {units[name]:.4f}" for name, match in matches.items() if not match]

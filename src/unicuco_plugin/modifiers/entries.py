@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from unicuco_plugin.errors import RequestError, StrategyError
+from unicuco_plugin.errors import RequestError, StrategyError, quoted
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.identity import identify
@@ -107,7 +107,7 @@ class PeerEntry(_Entry):
     def _check_peer(self) -> "PeerEntry":
         peer = make_peer(self.name)
         if self.space is not None and self.space not in peer.spaces:
-            raise ValueError(f"space must be one of {', '.join(peer.spaces)} for {self.name}, got {self.space!r}")
+            raise ValueError(f"space must be one of {', '.join(peer.spaces)} for {self.name}, got {quoted(self.space)}")
         given = {name for name in self._options if getattr(self, name) is not None}
         for name in sorted(given - peer.takes):
             raise ValueError(f"{name} goes with peers that take it, {self.name} does not")
@@ -115,7 +115,7 @@ class PeerEntry(_Entry):
         if sparse and self.levels is None:
             raise ValueError(f"{self.name} measures sparse candidates on a level database: give levels, got none")
         if self.levels is not None and not sparse:
-            raise ValueError(f"levels goes with the space 'sparsity', got it for {self.spaces[0]!r}")
+            raise ValueError(f"levels goes with the space 'sparsity', got it for {quoted(self.spaces[0])}")
         return self
 
     @property

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from llmcompressor.modifiers import Modifier
 
-from unicuco_plugin.errors import RecipeError
+from unicuco_plugin.errors import RecipeError, quoted
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.removal import RemovalHandler
 from unicuco_plugin.modifiers.sparsity import SparsityHandler
@@ -59,7 +59,7 @@ def check_spaces(spaces: Sequence[str]) -> None:
     """
     for space in spaces:
         if space not in HANDLERS:
-            raise RecipeError(f"space {space!r} cannot be applied by this version, only {', '.join(HANDLERS)}")
+            raise RecipeError(f"space {quoted(space)} cannot be applied by this version, only {', '.join(HANDLERS)}")
     twice = sorted({space for space in spaces if spaces.count(space) > 1})
     if twice:
         raise RecipeError(f"one strategy a space: {', '.join(twice)} is given {spaces.count(twice[0])} times")

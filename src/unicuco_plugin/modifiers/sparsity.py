@@ -8,7 +8,7 @@ from llmcompressor.modifiers import Modifier
 from loguru import logger
 from torch import nn
 
-from unicuco_plugin.errors import RecipeError, StrategyError
+from unicuco_plugin.errors import RecipeError, StrategyError, quoted
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.modifiers.achieved import Achieved, LinearSparsity
 from unicuco_plugin.modifiers.engine_rounding import ENGINES, Follower, Setting, round_plan, tolerance
@@ -41,7 +41,7 @@ class SparsityHandler:
 
     def __init__(self, model: nn.Module, strategy: Strategy) -> None:
         if strategy.space != "sparsity":
-            raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {strategy.space!r}")
+            raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {quoted(strategy.space)}")
         decoder = find_decoder(model)
         self._model = model
         self._linears = decoder.all_linears()

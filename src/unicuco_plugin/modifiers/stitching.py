@@ -6,7 +6,7 @@ from llmcompressor.modifiers import Modifier
 from loguru import logger
 from torch import nn
 
-from unicuco_plugin.errors import ExportError, RecipeError, StrategyError
+from unicuco_plugin.errors import ExportError, RecipeError, StrategyError, quoted
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import find_decoder
@@ -39,7 +39,7 @@ class StitchHandler:
 
     def __init__(self, model: nn.Module, strategy: Strategy, levels: str | Path) -> None:
         if strategy.space != "sparsity":
-            raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {strategy.space!r}")
+            raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {quoted(strategy.space)}")
         self._model = model
         decoder = find_decoder(model)
         database = Levels.open(levels)

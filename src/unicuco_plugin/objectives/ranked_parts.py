@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.channels import measure_channels, measure_effects
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.kept_parts import KeptParts
@@ -51,7 +51,9 @@ class RankedParts:
         biases: dict[str, Tensor] = {}
         for name, share in units.items():
             if name not in self.scores or name not in parts or not 0.0 <= share <= 1.0:
-                raise StrategyError(f"units[{name!r}] must be an attention or MLP with a share in [0, 1], got {share}")
+                raise StrategyError(
+                    f"units[{quoted(name)}] must be an attention or MLP with a share in [0, 1], got {share}"
+                )
             part = parts[name]
             order = self.scores[name].argsort(stable=True)
             gone = order[: round(share * part.count)]

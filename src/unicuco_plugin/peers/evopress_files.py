@@ -106,7 +106,7 @@ def units_to_drops(units: Mapping[str, float], decoder: "Decoder") -> tuple[Drop
         drops.append("attn+mlp" if len(gone) == 2 else "attn" if "attn" in gone else "mlp" if gone else "none")
     partly = [name for name, share in units.items() if share != 1.0]
     for name in (*partly, *left):
-        raise StrategyError(f"units must be blocks or sub-layers with share 1, got {name!r}: {units[name]}")
+        raise StrategyError(f"units must be blocks or sub-layers with share 1, got {quoted(name)}: {units[name]}")
     return tuple(drops)
 
 
@@ -188,14 +188,15 @@ def units_to_levels(
     """
     unknown = sorted(units.keys() - sizes.keys())
     if unknown:
-        raise StrategyError(f"units must be prunable linears of the model, got {unknown[0]!r}")
+        raise StrategyError(f"units must be prunable linears of the model, got {quoted(unknown[0])}")
     levels = {}
     for name, numel in sizes.items():
         moved = (units.get(name, 0.0) - sparsity) * numel
         levels[name] = round(moved / step)
         if abs(moved - levels[name] * step) > 1.0:
             raise StrategyError(
-                f"units[{name!r}] must be {sparsity:g} and whole levels of {step:,} weights, got {units.get(name, 0.0)}"
+                f"units[{quoted(name)}] must be {sparsity:g} and whole levels of {step:,} weights, got "
+                f"{units.get(name, 0.0)}"
             )
     if sum(levels.values()):
         raise StrategyError(f"levels must sum to 0, so that the mean is the sparsity, got {sum(levels.values())}")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pluggy
 
-from unicuco_plugin.errors import PluginError, UnicucoError, UnknownNameError
+from unicuco_plugin.errors import PluginError, UnicucoError, UnknownNameError, quoted
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.objectives.ranking import Ranking
 from unicuco_plugin.peers.peer import Peer
@@ -139,10 +139,10 @@ def _ask(kind: Kind, name: str, hook: str, **arguments: object) -> Any:  # noqa:
     except UnicucoError:
         raise
     except Exception as error:
-        raise PluginError(f"a plugin failed in {hook}({name!r}): {error}") from error
+        raise PluginError(f"a plugin failed in {hook}({quoted(name)}): {error}") from error
     if made is None:
         known = ", ".join(entry.name for entry in list_plugins() if entry.kind == kind)
-        raise UnknownNameError(f"{kind} must be one of {known}; got {name!r}")
+        raise UnknownNameError(f"{kind} must be one of {known}; got {quoted(name)}")
     return made
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from fractions import Fraction
 
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, quoted
 
 __all__ = ["plan_counts"]
 
@@ -57,7 +57,7 @@ def _cover(units: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, fl
     """Share of every covered linear, in the order of ``sizes``."""
     for unit, share in units.items():
         if not 0.0 < share <= 1.0:
-            raise StrategyError(f"units[{unit!r}] must be in (0, 1], got {share}")
+            raise StrategyError(f"units[{quoted(unit)}] must be in (0, 1], got {share}")
     found: dict[str, float] = {}
     used: set[str] = set()
     for name in sizes:

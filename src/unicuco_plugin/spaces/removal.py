@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, quoted
 
 __all__ = ["check_count", "key_of", "named_units", "parse_key", "row_of", "units_of"]
 
@@ -44,7 +44,7 @@ def named_units(units: Sequence[str], given: Mapping[str, float], what: str) -> 
     """
     for name, share in given.items():
         if name not in units or share not in (0.0, 1.0):
-            raise StrategyError(f"units[{name!r}] must be a known {what} with share 0 or 1, got {share}")
+            raise StrategyError(f"units[{quoted(name)}] must be a known {what} with share 0 or 1, got {share}")
     return row_of(len(units), [units.index(name) for name, share in given.items() if share])
 
 

@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from unicuco_plugin.errors import RequestError, StrategyError, round_down, round_up
+from unicuco_plugin.errors import RequestError, StrategyError, quoted, round_down, round_up
 from unicuco_plugin.spaces.units import name_block, name_kind
 from unicuco_plugin.spaces.weighted import WeightedUnits
 
@@ -64,7 +64,9 @@ class SparsitySpace(WeightedUnits):
             raise StrategyError(f"bounds must be one pair a unit, got {len(self.bounds)} for {len(self.unit_names)}")
         for unit, (low, high) in zip(self.unit_names, self.bounds, strict=False):
             if not 0.0 <= low < high <= 1.0:
-                raise StrategyError(f"bounds[{unit!r}] (--limits) must be 0 <= low < high <= 1, got ({low}, {high})")
+                raise StrategyError(
+                    f"bounds[{quoted(unit)}] (--limits) must be 0 <= low < high <= 1, got ({low}, {high})"
+                )
 
     @cached_property
     def _low(self) -> Tensor:
@@ -235,7 +237,7 @@ class SparsitySpace(WeightedUnits):
         """
         for name, share in units.items():
             if name not in self._index or not 0.0 <= share <= 1.0:
-                raise StrategyError(f"units[{name!r}] must be a known unit with a share in [0, 1], got {share}")
+                raise StrategyError(f"units[{quoted(name)}] must be a known unit with a share in [0, 1], got {share}")
         return torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64)
 
     @cached_property

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.patterns import find_bad_pattern
 
 __all__ = ["GRANULARITIES", "Granularity", "group_linears", "name_block", "name_kind", "number_blocks", "select_bounds"]
@@ -102,5 +102,7 @@ def _matching(field: str, pattern: str, names: Mapping[str, object]) -> list[str
     else:
         matching = [name for name in names if name == pattern or name.startswith(f"{pattern}.")]
     if not matching:
-        raise StrategyError(f"{field} {pattern!r} matches none of {len(names)} names such as {next(iter(names), '')}")
+        raise StrategyError(
+            f"{field} {quoted(pattern)} matches none of {len(names)} names such as {next(iter(names), '')}"
+        )
     return matching
