@@ -1,12 +1,15 @@
 """Documents from files and datasets."""
 
 import json
+import os
+from pathlib import Path
 
 import datasets
 import pytest
 from tiny import tiny_tokenizer
 
 from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.models import documents
 from unicuco_plugin.models.documents import Document, read_documents
 
 
@@ -97,3 +100,17 @@ def test_other_encodings_are_refused(tmp_path, tokenizer):
     with pytest.raises(CalibrationError) as caught:
         _texts(path, tokenizer)
     assert str(caught.value) == f"calibration file {path} must be UTF-8; line 1 or soon after is not"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(make, tmp_path):
+    make(tmp_path / "a.txt")
+    with pytest.raises(CalibrationError, match=r"a\.txt cannot be read: must be a regular file, got a (pipe|device)"):
+        list(read_documents(tmp_path / "a.txt", None))
+
+
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "_LONGEST_LINE", 100)
+    (tmp_path / "a.txt").write_text("x" * 100 + "\n" + "x" * 101)
+    with pytest.raises(CalibrationError, match=r"a\.txt, line 2: must have at most 100 characters"):
+        list(read_documents(tmp_path / "a.txt", None))

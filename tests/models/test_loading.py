@@ -1,6 +1,8 @@
 """Loading, and what is refused before a weight is read."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,3 +132,18 @@ def test_a_configuration_that_names_compiled_code_on_the_hub_is_refused(field, v
             UnsupportedModelError, match=r"asks for code of others, .* which is not run; remove the field"
         ):
             read(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "model.safetensors", "notes"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_folder_that_would_be_read_without_end_is_refused_at_once(name, make, folder):
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    with pytest.raises(UnsupportedModelError, match=rf"{name}: must be a file or a folder, got a pipe, device"):
+        load_config(folder)
+
+
+def test_a_sparse_giant_among_the_texts_is_refused_at_once(folder):
+    os.truncate(folder / "tokenizer.json", 2**40)
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json: must have at most 268,435,456 bytes, got 1,"):
+        load_tokenizer(folder)

@@ -12,7 +12,8 @@ from typing import Any
 from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.benchmark.plan import METHODS, BenchmarkPlan, Cell
 from unicuco_plugin.benchmark.texts import Texts
-from unicuco_plugin.errors import JournalError, RequestError
+from unicuco_plugin.errors import ExportError, JournalError, ProfileError, RequestError
+from unicuco_plugin.files.names import check_own_folder
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
@@ -112,6 +113,13 @@ class _Run:
                 )
             self.journal.write_note(note, content)
 
+    def _own(self, name: str) -> Path:
+        """A folder in the output; a link in one that somebody sent may lead anywhere."""
+        try:
+            return check_own_folder(self.output / name)
+        except OSError as error:
+            raise ExportError(str(error)) from error
+
     def _where(self, field: str) -> str:
         """The field as the YAML has it, hashed: another text is another note."""
         kind, _, name = field.partition(".")
@@ -148,7 +156,7 @@ class _Run:
         if "journal" in peer.takes:
             # What serves all budgets is found once, or a larger one goes on from a smaller one.
             place = cell.identity if peer.serves_all else cell.key.replace("/", "-")
-            given["journal"] = self.output / "searches" / f"{name}-{place}.sqlite"
+            given["journal"] = self._own("searches") / f"{name}-{place}.sqlite"
         asked = PeerRequest(
             self.decoder,
             self.texts.of_cell(cell),
@@ -187,9 +195,13 @@ class _Run:
         """A cell's profile, trained now if it has to be, and what training took, all runs together."""
         if cell.settings is None:
             profile = load_profile(cell.method.profile or "")
-            spent = profile.provenance
+            spent = {name: profile.provenance.get(name) for name in ("evaluation_tokens", "seconds")}
+            if not all(isinstance(value, int | float) for value in spent.values()):
+                raise ProfileError(
+                    f"profile {profile.name} does not tell what it took: {', '.join(spent)}; train it again"
+                )
             return profile, {"tokens": spent["evaluation_tokens"], "seconds": spent["seconds"]}
-        folder = self.output / "profiles" / cell.identity
+        folder = self._own("profiles") / cell.identity
         note = f"trained/{cell.identity}"
         cost = self.journal.notes().get(note)
         if cost is not None and folder.is_dir():  # the journal may have come without its profiles

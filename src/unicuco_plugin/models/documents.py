@@ -1,6 +1,6 @@
 """Documents to calibrate on: text files, JSON lines, and whatever ``datasets`` can open."""
 
-import json
+import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.files.received import open_regular, parse_json
 from unicuco_plugin.models.loading import Tokenizer
 
 __all__ = ["Document", "read_documents"]
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _TEXT = (".txt", ".md", ".text")
+# Characters of a line, all that is in memory of a file at once; books have fewer.
+_LONGEST_LINE = 2**26
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,18 @@ def _looks_like_file(source: str | Path) -> bool:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    if not path.exists():
+        raise CalibrationError(f"calibration file {path} does not exist")
     number = 0
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+        with open_regular(path) as opened, io.TextIOWrapper(opened, encoding="utf-8") as file:
+            while line := file.readline(_LONGEST_LINE + 1):
+                number += 1
+                if len(line) > _LONGEST_LINE:
+                    raise CalibrationError(
+                        f"calibration file {path}, line {number}: must have at most {_LONGEST_LINE:,} characters"
+                    )
                 yield number, line.rstrip("\n")
-    except FileNotFoundError as error:
-        raise CalibrationError(f"calibration file {path} does not exist") from error
     except UnicodeDecodeError as error:
         raise CalibrationError(
             f"calibration file {path} must be UTF-8; line {number + 1} or soon after is not"
@@ -96,8 +104,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield f"line {number}", json.loads(line)
-        except json.JSONDecodeError as error:
+            yield f"line {number}", parse_json(line)
+        except ValueError as error:
             raise CalibrationError(f"{path}, line {number}: not JSON: {error}") from error
 
 

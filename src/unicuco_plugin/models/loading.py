@@ -1,5 +1,6 @@
 """Models, configurations and tokenizers from a folder or the hub, refused early and in one line."""
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ __all__ = [
 
 # How many tensor names a message lists.
 _NAMED = 3
+# Files of a model that are read whole into memory, and their most bytes: the largest tokenizers have forty million.
+_TEXTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
+_LARGEST_TEXT = 2**28
 
 
 def display_name(name_or_path: str | Path) -> str:
@@ -207,12 +211,26 @@ def _locate(name_or_path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UnsupportedModelError(f"{text}: the folder has no config.json, so it is not a model")
+        _check_files(path)
         return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
     if path.exists():
         raise UnsupportedModelError(f"{text}: expected a model folder, got a file")
     if isinstance(name_or_path, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text:
         raise UnsupportedModelError(f"{text}: no such model folder")
     return {"pretrained_model_name_or_path": text, "local_files_only": False}
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder in which something would be waited for without end, or read into memory without end."""
+    for path in folder.iterdir():
+        try:
+            found = path.stat()
+        except OSError:  # a link to nowhere: whoever needs it says so
+            continue
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise UnsupportedModelError(f"{path}: must be a file or a folder, got a pipe, device or socket; remove it")
+        if path.suffix in _TEXTS and found.st_size > _LARGEST_TEXT:
+            raise UnsupportedModelError(f"{path}: must have at most {_LARGEST_TEXT:,} bytes, got {found.st_size:,}")
 
 
 @contextmanager

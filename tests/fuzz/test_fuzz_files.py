@@ -129,7 +129,7 @@ def test_level_records_that_say_something_else(judge, draw):
     document = record_module._DOCUMENT
     content = mutate_json(document.read(folder / "levels.json"), draw)
     if isinstance(content, dict):
-        from test_documents import signed
+        from test_fuzz_documents import signed
 
         (folder / "levels.json").write_bytes(signed(document, content))
     judge(lambda: opened(folder), told)
