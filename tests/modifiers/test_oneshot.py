@@ -9,20 +9,23 @@ import pytest
 import torch
 from llmcompressor.modifiers.pruning import WandaPruningModifier
 from llmcompressor.pipelines.independent import IndependentPipeline
+from safetensors import SafetensorError
 
 from unicuco_plugin import answering
 from unicuco_plugin.errors import CalibrationError, ExportError, ModelMismatchError, RecipeError, RequestError
+from unicuco_plugin.models import staging
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.modifiers import oneshot
 from unicuco_plugin.modifiers.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+from unicuco_plugin.ownership import MARKER
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.strategy import Strategy
 
 FILES = {
-    "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "recipe.yaml",
-    "strategy.json", "tokenizer.json", "tokenizer_config.json",
+    MARKER, "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+    "recipe.yaml", "strategy.json", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 
 
@@ -53,6 +56,24 @@ def test_the_checkpoint_is_complete(dense, modifier, tmp_path):
     assert done.bytes == (done.path / "model.safetensors").stat().st_size
     assert Strategy.from_dict(json.loads((done.path / "strategy.json").read_text())) == done.strategies[0]
     assert load_tokenizer(done.path).chat_template == load_tokenizer(dense).chat_template
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_run(dense, modifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(oneshot, "_run", lambda *_: pytest.fail("the recipe ran"))
+    with pytest.raises(ExportError, match=r"out: needs [\d,]+ bytes, the disk has 1,000 free; make room"):
+        prune_with_recipe(dense, modifier, tmp_path / "out")
+    assert list(tmp_path.glob("*out*")) == []
+
+
+def test_a_disk_that_fills_while_it_is_written_to_is_told_in_one_line(dense, modifier, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(load_model(dense)), "save_pretrained", fail)
+    with pytest.raises(ExportError, match=r"^the model could not be saved: .*No space left on device"):
+        prune_with_recipe(dense, modifier, tmp_path / "out")
+    assert list(tmp_path.glob("*out*")) == []
 
 
 @torch.no_grad()

@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import sqlite3
+from types import SimpleNamespace
 
 import pytest
 
 from unicuco_plugin.errors import JournalError
+from unicuco_plugin.search import journal_file
 from unicuco_plugin.search.journal import Journal, Measurement
 
 HEADER = {"seed": 0}
@@ -18,6 +21,16 @@ def row(key="a"):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "run" / "journal.sqlite"
+
+
+def test_a_full_disk_is_told_as_such(path, monkeypatch):
+    with Journal.open(path, HEADER, resume=False) as journal:
+        monkeypatch.setattr(journal_file.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+        with pytest.raises(
+            JournalError, match=r"cannot be written: the disk is full; make room and go on with --resume$"
+        ):
+            with journal_file.reporting(path):
+                raise sqlite3.OperationalError("disk I/O error")
 
 
 @pytest.mark.parametrize("log", [b"", b"\x37\x7f\x06\x83" + b"\0" * 28], ids=["empty", "of other bytes"])

@@ -100,13 +100,15 @@ def build_levels(
         expected=tuple(shapes),
         versions={package: importlib.metadata.version(package) for package in _PACKAGES},
     )
+    width = _dtype(decoder).itemsize
+    if not output.exists():  # nothing is made where there is no room
+        check_room(output, shapes, settings, width)
     output.mkdir(parents=True, exist_ok=True)
     with alone(output):
 
         def tell(text: str) -> None:
             progress(LevelProgress("checking files", 0, len(shapes), message=text))
 
-        width = _dtype(decoder).itemsize
         if overwrite:  # before the old database goes
             check_room(output, shapes, settings, width, overwrite=True)
         record = begin(output, wanted, resume=resume, tell=tell)

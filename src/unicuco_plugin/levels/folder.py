@@ -94,7 +94,7 @@ def check_room(
     """Compare the disk's free bytes with what is still to be written.
 
     Args:
-        output: The folder.
+        output: The folder, which need not exist.
         left: Shapes of the linears to come.
         settings: Their levels.
         width: Bytes of one weight.
@@ -107,7 +107,7 @@ def check_room(
         LevelsError: If there is too little; the message has both numbers.
     """
     need = predict_bytes(left, settings.sparsities, width, settings.block_size)
-    free = shutil.disk_usage(output).free
+    free = shutil.disk_usage(next(path for path in (output, *output.absolute().parents) if path.exists())).free
     if overwrite and (output / RECORD).exists():
         with contextlib.suppress(LevelsError):
             free += sum(entry.bytes for entry in read_record(output).linears.values())

@@ -15,6 +15,7 @@ from llmcompressor.core import reset_session
 from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import SparsityModifierBase
 from llmcompressor.recipe import Recipe
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
@@ -31,7 +32,7 @@ from unicuco_plugin.modifiers.recipe import build_recipe, check_pipeline, check_
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.structured import find_beside
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
-from unicuco_plugin.modifiers.ways import find_inputs
+from unicuco_plugin.modifiers.ways import find_inputs, largest_share
 from unicuco_plugin.pruning import check_config
 from unicuco_plugin.strategy import Strategy
 
@@ -179,9 +180,11 @@ def _least_bytes(modifiers: Sequence[Modifier], model: nn.Module) -> int:
     if not all(isinstance(modifier, known) for modifier in modifiers):
         return 0
     profiles = [modifier for modifier in modifiers if isinstance(modifier, SparsityProfileModifier)]
-    if profiles:
-        return min((strategy.bytes for modifier in profiles for strategy in modifier.resolve()), default=0)
-    return sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    dense = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    # Embeddings and the head stay, whatever is removed of the blocks.
+    late = [1.0 - largest_share(vars(modifier)) for modifier in profiles if modifier.late is not None]
+    found = [strategy.bytes for modifier in profiles for strategy in modifier.resolve()]
+    return min([*found, *(int(left * dense) for left in late)], default=dense)
 
 
 def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:
@@ -243,7 +246,7 @@ def _save(model: Any, stage: Path, tokenizer: Tokenizer | None, recipe: Recipe) 
             model.save_pretrained(stage, save_compressed=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(stage)
-    except (RuntimeError, ValueError, TypeError, OSError) as error:
+    except (RuntimeError, ValueError, TypeError, OSError, SafetensorError) as error:
         if isinstance(error, UnicucoError):
             raise
         raise ExportError(f"the model could not be saved: {error}") from error

@@ -6,9 +6,10 @@ from typing import Any
 
 from unicuco_plugin.modifiers.entries import EvoPressEntry, PeerEntry, ProfileEntry
 from unicuco_plugin.objectives.ranked_parts import RankedParts
+from unicuco_plugin.peers.evopress_files import read_either
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["check_ways", "find_inputs", "known_parts", "plain_way", "trace_source"]
+__all__ = ["check_ways", "find_inputs", "known_parts", "largest_share", "plain_way", "trace_source"]
 
 _WAYS = ("profile", "strategy", "profiles", "peer", "evopress")
 
@@ -53,6 +54,15 @@ def find_inputs(fields: Mapping[str, Any]) -> list[str]:
     named += [] if fields["peer"] is None else [fields["peer"].levels, fields["peer"].journal]
     named += [] if fields["evopress"] is None else [fields["evopress"].file]
     return [name for name in named if name is not None]
+
+
+def largest_share(fields: Mapping[str, Any]) -> float:
+    """The most that a source which has not yet seen the model may remove of it, as far as can be said."""
+    if fields["evopress"] is not None:
+        found = read_either(Path(fields["evopress"].file))
+        return 0.0 if isinstance(found, dict) else sum(drop != "none" for drop in found) / len(found)
+    # What is asked for, and as much again for whole units that reach it.
+    return min(2.0 * (fields["request"] or {}).get("sparsity", 0.5), 1.0)
 
 
 def known_parts(entries: Sequence[ProfileEntry]) -> RankedParts | None:

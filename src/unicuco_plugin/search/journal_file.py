@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import struct
@@ -22,6 +23,8 @@ _DATABASE, _OWNER = b"SQLite format 3\0", slice(68, 72)
 _LOGS = {"-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"), "-journal": (b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7",)}
 _INDEX = "-shm"
 _HEAD = 100
+# Bytes that a transaction takes at least: a page in the log, and the log's index.
+_TRANSACTION = 2**16
 
 
 @contextlib.contextmanager
@@ -29,6 +32,12 @@ def reporting(path: Path) -> Iterator[None]:
     """Turn what SQLite, JSON and the operating system raise into a ``JournalError`` that names the journal."""
     try:
         yield
+    except sqlite3.OperationalError as error:
+        if _is_full(path.parent):
+            raise JournalError(
+                f"journal {path} cannot be written: the disk is full; make room and go on with --resume"
+            ) from error
+        raise JournalError(f"journal {path} is damaged or not usable: {error}") from error
     except (sqlite3.Error, struct.error, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise JournalError(f"journal {path} is damaged or not usable: {error}") from error
     except OSError as error:
@@ -106,6 +115,11 @@ def create(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
         fill(connection)
     draft.replace(path)
     sync_folder(path.parent)
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether a disk has no room for a transaction; SQLite often says no more than that there was an I/O error."""
+    return folder.is_dir() and shutil.disk_usage(folder).free < _TRANSACTION
 
 
 def _beside(path: Path, suffix: str) -> Path:
