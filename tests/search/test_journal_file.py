@@ -24,13 +24,11 @@ def path(tmp_path):
 
 
 def test_a_full_disk_is_told_as_such(path, monkeypatch):
-    with Journal.open(path, HEADER, resume=False) as journal:
-        monkeypatch.setattr(journal_file.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-        with pytest.raises(
-            JournalError, match=r"cannot be written: the disk is full; make room and go on with --resume$"
-        ):
-            with journal_file.reporting(path):
-                raise sqlite3.OperationalError("disk I/O error")
+    path.parent.mkdir()
+    monkeypatch.setattr(journal_file.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    full = r"cannot be written: the disk is full; make room and go on with --resume$"
+    with pytest.raises(JournalError, match=full), journal_file.reporting(path):
+        raise sqlite3.OperationalError("disk I/O error")
 
 
 @pytest.mark.parametrize("log", [b"", b"\x37\x7f\x06\x83" + b"\0" * 28], ids=["empty", "of other bytes"])
