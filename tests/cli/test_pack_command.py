@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from unicuco_plugin.ownership import MARKER
+
 
 @pytest.fixture
 def sparse(dense, tmp_path):
@@ -24,7 +26,8 @@ def sparse(dense, tmp_path):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Every file but the list of them."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MARKER}
 
 
 def test_a_checkpoint_is_packed_and_unpacked(unicuco, sparse, tmp_path):
@@ -38,6 +41,9 @@ def test_a_checkpoint_is_packed_and_unpacked(unicuco, sparse, tmp_path):
     assert unpacked.exit_code == 0, unpacked.stderr
     assert unpacked.stdout.endswith("every checksum right\n")
     assert contents(tmp_path / "out") == contents(sparse)
+    again = unicuco("pack", tmp_path / "out", "--output", tmp_path / "again.unicuco")
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / "again.unicuco").read_bytes() == (tmp_path / "sparse.unicuco").read_bytes()
 
 
 def test_json_says_the_same(unicuco, sparse, tmp_path):
@@ -70,11 +76,31 @@ def test_a_damaged_archive_is_one_line_and_leaves_no_folder(unicuco, sparse, tmp
 
 def test_what_is_there_is_replaced_only_when_told(unicuco, sparse, tmp_path):
     unicuco("pack", sparse, "--output", tmp_path / "a.unicuco")
-    for command, source, output in (("pack", sparse, "a.unicuco"), ("unpack", tmp_path / "a.unicuco", "sparse")):
+    unicuco("unpack", tmp_path / "a.unicuco", "--output", tmp_path / "out")
+    for command, source, output in (("pack", sparse, "a.unicuco"), ("unpack", tmp_path / "a.unicuco", "out")):
         refused = unicuco(command, source, "--output", tmp_path / output)
         assert refused.exit_code == 1
         assert "already exists; pass --overwrite to replace it" in refused.stderr
         assert unicuco(command, source, "--output", tmp_path / output, "--overwrite").exit_code == 0
+
+
+def test_a_model_that_was_never_unpacked_is_not_replaced(unicuco, sparse, tmp_path):
+    unicuco("pack", sparse, "--output", tmp_path / "a.unicuco")
+    before = contents(sparse)
+    refused = unicuco("unpack", tmp_path / "a.unicuco", "--output", sparse, "--overwrite")
+    assert refused.exit_code == 1
+    assert "and no list of unicuco's own files; it will not be replaced" in refused.stderr
+    assert contents(sparse) == before
+
+
+def test_an_archive_inside_the_output_is_not_removed(unicuco, sparse, tmp_path):
+    unicuco("pack", sparse, "--output", tmp_path / "a.unicuco")
+    unicuco("unpack", tmp_path / "a.unicuco", "--output", tmp_path / "out")
+    (tmp_path / "a.unicuco").rename(tmp_path / "out" / "a.unicuco")
+    refused = unicuco("unpack", tmp_path / "out" / "a.unicuco", "--output", tmp_path / "out", "--overwrite")
+    assert refused.exit_code == 1
+    assert "which is read; choose another output folder" in refused.stderr
+    assert (tmp_path / "out" / "a.unicuco").exists()
 
 
 def test_neither_imports_what_is_slow(sparse, tmp_path):

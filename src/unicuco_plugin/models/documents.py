@@ -74,7 +74,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with open_regular(path) as opened, io.TextIOWrapper(opened, encoding="utf-8") as file:
             while line := file.readline(_LONGEST_LINE + 1):
                 number += 1
-                if len(line) > _LONGEST_LINE:
+                if len(line.rstrip("\n")) > _LONGEST_LINE:
                     raise CalibrationError(
                         f"calibration file {path}, line {number}: must have at most {_LONGEST_LINE:,} characters"
                     )

@@ -6,7 +6,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from unicuco_plugin.errors import StrategyError, quoted
+from unicuco_plugin.errors import StrategyError, clip, quoted
 from unicuco_plugin.files.received import check_tensors
 from unicuco_plugin.models.kept_parts import KeptParts
 
@@ -49,7 +49,7 @@ def read_kept_parts(path: Path) -> KeptParts:
     other = [name for name in tensors if not name.startswith((_KEPT, _BIAS))]
     if other or not tensors:
         raise StrategyError(
-            f"kept parts {path} must hold kept.* and bias.*, got {', '.join(map(quoted, other[:3])) or 'nothing'}"
+            f"kept parts {path} must hold kept.* and bias.*, got {', '.join(map(clip, other[:3])) or 'nothing'}"
         )
     for name, tensor in tensors.items():
         indices = name.startswith(_KEPT)
