@@ -27,6 +27,7 @@ _CHANGES = {
     "sqlite3.connect", "shutil.rmtree", "shutil.copyfile", "shutil.move",
 }  # fmt: skip
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_LOGS = ("stdout", "stderr", "calls")
 _POLL = 0.002
 
 
@@ -100,6 +101,8 @@ def start(
     """
     for folder in (workspace / "cwd", workspace / "tmp", logs):
         folder.mkdir(parents=True, exist_ok=True)
+    for name in _LOGS:  # a child may be killed before it opens them
+        (logs / name).write_bytes(b"")
     sys.stdout.flush()
     sys.stderr.flush()
     started = time.monotonic()
@@ -122,11 +125,10 @@ def start(
 
 def _enter(workspace: Path, logs: Path, kill_at: int | None) -> None:
     """Send output to files, work in the workspace, and watch what changes there."""
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        handle = os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    stdout, stderr, trace = (os.open(logs / name, os.O_WRONLY) for name in _LOGS)
+    for number, handle in ((1, stdout), (2, stderr)):
         os.dup2(handle, number)
         os.close(handle)
-    trace = os.open(logs / "calls", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.chdir(workspace / "cwd")
     os.environ["TMPDIR"] = str(workspace / "tmp")
     tempfile.tempdir = None
@@ -168,7 +170,7 @@ def _watch(area: str, trace: int, kill_at: int | None) -> None:
             return
         if isinstance(args[0], str | bytes | os.PathLike):
             path = os.fsdecode(args[0])
-            if not os.path.isabs(path) or path.startswith(area):  # relative ones are of a folder that is removed
+            if not path.startswith(os.sep) or path.startswith(area):  # relative ones are of a folder that is removed
                 note(event, path)
 
     sys.addaudithook(hook)
