@@ -11,9 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unicuco_plugin.errors import ExportError
+from unicuco_plugin.files.draft import remove_drafts
 from unicuco_plugin.files.exchange import exchange
 from unicuco_plugin.files.received import read_text
-from unicuco_plugin.ownership import find_foreign, list_files, read_marker, remove_owned, write_marker
+from unicuco_plugin.ownership import MARKER, find_foreign, list_files, read_marker, remove_owned, write_marker
 
 __all__ = ["check_output", "check_room", "staged_folder"]
 
@@ -209,7 +210,9 @@ def _discard(folder: Path) -> None:
     with suppress(OSError, ExportError):
         names = read_marker(folder)
         if names is None:
-            folder.rmdir()  # made, and not yet marked when its process was killed; anything else is not empty
+            # Made, and not yet marked when its process was killed; anything else is not empty.
+            remove_drafts(folder, MARKER)
+            folder.rmdir()
         else:
             remove_owned(folder, names)
 
@@ -243,7 +246,8 @@ def _swap(stage: Path, output: Path) -> None:
     if not output.exists():
         stage.rename(output)
         return
-    write_marker(output, _owned(output))  # of a version that wrote none
+    if read_marker(output) is None:  # of a version that wrote none
+        write_marker(output, _owned(output))
     if exchange(stage, output):
         return
     # Where two names cannot change places at once, a kill between the renames is put right by the next start.
@@ -254,7 +258,10 @@ def _swap(stage: Path, output: Path) -> None:
         try:
             stage.rename(output)
         except BaseException:
-            old.rename(output)
+            if not os.path.lexists(output):
+                old.rename(output)
+            else:  # another process was faster
+                _discard(old)
             raise
         _discard(old)
     finally:
