@@ -1,12 +1,8 @@
-"""The commands that write, on a tiny random model: how each is called, and how it goes on after a kill.
-
-``evaluate``, ``strategy``, ``plugins`` and ``levels show`` write nothing. ``demo`` writes as ``prune`` does, through the
-same function, and needs SmolLM2, which this script does not.
-"""
+"""The commands that write, on a tiny random model: how each is called, and how it goes on after a kill."""
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,7 @@ from kill_digests import Digest, benchmark_of, files_of, profile_of
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["COMMANDS", "Command", "make_inputs"]
+__all__ = ["COMMANDS", "Command", "calls_for", "make_inputs"]
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 _VOCABULARY = 128
@@ -49,8 +45,8 @@ class Command:
         output: The output's name.
         older: The call that made what is there already and is replaced.
         again: What a killed run may go on with, where that is another call; tried first.
-        kept: Of an older output, the files that stay until the new ones take their place, by the ends of their names; none
-            of a level database, which ``--overwrite`` removes first.
+        kept: Of an older output, the files that stay until the new ones take their place, by the ends of their names;
+            none of a level database, which ``--overwrite`` removes first.
         inside: Whether files of the user may lie in the output.
         exchange: Whether the system can exchange two names.
     """
@@ -63,10 +59,6 @@ class Command:
     kept: tuple[str, ...] = ("",)
     inside: bool = False
     exchange: bool = True
-
-    def arguments(self, call: Sequence[str], inputs: Path, output: Path) -> list[str]:
-        """A call with its paths."""
-        return [part.format(inputs=inputs, output=output) for part in call]
 
 
 def _over(command: Command, older: tuple[str, ...], **fields: Any) -> Command:
@@ -105,8 +97,18 @@ COMMANDS = {
 }
 
 
-def make_inputs(folder: Path) -> list[list[str]]:
-    """Write model, texts and files; returns the calls that make the rest of the inputs."""
+# What makes the inputs that commands make, in order, by name.
+_MADE = {
+    "export": (*_PRUNE, "{inputs}/drops.txt"),
+    "older": (*_PRUNE, "{inputs}/older.txt"),
+    "export.unicuco": _words("pack {inputs}/export --output {output}"),
+    "older.unicuco": _words("pack {inputs}/older --output {output}"),
+    "profile": _TRAIN,
+}
+
+
+def make_inputs(folder: Path) -> None:
+    """Write model, texts and files."""
     folder.mkdir(parents=True)
     _save_model(folder / "dense")
     chance = random.Random(0)  # noqa: S311
@@ -116,13 +118,17 @@ def make_inputs(folder: Path) -> list[list[str]]:
     for name, drops in _DROPS.items():
         (folder / f"{name}.txt").write_text("\n".join(drops) + "\n", encoding="utf8")
     (folder / "plan.yaml").write_text(json.dumps(_plan(folder)), encoding="utf8")  # which YAML is, too
-    exports = {"export": "drops", "older": "older"}
-    calls = [
-        [*(part.format(inputs=folder, output=folder / name) for part in _PRUNE), f"{folder}/{drops}.txt"]
-        for name, drops in exports.items()
-    ]
-    calls += [["pack", f"{folder}/{name}", "--output", f"{folder}/{name}.unicuco"] for name in exports]
-    return [*calls, [part.format(inputs=folder, output=folder / "profile") for part in _TRAIN]]
+
+
+def calls_for(names: Iterable[str], folder: Path) -> list[list[str]]:
+    """The calls that make the inputs of these commands, beside what :func:`make_inputs` wrote."""
+    read = {part for name in names for part in (*COMMANDS[name].call, *(COMMANDS[name].older or ()))}
+    calls: list[list[str]] = []
+    for name, call in reversed(_MADE.items()):
+        if f"{{inputs}}/{name}" in read:
+            read.update(call)
+            calls.insert(0, [part.format(inputs=folder, output=folder / name) for part in call])
+    return calls
 
 
 def _save_model(folder: Path) -> None:

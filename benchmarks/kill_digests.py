@@ -1,9 +1,9 @@
 """What two runs of a command must have in common: everything but seconds, dates, and how the run was called.
 
-Left out are, of a profile, in its ``provenance``: ``seconds``, ``evaluation_seconds``, ``command`` (``--resume`` is in it)
-and ``resumed``, and so the record's own digest; of a level database ``seconds`` and the digest; of a benchmark
-``date``, ``machine``, every ``…seconds``, ``results.md`` and the pictures of seconds, which must be there all the same; of
-journals ``seconds`` and the digests of rows, and SQLite's own layout: rows are compared. Everything else is compared by
+Left out are, of a profile, in its ``provenance``: ``seconds``, ``evaluation_seconds``, ``command`` (``--resume`` is
+in it) and ``resumed``, and so the record's own digest; of a level database ``seconds`` and the digest; of a benchmark
+``date``, ``machine``, every ``…seconds``, and all but the names of ``results.md`` and the picture of seconds; of
+journals ``seconds``, digests of rows, and SQLite's own layout: rows are compared. Everything else is compared by
 content.
 """
 

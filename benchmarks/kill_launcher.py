@@ -1,9 +1,10 @@
 """Runs commands of ``unicuco`` in forked children of one warm process, and kills them at a write or at a moment.
 
 What is slow to import is imported once, so that a child's life is the command's own work. A child names every call by
-which Python changes a file of the workspace before it makes it: files opened to be written, names made, moved, exchanged and
-removed, what is brought to the disk, and rows of a journal before and after they are written. What libraries write
-in their own languages (the bytes of safetensors, SQLite's pages) has no such call; moments fall into that.
+which Python changes a file of the workspace before it makes it: files opened to be written, names made, moved,
+exchanged and removed, what is brought to the disk, and rows of a journal before and after they are written. What
+libraries write in their own languages (the bytes of safetensors, SQLite's pages) has no such call; moments fall into
+that.
 """
 
 import importlib
@@ -199,4 +200,4 @@ def _forbid_exchange() -> None:
     """Have the file system know no exchange: renaming is what is left."""
     from unicuco_plugin.models import staging  # noqa: PLC0415 - as above
 
-    staging.exchange = lambda *_: False
+    vars(staging)["exchange"] = lambda *_: False

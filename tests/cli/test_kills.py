@@ -20,7 +20,18 @@ def killed(tmp_path_factory):
     """What came of each command, all of them forked from one process that imports once."""
     output = tmp_path_factory.mktemp("kills") / "kills.json"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "UNICUCO_DISABLE_PLUGINS": "1"}
-    command = [sys.executable, str(SCRIPT), "--only", *COMMANDS, "--kills", "1", "--pairs", "1", "--output", str(output)]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--only",
+        *COMMANDS,
+        "--kills",
+        "1",
+        "--pairs",
+        "1",
+        "--output",
+        str(output),
+    ]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert output.exists(), run.stderr
     return json.loads(output.read_text(encoding="utf8"))
