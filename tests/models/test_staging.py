@@ -125,6 +125,22 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     assert (output / "config.json").read_text() == "someone else's"
 
 
+def test_an_output_that_appears_at_the_last_moment_is_not_overwritten(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    open_for_others = staging._open_for_others
+
+    def slow(stage):
+        open_for_others(stage)
+        monkeypatch.undo()
+        export(output, {"config.json": "faster"})
+
+    monkeypatch.setattr(staging, "_open_for_others", slow)
+    with pytest.raises(ExportError, match="already exists"), staged_folder(output, overwrite=False) as stage:
+        fill(stage, {"config.json": "new"})
+    assert contents(output) == {"config.json": "faster"}
+    assert list(tmp_path.iterdir()) == [output]
+
+
 def test_an_existing_folder_needs_overwrite(tmp_path):
     output = make_checkpoint(tmp_path / "out", "old")
     with pytest.raises(ExportError, match="out: already exists; pass --overwrite to replace it"):
