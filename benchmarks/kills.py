@@ -65,7 +65,8 @@ def _make(root: Path, commands: Sequence[str]) -> Path:
     """Import what commands import, and make their inputs in children."""
     warm_up()
     inputs = root / "inputs"
-    for job in (partial(make_inputs, inputs), *calls_for(commands, inputs)):
+    jobs: list[Sequence[str] | Callable[[], None]] = [partial(make_inputs, inputs), *calls_for(commands, inputs)]
+    for job in jobs:
         _must(start(job, root / "making", root / "making-logs").wait())
     return inputs
 
