@@ -95,17 +95,21 @@ class Trial:
             if not path.is_file() or path.read_text(encoding="utf8") != "mine":
                 self.wrong.append(f"{path.relative_to(self.place)} of the user is gone or changed")
 
-    def check_same(self, whole: "Trial") -> bool:
-        """Hold the output, and what lies around it, against an unbroken run's; returns whether they are equal."""
+    def check_output(self, whole: "Trial") -> bool:
+        """Hold the output against an unbroken run's; returns whether they are equal."""
+        mine, theirs = (trial.command.digest(trial.output) for trial in (self, whole))
+        for name in sorted(mine.keys() | theirs.keys()):
+            if mine.get(name) != theirs.get(name):
+                kind = "differs" if name in mine and name in theirs else "more" if name in mine else "missing"
+                self.wrong.append(f"output: {kind}: {name or self.command.output}")
+        return mine == theirs
+
+    def check_around(self, whole: "Trial") -> list[str]:
+        """Return what lies around the output that an unbroken run does not leave there."""
         self.check_mine()
-        before = len(self.wrong)
-        output = [trial.command.digest(trial.output) for trial in (self, whole)]
-        for what, (mine, theirs) in {"output": output, "left behind": [self._around(), whole._around()]}.items():
-            for name in sorted(mine.keys() | theirs.keys()):
-                if mine.get(name) != theirs.get(name):
-                    kind = "differs" if name in mine and name in theirs else "more" if name in mine else "missing"
-                    self.wrong.append(f"{what}: {kind}: {name or self.command.output}")
-        return len(self.wrong) == before
+        left = sorted(self._around().keys() - whole._around().keys())
+        self.wrong += [f"left behind: {name}" for name in left]
+        return left
 
     def look_at_older(self, whole: "Trial") -> str:
         """Which output is in its place after a kill: ``old``, ``new``, or one that had to be brought back."""

@@ -101,9 +101,9 @@ def _try(name: str, root: Path, inputs: Path, args: argparse.Namespace) -> dict[
     if moments:  # the first run of all may have been slower
         again = new("again")
         seconds = min(seconds, _must(again.run(command.call)).seconds)
-        again.check_same(whole)
+        _compare(again, whole)
     kills = [_kill_at(number, calls, new(f"call-{number}"), whole) for number in numbers]
-    kills += [_kill_after(partial(chance.uniform, seconds / 2, seconds), new, whole) for _ in range(moments)]
+    kills += [_kill_after(chance, seconds, new, whole) for _ in range(moments)]
     both = [_run_both(new("pair"), whole) for _ in range(args.pairs)]
     shutil.rmtree(folder)
     wrong = [f"{trial.place.name}: {line}" for trial in trials for line in trial.wrong]
@@ -122,12 +122,13 @@ def _kill_at(number: int, calls: int, trial: Trial, whole: Trial) -> dict[str, A
     return {"at": f"call {number + 1} of {calls}: {ended.calls[-1]}", **_after(trial, whole)}
 
 
-def _kill_after(draw: Callable[[], float], new: Callable[[str], Trial], whole: Trial) -> dict[str, Any]:
+def _kill_after(chance: random.Random, seconds: float, new: Callable[[str], Trial], whole: Trial) -> dict[str, Any]:
     for _ in range(_TRIES):
-        trial, moment = new("moment"), draw()
+        trial, moment = new("moment"), chance.uniform(0.5, 1.0) * seconds
         ended = trial.run(trial.command.call, kill_after=moment)
         if ended.status == -signal.SIGKILL:
             break
+        seconds = min(seconds, ended.seconds)  # the machine is less busy by now
     else:
         trial.wrong.append(f"was not killed at any of {_TRIES} moments")
     return {"at": f"{moment:.3f} s, {len(ended.calls)} calls", **_after(trial, whole)}
@@ -138,8 +139,12 @@ def _after(trial: Trial, whole: Trial) -> dict[str, Any]:
     trial.check_mine()
     place = trial.look_at_older(whole)
     codes = trial.go_on()
-    equal = trial.check_same(whole)
-    return {**({"in_place": place} if place else {}), "next_runs": codes, "equal": equal}
+    return {**({"in_place": place} if place else {}), "next_runs": codes, **_compare(trial, whole)}
+
+
+def _compare(trial: Trial, whole: Trial) -> dict[str, Any]:
+    """Whether the output is an unbroken run's, and what lies around it beside what that left."""
+    return {"equal": trial.check_output(whole), "left_behind": trial.check_around(whole)}
 
 
 def _run_both(trial: Trial, whole: Trial) -> dict[str, Any]:
@@ -151,7 +156,7 @@ def _run_both(trial: Trial, whole: Trial) -> dict[str, Any]:
         if not one:
             trial.wrong.append(f"two processes: {ended.status} {' '.join(ended.errors)}")
     said = [line.replace(str(trial.place), "…") for ended in found for line in ended.errors]
-    return {"exit_codes": [ended.status for ended in found], "said": said, "equal": trial.check_same(whole)}
+    return {"exit_codes": [ended.status for ended in found], "said": said, **_compare(trial, whole)}
 
 
 def _sum_up(name: str, row: dict[str, Any]) -> str:
