@@ -1,5 +1,8 @@
 """Which files of a folder are ours."""
 
+import os
+from contextlib import suppress
+
 import pytest
 
 from unicuco_plugin.errors import ExportError
@@ -98,3 +101,37 @@ def test_a_file_of_that_name_that_we_did_not_write_is_not_claimed(tmp_path):
     with pytest.raises(ExportError, match=r"holds results\.json, which unicuco did not write; it will not be replaced"):
         claim(tmp_path, ["results.json"])
     assert not (tmp_path / MARKER).exists()
+
+
+def test_a_draft_of_the_marker_is_not_foreign_and_goes_with_the_folder(folder):
+    (folder / f".{MARKER}.unicuco-draft-abcd_123").write_text("{", encoding="utf8")
+    assert find_foreign(folder, read_marker(folder)) == []
+    assert remove_owned(folder, list_files(folder))
+    assert not folder.exists()
+
+
+def test_a_link_by_a_drafts_name_is_foreign(folder):
+    (folder / f".{MARKER}.unicuco-draft-abcd_123").symlink_to(folder / "a")
+    assert find_foreign(folder, read_marker(folder)) == [f".{MARKER}.unicuco-draft-abcd_123"]
+
+
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_a_removal_that_is_killed_anywhere_leaves_the_marker_to_the_end(unfinished, folder, monkeypatch):
+    if unfinished:
+        write_marker(folder, ())
+
+    def dying(function):
+        def die(*args, **options):
+            function(*args, **options)
+            raise KeyboardInterrupt
+
+        return die
+
+    for name in ("unlink", "rmdir"):
+        monkeypatch.setattr(os, name, dying(getattr(os, name)))
+    for _ in range(20):
+        if (names := read_marker(folder)) is None:
+            break
+        with suppress(KeyboardInterrupt):
+            remove_owned(folder, names)
+    assert not folder.exists() or list(folder.iterdir()) == []

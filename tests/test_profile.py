@@ -199,3 +199,10 @@ def test_a_profile_that_replaces_another_takes_its_tensor_files_away_and_nothing
     assert torch.equal(read_profile(folder)[1]["stratnet"]["layers.0.bias"], newer["stratnet"]["layers.0.bias"])
     assert {path.name for path in folder.iterdir()} >= set(others)
     assert len(safetensors_of(folder)) == 2 + 3
+
+
+def test_a_profile_of_another_space_leaves_none_of_its_tensor_files(made, folder):
+    record, tensors = made
+    write_profile(folder, record, tensors | {"parts": tensors["surrogate"]})
+    write_profile(folder, record, tensors)
+    assert [path.name.partition("-")[0] for path in safetensors_of(folder)] == ["stratnet", "surrogate"]

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from unicuco_plugin.errors import ExportError
-from unicuco_plugin.files.draft import write_whole
+from unicuco_plugin.files.draft import is_draft, remove_drafts, write_whole
 from unicuco_plugin.files.names import check_relative_name
 from unicuco_plugin.signed import SignedDocument
 
@@ -72,7 +72,7 @@ def claim(folder: Path, names: Iterable[str]) -> None:
 
 
 def list_files(folder: Path) -> set[str]:
-    """Every file of a folder but the marker, and every empty folder with a slash behind it."""
+    """Every file of a folder but the marker and its drafts, and every empty folder with a slash behind it."""
     return {name for name in _walk(folder) if name != MARKER}
 
 
@@ -91,7 +91,7 @@ def find_foreign(folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def remove_owned(folder: Path, names: Iterable[str]) -> bool:
-    """Remove these files and the marker, then the folders that this leaves empty.
+    """Remove these files, the marker and what killed processes left of it, then the folders that this leaves empty.
 
     Args:
         folder: The folder; it goes as well if nothing is left in it.
@@ -104,27 +104,35 @@ def remove_owned(folder: Path, names: Iterable[str]) -> bool:
         OSError: If the disk refuses.
     """
     names = set(names)
-    if not names:
-        shutil.rmtree(folder)
-        return True
+    for path in () if names else list(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != MARKER:
+            path.unlink()
     for name in sorted(names & set(_walk(folder))):
         if not name.endswith("/"):
             (folder / name).unlink(missing_ok=True)
-    (folder / MARKER).unlink(missing_ok=True)
     parents = {parent for name in names for parent in (PurePosixPath(name), *PurePosixPath(name).parents)}
-    for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
+    for parent in sorted(parents - {PurePosixPath()}, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):
             (folder / parent).rmdir()
+    # The marker goes last: after a kill it says that the rest is ours, too.
+    remove_drafts(folder, MARKER)
+    (folder / MARKER).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
     return not folder.exists()
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Names of files, links and empty folders, in order, links not followed."""
+    """Names of files, links and empty folders, in order, links not followed; a draft of the marker is none of them."""
     for place, folders, files in os.walk(folder):
         folders.sort()
         at = Path(place)
         links = [name for name in folders if (at / name).is_symlink()]
         for name in sorted([*files, *links]):
+            if at == folder and is_draft(name, MARKER) and not (at / name).is_symlink():
+                continue
             yield (at / name).relative_to(folder).as_posix()
         if not files and not folders and at != folder:
             yield f"{at.relative_to(folder).as_posix()}/"

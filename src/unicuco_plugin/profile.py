@@ -30,6 +30,8 @@ _DOCUMENT = SignedDocument("profile", SCHEMA, ProfileError, "train it again")
 _DIGITS = 8  # of its digest in a tensor file's name
 _FILE = re.compile(rf"[a-z_]{{1,40}}-[0-9a-f]{{{_DIGITS}}}\.safetensors")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+# What profiles of any space have beside their record.
+_STEMS = {"stratnet", "surrogate", "parts"}
 _MOST_FILES = 16
 # Bytes of a tensor file: the parts of a model of 70 billion parameters, ranked, have thirty million.
 _LARGEST = 2**28
@@ -65,7 +67,7 @@ def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Map
             write_whole(folder / name, data)
         for old in folder.iterdir():
             stem = old.name.partition("-")[0]
-            if stem in tensors and old.name not in files and _bears_its_digest(old):
+            if stem in _STEMS | tensors.keys() and old.name not in files and _bears_its_digest(old):
                 old.unlink()
     except OSError as error:
         raise ProfileError(f"profile {folder} cannot be written: {error}") from error

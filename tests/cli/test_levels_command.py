@@ -86,3 +86,20 @@ def test_a_folder_that_is_no_database_is_one_line(unicuco, tmp_path):
         result.stderr
         == f"error: no level database at {tmp_path}: it has no levels.json; unicuco levels build makes one\n"
     )
+
+
+def test_a_model_that_writes_its_own_text_gets_a_database_and_a_killed_build_of_it_is_resumed(unicuco, small, tmp_path):
+    own = [part for part in small if part != "--calibration" and not str(part).endswith("text.txt")]
+    database = tmp_path / "db"
+    first = unicuco(*own)
+    assert first.exit_code == 0, first.stderr
+    whole = Levels.open(database).record.linears
+    # As a kill leaves it before there is a record: windows, a lock and a half-written record.
+    for path in database.iterdir():
+        if path.is_file() and path.name != ".lock":
+            path.unlink()
+    (database / ".levels.json.unicuco-draft-abcd_123").write_text("{", encoding="utf8")
+    result = unicuco(*own)
+    assert result.exit_code == 0, result.stderr
+    assert Levels.open(database).record.linears == whole
+    assert not list(database.glob(".*draft*"))

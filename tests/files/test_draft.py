@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from unicuco_plugin.files.draft import draft, remove_drafts, write_whole
+from unicuco_plugin.files.draft import draft, is_draft, remove_drafts, write_whole
 
 KILLED = """
 import os, signal, sys
@@ -81,3 +81,16 @@ def test_what_only_bears_the_name_of_a_draft_is_left_alone(tmp_path):
     before = names(tmp_path)
     remove_drafts(tmp_path, "a")
     assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "of_a"),
+    [
+        (".a.unicuco-draft-abcd_123", True),
+        (".b.unicuco-draft-abcd_123", False),
+        (".a.unicuco-draft-mine", False),
+        ("a", False),
+    ],
+)
+def test_a_draft_is_known_by_its_name(name, of_a):
+    assert is_draft(name, "a") is of_a

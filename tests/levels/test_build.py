@@ -18,7 +18,7 @@ from unicuco_plugin.errors import LevelsError, UnsupportedModelError
 from unicuco_plugin.levels import build as building
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.gather import gather_hessians
-from unicuco_plugin.levels.record import RECORD, LevelSettings, read_record
+from unicuco_plugin.levels.record import RECORD, LevelSettings, read_record, write_record
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
@@ -188,6 +188,38 @@ def test_an_older_database_is_kept_unless_it_is_to_be_replaced(decoder, windows,
     again = build_levels(decoder, windows, output, name="tiny", settings=other, overwrite=True)
     assert again.sparsities == (0.5,)
     assert (output / "notes.txt").read_text(encoding="utf8") == "mine"
+
+
+def test_a_replacement_that_is_killed_before_its_first_record_can_be_run_again(
+    decoder, windows, settings, tmp_path, monkeypatch
+):
+    output = tmp_path / "db"
+    build_levels(decoder, windows, output, name="tiny", settings=settings)
+    (output / "notes.txt").write_text("mine", encoding="utf8")
+    other = LevelSettings(sparsities=(0.5,))
+
+    def dying(*_):
+        raise BoomError
+
+    with monkeypatch.context() as patch, pytest.raises(BoomError):
+        patch.setattr(building, "write_record", dying)
+        build_levels(decoder, windows, output, name="tiny", settings=other, overwrite=True)
+    assert not list(output.glob("*.safetensors"))
+    again = build_levels(decoder, windows, output, name="tiny", settings=other, overwrite=True)
+    assert again.sparsities == (0.5,)
+    assert (output / "notes.txt").read_text(encoding="utf8") == "mine"
+
+
+def test_a_replacement_takes_away_the_file_that_a_killed_build_had_not_yet_recorded(
+    decoder, windows, settings, tmp_path
+):
+    output = tmp_path / "db"
+    record = build_levels(decoder, windows, output, name="tiny", settings=settings).record
+    linears = dict(list(record.linears.items())[:-1])
+    write_record(output, record.model_copy(update={"linears": linears}))
+    small = find_decoder(tiny_model("llama", blocks=1).to(torch.bfloat16))
+    again = build_levels(small, windows, output, name="tiny", settings=settings, overwrite=True)
+    assert contents(output).keys() == {entry.file for entry in again.record.linears.values()}
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(decoder, windows, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A folder that appears complete or not at all."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,22 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     with pytest.raises(ExportError, match="already exists"), staged_folder(output, overwrite=False):
         make_checkpoint(output, "someone else's")
     assert (output / "config.json").read_text() == "someone else's"
+
+
+def test_an_output_that_appears_at_the_last_moment_is_not_overwritten(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    open_for_others = staging._open_for_others
+
+    def slow(stage):
+        open_for_others(stage)
+        monkeypatch.undo()
+        export(output, {"config.json": "faster"})
+
+    monkeypatch.setattr(staging, "_open_for_others", slow)
+    with pytest.raises(ExportError, match="already exists"), staged_folder(output, overwrite=False) as stage:
+        fill(stage, {"config.json": "new"})
+    assert contents(output) == {"config.json": "faster"}
+    assert list(tmp_path.iterdir()) == [output]
 
 
 def test_an_existing_folder_needs_overwrite(tmp_path):
@@ -279,6 +296,53 @@ staging.exchange = exchanging
 with staging.staged_folder(output, overwrite=True) as stage:
     (stage / "config.json").write_text("new")
 """
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_a_kill_in_the_middle_of_a_marker_hinders_no_later_run(number, tmp_path):
+    card = "tags:\n- unicuco-plugin\n"
+    output = fill(tmp_path / "out", {"config.json": '{"model_type": "llama"}', "README.md": card})  # had no marker then
+    killed = subprocess.run([sys.executable, "-c", KILLED_MARKER, str(output), str(number)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    check_output(output, overwrite=True)
+    with staged_folder(output, overwrite=True) as stage:
+        fill(stage, {"config.json": "newer"})
+    assert contents(output) == {"config.json": "newer"}
+    assert list(tmp_path.iterdir()) == [output]
+
+
+KILLED_MARKER = """
+import os, signal, sys
+from pathlib import Path
+from unicuco_plugin.models.staging import staged_folder
+count = 0
+def killing(handle):
+    global count
+    count += 1
+    if count == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.fsync = killing
+with staged_folder(Path(sys.argv[1]), overwrite=True) as stage:
+    (stage / "config.json").write_text("new")
+"""
+
+
+def test_where_names_cannot_be_exchanged_a_faster_process_keeps_the_place(tmp_path, monkeypatch):
+    output = export(tmp_path / "out", {"config.json": "old"})
+    rename = Path.rename
+
+    def renaming(self, target):
+        rename(self, target)
+        if self == output:
+            monkeypatch.undo()
+            export(output, {"config.json": "faster"})
+
+    monkeypatch.setattr(staging, "exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", renaming)
+    with pytest.raises(ExportError, match="not empty"), staged_folder(output, overwrite=True) as stage:
+        fill(stage, {"config.json": "new"})
+    assert contents(output) == {"config.json": "faster"}
+    assert list(tmp_path.iterdir()) == [output]
 
 
 def test_what_only_bears_the_name_of_a_leftover_is_left_alone(tmp_path):

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["draft", "remove_drafts", "sync_folder", "write_whole"]
+__all__ = ["draft", "is_draft", "remove_drafts", "sync_folder", "write_whole"]
 
 # What a draft's name has behind that of its file, before eight letters by ``tempfile``.
 _MARK = ".unicuco-draft-"
@@ -56,6 +56,12 @@ def write_whole(target: Path, data: bytes) -> None:
     """
     with draft(target) as file:
         file.write(data)
+
+
+def is_draft(name: str, target: str) -> bool:
+    """Whether a name is that of a draft of a file of that name."""
+    start = _prefix(target)
+    return name.startswith(start) and _LETTERS.fullmatch(name.removeprefix(start)) is not None
 
 
 def remove_drafts(folder: Path, name: str = "") -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from unicuco_plugin.errors import LevelsError
-from unicuco_plugin.files.draft import remove_drafts
+from unicuco_plugin.files.draft import is_draft, remove_drafts
 from unicuco_plugin.files.lock import HeldError, take_lock
+from unicuco_plugin.files.names import check_plain_name
 from unicuco_plugin.levels.record import RECORD, LevelSettings, LevelsRecord, LinearEntry, read_record
 from unicuco_plugin.levels.store import check_file, predict_bytes
+from unicuco_plugin.models.selfcalibration import own_cache
 
 __all__ = ["alone", "begin", "check_output", "check_room"]
 
@@ -23,13 +25,20 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     Raises:
         LevelsError: If it is a file, holds something else, or holds a database and neither flag is given; or if both
             are.
+        CalibrationError: If the folder for windows that the model writes is a link.
     """
     if resume and overwrite:
         raise LevelsError("resume and overwrite exclude each other: one continues a build, the other forgets it")
     if output.exists() and not output.is_dir():
         raise LevelsError(f"output must be a folder, got the file {output}")
     held = os.path.lexists(output / RECORD)
-    strangers = [] if held or not output.exists() else sorted(p.name for p in output.iterdir() if p.name != _LOCK)
+    # What is there of a build before its record: windows that the model wrote, and what a kill left.
+    ours = {_LOCK, own_cache(output).name}
+    strangers = [
+        path.name
+        for path in (sorted(output.iterdir()) if output.exists() and not held else ())
+        if path.name not in ours and not is_draft(path.name, RECORD)
+    ]
     if strangers:
         raise LevelsError(
             f"output {output} must be empty or hold a level database, got {', '.join(strangers[:3])}"
@@ -43,14 +52,17 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def _forget(output: Path) -> None:
-    """Remove a database: the files that its record names, all of them plain names in its own folder."""
+    """Remove a database's linears: the files that its record names, all of them plain names in its own folder.
+
+    The record stays until the next one replaces it: after a kill the folder is that of a database still.
+    """
     try:
-        entries = read_record(output).linears.values()
+        expected = read_record(output).expected
     except LevelsError as error:
         raise LevelsError(f"{error}; it will not be replaced: remove it, or choose another output") from error
-    for entry in entries:
-        (output / entry.file).unlink(missing_ok=True)
-    (output / RECORD).unlink()
+    for name in expected:  # not only those that are done: a killed build wrote a file before it said so
+        with contextlib.suppress(ValueError):
+            (output / check_plain_name(f"{name}.safetensors")).unlink(missing_ok=True)
 
 
 def begin(output: Path, wanted: LevelsRecord, *, resume: bool, tell: Callable[[str], None]) -> LevelsRecord:

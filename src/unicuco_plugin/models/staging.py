@@ -1,5 +1,6 @@
 """A folder that appears complete or not at all."""
 
+import errno
 import fcntl
 import json
 import os
@@ -11,12 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unicuco_plugin.errors import ExportError
+from unicuco_plugin.files.draft import remove_drafts
 from unicuco_plugin.files.exchange import exchange
 from unicuco_plugin.files.received import read_text
-from unicuco_plugin.ownership import find_foreign, list_files, read_marker, remove_owned, write_marker
+from unicuco_plugin.ownership import MARKER, find_foreign, list_files, read_marker, remove_owned, write_marker
 
 __all__ = ["check_output", "check_room", "staged_folder"]
 
+# What renaming a folder fails with where there is something that is not an empty folder.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _UNFINISHED = ".{}.unfinished-"
 _OLD = ".{}.old-"
 # Exports of versions that wrote no marker: their files, and the tag of their model card.
@@ -89,7 +93,7 @@ def staged_folder(output: Path, *, overwrite: bool, need: int = 0) -> Iterator[P
         check_output(output, overwrite=overwrite)
         write_marker(stage, list_files(stage))
         _open_for_others(stage)
-        _swap(stage, output)
+        _swap(stage, output, overwrite=overwrite)
     except OSError as error:
         raise ExportError(f"{output}: cannot be written: {error}") from error
     finally:
@@ -209,7 +213,9 @@ def _discard(folder: Path) -> None:
     with suppress(OSError, ExportError):
         names = read_marker(folder)
         if names is None:
-            folder.rmdir()  # made, and not yet marked when its process was killed; anything else is not empty
+            # Made, and not yet marked when its process was killed; anything else is not empty.
+            remove_drafts(folder, MARKER)
+            folder.rmdir()
         else:
             remove_owned(folder, names)
 
@@ -238,12 +244,18 @@ def _open_for_others(folder: Path) -> None:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
-def _swap(stage: Path, output: Path) -> None:
-    """Let the new folder take the name; the older one is left under a temporary name."""
-    if not output.exists():
+def _swap(stage: Path, output: Path, *, overwrite: bool) -> None:
+    """Let the new folder take the name; an older one that may be replaced is left under a temporary name."""
+    try:
         stage.rename(output)
+    except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
+    else:
         return
-    write_marker(output, _owned(output))  # of a version that wrote none
+    check_output(output, overwrite=overwrite)  # another process may have been faster
+    if read_marker(output) is None:  # of a version that wrote none
+        write_marker(output, _owned(output))
     if exchange(stage, output):
         return
     # Where two names cannot change places at once, a kill between the renames is put right by the next start.
@@ -254,7 +266,10 @@ def _swap(stage: Path, output: Path) -> None:
         try:
             stage.rename(output)
         except BaseException:
-            old.rename(output)
+            if not os.path.lexists(output):
+                old.rename(output)
+            else:  # another process was faster
+                _discard(old)
             raise
         _discard(old)
     finally:
