@@ -13,8 +13,8 @@ from unicuco_plugin.peers.evopress_files import read_either
 DROPS = "none\nattn\nmlp\nattn+mlp\n" * 4
 LEVELS = "\n".join(f"model.layers.{index}.mlp.up_proj: {index - 3}" for index in range(7))
 PLAN = {
-    "model": "m", "calibration": {"sources": ["a.txt"], "windows": 2, "length": 16},
-    "evaluation": {"b": {"sources": ["b.txt"], "windows": 2, "length": 16}}, "budgets": [0.25, 0.5], "seeds": [0, 1],
+    "model": "m", "calibration": {"sources": ["a.txt"], "windows": 2, "seq_length": 16},
+    "evaluation": {"b": {"sources": ["b.txt"], "windows": 2, "seq_length": 16}}, "budgets": [0.25, 0.5], "seeds": [0, 1],
     "train": {"initial": 8}, "methods": {"ours": {"train": {}}, "peer": {"peer": "shortgpt"}},
     "ablations": {"bound": {"none": {"bound": "none"}}},
 }  # fmt: skip
@@ -33,6 +33,17 @@ quantization_stage:
     MagnitudePruningModifier:
       {start: 0.0, end: 1.0, init_sparsity: 0.1, final_sparsity: 0.5, targets: ['re:.*weight'], update_scheduler: cubic}
 """
+
+
+def test_what_is_changed_is_right_before(tmp_path):
+    for name, text, read in (
+        ("drops.txt", DROPS, read_either),
+        ("levels.txt", LEVELS, read_either),
+        ("plan.yaml", yaml.safe_dump(PLAN), read_plan),
+        ("recipe.yaml", RECIPE, check_recipe),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf8")
+        read(tmp_path / name)
 
 
 @fuzz(200)
