@@ -361,6 +361,19 @@ def test_where_names_cannot_be_exchanged_a_faster_process_keeps_the_place(tmp_pa
     assert list(tmp_path.iterdir()) == [output]
 
 
+def test_where_names_cannot_be_exchanged_nothing_is_left_of_one_who_finds_the_place_empty(tmp_path, monkeypatch):
+    output = export(tmp_path / "out", {"config.json": "old"})
+
+    def gone(*_):
+        output.rename(tmp_path / "moved")
+        return False
+
+    monkeypatch.setattr(staging, "exchange", gone)
+    with pytest.raises(ExportError, match="No such file"), staged_folder(output, overwrite=True) as stage:
+        fill(stage, {"config.json": "new"})
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+
+
 def test_what_only_bears_the_name_of_a_leftover_is_left_alone(tmp_path):
     (tmp_path / ".out.unfinished-mine").write_text("a file", encoding="utf8")
     os.mkfifo(tmp_path / ".out.unfinished-pipe")

@@ -270,6 +270,14 @@ def _swap(stage: Path, output: Path, *, overwrite: bool) -> None:
         return
     # Where two names cannot change places at once, a kill between the renames is put right by the next start.
     old = Path(tempfile.mkdtemp(prefix=_OLD.format(output.name), dir=output.parent))
+    try:
+        _move_away(output, old, stage)
+    finally:
+        with suppress(OSError):
+            old.rmdir()  # empty still where another process was faster
+
+
+def _move_away(output: Path, old: Path, stage: Path) -> None:
     lock = _lock(output)
     try:
         output.rename(old)  # onto an empty folder, which goes
