@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -94,3 +95,18 @@ def test_what_only_bears_the_name_of_a_draft_is_left_alone(tmp_path):
 )
 def test_a_draft_is_known_by_its_name(name, of_a):
     assert is_draft(name, "a") is of_a
+
+
+def test_a_draft_that_another_process_removes_before_it_is_held_is_made_again(tmp_path, monkeypatch):
+    mkstemp = tempfile.mkstemp
+
+    def faster(**options):
+        monkeypatch.undo()
+        handle, name = mkstemp(**options)
+        remove_drafts(tmp_path)
+        return handle, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", faster)
+    write_whole(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert names(tmp_path) == ["a"]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,21 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path):
     with pytest.raises(ExportError, match="already exists"), staged_folder(output, overwrite=False):
         make_checkpoint(output, "someone else's")
     assert (output / "config.json").read_text() == "someone else's"
+
+
+def test_a_folder_that_another_process_removes_before_it_is_held_is_made_again(tmp_path, monkeypatch):
+    mkdtemp = tempfile.mkdtemp
+
+    def faster(**options):
+        monkeypatch.undo()
+        name = mkdtemp(**options)
+        staging._recover(tmp_path / "out")
+        assert not Path(name).exists()
+        return name
+
+    monkeypatch.setattr(tempfile, "mkdtemp", faster)
+    assert contents(export(tmp_path / "out", {"config.json": "new"})) == {"config.json": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_output_that_appears_at_the_last_moment_is_not_overwritten(tmp_path, monkeypatch):
@@ -343,6 +359,19 @@ def test_where_names_cannot_be_exchanged_a_faster_process_keeps_the_place(tmp_pa
         fill(stage, {"config.json": "new"})
     assert contents(output) == {"config.json": "faster"}
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_where_names_cannot_be_exchanged_nothing_is_left_of_one_who_finds_the_place_empty(tmp_path, monkeypatch):
+    output = export(tmp_path / "out", {"config.json": "old"})
+
+    def gone(*_):
+        output.rename(tmp_path / "moved")
+        return False
+
+    monkeypatch.setattr(staging, "exchange", gone)
+    with pytest.raises(ExportError, match="No such file"), staged_folder(output, overwrite=True) as stage:
+        fill(stage, {"config.json": "new"})
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
 
 
 def test_what_only_bears_the_name_of_a_leftover_is_left_alone(tmp_path):

@@ -29,13 +29,9 @@ def draft(target: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: If the disk refuses.
     """
-    handle, name = tempfile.mkstemp(prefix=_prefix(target.name), dir=target.parent)
-    path = Path(name)
+    handle, path = _make(target)
     try:
         with os.fdopen(handle, "wb") as file:
-            # Whoever finds a draft that nobody holds may remove it.
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             mask = os.umask(0)
@@ -96,6 +92,17 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     finally:
+        os.close(handle)
+
+
+def _make(target: Path) -> tuple[int, Path]:
+    """Make a draft and hold it: whoever finds one that nobody holds may remove it, even before it is held."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_prefix(target.name), dir=target.parent)
+        with suppress(OSError):  # a file system that has no locks, where none is removed either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.lexists(name):
+            return handle, Path(name)
         os.close(handle)
 
 

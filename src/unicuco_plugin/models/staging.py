@@ -83,8 +83,7 @@ def staged_folder(output: Path, *, overwrite: bool, need: int = 0) -> Iterator[P
         check_output(output, overwrite=overwrite)
         check_room(output, need)
         made = _make_parents(output.parent)
-        stage = Path(tempfile.mkdtemp(prefix=_UNFINISHED.format(output.name), dir=output.parent))
-        lock = _lock(stage)
+        stage, lock = _make_stage(output)
         write_marker(stage, ())
     except OSError as error:
         raise ExportError(f"{output}: cannot be written: {error}") from error
@@ -220,11 +219,22 @@ def _discard(folder: Path) -> None:
             remove_owned(folder, names)
 
 
-def _lock(folder: Path) -> int:
+def _make_stage(output: Path) -> tuple[Path, int]:
+    """Make a temporary folder and hold it: another start may remove one that nobody holds, even before it is held."""
+    while True:
+        stage = Path(tempfile.mkdtemp(prefix=_UNFINISHED.format(output.name), dir=output.parent))
+        with suppress(FileNotFoundError):
+            lock = _lock(stage, fcntl.LOCK_EX)
+            if stage.exists():
+                return stage, lock
+            os.close(lock)
+
+
+def _lock(folder: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
     """Hold a folder until the descriptor is closed or the process dies, where the file system knows how."""
     descriptor = os.open(folder, os.O_RDONLY)
     with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how)
     return descriptor
 
 
@@ -260,6 +270,14 @@ def _swap(stage: Path, output: Path, *, overwrite: bool) -> None:
         return
     # Where two names cannot change places at once, a kill between the renames is put right by the next start.
     old = Path(tempfile.mkdtemp(prefix=_OLD.format(output.name), dir=output.parent))
+    try:
+        _move_away(output, old, stage)
+    finally:
+        with suppress(OSError):
+            old.rmdir()  # empty still where another process was faster
+
+
+def _move_away(output: Path, old: Path, stage: Path) -> None:
     lock = _lock(output)
     try:
         output.rename(old)  # onto an empty folder, which goes
