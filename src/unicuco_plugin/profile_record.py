@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from unicuco_plugin.errors import ProfileError, explain, quoted
 from unicuco_plugin.spaces.units import name_block
-from unicuco_plugin.strategy import ModelReference
+from unicuco_plugin.strategy import Interval, ModelReference
 
 __all__ = ["ArchiveEntry", "Confirmation", "ProfileRecord", "SizeTable"]
 
@@ -34,14 +34,7 @@ class Confirmation(_Frozen):
     """A strategy's divergence on windows that no ranking saw, nats per token."""
 
     mean: Nats
-    interval90: tuple[Nats, Nats]
-
-    @field_validator("interval90")
-    @classmethod
-    def _check_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError(f"interval90 must be (low, high), got {value}")
-        return value
+    interval90: Interval
 
 
 class ArchiveEntry(_Frozen):

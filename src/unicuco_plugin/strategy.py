@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unicuco_plugin.errors import StrategyError, explain, quoted
 from unicuco_plugin.files.received import parse_json, read_text
 from unicuco_plugin.request import Request
 
-__all__ = ["Divergence", "ModelReference", "Source", "Strategy", "split_halves"]
+__all__ = ["Divergence", "Interval", "ModelReference", "Source", "Strategy", "split_halves"]
 
 SCHEMA = 1
 Source = Literal["stratnet", "archive", "neighbour", "peer", "evopress_file"]
@@ -50,6 +50,16 @@ class ModelReference(_Frozen):
     fingerprint: Name
 
 
+def _check_order(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"interval90 must be (low, high), got {value}")
+    return value
+
+
+Interval = Annotated[tuple[float, float], AfterValidator(_check_order)]
+"""A 90 % interval, (low, high)."""
+
+
 class Divergence(_Frozen):
     """Mean KL(dense‖pruned) per token on calibration text, in nats.
 
@@ -61,16 +71,9 @@ class Divergence(_Frozen):
     """
 
     mean: float
-    interval90: tuple[float, float]
+    interval90: Interval
     measured: bool
     carried_over: bool = False
-
-    @field_validator("interval90")
-    @classmethod
-    def _check_order(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError(f"interval90 must be (low, high), got {value}")
-        return value
 
 
 class Strategy(_Frozen):

@@ -14,8 +14,8 @@ DROPS = "none\nattn\nmlp\nattn+mlp\n" * 4
 LEVELS = "\n".join(f"model.layers.{index}.mlp.up_proj: {index - 3}" for index in range(7))
 PLAN = {
     "model": "m", "calibration": {"sources": ["a.txt"], "windows": 2, "seq_length": 16},
-    "evaluation": {"b": {"sources": ["b.txt"], "windows": 2, "seq_length": 16}}, "budgets": [0.25, 0.5], "seeds": [0, 1],
-    "train": {"initial": 8}, "methods": {"ours": {"train": {}}, "peer": {"peer": "shortgpt"}},
+    "evaluation": {"b": {"sources": ["b.txt"], "windows": 2, "seq_length": 16}}, "budgets": [0.25, 0.5],
+    "seeds": [0, 1], "train": {"initial": 8}, "methods": {"ours": {"train": {}}, "peer": {"peer": "shortgpt"}},
     "ablations": {"bound": {"none": {"bound": "none"}}},
 }  # fmt: skip
 RECIPE = """\

@@ -8,38 +8,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from staged import contents, export, fill, make_checkpoint
 
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.models import staging
-from unicuco_plugin.models.staging import check_output, check_room, staged_folder
-from unicuco_plugin.ownership import MARKER, list_files, read_marker, write_marker
-
-
-def make_checkpoint(folder: Path, text: str) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(text, encoding="utf8")
-    return folder
-
-
-def fill(folder: Path, files: dict[str, str]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith("/"):
-            (folder / name).mkdir()
-        else:
-            (folder / name).write_text(content, encoding="utf8")
-    return folder
-
-
-def export(output: Path, files: dict[str, str]) -> Path:
-    """What an export of these files leaves."""
-    with staged_folder(output, overwrite=False) as stage:
-        fill(stage, files)
-    return output
-
-
-def contents(folder: Path) -> dict[str, str]:
-    return {name: (folder / name).read_text(encoding="utf8") for name in list_files(folder)}
+from unicuco_plugin.models.output_folder import check_output
+from unicuco_plugin.models.staging import staged_folder
+from unicuco_plugin.ownership import MARKER, read_marker, write_marker
 
 
 def test_the_folder_appears_when_all_is_written(tmp_path):
@@ -157,33 +132,6 @@ def test_an_output_that_appears_at_the_last_moment_is_not_overwritten(tmp_path, 
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_an_existing_folder_needs_overwrite(tmp_path):
-    output = make_checkpoint(tmp_path / "out", "old")
-    with pytest.raises(ExportError, match="out: already exists; pass --overwrite to replace it"):
-        check_output(output, overwrite=False)
-    check_output(output, overwrite=True)
-
-
-def test_a_folder_that_is_no_checkpoint_is_never_replaced(tmp_path):
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.txt").write_text("years of work", encoding="utf8")
-    with pytest.raises(ExportError, match=r"is not a checkpoint \(no config.json\); it will not be replaced"):
-        check_output(tmp_path / "home", overwrite=True)
-
-
-def test_a_file_is_never_replaced(tmp_path):
-    (tmp_path / "out").write_text("a file", encoding="utf8")
-    with pytest.raises(ExportError, match="is not a folder; it will not be replaced"):
-        check_output(tmp_path / "out", overwrite=True)
-
-
-@pytest.mark.parametrize("inside", [".", "models/dense"])
-def test_the_dense_model_is_never_replaced(inside, tmp_path):
-    output = make_checkpoint(tmp_path / "out", "dense")
-    with pytest.raises(ExportError, match="holds the dense model"):
-        check_output(output, overwrite=True, source=output / inside)
-
-
 def test_the_folder_and_its_files_are_as_readable_as_any_new_one(tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "file").write_text("", encoding="utf8")
@@ -202,53 +150,6 @@ def test_a_parent_that_cannot_be_made_is_an_error_of_ours(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"config.json": '{"port": 80}'},
-        {"config.json": "{}", "src/main.js": "x", "thesis.tex": "years", ".git/HEAD": "ref"},
-        {"config.json": "{}", "checkpoint-500/optimizer.pt": "x"},
-        {"config.json": "{}", "model.safetensors": "a fine-tune", "tokenizer.json": "{}"},
-        {"config.json": "{}", "model.safetensors": "a fine-tune", "README.md": "# Mine"},
-        {"config.json": "{}", "README.md": "tags:\n- unicuco-plugin\n", "notes.txt": "mine"},
-    ],
-    ids=" ".join,
-)
-def test_a_folder_that_we_did_not_write_is_never_replaced(files, tmp_path):
-    output = fill(tmp_path / "out", files)
-    with pytest.raises(ExportError, match="and no list of unicuco's own files; it will not be replaced"):
-        check_output(output, overwrite=True)
-    with pytest.raises(ExportError), staged_folder(output, overwrite=True):
-        pass
-    assert contents(output) == files
-
-
-def test_an_export_of_a_version_without_markers_is_replaced(tmp_path):
-    output = fill(
-        tmp_path / "out", {"config.json": "{}", "model.safetensors": "", "README.md": "tags:\n- unicuco-plugin\n"}
-    )
-    with staged_folder(output, overwrite=True) as stage:
-        fill(stage, {"config.json": "new"})
-    assert contents(output) == {"config.json": "new"}
-    assert list(tmp_path.iterdir()) == [output]
-
-
-@pytest.mark.parametrize("name", ["thesis.tex", ".git/HEAD", "sub/thesis.tex", "checkpoint-500/"])
-def test_what_came_into_our_folder_later_is_named_and_kept(name, tmp_path):
-    output = fill(export(tmp_path / "out", {"config.json": "old", "sub/a": "1"}), {name: "years"})
-    with pytest.raises(ExportError, match=rf"out: holds {name} beside what unicuco wrote; it will not be replaced"):
-        check_output(output, overwrite=True)
-
-
-def test_a_link_in_our_folder_is_not_ours(tmp_path):
-    output = export(tmp_path / "out", {"config.json": "old", "data": ""})
-    (tmp_path / "precious").mkdir()
-    (output / "data").unlink()
-    (output / "data").symlink_to(tmp_path / "precious")
-    with pytest.raises(ExportError, match="holds data beside what unicuco wrote"):
-        check_output(output, overwrite=True)
-
-
 def test_what_comes_in_while_a_new_one_is_written_is_kept(tmp_path):
     output = export(tmp_path / "out", {"config.json": "old"})
     with pytest.raises(ExportError, match=r"holds thesis\.tex"), staged_folder(output, overwrite=True) as stage:
@@ -256,21 +157,6 @@ def test_what_comes_in_while_a_new_one_is_written_is_kept(tmp_path):
         fill(output, {"thesis.tex": "years"})
     assert contents(output) == {"config.json": "old", "thesis.tex": "years"}
     assert list(tmp_path.iterdir()) == [output]
-
-
-@pytest.mark.parametrize("overwrite", [True, False])
-def test_an_input_inside_the_output_is_refused(overwrite, tmp_path):
-    output = export(tmp_path / "out", {"config.json": "old", "strategy.json": "{}"})
-    inputs = [None, "no such file", output / "strategy.json"]
-    with pytest.raises(ExportError, match=r"out: holds .*strategy\.json, which is read; choose another output folder"):
-        check_output(output, overwrite=overwrite, inputs=inputs)
-
-
-def test_a_damaged_marker_protects_the_folder(tmp_path):
-    output = export(tmp_path / "out", {"config.json": "old"})
-    (output / MARKER).write_text('{"schema": 1, "files": ["config.json"], "digest": "0"}', encoding="utf8")
-    with pytest.raises(ExportError, match="edited or damaged"):
-        check_output(output, overwrite=True)
 
 
 @pytest.mark.parametrize("where", ["before", "between", "after"])
@@ -386,13 +272,3 @@ def test_what_only_bears_the_name_of_a_leftover_is_left_alone(tmp_path):
     export(tmp_path / "out", {"config.json": "{}"})
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"])
     assert (tmp_path / "elsewhere" / MARKER).is_file()
-
-
-def test_a_disk_that_is_too_small_is_told_before_the_work(tmp_path):
-    with pytest.raises(
-        ExportError, match=r"out: needs 1,000,000,000,000,000 bytes, the disk has [\d,]+ free; make room"
-    ):
-        check_room(tmp_path / "no" / "out", 10**15)
-    with pytest.raises(ExportError, match="needs"), staged_folder(tmp_path / "a" / "out", overwrite=False, need=10**15):
-        pass
-    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from unicuco_plugin import answering
 from unicuco_plugin.errors import CalibrationError, ExportError, ModelMismatchError, RecipeError, RequestError
-from unicuco_plugin.models import staging
+from unicuco_plugin.models import output_folder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.modifiers import oneshot
@@ -59,7 +59,7 @@ def test_the_checkpoint_is_complete(dense, modifier, tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_run(dense, modifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(output_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     monkeypatch.setattr(oneshot, "_run", lambda *_: pytest.fail("the recipe ran"))
     with pytest.raises(ExportError, match=r"out: needs [\d,]+ bytes, the disk has 1,000 free; make room"):
         prune_with_recipe(dense, modifier, tmp_path / "out")

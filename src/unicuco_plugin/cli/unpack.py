@@ -25,7 +25,8 @@ def unpack(archive: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     from dataclasses import replace
 
     from unicuco_plugin.models.archive import unpack_archive
-    from unicuco_plugin.models.staging import check_output, staged_folder
+    from unicuco_plugin.models.output_folder import check_output
+    from unicuco_plugin.models.staging import staged_folder
 
     check_output(output, overwrite=overwrite, inputs=[archive])
     with staged_folder(output, overwrite=overwrite) as stage:

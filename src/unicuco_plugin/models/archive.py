@@ -17,7 +17,7 @@ from unicuco_plugin.errors import ArchiveError, ExportError
 from unicuco_plugin.files.draft import draft, remove_drafts
 from unicuco_plugin.files.received import open_regular
 from unicuco_plugin.models.archive_index import ArchivedFile, ArchiveIndex, build_index
-from unicuco_plugin.models.staging import check_room
+from unicuco_plugin.models.output_folder import check_room
 from unicuco_plugin.models.zero_coding import CHUNK, decode, encode
 
 __all__ = ["SUFFIX", "Packed", "pack_folder", "unpack_archive"]

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
 from unicuco_plugin.models.checkpoint import check_checkpoint
 from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, load_tokenizer
-from unicuco_plugin.models.staging import check_output, staged_folder
+from unicuco_plugin.models.output_folder import check_output
+from unicuco_plugin.models.staging import staged_folder
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.card import write_card
 from unicuco_plugin.modifiers.caveat import find_caveat
