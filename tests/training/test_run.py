@@ -24,6 +24,7 @@ from unicuco_plugin.errors import CalibrationError, JournalError, ProfileError, 
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.models.selfcalibration import own_cache
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
@@ -357,3 +358,18 @@ def test_an_unknown_objective_is_refused_before_there_is_a_journal(dense, text, 
     with pytest.raises(UnknownNameError, match=r"got 'bogus'$"):
         train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY, objective="bogus")
     assert not (tmp_path / "p" / JOURNAL).exists()
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_a_record_of_another_program_is_refused_before_anything_is_loaded(how, tmp_path):
+    (tmp_path / RECORD).write_text('{"user": "data"}')
+    with pytest.raises(ProfileError, match=r"profile\.json is no profile of unicuco-plugin; it will not be replaced"):
+        train_profile("no such model", tmp_path, **{how: True})
+    assert (tmp_path / RECORD).read_text() == '{"user": "data"}'
+
+
+def test_a_cache_that_is_a_link_in_the_output_is_not_written_through(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "calibration").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CalibrationError, match=r"calibration must be a folder of its own; remove what is there"):
+        own_cache(tmp_path)
