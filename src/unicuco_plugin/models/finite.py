@@ -36,12 +36,13 @@ def check_finite(what: str, values: Mapping[str, float] | Iterable[float] | Tens
 
 
 @torch.no_grad()
-def check_weights(model: nn.Module, name: str) -> None:
+def check_weights(model: nn.Module, name: str, *, made: bool = False) -> None:
     """Refuse a model one of whose weights or biases is not finite; tensors on the meta device are not looked at.
 
     Args:
         model: On any devices; each is synchronised once.
         name: What to call the model in the message.
+        made: Whether the weights were computed here, and not read from files.
 
     Raises:
         UnsupportedModelError: If one is NaN or infinite; the message names the tensor and says what to do.
@@ -54,14 +55,14 @@ def check_weights(model: nn.Module, name: str) -> None:
         sound = torch.stack([extremes.float() for _, _, extremes in entries]).isfinite().all(1).tolist()
         for (tensor, values, _), good in zip(entries, sound, strict=True):
             if not good:
-                raise UnsupportedModelError(f"{name}: {_say_weight(tensor, values)}")
+                raise UnsupportedModelError(f"{name}: {_say_weight(tensor, values, made=made)}")
 
 
-def _say_weight(tensor: str, values: Tensor) -> str:
+def _say_weight(tensor: str, values: Tensor, *, made: bool) -> str:
     count = values.numel() - int(values.isfinite().count_nonzero())
     some = f"{count:,} of {values.numel():,} numbers of {tensor} are not finite in {_name(values.dtype)}"
     # What a narrow dtype cannot hold becomes infinite when it is loaded; NaN was NaN in the file.
-    if values.dtype == torch.float16 and not values.isnan().any():
+    if made or (values.dtype == torch.float16 and not values.isnan().any()):
         return f"{some}; {_advice(values.dtype)}"
     return f"{some}: they are so in its files, and --dtype mends nothing; take a sound copy of the model"
 
