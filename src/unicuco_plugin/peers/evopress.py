@@ -9,7 +9,7 @@ from torch import Tensor
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.calibration import calibration_hash
 from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.sublayers import sublayer_names, sublayer_params
+from unicuco_plugin.models.sublayers import check_silence, sublayer_names, sublayer_params
 from unicuco_plugin.objectives.evaluator import NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space
@@ -78,6 +78,7 @@ class EvoPress:
             sizes = dict(zip(decoder.block_names, depth_space(decoder).block_params, strict=True))
         else:
             kinds, sizes = sublayer_names(decoder), sublayer_params(decoder)
+            check_silence(decoder)
         if any(len({sizes[name] for name in kind}) > 1 for kind in kinds):
             raise RequestError(
                 "evopress removes a number of blocks, which is a share of the parameters only where all have one size, "
