@@ -4,7 +4,7 @@ What a module is made of is found by names and shapes (``parts``); they do not s
 single heads, or anything else in a family's code that one part has to do with another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -49,8 +49,12 @@ def check_cuts(decoder: Decoder) -> dict[str, Parts]:
     """
     found = find_parts(decoder)
     check_silence(decoder)
+
+    def compare(part: Parts, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        _compare(decoder, part, partial(module.forward, *args, **kwargs), output)
+
     hooks = [
-        decoder.model.get_submodule(part.name).register_forward_hook(partial(_compare, decoder, part), with_kwargs=True)
+        decoder.model.get_submodule(part.name).register_forward_hook(partial(compare, part), with_kwargs=True)
         for part in found.values()
     ]
     device = decoder.model.get_input_embeddings().weight.device
@@ -63,15 +67,12 @@ def check_cuts(decoder: Decoder) -> dict[str, Parts]:
     return found
 
 
-def _compare(
-    decoder: Decoder, part: Parts, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
-) -> None:
+def _compare(decoder: Decoder, part: Parts, call: Callable[[], Any], output: object) -> None:
+    """Hold a module with most of its parts cut against it with those masked; ``call`` runs it on what entered it."""
     # What stands for a module that goes whole returns this.
     usual = isinstance(output, tuple) and len(output) == 2 if part.kind == "attention" else isinstance(output, Tensor)
     if not usual:
-        raise UnsupportedModelError(
-            f"{part.name}: returns something else than a usual {part.kind}, so it cannot go whole"
-        )
+        raise UnsupportedModelError(f"{part.name}: returns more than a usual {part.kind}, so it cannot go whole")
     if part.count < 2:
         return
     kept = tuple(range(part.count - (1 if part.kind == "attention" else max(1, part.count // _NEURONS)), part.count))
@@ -79,7 +80,7 @@ def _compare(
 
     def run(changed: AbstractContextManager[None]) -> Tensor:
         with changed:
-            found = module.forward(*args, **kwargs)
+            found = call()
         states: Tensor = found[0] if isinstance(found, tuple) else found
         return states.float()
 

@@ -81,7 +81,7 @@ class StructuredOptions(BaseModel):
         """Refuse what no strategy could change, before one is searched for.
 
         Raises:
-            UnsupportedModelError: If the format cannot carry biases in this family, or modules have no parts that can go one by one.
+            UnsupportedModelError: If the format cannot carry biases in this family, or parts cannot go one by one.
         """
         check_cuts(decoder)
         if self.format == "stock" and self.compensate is not False and self.kept_parts is None:
