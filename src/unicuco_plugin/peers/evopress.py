@@ -78,12 +78,13 @@ class EvoPress:
             sizes = dict(zip(decoder.block_names, depth_space(decoder).block_params, strict=True))
         else:
             kinds, sizes = sublayer_names(decoder), sublayer_params(decoder)
-            check_silence(decoder)
         if any(len({sizes[name] for name in kind}) > 1 for kind in kinds):
             raise RequestError(
                 "evopress removes a number of blocks, which is a share of the parameters only where all have one size, "
                 f"and those of this model differ; take another peer, such as greedy, got sparsity {request.sparsity}"
             )
+        if not whole:
+            check_silence(decoder)
 
         def blocks(genomes: Sequence[Genome], windows: Tensor) -> list[float]:
             drops = [[index for index, gone in enumerate(genome) if gone] for genome in genomes]
