@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-__all__ = ["FAMILIES", "VOCABULARY", "tiny_model", "tiny_tokenizer", "unfuse_experts"]
+__all__ = ["FAMILIES", "OTHERS", "VOCABULARY", "tiny_model", "tiny_tokenizer", "unfuse_experts"]
 
 VOCABULARY = 128
 WORDS = [f"w{i}" for i in range(VOCABULARY - 4)]
@@ -72,12 +72,79 @@ FAMILIES: dict[str, Callable[..., tf.PreTrainedModel]] = {
     "qwen3_moe": _make("Qwen3MoeForCausalLM", "Qwen3MoeConfig", **_MOE),
 }
 
+# Their own names for the sizes.
+_NAMELESS = dict.fromkeys(
+    ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "max_position_embeddings"), ...
+)
+_GPT = _NAMELESS | {"n_embd": 32, "n_head": 4, "n_positions": 256}
+_FALCON = {"num_key_value_heads": ..., "intermediate_size": ...}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+# Families that call their blocks, or whose blocks return, in other ways. Not all of them can be saved without blocks.
+OTHERS: dict[str, Callable[..., tf.PreTrainedModel]] = {
+    "bamba": _make("BambaForCausalLM", "BambaConfig", attn_layer_indices=[1, 3], **_MAMBA),
+    "bloom": _make(
+        "BloomForCausalLM", "BloomConfig", n_head=4, **{n: v for n, v in _NAMELESS.items() if n != "hidden_size"}
+    ),
+    "codegen": _make("CodeGenForCausalLM", "CodeGenConfig", **_GPT, rotary_dim=4, n_ctx=256),
+    "cohere2": _make("Cohere2ForCausalLM", "Cohere2Config", head_dim=8, sliding_window=8),
+    "diffllama": _make("DiffLlamaForCausalLM", "DiffLlamaConfig"),
+    "falcon": _make("FalconForCausalLM", "FalconConfig", **_FALCON),
+    "falcon_alibi": _make("FalconForCausalLM", "FalconConfig", **_FALCON, alibi=True),
+    "falcon_h1": _make("FalconH1ForCausalLM", "FalconH1Config", head_dim=8, mamba_d_ssm=64, **_MAMBA),
+    "gpt2": _make("GPT2LMHeadModel", "GPT2Config", **_GPT),
+    "gpt_oss": _make("GptOssForCausalLM", "GptOssConfig", head_dim=8, num_local_experts=4, sliding_window=8),
+    "gptj": _make("GPTJForCausalLM", "GPTJConfig", **_GPT, rotary_dim=4),
+    "granitemoe": _make("GraniteMoeForCausalLM", "GraniteMoeConfig", num_local_experts=4),
+    "jamba": _make(
+        "JambaForCausalLM",
+        "JambaConfig",
+        **_EXPERTS,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=2,
+        expert_layer_offset=1,
+        mamba_d_state=4,
+        mamba_dt_rank=4,
+        use_mamba_kernels=False,
+    ),
+    "mamba": _make("MambaForCausalLM", "MambaConfig", state_size=4),
+    "mpt": _make("MptForCausalLM", "MptConfig", **_NAMELESS, d_model=32, n_heads=4, max_seq_len=256),
+    "nemotron": _make("NemotronForCausalLM", "NemotronConfig"),
+    "openai-gpt": _make("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", **_GPT),
+    "phi": _make("PhiForCausalLM", "PhiConfig"),
+    "qwen2_moe": _make(
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        **_EXPERTS,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        output_router_logits=True,
+    ),
+    "qwen3_next": _make(
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        **_MOE,
+        shared_expert_intermediate_size=16,
+        linear_num_value_heads=4,
+        linear_num_key_heads=2,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+    ),
+    "rwkv": _make("RwkvForCausalLM", "RwkvConfig", attention_hidden_size=32, context_length=64),
+    "stablelm": _make(
+        "StableLmForCausalLM", "StableLmConfig", qk_layernorm=True, use_parallel_residual=True, num_key_value_heads=4
+    ),
+    "starcoder2": _make("Starcoder2ForCausalLM", "Starcoder2Config"),
+    "xglm": _make("XGLMForCausalLM", "XGLMConfig", **_NAMELESS, d_model=32, ffn_dim=48, attention_heads=4),
+}
+
 
 def tiny_model(family: str, *, blocks: int = 6, seed: int = 0) -> tf.PreTrainedModel:
     """Build a random model of a family in evaluation mode; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = FAMILIES[family](blocks=blocks)
+        model = (FAMILIES | OTHERS)[family](blocks=blocks)
     return model.eval()
 
 

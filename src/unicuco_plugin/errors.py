@@ -62,7 +62,7 @@ class CalibrationError(UnicucoError, ValueError):
 
 
 class EvaluationError(UnicucoError, RuntimeError):
-    """Tasks cannot be run: lm-eval is missing, a task is unknown, or its data cannot be read."""
+    """A measurement is not finite, or cannot be made: lm-eval is missing, a task is unknown, its data unreadable."""
 
 
 class JournalError(UnicucoError, ValueError):

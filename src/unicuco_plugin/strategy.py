@@ -1,6 +1,5 @@
 """A strategy: how much of each unit goes, and what that is known to cost."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unicuco_plugin.errors import StrategyError, explain, quoted
+from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.files.received import parse_json, read_text
 from unicuco_plugin.request import Request
 
@@ -142,7 +142,7 @@ class Strategy(_Frozen):
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        return json_text(self.to_dict())
 
     @classmethod
     def from_dict(cls, data: object) -> Self:

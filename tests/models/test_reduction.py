@@ -9,7 +9,7 @@ from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.models.reduction import reduced
 
-FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3", "granite"]
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3", "granite", "cohere2"]
 WINDOWS = torch.randint(3, VOCABULARY, (2, 24), generator=torch.Generator().manual_seed(0))
 KEPT = {
     "model.layers.0.self_attn": (1,),

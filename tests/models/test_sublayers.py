@@ -6,7 +6,7 @@ from tiny import FAMILIES, tiny_model
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.sublayers import silenced, sublayer_names, sublayer_params, zero_outputs
+from unicuco_plugin.models.sublayers import check_silence, silenced, sublayer_names, sublayer_params, zero_outputs
 
 TOKENS = torch.arange(3, 23)[None]
 SPLIT = sorted(FAMILIES.keys() - {"opt"})
@@ -68,4 +68,33 @@ def test_a_half_that_cannot_be_silenced_is_refused_and_the_model_left_as_it_was(
     before = [parameter.detach().clone() for parameter in model.parameters()]
     with pytest.raises(UnsupportedModelError, match=rf"^model\.layers\.1\.mlp: {message}"):
         zero_outputs(decoder, ["model.layers.0.self_attn", "model.layers.1.mlp"])
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", SPLIT)
+def test_halves_that_can_be_silenced_pass_and_the_model_is_as_it_was(family):
+    model = tiny_model(family, blocks=3)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    check_silence(find_decoder(model))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("mpt", "transformer.blocks.0.ffn"),
+        ("bloom", "transformer.h.0.self_attention"),
+        ("bloom", "transformer.h.1.mlp"),
+    ],
+)
+def test_a_half_that_adds_the_states_itself_is_refused_in_training_as_in_pruning(family, name):
+    model = tiny_model(family, blocks=2)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    decoder = find_decoder(model)
+    message = "gives more than zeros without its output projection$"
+    with pytest.raises(UnsupportedModelError, match=rf"^transformer\.\S+: {message}"):
+        check_silence(decoder)
+    with pytest.raises(UnsupportedModelError, match=f"^{name}: {message}"):
+        zero_outputs(decoder, [name])
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

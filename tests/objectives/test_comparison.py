@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import VOCABULARY, tiny_model
 
-from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.errors import CalibrationError, EvaluationError
 from unicuco_plugin.models.surgery import dropped
 from unicuco_plugin.objectives.comparison import Estimate, compare_models
 
@@ -76,6 +76,20 @@ def test_one_window_has_no_standard_error(dense):
 
 def test_the_error_of_an_exponential_is_first_order():
     assert Estimate(2.0, 0.1).exp() == Estimate(math.exp(2.0), pytest.approx(0.1 * math.exp(2.0)))
+
+
+def test_an_exponential_beyond_floats_is_infinite():
+    assert Estimate(710.0, 0.1).exp() == Estimate(math.inf, math.inf)
+
+
+@pytest.mark.parametrize("place", ["dense", "pruned"])
+def test_a_model_that_gives_nothing_finite_is_refused_with_the_window(dense, place):
+    broken = tiny_model("llama").to(torch.bfloat16)
+    broken.model.norm.weight.data[3] = torch.nan
+    models = {"dense": dense, "pruned": dense, place: broken}
+    message = f"^negative log-likelihood of the {place} model on window 0 must be finite, got nan in bfloat16; take"
+    with pytest.raises(EvaluationError, match=message):
+        compare_models(models["dense"], models["pruned"], WINDOWS)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 1), (4,)])

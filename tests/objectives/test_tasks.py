@@ -5,10 +5,13 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
+from tiny import tiny_model
 
 from unicuco_plugin.errors import EvaluationError
 from unicuco_plugin.objectives.tasks import compare_tasks, find_tasks, mean_of_tasks, run_tasks
 
+MODEL = torch.nn.Identity()
 DENSE = {
     "quiz": {"acc": {0: 1.0, 1: 1.0, 2: 0.0, 3: 1.0}},
     "riddle": {"acc": {0: 0.0, 1: 1.0}, "acc_norm": {0: 1.0, 1: 1.0}},
@@ -70,9 +73,9 @@ def test_runs_without_common_documents_are_refused():
 
 def test_only_metrics_that_are_numbers_are_read(harness, tmp_path):
     manager = find_tasks(["quiz"], tmp_path)
-    found = run_tasks("model", "tokenizer", ["quiz"], manager, limit=2, batch_size=3)
+    found = run_tasks(MODEL, "tokenizer", ["quiz"], manager, limit=2, batch_size=3)
     assert found == {"quiz": {"acc": {7: 1.0, 8: 0.0}}}
-    assert harness["model"] == {"pretrained": "model", "tokenizer": "tokenizer", "batch_size": 3}
+    assert harness["model"] == {"pretrained": MODEL, "tokenizer": "tokenizer", "batch_size": 3}
     assert (harness["limit"], harness["log_samples"], harness["task_manager"].path) == (2, True, str(tmp_path))
 
 
@@ -90,7 +93,17 @@ def test_what_lm_eval_raises_is_one_of_our_errors(harness, monkeypatch):
 
     monkeypatch.setattr(sys.modules["lm_eval"], "simple_evaluate", fail)
     with pytest.raises(EvaluationError, match=r"^lm-eval failed on quiz: FileNotFoundError: no quiz.jsonl$"):
-        run_tasks("model", "tokenizer", ["quiz"], find_tasks(["quiz"]))
+        run_tasks(MODEL, "tokenizer", ["quiz"], find_tasks(["quiz"]))
+
+
+def test_logits_that_are_not_finite_are_refused_and_the_model_left_as_it_was(harness, monkeypatch):
+    model = tiny_model("llama", blocks=2)
+    model.lm_head.weight.data[3] = float("nan")
+    ids = torch.arange(4)[None]
+    monkeypatch.setattr(sys.modules["lm_eval"], "simple_evaluate", lambda **_: model(input_ids=ids))
+    with pytest.raises(EvaluationError, match=r"^logits of LlamaForCausalLM is not finite in float32; no"):
+        run_tasks(model, "tokenizer", ["quiz"], find_tasks(["quiz"]))
+    assert not model._forward_hooks
 
 
 def test_without_lm_eval_the_extra_is_named(monkeypatch):

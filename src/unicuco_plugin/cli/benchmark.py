@@ -1,6 +1,5 @@
 """``unicuco benchmark``: methods beside each other on one model, from a YAML to tables and pictures."""
 
-import json
 import shlex
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.files.draft import remove_drafts, write_whole
+from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.ownership import claim
 
 __all__ = ["benchmark"]
@@ -52,7 +52,7 @@ def benchmark(plan: Path, output: Path) -> None:
     text = describe_benchmark(result)
     made = provenance(shlex.join(["unicuco", "benchmark", str(plan), "--output", str(output)]), read.device)
     record = made | result | {"plan": read.model_dump(mode="json")}
-    for name, content in zip(_TEXTS, (json.dumps(record, indent=1), text), strict=True):
+    for name, content in zip(_TEXTS, (json_text(record, indent=1, ascii_only=True), text), strict=True):
         write_whole(output / name, f"{content}\n".encode())
     pictures = draw_benchmark(result, output)
     say(text)

@@ -1,6 +1,5 @@
 """``unicuco evaluate``: perplexity and divergence on text, accuracy on zero-shot tasks."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ import click
 from unicuco_plugin.cli.options import debug_option, json_option, model_options, window_options
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.report.comparison import comparison_data, describe_comparisons
 from unicuco_plugin.report.tasks import describe_tasks, task_data
 
@@ -77,7 +77,7 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     settings = {name: fields[name] for name in ("model", "pruned", "windows", "seq_length", "seed")}
     texts = {name: comparison_data(result) for name, result in results.items()}
     asked = {"tasks": task_data(rows), "limit": fields["limit"]} if tasks else {}
-    say(json.dumps(settings | {"texts": texts} | asked, ensure_ascii=False))
+    say(json_text(settings | {"texts": texts} | asked))
 
 
 def _tell(bars: ProgressBars, name: str, before: int, total: int, done: int) -> None:

@@ -1,6 +1,5 @@
 """``unicuco levels``: the database of every linear at every sparsity, built once for a model."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from unicuco_plugin.cli.options import (
 )
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.files.json_text import json_text
 
 __all__ = ["build", "levels", "show"]
 
@@ -125,4 +125,4 @@ def show(folder: Path, as_json: bool, verify: bool) -> None:
     if verify:
         opened.verify()
         say(f"all {len(opened.record.linears)} files match their checksums", err=True)
-    say(json.dumps(levels_data(opened), ensure_ascii=False) if as_json else describe_levels(opened))
+    say(json_text(levels_data(opened)) if as_json else describe_levels(opened))

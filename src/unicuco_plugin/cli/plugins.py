@@ -1,11 +1,10 @@
 """``unicuco plugins``: what can be named on the command line, and which package brings it."""
 
-import json
-
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option
 from unicuco_plugin.cli.output import say
+from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.report.table import format_table
 
 __all__ = ["plugins"]
@@ -30,7 +29,7 @@ def plugins(as_json: bool) -> None:
             }
             for entry in entries
         ]
-        say(json.dumps(data, ensure_ascii=False))
+        say(json_text(data))
         return
     rows = [(entry.kind, entry.name, f"{entry.package} {entry.version}".strip()) for entry in entries]
     say(format_table(("kind", "name", "package"), rows))

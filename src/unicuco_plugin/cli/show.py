@@ -1,12 +1,12 @@
 """``unicuco show``: what a profile knows."""
 
-import json
 from pathlib import Path
 
 import click
 
 from unicuco_plugin.cli.options import debug_option, json_option
 from unicuco_plugin.cli.output import say
+from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.report.front import describe_profile, profile_data
 
 __all__ = ["show"]
@@ -32,4 +32,4 @@ def show(profile: str, as_json: bool, plot: Path | None) -> None:
 
         plot_front(loaded.front(), loaded.units, plot.expanduser(), title=f"{loaded.name}, space {loaded.space}")
         say(f"drawn to {plot}", err=True)
-    say(json.dumps(profile_data(loaded), ensure_ascii=False) if as_json else describe_profile(loaded))
+    say(json_text(profile_data(loaded)) if as_json else describe_profile(loaded))

@@ -81,6 +81,7 @@ def build_levels(
             process builds there; or if the disk has too little room.
         UnsupportedModelError: If the blocks have weights that are not linears: fused experts.
         CalibrationError: If no token reached a linear.
+        EvaluationError: If states or a Hessian are not finite.
     """
     settings = settings or LevelSettings()
     shapes = _prunable(decoder)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError, LevelsError
 from unicuco_plugin.levels.stitch import swapped
+from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.models.runner import BlockRunner
 
 __all__ = ["Hessians", "gather_hessians", "mean_states"]
@@ -46,6 +47,7 @@ def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windo
 
     Raises:
         CalibrationError: If no token reached a linear (an expert that no token chose).
+        EvaluationError: If states or a Hessian are not finite.
     """
     linears = runner.decoder.linears(index)
     found = Hessians()
@@ -66,6 +68,9 @@ def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windo
         raise CalibrationError(
             f"no calibration token reached {unreached[0]} ({len(unreached)} linears in all); give more windows"
         )
+    runner.check()
+    for name, (H, _) in found.sums.items():
+        check_finite(f"the Hessian of {name}", H, states.dtype)
     return found, torch.cat(parts)
 
 

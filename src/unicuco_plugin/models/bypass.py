@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unicuco_plugin.models.block_output import BlockOutput
 from unicuco_plugin.models.decoder import Decoder
 
 __all__ = ["bypass_blocks", "bypassed"]
@@ -36,16 +37,17 @@ def bypass_blocks(decoder: Decoder, indices: Iterable[int]) -> Callable[[], None
 
     Raises:
         StrategyError: If an index is out of range or occurs twice, or no block would be left.
+        UnsupportedModelError: If the blocks return nothing that begins with states.
     """
     chosen = decoder.check_indices(indices)
     if not chosen:
         return lambda: None
-    width = _output_width(decoder)
+    form = _output_form(decoder)
     blocks = [decoder.blocks[index] for index in chosen]
     # Another tool may already have put a forward of its own on the instance.
     before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
-        block.forward = MethodType(_pass_tensor if width is None else _pass_tuple(width), block)
+        block.forward = MethodType(_pass(form), block)
 
     def restore() -> None:
         while blocks:
@@ -72,28 +74,16 @@ def bypassed(decoder: Decoder, indices: Iterable[int]) -> Iterator[None]:
         restore()
 
 
-def _pass_tensor(self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
-    return hidden_states
-
-
-def _pass_tuple(width: int) -> Callable[..., tuple[Tensor | None, ...]]:
-    def forward(
-        self: nn.Module,
-        hidden_states: Tensor,
-        *args: Any,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> tuple[Tensor | None, ...]:
-        return (hidden_states, *[None] * (width - 1))
+def _pass(form: BlockOutput) -> Callable[..., Any]:
+    def forward(self: nn.Module, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return form.of(hidden_states)
 
     return forward
 
 
 @torch.no_grad()
-def _output_width(decoder: Decoder) -> int | None:
-    """Length of the tuple that this family's blocks return, or None where it is a bare tensor.
-
-    Asked of the first block itself, with one token: annotations in Transformers are not always true.
-    """
+def _output_form(decoder: Decoder) -> BlockOutput:
+    """What this family's blocks return, asked of the first with one token: annotations in Transformers are not true."""
 
     def stop(_module: nn.Module, _inputs: object, output: object) -> None:
         raise _Probed(output)
@@ -103,7 +93,7 @@ def _output_width(decoder: Decoder) -> int | None:
     try:
         decoder.model(input_ids=token, use_cache=False)
     except _Probed as probed:
-        return len(probed.output) if isinstance(probed.output, tuple) else None
+        return BlockOutput.read(probed.output, decoder.block_names[0])
     finally:
         hook.remove()
-    return None
+    return BlockOutput(None)

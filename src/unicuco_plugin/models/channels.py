@@ -61,6 +61,7 @@ def measure_channels(decoder: Decoder, windows: Tensor, *, batch_windows: int = 
 
     Raises:
         UnsupportedModelError: If the model's modules cannot be split into parts.
+        EvaluationError: If states are not finite.
     """
     parts = find_parts(decoder)
     runner = BlockRunner(decoder, windows.shape[1])
@@ -75,6 +76,7 @@ def measure_channels(decoder: Decoder, windows: Tensor, *, batch_windows: int = 
             states = runner.embed(batch)
             for index in range(len(decoder.blocks)):
                 states = runner.run(index, states)
+    runner.check()
     count = windows.numel()
     return {name: _moments(total / count, count) for name, total in sums.items()}
 

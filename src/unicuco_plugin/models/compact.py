@@ -18,9 +18,20 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-__all__ = ["FILE", "RemovedAttention", "RemovedMLP", "auto_map", "compact_class", "resize_attention", "resize_mlp"]
+__all__ = [
+    "FILE",
+    "HEAD_COUNTS",
+    "RemovedAttention",
+    "RemovedMLP",
+    "auto_map",
+    "compact_class",
+    "resize_attention",
+    "resize_mlp",
+]
 
 FILE = "modeling_compact.py"
+# Under which names attentions remember how many heads they have.
+HEAD_COUNTS = ("num_heads", "num_attention_heads", "num_key_value_heads")
 _TAIL = "\n\n# Written for this checkpoint.\n"
 
 
@@ -140,7 +151,7 @@ def resize_attention(module: nn.Module, groups: int, *, bias: bool) -> None:
     module.k_proj = _linear(key, key.in_features, key.out_features // before * groups)
     module.v_proj = _linear(value, value.in_features, value.out_features // before * groups)
     module.o_proj = _linear(output, output.in_features // before * groups, output.out_features, bias=bias)
-    for name in ("num_heads", "num_attention_heads", "num_key_value_heads"):
+    for name in HEAD_COUNTS:
         heads = vars(module).get(name)
         if isinstance(heads, int):
             setattr(module, name, heads // before * groups)

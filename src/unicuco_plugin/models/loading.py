@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from unicuco_plugin.errors import UnsupportedModelError, clip, quoted
 from unicuco_plugin.models.compact import FILE, compact_class
 from unicuco_plugin.models.demo import materialise_smollm2
+from unicuco_plugin.models.finite import check_weights
 from unicuco_plugin.models.support import check_config
 
 __all__ = [
@@ -91,8 +92,8 @@ def load(
         The model in evaluation mode: ``generate``, its cache and ``save_pretrained`` work as for any other.
 
     Raises:
-        UnsupportedModelError: If there is no such model, it needs code of its own, its weights are incomplete or no
-            safetensors, or ``dtype`` is no floating-point dtype.
+        UnsupportedModelError: If there is no such model, it needs code of its own, its weights are incomplete, not
+            finite or no safetensors, or ``dtype`` is no floating-point dtype.
     """
     kind = _floating(dtype)
     # False rather than left out: Transformers would ask at a terminal.
@@ -121,7 +122,7 @@ def load_model(
 
     Raises:
         UnsupportedModelError: If there is no such model, it is of no use here (see :func:`load_config`), its weights
-            are incomplete, or ``dtype`` is no floating-point dtype.
+            are incomplete or not finite, or ``dtype`` is no floating-point dtype.
     """
     kind = _floating(dtype)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -175,7 +176,9 @@ def _load(
     if missing:
         listed = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
         raise UnsupportedModelError(f"{name_or_path}: {len(missing)} tensors are missing from its weights: {listed}")
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    check_weights(model, str(name_or_path))
+    return model
 
 
 def _class_for(config: PreTrainedConfig) -> Any:  # noqa: ANN401 - Transformers' classes are untyped

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from unicuco_plugin.models.compact import HEAD_COUNTS
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.parts import Parts
@@ -49,13 +50,20 @@ def _take_out(module: nn.Module, part: Parts, indices: tuple[int, ...]) -> list[
         rows = {"q_proj": part.width, "k_proj": part.head_dim, "v_proj": part.head_dim}
     else:
         rows = {"gate_proj": 1, "up_proj": 1}
-    undo = []
+    undo = [_count_heads(module, part, len(indices))] if part.kind == "attention" else []
     for name, width in rows.items():
         linear = module.get_submodule(name)
         undo += [_select(linear, tensor, 0, indices, width) for tensor in ("weight", "bias")]
     output = module.get_submodule(part.output.removeprefix(f"{part.name}."))
     undo.append(_select(output, "weight", 1, indices, part.width))
     return undo
+
+
+def _count_heads(module: nn.Module, part: Parts, groups: int) -> _Undo:
+    """Let an attention that remembers its heads (StableLM) know how many are left."""
+    before = {name: heads for name in HEAD_COUNTS if isinstance(heads := vars(module).get(name), int)}
+    vars(module).update({name: heads // part.count * groups for name, heads in before.items()})
+    return lambda: vars(module).update(before)
 
 
 def _select(linear: nn.Module, name: str, dim: int, indices: tuple[int, ...], width: int) -> _Undo:

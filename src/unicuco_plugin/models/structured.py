@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from unicuco_plugin.models.cuts import check_cuts
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.shrink import check_shrinkable, close_shape, slice_modules
@@ -31,10 +32,12 @@ class Format:
 
 def _check_compact(decoder: Decoder, parts: KeptParts) -> None:
     check_shrinkable(decoder)
+    check_cuts(decoder)
     parts.check(decoder)
 
 
 def _check_stock(decoder: Decoder, parts: KeptParts) -> None:
+    check_cuts(decoder)
     parts.check(decoder)
     check_room(decoder, parts)
 

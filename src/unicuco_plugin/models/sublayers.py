@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import Decoder
 
-__all__ = ["HALVES", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
+__all__ = ["HALVES", "check_silence", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
 
+# A sub-layer's output: its states, alone or first of several values.
+_Output: TypeAlias = Tensor | tuple[Tensor, ...] | list[Tensor]
 HALVES = ("attention", "mlp")
 # The names under which the families keep the last linear of a half, the one whose output is added to the states.
 _OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "down_proj", "dense_4h_to_h", "w2", "fc2", "fc_out")
@@ -48,10 +52,10 @@ def sublayer_params(decoder: Decoder) -> dict[str, int]:
 def silenced(decoder: Decoder, names: Iterable[str]) -> Iterator[None]:
     """Let sub-layers give zeros until the end of the ``with``."""
 
-    def zero(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-        if isinstance(output, tuple):
-            return (torch.zeros_like(output[0]), *output[1:])
-        return torch.zeros_like(output)
+    def zero(_: nn.Module, __: object, output: _Output) -> _Output:
+        if isinstance(output, Tensor):
+            return torch.zeros_like(output)
+        return type(output)([torch.zeros_like(output[0]), *output[1:]])
 
     hooks = [decoder.model.get_submodule(name).register_forward_hook(zero) for name in names]
     try:
@@ -87,47 +91,80 @@ def zero_outputs(decoder: Decoder, names: Iterable[str]) -> Callable[[], None]:
     chosen = list(names)
     try:
         for name in chosen:
-            outputs = _output_parameters(decoder.model.get_submodule(name))
-            if not outputs:
-                raise UnsupportedModelError(f"{name}: has no output projection named as in {', '.join(_OUTPUTS)}")
+            outputs = _output_parameters(decoder, name)
             before += [(parameter, parameter.detach().clone()) for parameter in outputs]
             for parameter in outputs:
                 parameter.zero_()
-        loud = _loud(decoder, chosen) if chosen else []
-        if loud:
-            raise UnsupportedModelError(f"{loud[0]}: gives more than zeros without its output projection")
+        if chosen:
+            _watch(decoder, chosen)
     except BaseException:
         restore()
         raise
     return restore
 
 
-def _output_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Weights and biases of the last linear; of every expert's, where there are experts."""
-    return [
+@torch.no_grad()
+def check_silence(decoder: Decoder) -> None:
+    """Make sure that every attention and MLP gives nothing but zeros without its output projection.
+
+    A sub-layer that adds the states itself (MPT's MLP, both of Bloom's) does not: its zeros would cut the stream.
+
+    Args:
+        decoder: The model; as it was afterwards. Two tokens pass it once, and one projection at a time is copied.
+
+    Raises:
+        UnsupportedModelError: As :func:`zero_outputs` of all of them would.
+    """
+    names = [name for half in sublayer_names(decoder) for name in half]
+    before: list[tuple[nn.Parameter, Tensor]] = []
+
+    def restore() -> None:
+        while before:
+            parameter, values = before.pop()
+            parameter.copy_(values)
+
+    def silence(name: str, *_: object) -> None:
+        for parameter in _output_parameters(decoder, name):
+            before.append((parameter, parameter.detach().clone()))
+            parameter.zero_()
+
+    hooks = []
+    try:
+        for name in names:
+            module = decoder.model.get_submodule(name)
+            hooks.append(module.register_forward_pre_hook(partial(silence, name)))
+            hooks.append(module.register_forward_hook(lambda *_: restore()))
+        _watch(decoder, names)
+    finally:
+        restore()
+        for hook in hooks:
+            hook.remove()
+
+
+def _output_parameters(decoder: Decoder, name: str) -> list[nn.Parameter]:
+    """Weights and biases of a sub-layer's last linear; of every expert's, where there are experts."""
+    found = [
         parameter
-        for name, parameter in module.named_parameters()
+        for inner, parameter in decoder.model.get_submodule(name).named_parameters()
         # Experts that a family fuses keep their projections as parameters, not as modules.
-        if name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2] in _OUTPUTS
+        if inner.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2] in _OUTPUTS
     ]
+    if not found:
+        raise UnsupportedModelError(f"{name}: has no output projection named as in {', '.join(_OUTPUTS)}")
+    return found
 
 
-def _loud(decoder: Decoder, names: list[str]) -> list[str]:
-    """Which of the sub-layers give anything but zeros for two tokens."""
-    found: list[str] = []
+def _watch(decoder: Decoder, names: list[str]) -> None:
+    """Run the model on two tokens, and refuse the first of the sub-layers that gives anything but zeros."""
 
-    def watch(name: str) -> Callable[[nn.Module, object, Tensor | tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            if bool((output[0] if isinstance(output, tuple) else output).count_nonzero()):
-                found.append(name)
+    def look(name: str, _: nn.Module, __: object, output: _Output) -> None:
+        if bool((output if isinstance(output, Tensor) else output[0]).count_nonzero()):
+            raise UnsupportedModelError(f"{name}: gives more than zeros without its output projection")
 
-        return hook
-
-    hooks = [decoder.model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
+    hooks = [decoder.model.get_submodule(name).register_forward_hook(partial(look, name)) for name in names]
     try:
         ids = torch.arange(2, device=decoder.model.get_input_embeddings().weight.device)[None]
         decoder.model(input_ids=ids, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
-    return found

@@ -1,6 +1,5 @@
 """A recipe run on a model from start to checkpoint: the function behind ``unicuco prune``."""
 
-import json
 import os
 import time
 import warnings
@@ -19,7 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
+from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.models.checkpoint import check_checkpoint
+from unicuco_plugin.models.finite import check_weights
 from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, load_tokenizer
 from unicuco_plugin.models.output_folder import check_output
 from unicuco_plugin.models.staging import staged_folder
@@ -114,7 +115,7 @@ def prune_with_recipe(
         ProfileError, RequestError, StrategyError: If its profile, request or strategy is wrong.
         CalibrationError: If there is calibration text and no tokenizer.
         ModelMismatchError: If the strategy was made for another model.
-        UnsupportedModelError: If the model cannot be loaded or pruned.
+        UnsupportedModelError: If the model cannot be loaded or pruned, or weights are not finite before or afterwards.
         ExportError: If the folder cannot be written, was wrong when read back, or is larger than was asked. Nothing is
             left behind then.
     """
@@ -137,7 +138,7 @@ def prune_with_recipe(
     config = load_config(name, **hub) if isinstance(model, str | Path) else model.config
     for strategy in [strategy for modifier in profiles for strategy in modifier.resolve()]:
         check_config(config, strategy.model)
-    live = load_model(name, **hub, dtype=dtype, device=device) if isinstance(model, str | Path) else model
+    live = _load(model, name, hub, dtype=dtype, device=device)
     tokenizer = tokenizer or _find_tokenizer(name, hub)
     if calibration is not None and tokenizer is None:
         raise CalibrationError(f"{name}: has no tokenizer, which llm-compressor needs to calibrate")
@@ -173,6 +174,14 @@ def prune_with_recipe(
             # After a failure this takes the bypasses off again.
             reset_session()
     return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved, caveat, layout)
+
+
+def _load(model: str | Path | nn.Module, name: str, hub: dict[str, Any], **place: Any) -> Any:  # noqa: ANN401
+    """The model in memory, its weights finite."""
+    if isinstance(model, str | Path):
+        return load_model(name, **hub, **place)
+    check_weights(model, name or "the model")
+    return model
 
 
 def _least_bytes(modifiers: Sequence[Modifier], model: nn.Module) -> int:
@@ -213,6 +222,7 @@ def _run(model: Any, recipe: Recipe, tokenizer: Tokenizer | None, windows: Tenso
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError) as error:
         raise ExportError(f"llm-compressor failed on this recipe: {type(error).__name__}: {error}") from error
+    check_weights(model, "the pruned model", made=True)
 
 
 def _calibration_data(windows: Tensor) -> dict[str, Any]:
@@ -264,5 +274,5 @@ def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: 
     (stage / "README.md").write_text(write_card(base, strategies, params, recipe, **words), encoding="utf8")
     if strategies:
         data: Any = [strategy.to_dict() for strategy in strategies]
-        text = json.dumps(data[0] if len(data) == 1 else data, indent=2, ensure_ascii=False)
+        text = json_text(data[0] if len(data) == 1 else data, indent=2)
         (stage / "strategy.json").write_text(text + "\n", encoding="utf8")

@@ -12,10 +12,10 @@ from torch import nn
 
 from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.models.bypass import bypass_blocks
+from unicuco_plugin.models.cuts import check_cuts
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
-from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.models.shrink import gone_blocks
 from unicuco_plugin.models.snapshot import Snapshot
 from unicuco_plugin.models.structured import FORMATS
@@ -81,12 +81,11 @@ class StructuredOptions(BaseModel):
         """Refuse what no strategy could change, before one is searched for.
 
         Raises:
-            UnsupportedModelError: If the format cannot carry biases in this family, or modules have no parts.
+            UnsupportedModelError: If the format cannot carry biases in this family, or parts cannot go one by one.
         """
+        check_cuts(decoder)
         if self.format == "stock" and self.compensate is not False and self.kept_parts is None:
             check_any_room(decoder)
-        else:
-            find_parts(decoder)
 
     def settled(self) -> Self:
         """The same where the parts lie in the file that an export has beside its recipe."""

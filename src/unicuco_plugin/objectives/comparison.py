@@ -16,8 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.models.finite import check_finite
 
 __all__ = ["Comparison", "Estimate", "compare_models"]
+
+# Beyond this the exponential is no float.
+_MOST_EXPONENT = 709.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,9 @@ class Estimate:
         return cls(mean, math.sqrt(variance / len(values)))
 
     def exp(self) -> "Estimate":
-        """The exponential, with its standard error to first order."""
-        return Estimate(math.exp(self.mean), math.exp(self.mean) * self.standard_error)
+        """The exponential, with its standard error to first order; infinite where floats end."""
+        mean = math.exp(self.mean) if self.mean < _MOST_EXPONENT else math.inf
+        return Estimate(mean, mean * self.standard_error)
 
 
 @dataclass(frozen=True)
@@ -86,17 +91,22 @@ def compare_models(
 
     Raises:
         CalibrationError: If there is no window, or windows are shorter than 2 tokens.
+        EvaluationError: If what a model gives on a window is not finite.
     """
     if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
         raise CalibrationError(f"windows must be m x L with m at least 1 and L at least 2, got {tuple(windows.shape)}")
     device = next(dense.parameters()).device
     models = (dense,) if pruned is None else (dense, pruned)
+    names = ("dense", "pruned")[: len(models)]
     nlls: list[list[float]] = [[] for _ in models]
     divergences: list[float] = []
     for done, window in enumerate(windows.to(device)):
         report(done)
         logits = [model(input_ids=window[None], use_cache=False).logits[0] for model in models]
         sums = _sums(logits, window, positions)
+        for name, total, rows in zip(names, sums, logits, strict=False):
+            check_finite(f"negative log-likelihood of the {name} model on window {done}", [total], rows.dtype)
+        check_finite(f"divergence on window {done}", sums[-1:], logits[-1].dtype)
         for values, total in zip(nlls, sums, strict=False):
             values.append(total / (len(window) - 1))
         divergences.append(sums[-1] / len(window))

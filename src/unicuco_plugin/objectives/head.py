@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.objectives.kl import Direction, kl_sums
 
@@ -34,12 +35,17 @@ class DivergenceHead:
 
         Returns:
             ``m`` values for each of ``finals``, nats per token.
+
+        Raises:
+            EvaluationError: If states or a divergence are not finite.
         """
+        self.runner.check()
         sums = torch.zeros(len(finals), len(dense), dtype=torch.float64)
         changed = [row for row, final in enumerate(finals) if final is not dense]
         most = max(1, self.positions - 1)
         for group in (changed[start : start + most] for start in range(0, len(changed), most)):
             sums[group] = self._sums([dense, *(finals[row] for row in group)])
+        check_finite("divergence", sums, dense.dtype)
         return [tuple(row.tolist()) for row in sums / dense.shape[1]]
 
     def _sums(self, states: Sequence[Tensor]) -> Tensor:

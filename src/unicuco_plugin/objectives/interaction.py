@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.objectives.reduced import ReducedWalk
@@ -75,6 +76,9 @@ class InteractionMeter:
 
         Returns:
             ``TE`` of each, float64; 0 for a module that is gone already.
+
+        Raises:
+            EvaluationError: If states or an entropy are not finite.
         """
         live = [name for name in names if kept.kept.get(name) != ()]
         # The last module that stays cannot be masked; without it nothing is left, so it is worth the most.
@@ -82,6 +86,7 @@ class InteractionMeter:
         finals = self._walk.prefixes.finals(self._walk.changes([kept, *masked]))
         self.tokens += self._positions * len(finals)
         whole, *parts = (gaussian_entropy(self._runner.normed(final).flatten(0, 1)) for final in finals)
+        check_finite("entropy of the final states", [whole, *parts], finals[0].dtype)
         found = dict(zip(live, (abs(whole - part) for part in parts), strict=False))
         default = {name: float("inf") for name in live[len(masked) :]}
         return torch.tensor([(found | default).get(name, 0.0) for name in names], dtype=torch.float64)

@@ -88,7 +88,7 @@ class PrefixWalk:
 
     def _dense_states(self) -> list[Tensor]:
         if not self._states:
-            states = [self._runner.embed(self._windows)]
+            states = [torch.cat([self._runner.embed(part) for part in self._windows.split(self._batch_windows)])]
             for index in range(len(self._runner.decoder.blocks)):
                 states.append(self._run(index, states[-1]))
             self._states = states

@@ -10,6 +10,7 @@ from torch import Tensor
 from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.channels import measure_channels, measure_effects
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.objectives.ranking import Ranking
@@ -102,6 +103,7 @@ def rank_parts(
 
     Raises:
         UnsupportedModelError: If the model's modules cannot be split into parts.
+        EvaluationError: If states or scores are not finite.
     """
     statistics = measure_channels(decoder, windows, batch_windows=batch_windows)
     tokens = windows.numel()
@@ -111,4 +113,5 @@ def rank_parts(
     for name, part in find_parts(decoder).items():
         W = decoder.model.get_submodule(part.output).get_parameter("weight").detach().float().cpu()
         scores[name] = ranking.score(W, statistics[name]).view(part.count, part.width).sum(1).contiguous()
+        check_finite(f"score of parts of {name}", scores[name], decoder.model.dtype)
     return RankedParts(scores, {name: known.mean for name, known in statistics.items()}, tokens, compensate)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.finite import check_finite
 
 __all__ = ["TOKEN_COST", "measure_slopes", "uniform_plan"]
 
@@ -53,6 +54,7 @@ def measure_slopes(
 
     Raises:
         LevelsError: If the database or the plan does not fit the model.
+        EvaluationError: If a slope is not finite.
     """
     linears = decoder.all_linears()
     found = dict.fromkeys(levels.sizes, 0.0)
@@ -67,6 +69,7 @@ def measure_slopes(
         with _watched(linears, changes, found):
             for window, log_p in zip(windows, dense, strict=True):
                 _backward(decoder, window, log_p)
+    check_finite("slope", found, decoder.model.dtype)
     return {name: value / len(windows) for name, value in found.items()}
 
 

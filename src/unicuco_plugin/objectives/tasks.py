@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.errors import EvaluationError
+from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.objectives.comparison import Estimate
 
 __all__ = ["TaskComparison", "compare_tasks", "find_tasks", "mean_of_tasks", "run_tasks"]
@@ -88,11 +89,16 @@ def run_tasks(
         For each task (of a group, each of its tasks) every metric that is a number a document.
 
     Raises:
-        EvaluationError: If lm-eval fails.
+        EvaluationError: If lm-eval fails, or the model's logits are not finite.
     """
     from lm_eval import simple_evaluate  # noqa: PLC0415
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
 
+    def look(_: object, __: object, output: Any) -> None:  # noqa: ANN401 - a Transformers output
+        # A token that a model rules out may have an infinitely small logit; a position's largest may not.
+        check_finite(f"logits of {type(model).__name__}", output.logits.amax(-1), output.logits.dtype)
+
+    hook = model.register_forward_hook(look)
     try:
         found = simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
@@ -102,8 +108,12 @@ def run_tasks(
             log_samples=True,
             bootstrap_iters=0,  # standard errors come from the documents below
         )
+    except EvaluationError:
+        raise
     except Exception as error:  # whatever a task's data or code raises
         raise EvaluationError(f"lm-eval failed on {', '.join(tasks)}: {type(error).__name__}: {error}") from error
+    finally:
+        hook.remove()
     return {task: _scores(samples) for task, samples in found["samples"].items()}
 
 

@@ -58,4 +58,5 @@ def _squares(runner: BlockRunner, index: int, states: Tensor, batch_windows: int
     finally:
         for hook in hooks:
             hook.remove()
+    runner.check()
     return sums, leaving

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 
@@ -59,6 +60,8 @@ class AlphaPruning:
             weights = [linear.weight.detach() for linear in decoder.linears(index).values()]
             means.append(sum(hill_alpha(_eigenvalues(weight)) for weight in weights) / len(weights))
         request.progress(PeerProgress("decomposing blocks", len(decoder.blocks), len(decoder.blocks)))
+        # A block of a single eigenvalue has an infinite exponent, which is known what to do with.
+        check_finite("tail exponent", [mean for mean in means if mean != float("inf")], decoder.model.dtype)
         sizes = block_sizes(decoder)
         mapped = map_alphas(torch.tensor(means, dtype=torch.float64), sizes, request.sparsity, self.eps)
         units = name_units(decoder.block_names, meet_budget(mapped, sizes, request.sparsity))

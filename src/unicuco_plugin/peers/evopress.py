@@ -9,7 +9,7 @@ from torch import Tensor
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.calibration import calibration_hash
 from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.sublayers import sublayer_names, sublayer_params
+from unicuco_plugin.models.sublayers import check_silence, sublayer_names, sublayer_params
 from unicuco_plugin.objectives.evaluator import NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space
@@ -83,6 +83,8 @@ class EvoPress:
                 "evopress removes a number of blocks, which is a share of the parameters only where all have one size, "
                 f"and those of this model differ; take another peer, such as greedy, got sparsity {request.sparsity}"
             )
+        if not whole:
+            check_silence(decoder)
 
         def blocks(genomes: Sequence[Genome], windows: Tensor) -> list[float]:
             drops = [[index for index, gone in enumerate(genome) if gone] for genome in genomes]

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.peers.activations import block_scores
 from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
@@ -40,6 +41,7 @@ class Owl:
         check_budget(request.sparsity)
         started = time.perf_counter()
         ratios = [outlier_ratio(scores, self.M) for scores in block_scores(request)]
+        _check(request, "outlier ratio", ratios)
         keeps = spread_keeps(torch.tensor(ratios, dtype=torch.float64), self.half_width, request.sparsity)
         return _result(request, started, keeps, {"outlier_ratios": ratios, "M": self.M, "lambda": self.half_width})
 
@@ -68,6 +70,7 @@ class Dlp:
         check_budget(request.sparsity)
         started = time.perf_counter()
         typical = [_typical(scores, self.statistic) for scores in block_scores(request)]
+        _check(request, "typical score", typical)
         I = importance(torch.tensor(typical, dtype=torch.float64))  # noqa: E741 - the paper's letter
         keeps = spread_keeps(I, self.half_width, request.sparsity)
         details = {"importance": I.tolist(), "alpha": self.half_width, "statistic": self.statistic}
@@ -95,6 +98,11 @@ def spread_keeps(scores: Tensor, half_width: float, sparsity: float) -> Tensor:
     width = scores.max() - scores.min()
     r = (scores - scores.min()) * (2.0 * half_width / width) if width > 0 else torch.zeros_like(scores)
     return r - r.mean() + 1.0 - sparsity
+
+
+def _check(request: PeerRequest, what: str, scores: list[float]) -> None:
+    named = dict(zip(request.decoder.block_names, scores, strict=True))
+    check_finite(what, named, request.decoder.model.dtype)
 
 
 def _typical(scores: Tensor, statistic: Statistic) -> float:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError, round_down
+from unicuco_plugin.models.cuts import check_cuts
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.peers.peer import PeerResult
@@ -18,9 +19,9 @@ def parts_space(decoder: Decoder, *, round_to: int = ROUND_TO) -> StructuredSpac
     """The space of a model's head groups and neurons.
 
     Raises:
-        UnsupportedModelError: If the model's modules cannot be split into parts.
+        UnsupportedModelError: If the model's modules cannot be split into parts, or parts cannot go one by one.
     """
-    parts = find_parts(decoder).values()
+    parts = check_cuts(decoder).values()
     return StructuredSpace(
         tuple(part.name for part in parts),
         tuple(part.params * part.count for part in parts),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.peers.blocks import blocks_to_drop, check_blocks, depth_space, drop_ranked, drop_result
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
@@ -41,6 +42,8 @@ class _BlockScores:
             for index in range(len(scores)):
                 weight = len(states[0]) / len(request.windows)
                 scores[index] += self._score(states[index], states[index + 1]) * weight
+        named = dict(zip(request.decoder.block_names, scores, strict=True))
+        check_finite(self.called, named, request.decoder.model.dtype)
         return drop_ranked(request, scores, started, request.windows.numel(), {self.called: scores})
 
     def _score(self, before: Tensor, after: Tensor) -> float:
@@ -96,6 +99,7 @@ class CosineWindow:
         for states in _states(request):
             for window in windows:
                 sums[window] += mean_cosine(states[window.start], states[window.stop]) * len(states[0])
+        check_finite("cosine", sums.values(), request.decoder.model.dtype)
         best = max(windows, key=lambda window: sums[window])
         details = {"cosines": {str(w.start): total / len(request.windows) for w, total in sums.items()}}
         return drop_result(request, list(best), started, request.windows.numel(), dict(details))

@@ -1,9 +1,9 @@
 """A packed or unpacked checkpoint in words."""
 
-import json
 from typing import TYPE_CHECKING
 
 from unicuco_plugin.escaping import escape_line
+from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.report.table import format_bytes
 
 if TYPE_CHECKING:  # it brings NumPy with it
@@ -38,7 +38,7 @@ def archive_data(packed: "Packed") -> str:
         "archive_bytes": packed.archive_bytes,
         "ratio": round(_ratio(packed), 6),
     }
-    return json.dumps(data, ensure_ascii=False)
+    return json_text(data)
 
 
 def _ratio(packed: "Packed") -> float:

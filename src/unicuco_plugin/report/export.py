@@ -1,9 +1,9 @@
 """A finished checkpoint in words."""
 
-import json
 from typing import TYPE_CHECKING
 
 from unicuco_plugin.escaping import escape_line
+from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.report.front import describe_divergence, list_units
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds
 from unicuco_plugin.strategy import Strategy
@@ -57,7 +57,7 @@ def export_data(export: "Export") -> str:
     }
     if export.achieved is not None:
         data["achieved"] = export.achieved.to_dict()
-    return json.dumps(data, ensure_ascii=False)
+    return json_text(data)
 
 
 def _say_silent(count: int) -> str:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError, StrategyError, UnsupportedModelError
 from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.cuts import check_cuts
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.models.sizes import ModelSizes, measure_sizes
-from unicuco_plugin.models.sublayers import sublayer_params
+from unicuco_plugin.models.sublayers import check_silence, sublayer_params
 from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.plugins.manager import make_ranking, make_space
 from unicuco_plugin.profile_record import SizeTable
@@ -159,6 +160,7 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) ->
 
 def _sublayer(decoder: Decoder) -> Subject:
     sizes, params = measure_sizes(decoder), sublayer_params(decoder)
+    check_silence(decoder)
     space = make_space("sublayer", tuple(params), tuple(params.values()))
     # What only half a block lacks is zeroed and stays in the files.
     table = _table(sizes, tuple(params.values()), (0,) * len(params))
@@ -170,6 +172,7 @@ def _sublayer(decoder: Decoder) -> Subject:
 
 def _structured(decoder: Decoder, units: Units) -> Subject:
     ranking = make_ranking(units.ranking)
+    check_cuts(decoder)
     table = measure_parts(decoder, round_to=units.round_to, compensate=units.compensate)
     space = make_space("structured", tuple(find_parts(decoder)), table.unit_params, parts=table.parts)
     header = {"ranking": units.ranking, "compensate": units.compensate, "round_to": units.round_to}
