@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import Decoder
 
-__all__ = ["HALVES", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
+__all__ = ["HALVES", "check_outputs", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
 
 HALVES = ("attention", "mlp")
 # The names under which the families keep the last linear of a half, the one whose output is added to the states.
@@ -42,6 +42,16 @@ def sublayer_params(decoder: Decoder) -> dict[str, int]:
     """
     names = [name for pair in zip(*sublayer_names(decoder), strict=True) for name in pair]
     return {name: sum(p.numel() for p in decoder.model.get_submodule(name).parameters()) for name in names}
+
+
+def check_outputs(decoder: Decoder) -> None:
+    """Refuse a model of whose sub-layers one has no output projection that could be zeroed; reads no weight.
+
+    Raises:
+        UnsupportedModelError: If there is such a one, or see :func:`sublayer_names`.
+    """
+    for name in sublayer_params(decoder):
+        _known_outputs(decoder, name)
 
 
 @contextmanager
@@ -87,9 +97,7 @@ def zero_outputs(decoder: Decoder, names: Iterable[str]) -> Callable[[], None]:
     chosen = list(names)
     try:
         for name in chosen:
-            outputs = _output_parameters(decoder.model.get_submodule(name))
-            if not outputs:
-                raise UnsupportedModelError(f"{name}: has no output projection named as in {', '.join(_OUTPUTS)}")
+            outputs = _known_outputs(decoder, name)
             before += [(parameter, parameter.detach().clone()) for parameter in outputs]
             for parameter in outputs:
                 parameter.zero_()
@@ -100,6 +108,13 @@ def zero_outputs(decoder: Decoder, names: Iterable[str]) -> Callable[[], None]:
         restore()
         raise
     return restore
+
+
+def _known_outputs(decoder: Decoder, name: str) -> list[nn.Parameter]:
+    outputs = _output_parameters(decoder.model.get_submodule(name))
+    if not outputs:
+        raise UnsupportedModelError(f"{name}: has no output projection named as in {', '.join(_OUTPUTS)}")
+    return outputs
 
 
 def _output_parameters(module: nn.Module) -> list[nn.Parameter]:
