@@ -21,8 +21,8 @@ from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.strategy import Strategy
 
 FILES = {
-    "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "recipe.yaml",
-    "strategy.json", "tokenizer.json", "tokenizer_config.json",
+    ".unicuco-files.json", "README.md", "chat_template.jinja", "config.json", "generation_config.json",
+    "model.safetensors", "recipe.yaml", "strategy.json", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 
 

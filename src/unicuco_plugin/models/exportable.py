@@ -1,5 +1,6 @@
 """Can this be exported? Asked of a configuration before anything expensive, in a second and without weights."""
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -56,8 +57,9 @@ def check_exportable(
         try:
             if kind is not None:
                 return build_sketch(kind, config)
+            own = copy.deepcopy(config)  # which the model would hold, and surgery change
             with torch.device("meta"):
-                made: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+                made: PreTrainedModel = AutoModelForCausalLM.from_config(own, trust_remote_code=trust_remote_code)
             return made
         except Exception as error:
             # Transformers, or the model's own code.
