@@ -14,7 +14,7 @@ from unicuco_plugin.errors import ExportError, clip
 from unicuco_plugin.models.checkpoint import read_tensors
 from unicuco_plugin.models.loadability import find_unfit, has_own_code, list_unfit, quiet_loading
 
-__all__ = ["check_verdict"]
+__all__ = ["check_loading", "check_verdict"]
 
 # Tokens that both models read, and that the loaded one goes on to write.
 _PROMPT, _WRITTEN = 8, 8
@@ -28,6 +28,25 @@ _QUANTISED = 0.1
 # Memory for a second copy, as a multiple of its files: weights, and what a forward pass of a few tokens takes.
 _COPY = 1.2
 _AGAIN = "no file was kept; report it to unicuco-plugin with the model's name"
+
+
+def check_loading(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse a checkpoint of which Transformers would miss tensors, or not know some; no weight is read.
+
+    Args:
+        folder: A checkpoint, just saved.
+        model: The model it was saved from.
+
+    Raises:
+        ExportError: If its class, built from its configuration on the meta device, does not load its tensors by the
+            class's own patterns, or code that the configuration names is not there.
+    """
+    with _one_line("Transformers cannot load it"):
+        config = type(model.config).from_pretrained(folder, local_files_only=True)
+        kind = type(model) if _loads_itself(model) else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        unfit = find_unfit(kind, config, read_tensors(folder))
+    _refuse(unfit)
+    _check_code(folder, model)
 
 
 def check_verdict(folder: Path, model: PreTrainedModel) -> str:
@@ -48,19 +67,12 @@ def check_verdict(folder: Path, model: PreTrainedModel) -> str:
     Raises:
         ExportError: If the checkpoint cannot be loaded, does not fit, or computes something else.
     """
-    kind = type(model)
-    own = has_own_code(model) or bool(getattr(model.config, "is_heterogeneous", False))
-    with _one_line("Transformers cannot load it"):
-        config = type(model.config).from_pretrained(folder, local_files_only=True)
-        stock = kind if own else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        unfit = find_unfit(stock, config, read_tensors(folder))
-    _refuse(unfit)
-    _check_code(folder, model)
+    check_loading(folder, model)
     device = _place(folder, model)
     if device is None:
         return "too little memory to load it beside the model: names and shapes were compared, nothing was run"
     with _one_line("Transformers cannot load it"), quiet_loading():
-        loader = kind if own else AutoModelForCausalLM
+        loader: Any = type(model) if _loads_itself(model) else AutoModelForCausalLM
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": "auto"}
         loaded, report = loader.from_pretrained(folder, **options, output_loading_info=True)
         loaded = loaded.to(device).eval()
@@ -69,6 +81,11 @@ def check_verdict(folder: Path, model: PreTrainedModel) -> str:
     with _one_line("it does not run"), torch.no_grad():
         _compare_runs(loaded, model)
     return ""
+
+
+def _loads_itself(model: PreTrainedModel) -> bool:
+    """Whether the class in memory loads the checkpoint, rather than the one that its configuration names."""
+    return has_own_code(model) or bool(getattr(model.config, "is_heterogeneous", False))
 
 
 def _refuse(unfit: list[str]) -> None:

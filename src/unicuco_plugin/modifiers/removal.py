@@ -18,6 +18,7 @@ from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.generation import shipped_generation
 from unicuco_plugin.models.sublayers import zero_outputs
 from unicuco_plugin.models.surgery import drop_blocks
+from unicuco_plugin.models.verdict import check_loading
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
@@ -125,6 +126,7 @@ def correct_saving(
         for write in writers:
             write(Path(save_directory))
         check_checkpoint(Path(save_directory), live)
+        check_loading(Path(save_directory), live)
 
     # The toolkit's sign that a save is already wrapped.
     save_pretrained._overridden = True  # type: ignore[attr-defined]
