@@ -9,7 +9,7 @@ from tiny import FAMILIES, tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from unicuco_plugin.errors import ExportError
-from unicuco_plugin.models.checkpoint import check_checkpoint, read_shapes, write_config_fields
+from unicuco_plugin.models.checkpoint import check_checkpoint, read_shapes, read_tensors, write_config_fields
 
 
 @pytest.fixture
@@ -55,6 +55,20 @@ def test_a_wrong_tensor_is_named(saved, change, message):
     rewrite(folder, change)
     with pytest.raises(ExportError, match=message):
         check_checkpoint(folder, model)
+
+
+def test_what_the_class_passes_over_is_not_unexpected(saved):
+    folder, model = saved
+    rewrite(folder, lambda tensors: tensors.update({"mtp.layers.0.weight": torch.ones(1)}))
+    model._keys_to_ignore_on_load_unexpected = [r"^mtp.*"]
+    check_checkpoint(folder, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8, torch.float8_e4m3fn, torch.bool], ids=str)
+def test_tensors_are_told_without_being_read(dtype, tmp_path):
+    save_file({"a": torch.zeros(2, 3).to(dtype)}, tmp_path / "model.safetensors")
+    [(name, tensor)] = read_tensors(tmp_path).items()
+    assert (name, tensor.shape, tensor.dtype, tensor.device.type) == ("a", (2, 3), dtype, "meta")
 
 
 @pytest.mark.parametrize(

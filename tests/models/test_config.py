@@ -51,6 +51,20 @@ def test_dense_first_blocks_are_recounted():
     assert shrink_config(config, KEPT).first_k_dense_replace == 2
 
 
+def test_a_scale_that_hangs_on_the_number_of_blocks_stays_what_it_was():
+    config = tf.MiniCPM3Config(num_hidden_layers=6, scale_depth=1.4)
+    small = shrink_config(config, KEPT)
+    assert small.scale_depth / 4**0.5 == pytest.approx(config.scale_depth / 6**0.5, rel=1e-15)
+    assert config.scale_depth == 1.4
+
+
+def test_a_draft_head_behind_the_last_block_goes_with_its_place():
+    config = tf.Glm4MoeConfig(num_hidden_layers=6)
+    config.num_nextn_predict_layers = 1
+    assert shrink_config(config, KEPT).num_nextn_predict_layers == 0
+    assert config.num_nextn_predict_layers == 1
+
+
 def test_other_names_for_the_block_count_are_followed():
     assert shrink_config(tf.GPT2Config(n_layer=6), KEPT).n_layer == 4
 

@@ -61,3 +61,16 @@ def test_experts_that_the_toolkit_unfused_are_the_same_structure():
     del model.model.layers[2].mlp.experts[1]
     with pytest.raises(UnsupportedModelError, match=r"model\.layers\.2\.mlp\.experts\.3\.\w+\.weight is missing"):
         check_structure(model)
+
+
+def test_a_number_computed_in_another_way_is_the_same():
+    model = tiny_model("llama")
+    model.model.layers[0].self_attn.scaling *= 1 + 1e-15
+    check_structure(model)
+
+
+def test_a_number_that_is_another_is_named():
+    model = tiny_model("llama")
+    model.model.layers[0].self_attn.scaling *= 1 + 1e-9
+    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.self_attn\.scaling is 0\.35\d+, expected 0\.35"):
+        check_structure(model)

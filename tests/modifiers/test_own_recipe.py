@@ -1,12 +1,16 @@
 """The recipe that a checkpoint carries: ours alone, whole, in order, and such that it replays."""
 
 import pytest
+import torch
 import yaml
 from compressed_tensors.quantization import ActivationOrdering
 from llmcompressor import oneshot
 from llmcompressor.core import active_session
+from llmcompressor.modifiers import Modifier
+from llmcompressor.modifiers.factory import ModifierFactory
 from llmcompressor.modifiers.pruning import MagnitudePruningModifier, SparseGPTModifier, WandaPruningModifier
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
 from unicuco_plugin.errors import RecipeError
@@ -24,6 +28,29 @@ STRANGERS = {
     "bomb": "a0: &a0 [stranger]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)),
     "bytes": "\udcff",
 }
+
+
+QUANTISED = {"targets": ["Linear"], "scheme": "W4A16", "ignore": ["lm_head"]}
+# What a modifier cannot do without; all others are built with no field at all.
+NEEDS = {
+    "AutoRoundModifier": QUANTISED,
+    "ConstantPruningModifier": {"targets": ["Linear"]},
+    "GPTQModifier": QUANTISED,
+    "MagnitudePruningModifier": {
+        "targets": ["Linear"], "init_sparsity": 0.0, "final_sparsity": 0.5, "start": 0, "end": 1,
+        "update_scheduler": "linear",
+    },
+    "QuantizationModifier": QUANTISED,
+    "REAPPruningModifier": {"sparsity": 0.5},
+    "SparseGPTModifier": {"sparsity": 0.5, "sequential_update": True},
+    "WandaPruningModifier": {"sparsity": 0.5, "sequential_update": True},
+}  # fmt: skip
+
+
+def toolkit_modifiers():
+    """Every class that the toolkit itself registers, by the name that a recipe uses; not its common base."""
+    ModifierFactory.refresh()
+    return {name: kind for name, kind in ModifierFactory._main_registry.items() if kind is not Modifier}
 
 
 @pytest.fixture
@@ -104,6 +131,31 @@ def test_our_modifier_refuses_the_evaluated_scheduler_of_another(checkpoint, dep
     )
     with pytest.raises(RecipeError, match=r"update_scheduler must be one of .*, got 'calc\(1\)'"):
         modifier.check_recipe([modifier, other])
+
+
+def content(modifier):
+    """What a modifier says that is its recipe's, not its state's."""
+    left_out = ("group", "offload_device")
+    return {name: v for name, v in modifier.model_dump().items() if name not in left_out and name[-1] != "_"}
+
+
+@pytest.mark.parametrize("name", sorted(toolkit_modifiers()))
+def test_a_recipe_reads_back_as_written_for_every_modifier_of_the_toolkit(name):
+    # The toolkit wants a quantiser behind AWQ, and behind nothing else.
+    behind = [QuantizationModifier(**QUANTISED)] if name == "AWQModifier" else []
+    written = build_recipe([toolkit_modifiers()[name](**NEEDS.get(name, {})), *behind])
+    text = written.yaml()
+    assert "!!" not in text
+    read = check_recipe(text)
+    assert [type(modifier) for modifier in read.modifiers] == [type(modifier) for modifier in written.modifiers]
+    assert list(map(content, read.modifiers)) == list(map(content, written.modifiers))
+    assert read.yaml() == text
+
+
+@pytest.mark.parametrize("device", [torch.device("cpu"), None], ids=str)
+def test_where_a_modifier_keeps_what_it_remembers_is_no_part_of_a_recipe(device):
+    text = build_recipe([AWQModifier(offload_device=device), QuantizationModifier(**QUANTISED)]).yaml()
+    assert "offload_device" not in text
 
 
 def test_the_text_holds_every_modifier_in_its_order():

@@ -1,5 +1,6 @@
 """Sub-layers in a recipe: blocks that lose both halves go, lone halves are silenced, and both are said."""
 
+import llmcompressor
 import pytest
 import torch
 from depth_strategies import whole_block_strategy
@@ -7,7 +8,7 @@ from llmcompressor.modifiers.pruning import WandaPruningModifier
 from sparsity_strategies import sparsity_strategy
 from tiny import tiny_model
 
-from unicuco_plugin.errors import RecipeError, StrategyError
+from unicuco_plugin.errors import ExportError, RecipeError, StrategyError
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.sublayers import silenced, sublayer_names
@@ -70,6 +71,16 @@ def test_a_failure_puts_everything_back(checkpoint, tmp_path, monkeypatch):
     with pytest.raises(StrategyError, match="no drop"):
         prune_with_recipe(model, SparsityProfileModifier(strategy=sublayer_strategy(model)), tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_save_without_this_packages_command_is_judged_too(checkpoint, tmp_path, monkeypatch):
+    model = load_model(checkpoint("llama"))
+    llmcompressor.oneshot(model=model, recipe=[SparsityProfileModifier(strategy=sublayer_strategy(model))])
+    model.save_pretrained(tmp_path / "right")
+    monkeypatch.setattr("unicuco_plugin.models.verdict.find_unfit", lambda *_: ["x is missing", "y is unexpected", "z"])
+    message = r"^the checkpoint is refused by Transformers, .*: x is missing; y is unexpected; and 1 more: "
+    with pytest.raises(ExportError, match=message):
+        model.save_pretrained(tmp_path / "wrong")
 
 
 def test_depth_and_sublayer_exclude_each_other():

@@ -36,6 +36,13 @@ def test_json_holds_every_linear(zeroed):
     assert json.loads(export_data(zeroed))["achieved"]["linears"][0]["achieved"] == 505
 
 
+def test_notes_are_told_one_a_line(zeroed):
+    assert json.loads(export_data(zeroed))["notes"] == []
+    told = replace(zeroed, notes=("one thing", "and\nanother"))
+    assert "note        one thing\nnote        and\\u000aanother\n" in describe_export(told)
+    assert json.loads(export_data(told))["notes"] == ["one thing", "and\nanother"]
+
+
 def test_what_keeps_a_divergence_from_being_the_checkpoints_is_said(zeroed):
     assert json.loads(export_data(zeroed))["caveat"] == ""
     told = replace(zeroed, caveat=find_caveat(zeroed.strategies, ["WandaPruningModifier"]))

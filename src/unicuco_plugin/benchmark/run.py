@@ -16,8 +16,9 @@ from unicuco_plugin.errors import ExportError, JournalError, ProfileError, Reque
 from unicuco_plugin.files.names import check_own_folder
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.loading import display_name, load_model
+from unicuco_plugin.models.loading import display_name, load_config, load_model
 from unicuco_plugin.objectives.comparison import Estimate
 from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.objectives.ranking import RANKINGS
@@ -50,6 +51,7 @@ def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda
         UnsupportedModelError, CalibrationError, LevelsError, RequestError: See those who raise them.
         KeyboardInterrupt: If interrupted; the next run goes on.
     """
+    check_exportable(load_config(plan.model), plan.space)
     texts = Texts(plan)
     output.mkdir(parents=True, exist_ok=True)
     progress(PeerProgress("loading the model", 0, 1))

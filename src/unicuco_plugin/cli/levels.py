@@ -74,7 +74,8 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     from unicuco_plugin.levels.record import LevelSettings
     from unicuco_plugin.models.calibration import load_windows
     from unicuco_plugin.models.decoder import find_decoder
-    from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
+    from unicuco_plugin.models.exportable import check_exportable
+    from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
     from unicuco_plugin.models.selfcalibration import generate_windows, own_cache
     from unicuco_plugin.report.levels import describe_levels
 
@@ -86,6 +87,7 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
     cut = {"count": fields["samples"], "length": fields["seq_length"], "seed": fields["seed"]}
     sources = fields["calibration"]
+    check_exportable(load_config(model, **hub), "sparsity", trust_remote_code=fields["trust_remote_code"])
     tokenizer = load_tokenizer(model, **hub)
     # Texts are checked before a weight is read.
     windows = load_windows(sources, tokenizer, **cut, split=fields["split"]) if sources else None

@@ -6,18 +6,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.models.fingerprint import config_fingerprint
+from unicuco_plugin.models.loadability import is_passed_over
 
-__all__ = ["check_checkpoint", "read_shapes", "write_config_fields"]
+__all__ = ["check_checkpoint", "read_shapes", "read_tensors", "write_config_fields"]
 
 # Bytes before a safetensors header: its length, little-endian.
 _LENGTH = 8
 # How many tensors a message names.
 _NAMED = 3
+# As safetensors spells them; what it holds beside these is packed bits, of which the shape alone counts here.
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
 
 
 def write_config_fields(folder: Path, model: PreTrainedModel, fields: Iterable[str]) -> None:
@@ -82,7 +91,23 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ExportError: If there is no readable ``*.safetensors``, or a file is truncated.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    return {name: shape for name, (shape, _) in _read_headers(folder).items()}
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint on the meta device, from the safetensors headers alone.
+
+    Raises:
+        ExportError: See :func:`read_shapes`.
+    """
+    return {
+        name: torch.empty(shape, dtype=_DTYPES.get(dtype, torch.uint8), device="meta")
+        for name, (shape, dtype) in _read_headers(folder).items()
+    }
+
+
+def _read_headers(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with path.open("rb") as file:
@@ -94,10 +119,10 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if path.stat().st_size != _LENGTH + length + end:
             raise ExportError(f"{path}: expected {_LENGTH + length + end} bytes, got {path.stat().st_size}")
-        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items()}
-    if not shapes:
+        found |= {name: (tuple(entry["shape"]), entry["dtype"]) for name, entry in header.items()}
+    if not found:
         raise ExportError(f"{folder}: no *.safetensors with a tensor in it")
-    return shapes
+    return found
 
 
 def _tensor_differences(saved: dict[str, tuple[int, ...]], model: PreTrainedModel) -> list[str]:
@@ -119,7 +144,8 @@ def _tensor_differences(saved: dict[str, tuple[int, ...]], model: PreTrainedMode
         elif name not in saved and not any(name in group and group & saved.keys() for group in aliases):
             found.append(f"{name} is missing")
     known = expected.keys() | {name for group in aliases for name in group}
-    return [*found, *(f"{name} is unexpected" for name in sorted(saved.keys() - known))]
+    more = [name for name in sorted(saved.keys() - known) if not is_passed_over(model, name)]
+    return [*found, *(f"{name} is unexpected" for name in more)]
 
 
 def _config_differences(saved: Any, live: Any) -> list[str]:  # noqa: ANN401 - configurations are untyped

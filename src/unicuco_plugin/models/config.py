@@ -1,6 +1,7 @@
 """The configuration of a model with fewer blocks: every field that counts or lists them."""
 
 import copy
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -70,6 +71,12 @@ def shrink_fields(text: PreTrainedConfig, kept: Sequence[int]) -> dict[str, Any]
         elif field in _COUNTS and isinstance(value, int) and value < count:
             fields[field] = sum(old < value for old in kept)
     fields |= _write_out_sparse_step(text, kept)
+    depth = vars(text).get("scale_depth")
+    if isinstance(depth, int | float):  # MiniCPM: blocks add scale_depth / sqrt(blocks) of what they compute
+        fields["scale_depth"] = depth * math.sqrt(len(kept) / count)
+    if vars(text).get("num_nextn_predict_layers"):
+        # A draft head that lies behind the last block under its number, which Transformers does not load nor save.
+        fields["num_nextn_predict_layers"] = 0
     fields["num_hidden_layers"] = len(kept)
     return fields
 

@@ -22,6 +22,7 @@ from unicuco_plugin.models.compact import (
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.linears import Linears
+from unicuco_plugin.models.loadability import has_own_code
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.plain_sizes import SIZE_FIELDS, plain_fields, set_fields
 from unicuco_plugin.models.snapshot import Snapshot
@@ -29,6 +30,9 @@ from unicuco_plugin.models.structure import check_structure
 from unicuco_plugin.models.surgery import drop_blocks
 
 __all__ = ["check_shrinkable", "close_shape", "gone_blocks", "slice_modules"]
+
+# How many multi-token-prediction layers lie beside a model; llm-compressor copies their tensors where there are any.
+_DRAFT_HEADS = frozenset({"mtp_num_hidden_layers", "num_mtp_layers", "num_nextn_predict_layers"})
 
 
 def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
@@ -53,6 +57,11 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
     for part in parts.values():
         if getattr(decoder.config, field := SIZE_FIELDS[part.kind], None) != part.count:
             raise UnsupportedModelError(f"{part.name}: has {part.count} parts, but the configuration's {field} differs")
+    if has_own_code(decoder.model):
+        raise UnsupportedModelError(
+            f"{label}: comes with code of its own, which builds all blocks in one size; take --format stock (in a "
+            "recipe format: stock), or the space depth or sublayer"
+        )
     if not hasattr(decoder.config, "is_heterogeneous"):
         raise UnsupportedModelError(f"{label}: structured pruning needs a Transformers with per_layer_config (5.17)")
     return parts
@@ -129,6 +138,9 @@ def close_shape(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
     drop_blocks(model, gone, check=False)
     stay = [name for index, name in enumerate(names) if index not in gone]
     _describe(decoder, [_layer_sizes(decoder, name, parts) for name in stay])
+    for field in _DRAFT_HEADS & vars(decoder.config).keys():
+        # Their heads keep the dense sizes, which nobody could tell from this configuration.
+        setattr(decoder.config, field, 0)
     check_structure(model)
     after = decoder.config.to_dict()
     return frozenset(field for field in after if field not in before or after[field] != before[field])

@@ -1,6 +1,7 @@
 """Whether a model in memory is the one that its configuration builds."""
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -79,7 +80,7 @@ def _attribute_differences(module: nn.Module, fresh: nn.Module, name: str = "") 
         place = f"{name}.{attribute}".lstrip(".")
         if attribute not in have:
             yield f"{place} is missing"
-        elif have[attribute] != value:
+        elif have[attribute] != value and not _rounded(have[attribute], value):
             yield f"{place} is {quoted(have[attribute])}, expected {quoted(value)}"
     children = dict(module.named_children())
     for child, fresh_child in fresh.named_children():
@@ -88,6 +89,11 @@ def _attribute_differences(module: nn.Module, fresh: nn.Module, name: str = "") 
             yield from _attribute_differences(children[child], fresh_child, place)
         else:
             yield f"module {place} is missing"
+
+
+def _rounded(one: object, other: object) -> bool:
+    """Whether two numbers are one, computed in two ways."""
+    return isinstance(one, float) and isinstance(other, float) and math.isclose(one, other, rel_tol=1e-12)
 
 
 def _is_quantised(module: nn.Module) -> bool:

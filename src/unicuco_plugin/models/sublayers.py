@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import Decoder
 
-__all__ = ["HALVES", "check_silence", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
+__all__ = ["HALVES", "check_outputs", "check_silence", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
 
 # A sub-layer's output: its states, alone or first of several values.
 _Output: TypeAlias = Tensor | tuple[Tensor, ...] | list[Tensor]
@@ -46,6 +46,16 @@ def sublayer_params(decoder: Decoder) -> dict[str, int]:
     """
     names = [name for pair in zip(*sublayer_names(decoder), strict=True) for name in pair]
     return {name: sum(p.numel() for p in decoder.model.get_submodule(name).parameters()) for name in names}
+
+
+def check_outputs(decoder: Decoder) -> None:
+    """Refuse a model of whose sub-layers one has no output projection that could be zeroed; reads no weight.
+
+    Raises:
+        UnsupportedModelError: If there is such a one, or see :func:`sublayer_names`.
+    """
+    for name in sublayer_params(decoder):
+        _output_parameters(decoder, name)
 
 
 @contextmanager

@@ -17,7 +17,14 @@ _PACKAGES = ("unicuco-plugin", "llmcompressor", "transformers", "torch")
 
 
 def write_card(
-    base_model: str, strategies: tuple[Strategy, ...], params: int, recipe: str, *, caveat: str = "", layout: str = ""
+    base_model: str,
+    strategies: tuple[Strategy, ...],
+    params: int,
+    recipe: str,
+    *,
+    caveat: str = "",
+    layout: str = "",
+    own_code: bool = False,
 ) -> str:
     """Write the README.md of a checkpoint.
 
@@ -28,6 +35,7 @@ def write_card(
         recipe: The text of ``recipe.yaml``.
         caveat: What keeps the strategies' divergences from being the checkpoint's.
         layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
+        own_code: Whether the model comes with code of its own.
 
     Returns:
         Markdown with the front matter that the hub reads.
@@ -44,7 +52,7 @@ def write_card(
         lines += ["The recipe below was applied, and no strategy.", ""]
     lines += ["## Load", "", *([say_layout(layout), ""] if layout else [])]
     lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    code = ", trust_remote_code=True" if layout == "compact" else ""
+    code = ", trust_remote_code=True" if layout == "compact" or own_code else ""
     lines += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})']
     lines += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")', "```", ""]
     lines += ["## Recipe", "", "`llmcompressor.oneshot` makes this checkpoint again from the base model with:", ""]

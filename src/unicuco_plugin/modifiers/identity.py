@@ -6,6 +6,7 @@ from llmcompressor.modeling.offset_norm import NormCalibrationModule
 from torch import nn
 
 from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
+from unicuco_plugin.models.loadability import has_own_code
 from unicuco_plugin.models.loading import display_name, load_model
 from unicuco_plugin.pruning import check_model
 from unicuco_plugin.strategy import ModelReference, Strategy
@@ -40,7 +41,9 @@ def identify(model: Any) -> ModelReference:  # noqa: ANN401 - a Transformers mod
 
 def _fingerprint(model: nn.Module) -> Fingerprint:
     if any(isinstance(module, NormCalibrationModule) for module in model.modules()):
-        saved = fingerprint(load_model(str(model.name_or_path)))
+        # Code that is running already was trusted when the model was loaded.
+        trusted = has_own_code(model)
+        saved = fingerprint(load_model(str(model.name_or_path), trust_remote_code=trusted))
         if saved.structure == config_fingerprint(model.config):
             return saved
         # Pruned in memory since it was loaded: its weights are nobody's, which only accept_other_weights lets pass.

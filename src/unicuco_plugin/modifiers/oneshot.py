@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,13 @@ from llmcompressor.core import reset_session
 from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import SparsityModifierBase
 from llmcompressor.recipe import Recipe
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
 from unicuco_plugin.files.json_text import json_text
-from unicuco_plugin.models.checkpoint import check_checkpoint
+from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.finite import check_weights
+from unicuco_plugin.models.loadability import has_own_code
 from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, load_tokenizer
 from unicuco_plugin.models.output_folder import check_output
 from unicuco_plugin.models.staging import staged_folder
@@ -31,8 +30,9 @@ from unicuco_plugin.modifiers.limit_check import check_limits
 from unicuco_plugin.modifiers.norms import exact_norms
 from unicuco_plugin.modifiers.own_recipe import check_modifiers
 from unicuco_plugin.modifiers.recipe import build_recipe, check_pipeline, check_recipe, is_text
+from unicuco_plugin.modifiers.saving import save_checkpoint
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
-from unicuco_plugin.modifiers.structured import find_beside
+from unicuco_plugin.modifiers.structured import StructuredOptions, find_beside
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
 from unicuco_plugin.modifiers.ways import find_inputs, largest_share
 from unicuco_plugin.pruning import check_config
@@ -58,6 +58,7 @@ class Export:
         achieved: What became of a sparsity strategy's plan; None where none was applied.
         caveat: What keeps the strategies' divergences from being the checkpoint's; empty where nothing does.
         layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
+        notes: What else its user should know.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class Export:
     achieved: Achieved | None = None
     caveat: str = ""
     layout: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def prune_with_recipe(
@@ -138,6 +140,7 @@ def prune_with_recipe(
     config = load_config(name, **hub) if isinstance(model, str | Path) else model.config
     for strategy in [strategy for modifier in profiles for strategy in modifier.resolve()]:
         check_config(config, strategy.model)
+    _ask_first(config, profiles, model, trust_remote_code=trust_remote_code)
     live = _load(model, name, hub, dtype=dtype, device=device)
     tokenizer = tokenizer or _find_tokenizer(name, hub)
     if calibration is not None and tokenizer is None:
@@ -150,30 +153,48 @@ def prune_with_recipe(
         windows = windows(live, tokenizer)
     with staged_folder(output, overwrite=overwrite, need=_least_bytes(built.modifiers, live)) as stage:
         try:
-            _run(live, built, tokenizer, windows, pipeline)
+            _run(live, built, tokenizer, windows, pipeline, trust=trust_remote_code or has_own_code(live))
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
             params = _count(live)
-            _save(live, stage, tokenizer, built)
-            weights = sum(path.stat().st_size for path in stage.glob("*.safetensors"))
-            check_limits(strategies, params, weights)
+            saved = save_checkpoint(live, stage, tokenizer, built)
+            check_limits(strategies, params, saved.loaded_bytes)
             achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
             own = all(modifier.own_parts for modifier in profiles)
             caveat = find_caveat(strategies, others, None if achieved is None else achieved.levels, own_parts=own)
             layout = next((modifier.layout for modifier in profiles if modifier.layout), "")
             if layout == "stock":  # a profile counts what is gone
-                whole = {"params": params, "bytes": weights}
+                whole = {"params": params, "bytes": saved.loaded_bytes}
                 strategies = tuple(
                     strategy.model_copy(update=whole) if strategy.space == "structured" else strategy
                     for strategy in strategies
                 )
-            _describe(stage, name, strategies, params, caveat=caveat, layout=layout)
+            words = {"caveat": caveat, "layout": layout, "own_code": has_own_code(live)}
+            _describe(stage, name, strategies, params, words)
             if achieved is not None:
                 achieved.write(stage / "sparsity.json")
         finally:
             # After a failure this takes the bypasses off again.
             reset_session()
-    return Export(output, live, strategies, params, weights, time.perf_counter() - began, achieved, caveat, layout)
+    seconds = time.perf_counter() - began
+    return Export(output, live, strategies, params, saved.bytes, seconds, achieved, caveat, layout, saved.notes)
+
+
+def _ask_first(
+    config: Any,  # noqa: ANN401 - a Transformers configuration
+    profiles: Sequence[SparsityProfileModifier],
+    model: object,
+    *,
+    trust_remote_code: bool,
+) -> None:
+    """Refuse what could not be exported in the end, before a weight is read."""
+    kind: Any = None if isinstance(model, str | Path) else type(model)
+    options: dict[str, Any] = {"kind": kind, "trust_remote_code": trust_remote_code}
+    spaces = dict.fromkeys(space for modifier in profiles for space in modifier.spaces)
+    for space in spaces or (None,):
+        # Parts that a strategy removes whole need no bias; which others do is known when they are chosen.
+        layout = (profiles[0].structured or StructuredOptions()).format if space == "structured" else None
+        check_exportable(config, space, layout=layout, compensate=False, **options)
 
 
 def _load(model: str | Path | nn.Module, name: str, hub: dict[str, Any], **place: Any) -> Any:  # noqa: ANN401
@@ -211,13 +232,28 @@ def _find_tokenizer(name: str, hub: dict[str, Any]) -> Tokenizer | None:
     return load_tokenizer(name, **hub)
 
 
-def _run(model: Any, recipe: Recipe, tokenizer: Tokenizer | None, windows: Tensor | None, pipeline: str) -> None:  # noqa: ANN401
+def _run(
+    model: Any,  # noqa: ANN401 - a Transformers model
+    recipe: Recipe,
+    tokenizer: Tokenizer | None,
+    windows: Tensor | None,
+    pipeline: str,
+    *,
+    trust: bool,
+) -> None:
     # Set because the toolkit warns about it otherwise, and sets it itself.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     data = {} if windows is None else _calibration_data(windows)
     try:
         with exact_norms(model):
-            llmcompressor.oneshot(model=model, recipe=recipe, tokenizer=tokenizer, pipeline=pipeline, **data)
+            llmcompressor.oneshot(
+                model=model,
+                recipe=recipe,
+                tokenizer=tokenizer,
+                pipeline=pipeline,
+                trust_remote_code_model=trust,
+                **data,
+            )
     except UnicucoError:
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError) as error:
@@ -249,26 +285,7 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in own)
 
 
-def _save(model: Any, stage: Path, tokenizer: Tokenizer | None, recipe: Recipe) -> None:  # noqa: ANN401
-    try:
-        with warnings.catch_warnings():
-            # The toolkit turns every model into an offloaded one for its save.
-            warnings.filterwarnings("ignore", message="Attempting to save a model with offloaded modules")
-            model.save_pretrained(stage, save_compressed=True)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(stage)
-    except (RuntimeError, ValueError, TypeError, OSError, SafetensorError) as error:
-        if isinstance(error, UnicucoError):
-            raise
-        raise ExportError(f"the model could not be saved: {error}") from error
-    check_checkpoint(stage, model)
-    if not (stage / "config.json").is_file():
-        raise ExportError("the toolkit wrote no config.json")
-    # Whatever the toolkit has made of it and of a recipe beside the model.
-    recipe.yaml(file_path=str(stage / "recipe.yaml"))
-
-
-def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int, **words: str) -> None:
+def _describe(stage: Path, name: str, strategies: tuple[Strategy, ...], params: int, words: dict[str, Any]) -> None:
     base = name or "a model in memory"
     recipe = (stage / "recipe.yaml").read_text(encoding="utf8")
     (stage / "README.md").write_text(write_card(base, strategies, params, recipe, **words), encoding="utf8")

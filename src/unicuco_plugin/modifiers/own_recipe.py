@@ -8,16 +8,22 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from llmcompressor.core import active_session
 from llmcompressor.modifiers import Modifier
 from llmcompressor.recipe import Recipe
+from llmcompressor.sentinel import Sentinel
 from torch import nn
 
 from unicuco_plugin.files.refusal import refusal, show
 from unicuco_plugin.modifiers.recipe_values import fields_of, find_fault, find_pattern_fault
 
 __all__ = ["OwnRecipe", "adopt_recipe", "check_modifiers"]
+
+
+# Where a modifier keeps what it remembers, which it finds out again, and no recipe can say: AWQ's offload_device.
+_LEFT_OUT = (torch.device, Sentinel)
 
 
 class OwnRecipe(Recipe):
@@ -78,7 +84,7 @@ def _groups(modifiers: Iterable[Modifier], stage: str) -> dict[str, dict[str, An
         next(reversed(groups.values()))[kind] = {
             field: _plain(value, f"{kind}: {field}")
             for field, value in fields.items()
-            if value is not None and not field.endswith("_") and field != "group"
+            if value is not None and not isinstance(value, _LEFT_OUT) and not field.endswith("_") and field != "group"
         }
     return groups
 

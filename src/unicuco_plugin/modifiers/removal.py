@@ -15,8 +15,10 @@ from unicuco_plugin.models.bypass import bypass_blocks
 from unicuco_plugin.models.checkpoint import check_checkpoint, write_config_fields
 from unicuco_plugin.models.config import shrink_fields
 from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.generation import shipped_generation
 from unicuco_plugin.models.sublayers import zero_outputs
 from unicuco_plugin.models.surgery import drop_blocks
+from unicuco_plugin.models.verdict import check_loading
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
@@ -118,11 +120,13 @@ def correct_saving(
     @wraps(save)
     def save_pretrained(save_directory: str | Path, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         live = reference()
-        save(save_directory, *args, **kwargs)
+        with shipped_generation(live, Path(save_directory)):
+            save(save_directory, *args, **kwargs)
         write_config_fields(Path(save_directory), live, sorted(written))
         for write in writers:
             write(Path(save_directory))
         check_checkpoint(Path(save_directory), live)
+        check_loading(Path(save_directory), live)
 
     # The toolkit's sign that a save is already wrapped.
     save_pretrained._overridden = True  # type: ignore[attr-defined]

@@ -38,6 +38,7 @@ def describe_export(export: "Export") -> str:
     lines += [_say_silent(len(strategy.silenced)) for strategy in export.strategies if strategy.silenced]
     if export.layout:
         lines.append(f"layout      {_LAYOUTS[export.layout]}")
+    lines += [f"note        {note}" for note in export.notes]
     size = f"{format_count(export.params)} parameters, {format_bytes(export.bytes)}"
     lines.append(f"checkpoint  {export.path}: {size}, in {format_seconds(export.seconds)}")
     return "\n".join(map(escape_line, lines))
@@ -53,6 +54,7 @@ def export_data(export: "Export") -> str:
         "strategies": [strategy.to_dict() for strategy in export.strategies],
         "caveat": export.caveat,
         "layout": export.layout or None,
+        "notes": list(export.notes),
         "silenced": [name for strategy in export.strategies for name in strategy.silenced],
     }
     if export.achieved is not None:

@@ -16,8 +16,9 @@ from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.errors import JournalError, ProfileError
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
+from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
 from unicuco_plugin.models.selfcalibration import generate_windows, own_cache
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.objectives.ranked_parts import RankedParts
@@ -125,11 +126,15 @@ def train_profile(
     check_units(space, units or Units())
     _check_output(output, resume=resume, overwrite=overwrite)
     progress(Progress("loading the model", 0, 1, 0, ""))
-    dense = load_model(model, revision=revision, trust_remote_code=trust_remote_code, dtype=dtype)
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    # What could not be exported in the end is refused before a weight is read.
+    compensate = units is None or units.compensate
+    check_exportable(load_config(model, **hub), space, compensate=compensate, trust_remote_code=trust_remote_code)
+    dense = load_model(model, **hub, dtype=dtype)
     decoder = find_decoder(dense)
     reference = ModelReference(name=display_name(model), fingerprint=str(fingerprint(dense)))
     subject = find_subject(space, decoder, reference.fingerprint, units or Units())
-    tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(model, **hub)
     dense.to(device)
     progress(Progress("reading calibration text" if calibration else "writing calibration text", 0, 1, 0, ""))
     ranking = _PART_WINDOWS if subject.rank else 0

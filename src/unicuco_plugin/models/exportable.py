@@ -1,0 +1,192 @@
+"""Can this be exported? Asked of a configuration before anything expensive, in a second and without weights."""
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from unicuco_plugin.errors import UnsupportedModelError, clip
+from unicuco_plugin.models.config import shrink_config
+from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.kept_parts import KeptParts
+from unicuco_plugin.models.loadability import build_sketch, disk_state, find_unfit
+from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.structured import apply_parts
+from unicuco_plugin.models.sublayers import check_outputs
+from unicuco_plugin.models.surgery import dropped
+from unicuco_plugin.models.zeroing import check_any_room
+
+__all__ = ["check_exportable"]
+
+# A family's fused experts: one tensor of three dimensions for all experts of a block.
+_FUSED = re.compile(r"(.+\.experts)\.(gate_up_proj|up_proj|down_proj)")
+
+
+def check_exportable(
+    config: PreTrainedConfig,
+    space: str | None = None,
+    *,
+    kind: type[PreTrainedModel] | None = None,
+    layout: str | None = None,
+    compensate: bool = True,
+    trust_remote_code: bool = False,
+) -> None:
+    """Refuse a model whose pruned checkpoint could not be written, or would not load.
+
+    On the meta device: the configuration must build a model; the names that its tensors have on disk, with experts
+    split as llm-compressor splits them, must load again; and what the space removes is removed once, and held against
+    the configuration: a block, half a block, or parts of a module.
+
+    Args:
+        config: Of the dense model, as :func:`~unicuco_plugin.models.loading.load_config` gives it; not changed.
+        space: What will be removed, by the space's name; of a space of a plugin's only names are checked.
+        kind: The model's class, where it is in memory; found by its configuration otherwise.
+        layout: ``compact`` or ``stock`` for ``structured``; None lets either do.
+        compensate: For ``structured``: whether biases will stand for what is removed.
+        trust_remote_code: Whether code in the model's own repository may run.
+
+    Raises:
+        UnsupportedModelError: With the reason, whose rule it is, and what can be done.
+    """
+
+    def sketch() -> PreTrainedModel:
+        try:
+            if kind is not None:
+                return build_sketch(kind, config)
+            own = copy.deepcopy(config)  # which the model would hold, and surgery change
+            with torch.device("meta"):
+                made: PreTrainedModel = AutoModelForCausalLM.from_config(own, trust_remote_code=trust_remote_code)
+            return made
+        except Exception as error:
+            # Transformers, or the model's own code.
+            raise UnsupportedModelError(
+                f"{config.model_type}: Transformers builds no model from its configuration: {_first_line(error)}; "
+                "mend config.json"
+            ) from error
+
+    model = sketch()
+    _check_names(model)
+    decoder = find_decoder(model)
+    if space in ("depth", "sublayer"):
+        if space == "sublayer":
+            check_outputs(decoder)
+        _drop_one(decoder, space)
+    elif space == "structured":
+        _check_structured(sketch, layout, compensate=compensate)
+    # Learned positions and the window, the tokenizer and the rows of the embedding: the place to ask for them.
+
+
+def _check_names(whole: PreTrainedModel) -> None:
+    label, model = type(whole).__name__, _sample(whole)
+    fused = sorted({match[1] for name in model.state_dict() if (match := _FUSED.fullmatch(name))})
+    try:
+        unfit = find_unfit(type(model), model.config, disk_state(model, _split_experts(model, fused)))
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{label}: Transformers does not load what it saves of this family: {_first_line(error)}; take another "
+            "version of it"
+        ) from error
+    if unfit and fused:
+        raise UnsupportedModelError(
+            f"{label}: llm-compressor splits its experts into linears and saves names that Transformers does not load "
+            f"({unfit[0]}), so no checkpoint can be exported; other families of experts, such as Qwen3-MoE, can"
+        )
+    if unfit:
+        raise UnsupportedModelError(
+            f"{label}: Transformers does not load what it saves of this family ({unfit[0]}), so no checkpoint can be "
+            "exported; take another version of Transformers"
+        )
+
+
+def _sample(model: PreTrainedModel) -> PreTrainedModel:
+    """The same with one block of each kind: what holds for its names holds for those of hundreds of experts."""
+    decoder = find_decoder(model)
+    kinds: dict[object, int] = {}
+    for index, block in enumerate(decoder.blocks):
+        kinds.setdefault(tuple((name, tensor.shape) for name, tensor in block.state_dict().items()), index)
+    if len(kinds) == len(decoder.blocks):
+        return model
+    try:
+        return build_sketch(type(model), shrink_config(model.config, sorted(kinds.values())))
+    except Exception:  # whatever a family raises that cannot have so few
+        return model
+
+
+def _split_experts(model: PreTrainedModel, fused: list[str]) -> dict[str, Tensor]:
+    """Tensors as llm-compressor leaves them: every expert has linears ``gate_proj``, ``up_proj``, ``down_proj``."""
+    state: dict[str, Tensor] = dict(model.state_dict())
+    for experts in fused:
+        module = model.get_submodule(experts)
+        for name in [name for name in state if name.startswith(f"{experts}.")]:
+            state |= _split(experts, name.rpartition(".")[2], state.pop(name), module)
+    return state
+
+
+def _split(experts: str, field: str, tensor: Tensor, module: Any) -> dict[str, Tensor]:  # noqa: ANN401
+    """The tensors of all experts, from one for them all."""
+    bias = field.endswith("_bias")
+    kind, what = field.removesuffix("_bias"), "bias" if bias else "weight"
+    found: dict[str, Tensor] = {}
+    for index, part in enumerate(tensor.unbind(0)):
+        one = part.T if getattr(module, "is_transposed", False) and not bias else part
+        halves = zip(("gate_proj", "up_proj"), one.chunk(2), strict=True) if kind == "gate_up_proj" else [(kind, one)]
+        found |= {f"{experts}.{index}.{name}.{what}": half for name, half in halves}
+    return found
+
+
+def _check_structured(sketch: Callable[[], PreTrainedModel], layout: str | None, *, compensate: bool) -> None:
+    def cut(decoder: Decoder) -> None:
+        apply_parts(decoder.model, _few_parts(decoder, compensate=compensate))
+
+    def zero(decoder: Decoder) -> None:
+        find_parts(decoder)
+        if compensate:
+            check_any_room(decoder)
+
+    ways = {"compact": cut, "stock": zero}
+    refused: UnsupportedModelError | None = None
+    for name in [layout] if layout else ways:
+        try:
+            ways[name](find_decoder(sketch()))
+        except UnsupportedModelError as error:
+            refused = refused or error
+        else:
+            return
+    if refused is not None:
+        raise refused
+
+
+def _few_parts(decoder: Decoder, *, compensate: bool) -> KeptParts:
+    """The first attention without its last head group, the first MLP without half its neurons, the last block gone."""
+    parts, last = find_parts(decoder), decoder.block_names[-1]
+    first = {part.kind: part for part in reversed(parts.values())}
+    kept = {part.name: tuple(range(part.count - max(part.count // 2, 1))) for part in first.values() if part.count > 1}
+    bias = torch.zeros(decoder.config.hidden_size)
+    biases = dict.fromkeys(kept, bias) if compensate else {}
+    if len(decoder.blocks) > 1:
+        kept |= {name: () for name in parts if name.startswith(f"{last}.")}
+    return KeptParts(kept, biases)
+
+
+def _drop_one(decoder: Decoder, space: str) -> None:
+    """Take a block out of the middle: those behind it change their places."""
+    count, label = len(decoder.blocks), type(decoder.model).__name__
+    if count < 2:
+        return
+    try:
+        with dropped(decoder.model, [count // 2 - 1]):
+            pass
+    except UnsupportedModelError as error:
+        reason = clip(str(error).removeprefix(f"{label}: "), 130)
+        raise UnsupportedModelError(
+            f"{label}: no checkpoint of the space {space} would load as what was pruned: without one block {reason}; "
+            "take the space sparsity"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return clip(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__), 120)

@@ -1,0 +1,61 @@
+"""What cannot be exported in the end is refused by every command at its start, from the configuration alone."""
+
+import pytest
+import transformers as tf
+import yaml
+from tiny import tiny_tokenizer
+
+REFUSAL = "error: MixtralForCausalLM: llm-compressor splits its experts into linears and saves names that Transformers"
+
+
+@pytest.fixture(scope="session")
+def unread(tmp_path_factory):
+    """A model of a family that cannot be exported, without weights: whoever asks for them fails."""
+    folder = tmp_path_factory.mktemp("models") / "mixtral"
+    config = tf.MixtralConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
+        num_hidden_layers=4, num_local_experts=4, architectures=["MixtralForCausalLM"],
+    )  # fmt: skip
+    config.save_pretrained(folder)
+    tiny_tokenizer(folder)
+    return folder
+
+
+def training(model, text, output, tmp_path):
+    return "train", "--model", model, "--calibration", text, "--output", output
+
+
+def levels(model, text, output, tmp_path):
+    return "levels", "build", "--model", model, "--calibration", text, "--output", output
+
+
+def benchmark(model, text, output, tmp_path):
+    windows = {"sources": [str(text)], "windows": 2, "seq_length": 16}
+    plan = {
+        "model": str(model), "calibration": windows, "evaluation": {"prose": windows}, "budgets": [0.3],
+        "methods": {"shortgpt": {"peer": "shortgpt"}},
+    }  # fmt: skip
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    return "benchmark", tmp_path / "plan.yaml", "--output", output
+
+
+def pruning(model, text, output, tmp_path):
+    ways = ("--peer", "shortgpt", "--sparsity", 0.3, "--calibration", text, "--samples", 4, "--seq-length", 16)
+    return "prune", "--model", model, "--output", output, *ways
+
+
+def quantising(model, text, output, tmp_path):
+    recipe = "a_stage:\n  b_modifiers:\n    QuantizationModifier: {scheme: FP8_DYNAMIC, targets: [Linear]}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    return "prune", "--model", model, "--output", output, "--recipe", tmp_path / "recipe.yaml"
+
+
+@pytest.mark.parametrize("command", [training, levels, benchmark, pruning, quantising], ids=lambda c: c.__name__)
+def test_every_command_asks_before_a_weight_is_read(command, unicuco, unread, text, tmp_path):
+    output = tmp_path / "out"
+    result = unicuco(*command(unread, text, output, tmp_path))
+    assert result.exit_code == 1
+    lines = result.stderr.strip().splitlines()
+    assert lines[-1].startswith(REFUSAL)
+    assert len(lines[-1]) <= 300
+    assert not output.exists() or not [path for path in output.iterdir() if not path.name.startswith(".unicuco")]

@@ -1,0 +1,122 @@
+"""Whether a model can be exported, asked of its configuration alone."""
+
+import copy
+import functools
+
+import pytest
+import torch
+import transformers as tf
+from tiny import FAMILIES, tiny_model
+
+from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.exportable import check_exportable
+
+SHAPE = {
+    "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_hidden_layers": 6,
+}  # fmt: skip
+PARTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3", "granite")
+
+
+def mixtral():
+    return tf.MixtralConfig(**SHAPE, num_local_experts=4)
+
+
+class Counting(tf.LlamaForCausalLM):
+    """Remembers how many blocks its configuration has, as no configuration with fewer can tell."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.layers[0].share = 1 / config.num_hidden_layers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("space", [None, "depth", "sparsity", "a plugin's"])
+def test_every_family_can_be_exported_without_some_blocks_or_weights(family, space):
+    config = tiny_model(family, blocks=4).config
+    before = copy.deepcopy(config.to_dict())
+    check_exportable(config, space)
+    assert config.to_dict() == before
+
+
+@pytest.mark.parametrize("layout", ["compact", "stock", None])
+@pytest.mark.parametrize("family", PARTS)
+def test_families_with_parts_can_be_exported_without_some(family, layout):
+    config = tiny_model(family, blocks=3).config
+    before = copy.deepcopy(config.to_dict())
+    check_exportable(config, "structured", layout=layout, compensate=False)
+    assert config.to_dict() == before
+
+
+def test_a_format_that_cannot_carry_biases_is_refused_unless_the_other_will_do():
+    config = tiny_model("mistral", blocks=2).config
+    check_exportable(config, "structured")
+    with pytest.raises(UnsupportedModelError, match="take --format compact or --no-compensate"):
+        check_exportable(config, "structured", layout="stock")
+
+
+@pytest.mark.parametrize("space", [None, "depth", "sparsity"])
+def test_experts_that_the_toolkit_saves_under_names_of_its_own_are_refused(space):
+    with pytest.raises(UnsupportedModelError) as caught:
+        check_exportable(mixtral(), space)
+    text = str(caught.value)
+    assert text.startswith("MixtralForCausalLM: llm-compressor splits its experts into linears and saves names that ")
+    assert len(text) <= 300
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        tf.DeepseekV3Config(
+            **SHAPE, n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2, moe_intermediate_size=16,
+            q_lora_rank=24, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=16, v_head_dim=16,
+        ),
+        tf.Qwen3NextConfig(**SHAPE, num_experts=4, moe_intermediate_size=16, head_dim=16),
+        tf.MiniCPM3Config(
+            **SHAPE | {"num_key_value_heads": 4}, q_lora_rank=24, kv_lora_rank=16, qk_rope_head_dim=8,
+            qk_nope_head_dim=16, v_head_dim=16,
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)  # fmt: skip
+def test_less_common_families_can_be_exported_without_a_block(config):
+    check_exportable(config, "depth")
+
+
+@pytest.mark.parametrize("space", ["depth", "sublayer"])
+def test_a_class_that_remembers_the_number_of_blocks_is_refused_where_blocks_go(space):
+    config = tf.LlamaConfig(**SHAPE)
+    check_exportable(config, "sparsity", kind=Counting)
+    with pytest.raises(UnsupportedModelError) as caught:
+        check_exportable(config, space, kind=Counting)
+    assert str(caught.value) == (
+        f"Counting: no checkpoint of the space {space} would load as what was pruned: without one block its "
+        "configuration builds another model: model.layers.0.share is 0.16666666666666666, expected 0.2; "
+        "take the space sparsity"
+    )
+
+
+def test_a_half_without_an_output_projection_is_refused_for_its_space():
+    with pytest.raises(UnsupportedModelError, match="space sublayer needs each mlp as one module"):
+        check_exportable(tiny_model("opt", blocks=2).config, "sublayer")
+
+
+def test_a_configuration_that_builds_nothing_is_refused():
+    config = tf.LlamaConfig(**SHAPE)
+    config.hidden_act = "no such function"
+    with pytest.raises(UnsupportedModelError, match=r"^llama: Transformers builds no model from its configuration: "):
+        check_exportable(config)
+
+
+def test_no_weight_is_made(monkeypatch):
+    devices = set()
+    plain = torch.nn.Linear.__init__
+
+    @functools.wraps(plain)
+    def spy(self, *args, **kwargs):
+        plain(self, *args, **kwargs)
+        devices.add(self.weight.device.type)
+
+    monkeypatch.setattr(torch.nn.Linear, "__init__", spy)
+    check_exportable(tf.LlamaConfig(**SHAPE), "structured")
+    assert devices == {"meta"}
