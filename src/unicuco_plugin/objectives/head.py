@@ -33,14 +33,15 @@ class DivergenceHead:
             finals: Those of each pruned model; one that *is* ``dense`` diverges by exactly 0.
 
         Returns:
-            ``m`` values for each of ``finals``, nats per token.
+            ``m`` values for each of ``finals``, nats per token, at least 0: what float32 makes of two equal
+            distributions may be a little less.
         """
         sums = torch.zeros(len(finals), len(dense), dtype=torch.float64)
         changed = [row for row, final in enumerate(finals) if final is not dense]
         most = max(1, self.positions - 1)
         for group in (changed[start : start + most] for start in range(0, len(changed), most)):
             sums[group] = self._sums([dense, *(finals[row] for row in group)])
-        return [tuple(row.tolist()) for row in sums / dense.shape[1]]
+        return [tuple(row.tolist()) for row in (sums / dense.shape[1]).clamp_min(0.0)]
 
     def _sums(self, states: Sequence[Tensor]) -> Tensor:
         """Divergence summed over positions, ``len(states) - 1`` models by windows; the first is dense."""

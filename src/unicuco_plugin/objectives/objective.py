@@ -21,7 +21,8 @@ class Evaluation:
     """What one candidate cost in quality and in work.
 
     Attributes:
-        value: Mean over the windows; positive, lower is better. For the built-in divergence nats per token.
+        value: Mean over the windows; at least 0, lower is better. For the built-in divergence nats per token. Values
+            below 1e-4 compare as equal (``search/floor.py``): a measure on another scale is to be multiplied up.
         per_window: The same for each window.
         tokens: Evaluation tokens: scored positions.
         seconds: This candidate's equal share of its batch's wall time.
@@ -60,5 +61,5 @@ class Objective(Protocol):
     """Measures strategies on the windows it was built with."""
 
     def evaluate(self, X: Tensor) -> list[Evaluation]:
-        """Measure ``n x d`` strategies, in order; values are positive and finite."""
+        """Measure ``n x d`` strategies, in order; values are finite and at least 0."""
         ...

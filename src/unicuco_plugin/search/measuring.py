@@ -1,13 +1,18 @@
-"""Measuring through the journal: nothing is used before it is durable, and nothing is measured twice."""
+"""Measuring through the journal: nothing is used before it is durable, and nothing is measured twice.
+
+What was measured is journaled as it is; what the search gets is floored (``floor``), so that it has a logarithm.
+"""
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from torch import Tensor, stack
 
-from unicuco_plugin.errors import PluginError, UnicucoError
+from unicuco_plugin.errors import PluginError, UnicucoError, clip
 from unicuco_plugin.objectives.objective import Evaluation, Objective
+from unicuco_plugin.search.floor import floored
 from unicuco_plugin.search.journal import Journal, Measurement
 from unicuco_plugin.spaces.space import Space
 
@@ -18,7 +23,7 @@ CONFIRM, RANK, RERANK = "confirm", "rank", "rerank"
 
 
 class Measure(Protocol):
-    """Measures strategies durably: whatever it returns is already in the journal."""
+    """Measures strategies durably: whatever it returns is already in the journal, its value at least ``LEAST``."""
 
     def __call__(self, fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
         """Measure ``n x d`` strategies at one fidelity; calls ``report`` with how many are done."""
@@ -56,7 +61,7 @@ class JournaledMeasure:
                 fresh = self._run(fidelity, new)
                 self._journal.record(fresh)
                 known |= {row.key: row for row in fresh}
-            rows += [known[key] for key in keys]
+            rows += [replace(known[key], value=floored(known[key].value)) for key in keys]
         report(len(rows))
         return rows
 
@@ -65,8 +70,10 @@ class JournaledMeasure:
             self._made[fidelity] = self._makers[fidelity]()
         evaluations = self._evaluate(fidelity, stack(list(new.values())))
         for key, evaluation in zip(new, evaluations, strict=True):
-            if not (math.isfinite(evaluation.value) and evaluation.value > 0.0):
-                raise PluginError(f"an objective's value must be positive and finite, got {evaluation.value} for {key}")
+            if not (math.isfinite(evaluation.value) and evaluation.value >= 0.0):
+                raise PluginError(
+                    f"an objective's value must be finite and at least 0, got {evaluation.value} for {clip(key)}"
+                )
         return [
             Measurement(key, fidelity, e.value, e.per_window, e.tokens, e.seconds)
             for key, e in zip(new, evaluations, strict=True)
