@@ -89,7 +89,9 @@ def test_fidelities_are_apart_and_an_objective_is_made_when_first_needed(path):
 def test_a_value_that_is_negative_or_not_finite_fails_its_whole_batch_and_no_other(path, wrong):
     with open_journal(path) as journal:
         measure = JournaledMeasure(journal, SPACE, {"rank": lambda: Broken(1, wrong)}, 4)
-        with pytest.raises(PluginError, match=f"^an objective's value must be finite and at least 0, got {wrong} for 7$"):
+        with pytest.raises(
+            PluginError, match=f"^an objective's value must be finite and at least 0, got {wrong} for 7$"
+        ):
             measure("rank", X, silent)
     assert keys_of(path) == ["0", "1", "2", "3"]
 

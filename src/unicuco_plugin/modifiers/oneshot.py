@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
 from unicuco_plugin.models.checkpoint import check_checkpoint
 from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, load_tokenizer
+from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.staging import check_output, staged_folder
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.card import write_card
@@ -145,6 +146,8 @@ def prune_with_recipe(
     windows = calibration
     if windows is not None and not isinstance(windows, Tensor):
         windows = windows(live, tokenizer)
+    if windows is not None:
+        Reach.of(live).check(windows)
     with staged_folder(output, overwrite=overwrite, need=_least_bytes(built.modifiers, live)) as stage:
         try:
             _run(live, built, tokenizer, windows, pipeline)
