@@ -25,12 +25,14 @@ from unicuco_plugin.models.staging import check_output, staged_folder
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.card import write_card
 from unicuco_plugin.modifiers.caveat import find_caveat
+from unicuco_plugin.modifiers.flat_inputs import flat_inputs
 from unicuco_plugin.modifiers.limit_check import check_limits
 from unicuco_plugin.modifiers.norms import exact_norms
 from unicuco_plugin.modifiers.own_recipe import check_modifiers
 from unicuco_plugin.modifiers.recipe import build_recipe, check_pipeline, check_recipe, is_text
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.structured import find_beside
+from unicuco_plugin.modifiers.toolkit_failure import explain_failure
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
 from unicuco_plugin.modifiers.ways import find_inputs
 from unicuco_plugin.pruning import check_config
@@ -206,12 +208,12 @@ def _run(model: Any, recipe: Recipe, tokenizer: Tokenizer | None, windows: Tenso
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     data = {} if windows is None else _calibration_data(windows)
     try:
-        with exact_norms(model):
+        with exact_norms(model), flat_inputs(model):
             llmcompressor.oneshot(model=model, recipe=recipe, tokenizer=tokenizer, pipeline=pipeline, **data)
     except UnicucoError:
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError) as error:
-        raise ExportError(f"llm-compressor failed on this recipe: {type(error).__name__}: {error}") from error
+        raise explain_failure(error) from error
 
 
 def _calibration_data(windows: Tensor) -> dict[str, Any]:
