@@ -55,6 +55,26 @@ def test_strategies_are_measured_in_batches_of_the_given_size_and_returned_in_or
     assert reports == [0, 4, 8, 10]
 
 
+class Talking(AnalyticObjective):
+    """Says how far it is."""
+
+    def evaluate_reporting(self, X, report):
+        for done in (0.3, 1.0, 1.2, 2.0, 4.0):
+            report(done)
+        return self.evaluate(X)
+
+
+def test_within_a_batch_whole_strategies_are_told_and_the_last_when_all_are_in_the_journal(path):
+    reports = []
+    with open_journal(path) as journal:
+        measure = JournaledMeasure(journal, SPACE, {"rank": Talking}, 4)
+        measure("rank", X[:8], reports.append)
+        assert reports == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+        reports.clear()
+        measure("rank", X[:8], reports.append)
+    assert reports == [0, 4, 8]
+
+
 def test_what_was_measured_is_in_the_journal_and_not_measured_again(path):
     objective = AnalyticObjective()
     with open_journal(path) as journal:

@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor, stack
 
 from unicuco_plugin.errors import PluginError, UnicucoError, clip
-from unicuco_plugin.objectives.objective import Evaluation, Objective
+from unicuco_plugin.objectives.objective import Evaluation, Objective, Report, evaluate_reporting
 from unicuco_plugin.search.floor import floored
 from unicuco_plugin.search.journal import Journal, Measurement
 from unicuco_plugin.spaces.space import Space
@@ -58,17 +58,31 @@ class JournaledMeasure:
             known = self._journal.lookup(fidelity, keys)
             new = {key: row for key, row in zip(keys, part, strict=True) if key not in known}
             if new:
-                fresh = self._run(fidelity, new)
+                fresh = self._run(fidelity, new, self._within(report, len(rows), len(new)))
                 self._journal.record(fresh)
                 known |= {row.key: row for row in fresh}
             rows += [replace(known[key], value=floored(known[key].value)) for key in keys]
         report(len(rows))
         return rows
 
-    def _run(self, fidelity: str, new: Mapping[str, Tensor]) -> list[Measurement]:
+    @staticmethod
+    def _within(report: Callable[[int], None], before: int, count: int) -> Report:
+        """Whole strategies of a batch as they are done; the last one is when all are in the journal."""
+        told = 0
+
+        def tell(done: float) -> None:
+            nonlocal told
+            whole = min(int(done + 1e-9), count - 1)
+            if whole > told:
+                told = whole
+                report(before + whole)
+
+        return tell
+
+    def _run(self, fidelity: str, new: Mapping[str, Tensor], report: Report) -> list[Measurement]:
         if fidelity not in self._made:
             self._made[fidelity] = self._makers[fidelity]()
-        evaluations = self._evaluate(fidelity, stack(list(new.values())))
+        evaluations = self._evaluate(fidelity, stack(list(new.values())), report)
         for key, evaluation in zip(new, evaluations, strict=True):
             if not (math.isfinite(evaluation.value) and evaluation.value >= 0.0):
                 raise PluginError(
@@ -79,10 +93,10 @@ class JournaledMeasure:
             for key, e in zip(new, evaluations, strict=True)
         ]
 
-    def _evaluate(self, fidelity: str, X: Tensor) -> list[Evaluation]:
+    def _evaluate(self, fidelity: str, X: Tensor, report: Report) -> list[Evaluation]:
         """Ask the objective, which may be a stranger's."""
         try:
-            evaluations = self._made[fidelity].evaluate(X)
+            evaluations = evaluate_reporting(self._made[fidelity], X, report)
         except UnicucoError:
             raise
         except Exception as error:
