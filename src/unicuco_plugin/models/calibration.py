@@ -100,7 +100,10 @@ def _tokenise(source: str | Path, tokenizer: Tokenizer, needed: int, *, split: s
     if len(ids) < needed and len(thinned) < len(documents):
         ids = _encode(documents, tokenizer)
     if len(ids) < needed:
-        raise CalibrationError(f"calibration source {source} is too short: needs {needed} tokens, has {len(ids)}")
+        raise CalibrationError(
+            f"calibration source {source} is too short: needs {needed} tokens, has {len(ids)}; give more text, or ask "
+            "for fewer or shorter windows"
+        )
     return torch.tensor(ids, dtype=torch.int64)
 
 
