@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-__all__ = ["FAMILIES", "OTHERS", "VOCABULARY", "tiny_model", "tiny_tokenizer", "unfuse_experts"]
+__all__ = ["FAMILIES", "OTHERS", "VOCABULARY", "tiny_mamba", "tiny_model", "tiny_tokenizer", "unfuse_experts"]
 
 VOCABULARY = 128
 WORDS = [f"w{i}" for i in range(VOCABULARY - 4)]
@@ -138,6 +138,14 @@ OTHERS: dict[str, Callable[..., tf.PreTrainedModel]] = {
     "starcoder2": _make("Starcoder2ForCausalLM", "Starcoder2Config"),
     "xglm": _make("XGLMForCausalLM", "XGLMConfig", **_NAMELESS, d_model=32, ffn_dim=48, attention_heads=4),
 }
+
+
+def tiny_mamba(blocks: int = 2) -> tf.PreTrainedModel:
+    """A model whose ``dt_proj`` is a linear that is never called as a module."""
+    torch.manual_seed(0)
+    return tf.MambaForCausalLM(
+        tf.MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=blocks, state_size=4)
+    ).eval()
 
 
 def tiny_model(family: str, *, blocks: int = 6, seed: int = 0) -> tf.PreTrainedModel:

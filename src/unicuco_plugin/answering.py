@@ -21,6 +21,7 @@ from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
 from unicuco_plugin.search.contest import Candidate, Contest, safest
 from unicuco_plugin.search.evidence import Evidence
+from unicuco_plugin.search.floor import floored
 from unicuco_plugin.search.posterior import Z90, Posterior
 from unicuco_plugin.search.scalarization import Z_STAR, Scaling
 from unicuco_plugin.search.shift import Shift
@@ -36,8 +37,6 @@ __all__ = ["PACKAGED", "Profile", "load_profile", "packaged_profiles"]
 PACKAGED = Path(__file__).parent / "profiles"
 # Logarithm of the largest divergence that is told: a file may claim more than a float can hold.
 _LARGEST = 700.0
-# Nats per token that stand for 0, where a logarithm is taken: far below what any measurement can tell from it.
-_LEAST = 1e-9
 
 
 class Profile:
@@ -230,7 +229,7 @@ class Profile:
         rows = torch.stack([self.search_space.parse(key) for key in confirmed])
         ranked = self._contest.predict(rows, "archive", list(confirmed))
         differences = [
-            math.log(max(found.mean, _LEAST)) - by.mean for found, by in zip(confirmed.values(), ranked, strict=True)
+            math.log(floored(found.mean)) - by.mean for found, by in zip(confirmed.values(), ranked, strict=True)
         ]
         return Shift.of(self.search_space.sparsity(rows).tolist(), differences)
 

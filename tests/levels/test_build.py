@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_weight
-from tiny import tiny_model
+from tiny import tiny_mamba, tiny_model
 
 from unicuco_plugin.errors import LevelsError, UnsupportedModelError
 from unicuco_plugin.levels import build as building
@@ -23,6 +23,27 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.runner import BlockRunner
+
+
+def test_a_linear_that_no_token_reaches_has_no_levels_and_a_resumed_build_knows(tmp_path):
+    decoder, told = find_decoder(tiny_mamba()), []
+    windows = torch.randint(4, 128, (4, 16), generator=torch.Generator().manual_seed(0))
+    settings = LevelSettings(sparsities=(0.5, 0.7))
+    levels = build_levels(
+        decoder,
+        windows,
+        tmp_path / "levels",
+        name="mamba",
+        settings=settings,
+        progress=lambda event: told.append(event.message),
+    )
+    unreached = [f"backbone.layers.{index}.mixer.dt_proj" for index in range(2)]
+    assert set(decoder.all_linears()) - set(levels.sizes) == set(unreached)
+    assert [f"{name}: no token reached it, so it stays dense and has no levels" for name in unreached] == [
+        text for text in told if "no token" in text
+    ]
+    again = build_levels(decoder, windows, tmp_path / "levels", name="mamba", settings=settings, resume=True)
+    assert again.sizes == levels.sizes
 
 
 class BoomError(Exception):

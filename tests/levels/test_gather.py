@@ -3,10 +3,11 @@
 import pytest
 import torch
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import accumulate_hessian, make_empty_hessian
-from tiny import tiny_model, unfuse_experts
+from tiny import tiny_mamba, tiny_model, unfuse_experts
+from torch import nn
 
 from unicuco_plugin.errors import CalibrationError
-from unicuco_plugin.levels.gather import gather_hessians, mean_states
+from unicuco_plugin.levels.gather import Hessians, _accumulate, gather_hessians, mean_states
 from unicuco_plugin.levels.stitch import swapped
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.runner import BlockRunner
@@ -81,6 +82,23 @@ def test_an_expert_that_no_token_chose_is_refused(windows):
     )
     with pytest.raises(CalibrationError, match=message):
         gather_hessians(runner, 0, runner.embed(windows), 4)
+
+
+def test_a_few_weights_that_are_never_called_as_a_module_are_left_out(windows):
+    decoder = find_decoder(tiny_mamba())
+    runner = BlockRunner(decoder, windows.shape[1])
+    found, _ = gather_hessians(runner, 0, runner.embed(windows), 4)
+    assert decoder.linears(0).keys() - found.leaders.keys() == {"backbone.layers.0.mixer.dt_proj"}
+
+
+def test_inputs_of_four_dimensions_count_as_those_of_three(decoder):
+    linear = nn.Linear(6, 3)
+    states = torch.randn(2, 4, 5, 6)
+    found, flat = Hessians(), Hessians()
+    _accumulate(found, {}, "a", linear, (states,))
+    _accumulate(flat, {}, "a", linear, (states.flatten(1, 2),))
+    torch.testing.assert_close(found.sums["a"][0], flat.sums["a"][0])
+    assert found.sums["a"][1] == flat.sums["a"][1] == 2
 
 
 def test_the_mean_of_states_is_weighted_by_what_levels_keep(windows, decoder):

@@ -67,11 +67,14 @@ def test_a_short_source_says_what_it_needs_and_has(tmp_path, tokenizer):
     path.write_text(" ".join(["w5"] * 31))
     with pytest.raises(CalibrationError) as caught:
         _cut([path], tokenizer, count=2)
-    assert str(caught.value) == f"calibration source {path} is too short: needs 32 tokens, has 31"
+    assert str(caught.value) == (
+        f"calibration source {path} is too short: needs 32 tokens, has 31; give more text, or ask for fewer or shorter "
+        "windows"
+    )
 
 
 def test_samples_limit_the_documents(sources, tokenizer):
-    with pytest.raises(CalibrationError, match=r"needs 48 tokens, has 40$"):
+    with pytest.raises(CalibrationError, match=r"needs 48 tokens, has 40; give more text"):
         _cut(sources, tokenizer, samples=2)
 
 

@@ -97,6 +97,21 @@ REFUSALS = {
         _quantiser,
         "LlamaForCausalLM: the model is already quantised; prune the full-precision model instead",
     ),
+    "encoder": (
+        lambda: tf.BertForMaskedLM(
+            tf.BertConfig(
+                vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+            )
+        ),
+        "bert: bert is an encoder, which reads text and writes none; only decoder-only language models can be pruned",
+    ),
+    "encoder without a decoder": (
+        lambda: tf.DistilBertForMaskedLM(
+            tf.DistilBertConfig(vocab_size=64, dim=16, n_layers=2, n_heads=2, hidden_dim=16)
+        ),
+        "distilbert: distilbert is an encoder, which reads text and writes none; only decoder-only language models can "
+        "be pruned",
+    ),
     "kv sharing": (
         lambda: _with(num_kv_shared_layers=2),
         "llama: num_kv_shared_layers = 2 ties its blocks together; none can be dropped",
@@ -150,6 +165,7 @@ def test_unsupported_models_are_refused_with_the_reason(case):
     [
         ("Gemma3nForCausalLM", "gemma3n_text: blocks of gemma3n_text cannot be dropped"),
         ("GraniteMoeHybridForCausalLM", "granitemoehybrid: blocks of granitemoehybrid cannot be dropped"),
+        ("Llama4ForCausalLM", "llama4_text: blocks of llama4_text cannot be dropped: llm-compressor takes its fused"),
         ("Gemma3ForConditionalGeneration", "gemma3: gemma3 is a multimodal wrapper; give its text model"),
     ],
 )
@@ -161,6 +177,16 @@ def test_large_families_are_refused_by_their_configuration_alone(name, reason):
     shell.config = kind.config_class()
     with pytest.raises(UnsupportedModelError, match=reason):
         find_decoder(shell)
+
+
+def test_blocks_without_linears_are_refused_where_linears_are_asked_for():
+    decoder = find_decoder(tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2)))
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"^GPT2LMHeadModel: its blocks have no nn\.Linear but Conv1D, so no share of their weights can be zeroed "
+        r"or quantised; drop whole blocks instead \(the space depth\)$",
+    ):
+        decoder.all_linears()
 
 
 def test_all_linears_are_those_of_every_block_in_order():

@@ -1,5 +1,6 @@
 """Documents from files and datasets."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -114,3 +115,60 @@ def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("x" * 100 + "\n" + "x" * 101)
     with pytest.raises(CalibrationError, match=r"a\.txt, line 2: must have at most 100 characters"):
         list(read_documents(tmp_path / "a.txt", None))
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "packed.jsonl"])
+def test_files_packed_by_gzip_are_read_whatever_they_are_called(name, tmp_path, tokenizer):
+    path = tmp_path / name
+    text = "w0 w1\n\nw2\n" if "txt" in name else '{"text": "w0 w1"}\n{"text": "w2"}\n'
+    path.write_bytes(gzip.compress(text.encode()))
+    assert _texts(path, tokenizer) == ["w0 w1", "w2"]
+    assert _texts(str(path), tokenizer, samples=1) == ["w0 w1"]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "no-suffix"])
+def test_tables_are_read_and_not_copied_into_a_cache(name, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / name
+    data = datasets.Dataset.from_dict({"text": ["w0", "w1", "w2"], "other": [1, 2, 3]})
+    if name == "a.arrow":
+        data.save_to_disk(tmp_path / "set")
+        path = next((tmp_path / "set").glob("*.arrow"))
+    else:
+        data.to_parquet(path)
+    assert _texts(path, tokenizer) == ["w0", "w1", "w2"]
+    assert _texts(path, tokenizer, samples=2) == ["w0", "w1"]
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.txt.gz",
+            gzip.compress(b"w0 " * 1000)[:-20],
+            r"a\.txt\.gz cannot be unpacked: .*; it is truncated or damaged$",
+        ),
+        ("a.txt.gz", b"\x1f\x8bnothing of the kind", r"a\.txt\.gz cannot be read: Unknown compression method$"),
+        ("a.parquet", b"PAR1 nothing of the kind", r"a\.parquet cannot be read as parquet: "),
+        ("a.parquet", b"w0 w1", r"a\.parquet cannot be read as parquet: "),
+    ],
+)
+def test_damaged_files_are_named_in_one_line(name, content, message, tmp_path, tokenizer):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CalibrationError, match=message) as caught:
+        _texts(path, tokenizer)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.parquet"])
+def test_a_small_file_that_holds_very_much_is_refused(name, tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(documents, "_MOST_UNPACKED", 5_000)
+    path = tmp_path / name
+    if name == "a.parquet":
+        datasets.Dataset.from_dict({"text": ["w0 " * 1000] * 10}).to_parquet(path)
+    else:
+        path.write_bytes(gzip.compress(b"w0\n\n" * 10_000))
+    with pytest.raises(CalibrationError, match=r"must (unpack to|hold) at most 5,000 characters"):
+        _texts(path, tokenizer)

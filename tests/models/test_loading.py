@@ -64,6 +64,12 @@ def test_missing_folders_are_refused_without_asking_the_hub(load, name):
 def test_a_folder_without_a_model_and_a_file_are_refused(tmp_path):
     with pytest.raises(UnsupportedModelError, match=r": the folder has no config\.json, so it is not a model$"):
         load_config(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r": the folder holds a LoRA adapter, not a model; merge it first: peft's AutoPeftModelForCausalLM\.",
+    ):
+        load_config(tmp_path)
     (tmp_path / "model.bin").touch()
     with pytest.raises(UnsupportedModelError, match=r"model\.bin: expected a model folder, got a file$"):
         load_config(tmp_path / "model.bin")

@@ -71,3 +71,43 @@ def test_all_are_counted_where_the_toolkit_does_not_say_which():
     check = check_of(a=PlannedLinear(linear(50), 50, 0, 0))
     check.on_sequential_epoch_end(None, None)
     assert check.counts == {"a": 50}
+
+
+def unreached_check(few, reached=()):
+    linears = {
+        "big": PlannedLinear(linear(500, 1000), 500, 0, 0),
+        "small": PlannedLinear(linear(0, few), few // 2, 0, 0),
+    }
+    check = check_of(**linears)
+    for name in ("big", *reached):
+        linears[name].module(torch.ones(1, linears[name].module.in_features))
+    return check
+
+
+def test_a_few_planned_weights_that_no_token_reached_stay_dense():
+    check = unreached_check(50)
+    check.verify()
+    assert check.counts == {"big": 500, "small": 0}
+
+
+def test_many_that_no_token_reached_are_refused_with_what_to_do():
+    message = (
+        r"^no calibration token reached small, 100 of 1,100 planned weights, so SparseGPTModifier left them dense; "
+        r"give more windows \(--samples\), or ignore them in training$"
+    )
+    with pytest.raises(ExportError, match=message):
+        unreached_check(100).verify()
+
+
+def test_what_a_token_reached_and_the_pass_left_dense_is_no_exception():
+    with pytest.raises(ExportError, match="did not carry out the plan: small has 0 zeros of 50 weights"):
+        unreached_check(50, reached=("small",)).verify()
+
+
+def test_a_check_that_is_forgotten_leaves_no_hook():
+    layer = linear(50)
+    check = check_of(a=PlannedLinear(layer, 50, 2, 0))
+    assert layer._forward_hooks
+    check.forget()
+    check.forget()
+    assert not layer._forward_hooks

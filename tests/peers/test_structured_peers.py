@@ -84,3 +84,10 @@ def test_flap_cuts_standardised_scores_of_all_modules_at_one_threshold(share, se
     removed = counts[0] * 100 + counts[1] * 10
     assert share * 1200 - 1e-6 <= removed
     assert removed < share * 1200 + 100
+
+
+def test_flap_takes_a_module_whose_parts_are_all_worth_nothing_first():
+    scores = {"a.0.self_attn": torch.zeros(2), "a.0.mlp": torch.linspace(0.0, 1.0, 100)}
+    shares = flap_shares(SPACE, RankedParts(scores, {}), 0.25)
+    assert shares[0] == 1.0
+    assert 0.0 < shares[1] < 0.2

@@ -1,11 +1,16 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from analytic import SPACE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unicuco_plugin.search.evidence import Evidence
+from unicuco_plugin.search.evidence import Evidence, compare
+from unicuco_plugin.search.floor import LEAST
+from unicuco_plugin.search.journal import Measurement
+from unicuco_plugin.search.posterior import FLOOR, Posterior
 
 VALUE = st.floats(-3, 3)
 ROWS = st.lists(st.tuples(VALUE, VALUE), min_size=2, max_size=9)
@@ -45,3 +50,17 @@ def test_a_second_lot_counts_as_much_as_the_first_on_its_scale_and_lessens_doubt
     assert combined.tolist() == pytest.approx([0.5 * (1.0 + 1.4), 1.0])
     assert doubt[0] < doubt[1]
     assert doubt[0].item() == pytest.approx(math.sqrt(0.1**2 + 0.5 * 0.3**2))
+
+
+@pytest.mark.parametrize(("target", "lowest"), [("log", math.log(LEAST)), ("raw", math.log(FLOOR))])
+def test_what_has_no_effect_does_not_look_like_windows_that_mislead(target, lowest):
+    posterior = Posterior(
+        *[torch.ones(2, 2, dtype=torch.float64)] * 2, torch.ones(2), torch.ones(2), 1, 1, 0, 0, 1, target
+    )
+    assert posterior.least == lowest
+    known = SimpleNamespace(least=lowest, log_predict=lambda x: (tensor([lowest, -1.0]), None))
+    values = {"0": LEAST, "1": math.exp(-1.0)}
+    rows = [Measurement(key, "rerank", value, (value,), 1, 0.0) for key, value in values.items()]
+    evidence = compare(SPACE, known, rows)
+    assert evidence.shift == pytest.approx(0.0, abs=1e-12)
+    assert evidence.noise == pytest.approx(0.0, abs=1e-12)

@@ -6,24 +6,26 @@ from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell, Text
 from unicuco_plugin.errors import CalibrationError
 from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.loading import load_tokenizer
+from unicuco_plugin.models.reach import load_reach
 
 __all__ = ["Texts"]
 
 
 class Texts:
-    """A benchmark's texts, cut into windows by its model's tokenizer; the model itself is not needed.
+    """A benchmark's texts, cut into windows by its model's tokenizer; the model's weights are not needed.
 
     Args:
         plan: Names the texts.
 
     Raises:
-        CalibrationError: If a text is missing, unreadable or too short; the message names the field.
+        CalibrationError: If a text is missing, unreadable or too short, or the model cannot be given such
+            windows; the message names the field.
         UnsupportedModelError: If the model has no tokenizer.
     """
 
     def __init__(self, plan: BenchmarkPlan) -> None:
         self._plan = plan
-        self._tokenizer = load_tokenizer(plan.model)
+        self._tokenizer, self._reach = load_tokenizer(plan.model), load_reach(plan.model)
         self._larger: dict[int, Tensor] = {}
         self.calibration: Tensor = self._cut("calibration", plan.calibration)
         self.evaluation: dict[str, Tensor] = {
@@ -50,7 +52,12 @@ class Texts:
     def _cut(self, field: str, text: Text) -> Tensor:
         try:
             return load_windows(
-                text.sources, self._tokenizer, count=text.windows, length=text.seq_length, seed=text.seed
+                text.sources,
+                self._tokenizer,
+                count=text.windows,
+                length=text.seq_length,
+                seed=text.seed,
+                reach=self._reach,
             )
         except CalibrationError as error:
             raise CalibrationError(f"{field}: {error}") from error

@@ -134,8 +134,9 @@ def _compare(model: str, folder: Path, text: str | None) -> None:
 def _windows(model: Any, tokenizer: Any, text: str | None) -> "Tensor":  # noqa: ANN401 - Transformers is untyped
     if text is not None:
         from unicuco_plugin.models.calibration import load_windows
+        from unicuco_plugin.models.reach import Reach
 
-        return load_windows([text], tokenizer, count=_WINDOWS, length=_LENGTH, seed=0)
+        return load_windows([text], tokenizer, count=_WINDOWS, length=_LENGTH, seed=0, reach=Reach.of(model))
     from unicuco_plugin.models.selfcalibration import generate_windows
 
     return generate_windows(model, tokenizer, count=_WINDOWS, length=_LENGTH, seed=0, cache_dir=cache_folder())

@@ -49,6 +49,7 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
         raise click.UsageError("give TEXT, --tasks or both")
     from unicuco_plugin.models.calibration import load_windows
     from unicuco_plugin.models.loading import find_model, load_model, load_tokenizer
+    from unicuco_plugin.models.reach import load_reach
     from unicuco_plugin.objectives.comparison import compare_models
     from unicuco_plugin.objectives.tasks import find_tasks
 
@@ -61,7 +62,8 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     if fields["pruned"] is not None:
         find_model(fields["pruned"], **code)
     cut = {"count": fields["windows"], "length": fields["seq_length"], "seed": fields["seed"], "split": fields["split"]}
-    windows = {name: load_windows([name], tokenizer, **cut) for name in text}
+    reach = load_reach(fields["model"], **hub) if text else None
+    windows = {name: load_windows([name], tokenizer, **cut, reach=reach) for name in text}
     dense = load_model(fields["model"], **hub, **place)
     pruned = None if fields["pruned"] is None else load_model(fields["pruned"], **code, **place, prunable=False)
     rows = _run_tasks(tasks, manager, (dense, pruned), tokenizer, fields) if tasks else []

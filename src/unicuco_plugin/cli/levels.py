@@ -76,6 +76,7 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     from unicuco_plugin.models.decoder import find_decoder
     from unicuco_plugin.models.exportable import check_exportable
     from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
+    from unicuco_plugin.models.reach import load_reach
     from unicuco_plugin.models.selfcalibration import generate_windows, own_cache
     from unicuco_plugin.report.levels import describe_levels
 
@@ -90,7 +91,9 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     check_exportable(load_config(model, **hub), "sparsity", trust_remote_code=fields["trust_remote_code"])
     tokenizer = load_tokenizer(model, **hub)
     # Texts are checked before a weight is read.
-    windows = load_windows(sources, tokenizer, **cut, split=fields["split"]) if sources else None
+    windows = None
+    if sources:
+        windows = load_windows(sources, tokenizer, **cut, split=fields["split"], reach=load_reach(model, **hub))
     decoder = find_decoder(load_model(model, **hub, dtype=fields["dtype"], device=fields["device"]))
     if windows is None:
         windows = generate_windows(decoder.model, tokenizer, **cut, cache_dir=own_cache(output))

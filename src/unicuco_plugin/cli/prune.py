@@ -211,10 +211,10 @@ def _windows(fields: dict[str, Any]) -> "Tensor | None":
         return None
     from unicuco_plugin.models.calibration import load_windows
     from unicuco_plugin.models.loading import load_tokenizer
+    from unicuco_plugin.models.reach import load_reach
 
-    tokenizer = load_tokenizer(
-        fields["model"], revision=fields["revision"], trust_remote_code=fields["trust_remote_code"]
-    )
+    hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
+    tokenizer = load_tokenizer(fields["model"], **hub)
     return load_windows(
         fields["calibration"],
         tokenizer,
@@ -222,4 +222,5 @@ def _windows(fields: dict[str, Any]) -> "Tensor | None":
         length=fields["seq_length"],
         seed=fields["seed"],
         split=fields["split"],
+        reach=load_reach(fields["model"], **hub),
     )

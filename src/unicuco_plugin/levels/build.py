@@ -80,7 +80,7 @@ def build_levels(
         LevelsError: If ``output`` holds a database and neither flag is given or it has other arguments; if another
             process builds there; or if the disk has too little room.
         UnsupportedModelError: If the blocks have weights that are not linears: fused experts.
-        CalibrationError: If no token reached a linear.
+        CalibrationError: If no token reached linears that are more than a few of a block's weights.
         EvaluationError: If states or a Hessian are not finite.
     """
     settings = settings or LevelSettings()
@@ -113,7 +113,8 @@ def build_levels(
         if overwrite:  # before the old database goes
             check_room(output, shapes, settings, width, overwrite=True)
         record = begin(output, wanted, resume=resume, tell=tell)
-        left = {linear: shape for linear, shape in shapes.items() if linear not in record.linears}
+        wanting = set(record.expected) - record.linears.keys()
+        left = {linear: shape for linear, shape in shapes.items() if linear in wanting}
         need = check_room(output, left, settings, width)
         if left:
             tell(f"{len(left)} linears to solve, at most {need / 1e6:,.1f} MB on the disk")
@@ -158,13 +159,15 @@ class _Build:
 
     def left(self, index: int) -> list[str]:
         """The linears of a block that are not yet stored."""
-        return [name for name in self.decoder.linears(index) if name not in self.record.linears]
+        wanted = set(self.record.expected) - self.record.linears.keys()
+        return [name for name in self.decoder.linears(index) if name in wanted]
 
     def solve(self, runner: BlockRunner, index: int, states: Tensor) -> Tensor:
         """Solve and store what is left of a block; returns the states that leave it dense."""
         self.tell(f"calibrating {self.decoder.block_names[index]}")
         hessians, leaving = gather_hessians(runner, index, states, self.settings.batch_windows)
         linears = self.decoder.linears(index)
+        self.leave_out([name for name in self.left(index) if name not in hessians.leaders])
         left = set(self.left(index))
         for group in hessians.groups():
             names = [name for name in group if name in left]
@@ -188,11 +191,21 @@ class _Build:
                 self.tell(f"solved {name}", "" if factor.invertible else f"{name}: {_BY_MAGNITUDE}")
         return leaving
 
+    def leave_out(self, unreached: Sequence[str]) -> None:
+        """Take linears that no token reached out of the database: they stay dense."""
+        if unreached:
+            expected = tuple(name for name in self.record.expected if name not in unreached)
+            self.record = self.record.model_copy(update={"expected": expected})
+            write_record(self.folder, self.record)
+            for name in unreached:
+                self.tell(f"calibrated {name}", f"{name}: no token reached it, so it stays dense and has no levels")
+
     def weights_of(self, index: int) -> Callable[[int], Mapping[str, Tensor]]:
         """The weights of a stored block at a level, for :func:`mean_states`."""
         linears = {
             name: (LinearLevels.open(self.folder / entry.file, entry.shape, len(entry.zeros)), linear.weight.device)
             for name, linear in self.decoder.linears(index).items()
+            if name in self.record.linears
             for entry in [self.record.linears[name]]
         }
         return lambda level: {name: stored.decode(level, device) for name, (stored, device) in linears.items()}
@@ -206,6 +219,7 @@ class _Build:
 def _prunable(decoder: Decoder) -> dict[str, tuple[int, int]]:
     """Shapes of all linears in the blocks; refuses blocks whose weights are not all in linears."""
     label = type(decoder.model).__name__
+    decoder.all_linears()
     shapes: dict[str, tuple[int, int]] = {}
     for index, block in enumerate(decoder.blocks):
         for name, parameter in block.named_parameters(prefix=decoder.block_names[index]):

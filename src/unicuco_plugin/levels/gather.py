@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import CalibrationError, LevelsError
 from unicuco_plugin.levels.stitch import swapped
 from unicuco_plugin.models.finite import check_finite
+from unicuco_plugin.models.linears import FEW
 from unicuco_plugin.models.runner import BlockRunner
 
 __all__ = ["Hessians", "gather_hessians", "mean_states"]
@@ -43,10 +44,11 @@ def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windo
         batch_windows: Windows that pass it together.
 
     Returns:
-        The Hessians, and the ``m x L x hidden`` states that leave the block.
+        The Hessians, of all linears but a ``FEW`` that no token reached, and the ``m x L x hidden`` states that leave
+        the block.
 
     Raises:
-        CalibrationError: If no token reached a linear (an expert that no token chose).
+        CalibrationError: If no token reached linears that weigh more (an expert that no token chose).
         EvaluationError: If states or a Hessian are not finite.
     """
     linears = runner.decoder.linears(index)
@@ -64,7 +66,8 @@ def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windo
         for hook in hooks:
             hook.remove()
     unreached = [name for name in linears if name not in found.leaders]
-    if unreached:
+    weights = {name: linear.weight.numel() for name, linear in linears.items()}
+    if sum(weights[name] for name in unreached) > FEW * sum(weights.values()):
         raise CalibrationError(
             f"no calibration token reached {unreached[0]} ({len(unreached)} linears in all); give more windows"
         )
@@ -87,7 +90,9 @@ def _accumulate(found: Hessians, seen: dict[str, Tensor], name: str, linear: nn.
         return
     seen[name] = entering
     H, samples = found.sums.get(name) or (make_empty_hessian(linear), 0)
-    found.sums[name] = accumulate_hessian(entering, linear, H, samples)
+    # The toolkit's sum knows two and three dimensions; DeepSeek's attention has four.
+    flat = entering.flatten(1, -2) if entering.dim() > 3 else entering
+    found.sums[name] = accumulate_hessian(flat, linear, H, samples)
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from unicuco_plugin.errors import CalibrationError
 from unicuco_plugin.models.documents import Document, read_documents
 from unicuco_plugin.models.loading import Tokenizer
+from unicuco_plugin.models.reach import Reach
 
 __all__ = ["calibration_hash", "load_windows"]
 
@@ -32,6 +33,7 @@ def load_windows(
     seed: int,
     split: str = "train",
     samples: int | None = None,
+    reach: Reach | None = None,
 ) -> Tensor:
     """Cut windows of tokens evenly from all sources; no two overlap.
 
@@ -46,16 +48,20 @@ def load_windows(
         seed: Decides where in its stretch each window lies, and the order.
         split: Which split of a dataset.
         samples: At most so many documents of each source; all by default.
+        reach: What the model can be given; windows are cut for whatever model by default.
 
     Returns:
         A ``count x length`` int64 tensor of token ids, on the CPU.
 
     Raises:
-        CalibrationError: If a number is out of range, or a source is missing, unreadable, not UTF-8, or too short.
+        CalibrationError: If a number is out of range, a source is missing, unreadable, not UTF-8, or too short, or
+            windows are longer or have other tokens than the model can be given.
     """
     if not sources:
         raise CalibrationError("calibration needs at least one source, got none")
     _check_numbers(count, length, samples)
+    reach = reach or Reach()
+    reach.check_length(length)
     generator = torch.Generator().manual_seed(seed)
     windows = []
     for index, source in enumerate(sources):
@@ -64,6 +70,8 @@ def load_windows(
             tokens = _tokenise(source, tokenizer, share * length, split=split, samples=samples)
             windows.append(_cut(tokens, share, length, generator))
     joined = torch.cat(windows)
+    if reach.rows is not None:
+        reach.check_tokens(joined, len(tokenizer))
     return joined[torch.randperm(count, generator=generator)]
 
 
@@ -92,7 +100,10 @@ def _tokenise(source: str | Path, tokenizer: Tokenizer, needed: int, *, split: s
     if len(ids) < needed and len(thinned) < len(documents):
         ids = _encode(documents, tokenizer)
     if len(ids) < needed:
-        raise CalibrationError(f"calibration source {source} is too short: needs {needed} tokens, has {len(ids)}")
+        raise CalibrationError(
+            f"calibration source {source} is too short: needs {needed} tokens, has {len(ids)}; give more text, or ask "
+            "for fewer or shorter windows"
+        )
     return torch.tensor(ids, dtype=torch.int64)
 
 

@@ -84,8 +84,22 @@ class Decoder:
         return {name: module for name, module in modules if isinstance(module, nn.Linear)}
 
     def all_linears(self) -> dict[str, nn.Linear]:
-        """The linear layers of all blocks by full module name, in the model's order."""
-        return {name: linear for index in range(len(self.blocks)) for name, linear in self.linears(index).items()}
+        """The linear layers of all blocks by full module name, in the model's order.
+
+        Raises:
+            UnsupportedModelError: If there is none, as in GPT-2, whose weights are in ``Conv1D``.
+        """
+        found = {name: linear for index in range(len(self.blocks)) for name, linear in self.linears(index).items()}
+        if not found:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: its blocks have no nn.Linear{self._instead()}, so no share of their "
+                "weights can be zeroed or quantised; drop whole blocks instead (the space depth)"
+            )
+        return found
+
+    def _instead(self) -> str:
+        kinds = {type(module).__name__ for module in self.blocks.modules()}
+        return " but Conv1D" if "Conv1D" in kinds else ""
 
 
 def find_decoder(model: PreTrainedModel) -> Decoder:

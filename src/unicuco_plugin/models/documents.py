@@ -1,13 +1,15 @@
-"""Documents to calibrate on: text files, JSON lines, and whatever ``datasets`` can open."""
+"""Documents to calibrate on: text files and JSON lines, packed by gzip or not, and whatever ``datasets`` can open."""
 
+import gzip
 import io
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.errors import CalibrationError, clip
 from unicuco_plugin.files.received import open_regular, parse_json
 from unicuco_plugin.models.loading import Tokenizer
 
@@ -15,8 +17,15 @@ __all__ = ["Document", "read_documents"]
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _TEXT = (".txt", ".md", ".text")
+_GZIP = ".gz"
+# Tables that ``datasets`` reads, by its name for them; a file's own first bytes decide before its name does.
+_TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+_MAGIC = {b"\x1f\x8b": _GZIP, b"PAR1": ".parquet", b"ARROW1": ".arrow"}
 # Characters of a line, all that is in memory of a file at once; books have fewer.
 _LONGEST_LINE = 2**26
+# Characters that a packed file may unpack to: a small one can hold any number, and documents are held in memory. What
+# windows need is some millions.
+_MOST_UNPACKED = 2**31
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,9 @@ def read_documents(
     """Read the documents of one source, in its order.
 
     Args:
-        source: A UTF-8 text file (documents between blank lines), a JSONL file with ``text`` or ``messages``, or a
-            folder or name that ``datasets`` opens, with the same columns.
+        source: A UTF-8 text file (documents between blank lines) or a JSONL file with ``text`` or ``messages``, either
+            as it is or packed by gzip; a Parquet or Arrow file, or a folder or name that ``datasets`` opens, with the
+            same columns.
         tokenizer: Its chat template writes ``messages`` as text.
         split: Which split of a dataset; files have none.
         samples: At most so many documents, from the start; all by default.
@@ -49,12 +59,34 @@ def read_documents(
     """
     path = Path(source).expanduser()
     if path.is_dir() or not (path.exists() or _looks_like_file(source)):
-        records = _columns(source, _open_dataset(source, path, split), tokenizer)
-    elif path.suffix.lower() in _JSON_LINES:
+        return islice(_columns(source, _open_dataset(source, path, split), tokenizer), samples)
+    kind = _kind(path)
+    records: Iterable[Document]
+    if kind in _TABLES:
+        records = _columns(source, _open_table(path, _TABLES[kind]), tokenizer)
+    elif kind in _JSON_LINES:
         records = _columns(source, _json_lines(path), tokenizer)
     else:
         records = (Document(text) for text in _paragraphs(path))
     return islice(records, samples)
+
+
+def _kind(path: Path) -> str:
+    """What a file holds, as a suffix; of one packed by gzip, what it unpacks to."""
+    first = _first_bytes(path)
+    magic = next((suffix for start, suffix in _MAGIC.items() if first.startswith(start)), "")
+    if magic in _TABLES:
+        return magic
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == _GZIP else suffix
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.read(8)
+    except OSError:  # whoever reads it says so
+        return b""
 
 
 def _looks_like_file(source: str | Path) -> bool:
@@ -62,18 +94,25 @@ def _looks_like_file(source: str | Path) -> bool:
     return (
         isinstance(source, Path)
         or text.startswith(("/", ".", "~"))
-        or Path(text).suffix.lower() in (*_JSON_LINES, *_TEXT)
+        or Path(text).suffix.lower() in (*_JSON_LINES, *_TEXT, *_TABLES, _GZIP)
     )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.exists():
         raise CalibrationError(f"calibration file {path} does not exist")
-    number = 0
+    number = characters = 0
+    packed = _first_bytes(path).startswith(b"\x1f\x8b")
     try:
-        with open_regular(path) as opened, io.TextIOWrapper(opened, encoding="utf-8") as file:
+        with open_regular(path) as opened, io.TextIOWrapper(_unpacked(opened, packed=packed), encoding="utf-8") as file:
             while line := file.readline(_LONGEST_LINE + 1):
                 number += 1
+                characters += len(line)
+                if packed and characters > _MOST_UNPACKED:
+                    raise CalibrationError(
+                        f"calibration file {path} must unpack to at most {_MOST_UNPACKED:,} characters; unpack it, or "
+                        "give fewer"
+                    )
                 if len(line.rstrip("\n")) > _LONGEST_LINE:
                     raise CalibrationError(
                         f"calibration file {path}, line {number}: must have at most {_LONGEST_LINE:,} characters"
@@ -83,8 +122,16 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise CalibrationError(
             f"calibration file {path} must be UTF-8; line {number + 1} or soon after is not"
         ) from error
+    except (EOFError, zlib.error) as error:
+        raise CalibrationError(
+            f"calibration file {path} cannot be unpacked: {error}; it is truncated or damaged"
+        ) from error
     except OSError as error:
         raise CalibrationError(f"calibration file {path} cannot be read: {error.strerror or error}") from error
+
+
+def _unpacked(opened: io.BufferedReader, *, packed: bool) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.GzipFile(fileobj=opened) if packed else opened
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
@@ -122,8 +169,29 @@ def _open_dataset(source: str | Path, path: Path, split: str) -> Iterator[tuple[
             data = data[split]
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CalibrationError(f"dataset {source}, split {split}: cannot be opened: {reason}") from error
+        raise CalibrationError(f"dataset {source}, split {split}: cannot be opened: {clip(reason, 160)}") from error
     return ((f"record {number}", record) for number, record in enumerate(data))
+
+
+def _open_table(path: Path, kind: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a file, a batch at a time: nothing is copied into the cache of ``datasets``."""
+    import datasets  # noqa: PLC0415
+
+    number = characters = 0
+    try:
+        for record in datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True):
+            characters += sum(len(value) for value in record.values() if isinstance(value, str))
+            if characters > _MOST_UNPACKED:
+                break
+            yield f"record {number}", record
+            number += 1
+    except Exception as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CalibrationError(f"calibration file {path} cannot be read as {kind}: {clip(reason, 120)}") from error
+    if characters > _MOST_UNPACKED:
+        raise CalibrationError(
+            f"calibration file {path} must hold at most {_MOST_UNPACKED:,} characters; give fewer rows of it"
+        )
 
 
 def _columns(source: str | Path, records: Iterable[tuple[str, Any]], tokenizer: Tokenizer) -> Iterator[Document]:

@@ -2,7 +2,11 @@
 
 from torch import nn
 
-__all__ = ["Linears"]
+__all__ = ["FEW", "Linears"]
+
+# Share of a block's weights that no token need reach: Mamba never calls its dt_proj (two per cent of a block), while an
+# expert that no token chose is more, and says that there are too few windows.
+FEW = 0.05
 
 
 class Linears:

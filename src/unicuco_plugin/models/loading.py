@@ -213,6 +213,12 @@ def _locate(name_or_path: str | Path) -> dict[str, Any]:
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if (path / "adapter_config.json").is_file():
+                raise UnsupportedModelError(
+                    f"{text}: the folder holds a LoRA adapter, not a model; merge it first: peft's "
+                    "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OTHER), and "
+                    "the tokenizer beside it"
+                )
             raise UnsupportedModelError(f"{text}: the folder has no config.json, so it is not a model")
         _check_files(path)
         return {"pretrained_model_name_or_path": str(path), "local_files_only": True}

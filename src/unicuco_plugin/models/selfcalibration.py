@@ -18,6 +18,7 @@ from unicuco_plugin.files.names import check_own_folder
 from unicuco_plugin.files.received import read_bytes
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import Tokenizer
+from unicuco_plugin.models.reach import Reach
 
 __all__ = ["generate_windows", "own_cache"]
 
@@ -56,11 +57,15 @@ def generate_windows(
         A ``count x length`` int64 tensor of token ids, on the CPU.
 
     Raises:
-        CalibrationError: If ``count`` or ``length`` is out of range, or ``cache_dir`` cannot be written.
+        CalibrationError: If ``count`` or ``length`` is out of range, the model cannot be given such windows, or
+            ``cache_dir`` cannot be written.
     """
     for name, value, least in (("count", count, 1), ("length", length, 2)):
         if value < least:
             raise CalibrationError(f"{name} must be at least {least}, got {value}")
+    reach = Reach.of(model)
+    reach.check_length(length)
+    reach.check_tokens(torch.tensor([_first_token(model, tokenizer)]))
     folder = Path(cache_dir).expanduser()
     stem = f"self-{fingerprint(model)}-{seed}-{length}"
     batches = []

@@ -3,7 +3,12 @@
 import re
 from collections.abc import Mapping
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from unicuco_plugin.errors import UnsupportedModelError, quoted
 
@@ -15,6 +20,7 @@ REFUSED: Mapping[str, str] = {
     "gemma3n_text": "its blocks share key-value caches and per-layer embeddings",
     "gpt_neo": "its attention pattern is regenerated from attention_types on reload",
     "granitemoehybrid": "the toolkit saves its fused experts wrong",
+    "llama4_text": "llm-compressor takes its fused experts apart and cannot save them as the model loads them",
 }
 
 # Settings that tie a block to its place or to other blocks: field → the values under which it does not.
@@ -34,8 +40,8 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
         name: What to call the model in messages; its type by default.
 
     Raises:
-        UnsupportedModelError: For encoder-decoders, quantised models, multimodal wrappers, refused families, and
-            blocks that share state; the message is one line and starts with the name.
+        UnsupportedModelError: For encoders, encoder-decoders, quantised models, multimodal wrappers, refused families,
+            and blocks that share state; the message is one line and starts with the name.
     """
     label = name or config.model_type or type(config).__name__
     if getattr(config, "is_encoder_decoder", False):
@@ -45,6 +51,11 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
     if config.model_type in REFUSED:
         raise UnsupportedModelError(
             f"{label}: blocks of {config.model_type} cannot be dropped: {REFUSED[config.model_type]}"
+        )
+    if _is_encoder(config):
+        raise UnsupportedModelError(
+            f"{label}: {config.model_type} is an encoder, which reads text and writes none; only decoder-only language "
+            "models can be pruned"
         )
     text = config.get_text_config(decoder=True)
     if text is not config:
@@ -64,6 +75,13 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
     frequency = vars(text).get("moe_layer_freq", 1)
     if isinstance(frequency, int) and frequency != 1:
         raise UnsupportedModelError(f"{label}: moe_layer_freq must be 1 for blocks to be dropped, got {frequency}")
+
+
+def _is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether the family fills masks; some (BERT) can be told to be decoders."""
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and getattr(config, "is_decoder", True)
+    return masked and not causal
 
 
 def check_model(model: PreTrainedModel, blocks_name: str, count: int) -> None:

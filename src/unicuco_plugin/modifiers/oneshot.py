@@ -11,31 +11,29 @@ import llmcompressor
 import torch
 from llmcompressor.core import reset_session
 from llmcompressor.modifiers import Modifier
-from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import SparsityModifierBase
 from llmcompressor.recipe import Recipe
 from torch import Tensor, nn
 
-from unicuco_plugin.errors import CalibrationError, ExportError, UnicucoError
+from unicuco_plugin.errors import CalibrationError, UnicucoError
 from unicuco_plugin.files.json_text import json_text
-from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.finite import check_weights
 from unicuco_plugin.models.loadability import has_own_code
-from unicuco_plugin.models.loading import Tokenizer, load_config, load_model, load_tokenizer
-from unicuco_plugin.models.output_folder import check_output
+from unicuco_plugin.models.loading import Tokenizer, load_model, load_tokenizer
+from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.staging import staged_folder
 from unicuco_plugin.modifiers.achieved import Achieved
+from unicuco_plugin.modifiers.asked_first import ask_first, least_bytes
 from unicuco_plugin.modifiers.card import write_card
 from unicuco_plugin.modifiers.caveat import find_caveat
+from unicuco_plugin.modifiers.flat_inputs import flat_inputs
 from unicuco_plugin.modifiers.limit_check import check_limits
 from unicuco_plugin.modifiers.norms import exact_norms
 from unicuco_plugin.modifiers.own_recipe import check_modifiers
-from unicuco_plugin.modifiers.recipe import build_recipe, check_pipeline, check_recipe, is_text
+from unicuco_plugin.modifiers.recipe import build_recipe, check_pipeline, check_recipe
 from unicuco_plugin.modifiers.saving import save_checkpoint
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
-from unicuco_plugin.modifiers.structured import StructuredOptions, find_beside
+from unicuco_plugin.modifiers.toolkit_failure import explain_failure
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
-from unicuco_plugin.modifiers.ways import find_inputs, largest_share
-from unicuco_plugin.pruning import check_config
 from unicuco_plugin.strategy import Strategy
 
 __all__ = ["Calibrate", "Export", "prune_with_recipe"]
@@ -128,19 +126,8 @@ def prune_with_recipe(
     built = _build_recipe(recipe)
     check_pipeline(built.modifiers, pipeline, with_data=calibration is not None)
     profiles = [modifier for modifier in built.modifiers if isinstance(modifier, SparsityProfileModifier)]
-    inputs = [path for modifier in profiles for path in find_inputs(vars(modifier))]
-    inputs += [] if not isinstance(recipe, str | Path) or is_text(recipe) else [str(recipe)]
-    check_output(output, overwrite=overwrite, source=Path(name) if Path(name).is_dir() else None, inputs=inputs)
-    for modifier in profiles:
-        if isinstance(recipe, str | Path) and not is_text(recipe):
-            modifier.structured = find_beside(modifier.structured, Path(recipe).parent)
-        modifier.check_recipe(built.modifiers)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    # Requests that cannot be met and models of another structure are refused before a weight is read.
-    config = load_config(name, **hub) if isinstance(model, str | Path) else model.config
-    for strategy in [strategy for modifier in profiles for strategy in modifier.resolve()]:
-        check_config(config, strategy.model)
-    _ask_first(config, profiles, model, trust_remote_code=trust_remote_code)
+    ask_first(built.modifiers, profiles, recipe, model, output, overwrite=overwrite, hub=hub)
     live = _load(model, name, hub, dtype=dtype, device=device)
     tokenizer = tokenizer or _find_tokenizer(name, hub)
     if calibration is not None and tokenizer is None:
@@ -151,7 +138,9 @@ def prune_with_recipe(
     windows = calibration
     if windows is not None and not isinstance(windows, Tensor):
         windows = windows(live, tokenizer)
-    with staged_folder(output, overwrite=overwrite, need=_least_bytes(built.modifiers, live)) as stage:
+    if windows is not None:
+        Reach.of(live).check(windows)
+    with staged_folder(output, overwrite=overwrite, need=least_bytes(built.modifiers, live)) as stage:
         try:
             _run(live, built, tokenizer, windows, pipeline, trust=trust_remote_code or has_own_code(live))
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
@@ -180,42 +169,12 @@ def prune_with_recipe(
     return Export(output, live, strategies, params, saved.bytes, seconds, achieved, caveat, layout, saved.notes)
 
 
-def _ask_first(
-    config: Any,  # noqa: ANN401 - a Transformers configuration
-    profiles: Sequence[SparsityProfileModifier],
-    model: object,
-    *,
-    trust_remote_code: bool,
-) -> None:
-    """Refuse what could not be exported in the end, before a weight is read."""
-    kind: Any = None if isinstance(model, str | Path) else type(model)
-    options: dict[str, Any] = {"kind": kind, "trust_remote_code": trust_remote_code}
-    spaces = dict.fromkeys(space for modifier in profiles for space in modifier.spaces)
-    for space in spaces or (None,):
-        # Parts that a strategy removes whole need no bias; which others do is known when they are chosen.
-        layout = (profiles[0].structured or StructuredOptions()).format if space == "structured" else None
-        check_exportable(config, space, layout=layout, compensate=False, **options)
-
-
 def _load(model: str | Path | nn.Module, name: str, hub: dict[str, Any], **place: Any) -> Any:  # noqa: ANN401
     """The model in memory, its weights finite."""
     if isinstance(model, str | Path):
         return load_model(name, **hub, **place)
     check_weights(model, name or "the model")
     return model
-
-
-def _least_bytes(modifiers: Sequence[Modifier], model: nn.Module) -> int:
-    """Bytes that the checkpoint will have at least, as far as is known before the run; 0 if a modifier may quantise."""
-    known = (SparsityProfileModifier, SparsityModifierBase)
-    if not all(isinstance(modifier, known) for modifier in modifiers):
-        return 0
-    profiles = [modifier for modifier in modifiers if isinstance(modifier, SparsityProfileModifier)]
-    dense = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
-    # Embeddings and the head stay, whatever is removed of the blocks.
-    late = [1.0 - largest_share(vars(modifier)) for modifier in profiles if modifier.late is not None]
-    found = [strategy.bytes for modifier in profiles for strategy in modifier.resolve()]
-    return min([*found, *(int(left * dense) for left in late)], default=dense)
 
 
 def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:
@@ -245,7 +204,7 @@ def _run(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     data = {} if windows is None else _calibration_data(windows)
     try:
-        with exact_norms(model):
+        with exact_norms(model), flat_inputs(model):
             llmcompressor.oneshot(
                 model=model,
                 recipe=recipe,
@@ -257,7 +216,7 @@ def _run(
     except UnicucoError:
         raise
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError) as error:
-        raise ExportError(f"llm-compressor failed on this recipe: {type(error).__name__}: {error}") from error
+        raise explain_failure(error) from error
     check_weights(model, "the pruned model", made=True)
 
 

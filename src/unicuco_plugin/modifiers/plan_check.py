@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from llmcompressor.core import Event, State
 from llmcompressor.modifiers import Modifier
+from loguru import logger
 from pydantic import PrivateAttr
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from unicuco_plugin.errors import ExportError
+from unicuco_plugin.errors import ExportError, clip
 from unicuco_plugin.levels.store import SAME_WIDTH
+from unicuco_plugin.models.linears import FEW
 
 __all__ = ["PlanCheck", "PlannedLinear", "count_zeros"]
 
@@ -56,13 +60,25 @@ class PlanCheck(Modifier):
     _linears: Mapping[str, PlannedLinear] = PrivateAttr(default_factory=dict)
     _engine: str = PrivateAttr(default="")
     _counts: dict[str, int] = PrivateAttr(default_factory=dict)
+    _reached: set[str] = PrivateAttr(default_factory=set)
+    _hooks: list[RemovableHandle] = PrivateAttr(default_factory=list)
 
     @classmethod
     def of(cls, linears: Mapping[str, PlannedLinear], engine: str) -> "PlanCheck":
         """Watch linears, by their full names, that a modifier of the name ``engine`` is about to prune."""
         check = cls()
         check._linears, check._engine = linears, engine
+        for name, linear in linears.items():
+            check._hooks.append(linear.module.register_forward_hook(partial(check._reach, name)))
         return check
+
+    def _reach(self, name: str, *_: object) -> None:
+        self._reached.add(name)
+
+    def forget(self) -> None:
+        """Take the hooks off the linears; calling it again does nothing."""
+        while self._hooks:
+            self._hooks.pop().remove()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -103,7 +119,14 @@ class PlanCheck(Modifier):
         if not wrong:
             return
         planned = [name for name, linear in self._linears.items() if linear.planned]
-        if all(self._counts[name] <= self._linears[name].before for name in planned):
+        idle = [name for name in planned if self._counts[name] <= self._linears[name].before]
+        unreached = [name for name in idle if name in wrong and name not in self._reached]
+        if unreached and len(idle) < len(planned):
+            self._tell_of(unreached, planned)
+            wrong = [name for name in wrong if name not in unreached]
+            if not wrong:
+                return
+        if len(idle) == len(planned):
             raise ExportError(
                 f"{self._engine} zeroed nothing of what the strategy plans for {len(planned)} linears: it saw no "
                 "calibration text (pipeline 'datafree' shows it none)"
@@ -113,6 +136,23 @@ class PlanCheck(Modifier):
         more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         hint = "; inputs that are zero in all calibration text zero whole columns" if self._excess(wrong[0]) > 0 else ""
         raise ExportError(f"{self._engine} did not carry out the plan: {listed}{more}{hint}")
+
+    def _tell_of(self, unreached: list[str], planned: list[str]) -> None:
+        """Linears that no token reached stay dense, as the toolkit leaves them, if they are few."""
+        lost, whole = (
+            sum(self._linears[name].module.weight.numel() for name in names) for names in (unreached, planned)
+        )
+        more = f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""
+        listed = f"{', '.join(unreached[:_NAMED])}{more}"
+        if lost > FEW * whole:
+            raise ExportError(
+                f"no calibration token reached {clip(listed, 150)}, {lost:,} of {whole:,} planned weights, so "
+                f"{self._engine} left them dense; give more windows (--samples), or ignore them in training"
+            )
+        logger.warning(
+            f"SparsityProfileModifier: no calibration token reached {listed}, {lost:,} of {whole:,} planned weights; "
+            "they stay dense"
+        )
 
     def _count(self, names: Any) -> None:  # noqa: ANN401 - any iterable of names
         self._counts |= {name: count_zeros(self._linears[name].module) for name in names}

@@ -135,6 +135,8 @@ class SparsityHandler:
         self._remove_check()
 
     def _remove_check(self) -> None:
+        if self._check is not None:
+            self._check.forget()
         self._modifiers[:] = [modifier for modifier in self._modifiers if modifier is not self._check]
 
     def _watch(

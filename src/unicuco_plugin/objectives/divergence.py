@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from unicuco_plugin.objectives.objective import Evaluation, ObjectiveRequest
+from unicuco_plugin.objectives.objective import Evaluation, ObjectiveRequest, Report
 from unicuco_plugin.objectives.units import UnitsEvaluator
+from unicuco_plugin.objectives.work import ignore
 
 __all__ = ["DivergenceObjective"]
 
@@ -35,4 +36,8 @@ class DivergenceObjective:
 
     def evaluate(self, X: Tensor) -> list[Evaluation]:
         """Measure ``n x d`` strategies, one row each."""
-        return self._evaluator.evaluate([self._space.to_units(row) for row in X])
+        return self.evaluate_reporting(X, ignore)
+
+    def evaluate_reporting(self, X: Tensor, report: Report) -> list[Evaluation]:
+        """As ``evaluate``; calls ``report`` with how many strategies are done."""
+        return self._evaluator.evaluate([self._space.to_units(row) for row in X], report)

@@ -18,8 +18,9 @@ from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.models.sublayers import silenced, sublayer_names
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
-from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.prefixes import SKIPPED, PrefixWalk
+from unicuco_plugin.objectives.work import Work, ignore
 
 __all__ = ["DROPPED", "KEPT", "NO_ATTENTION", "NO_MLP", "BlockEvaluator", "evaluate_changes", "lacking_parts"]
 
@@ -82,8 +83,8 @@ class BlockEvaluator:
         )
 
     @torch.inference_mode()
-    def evaluate_parts(self, candidates: Sequence[Sequence[int]]) -> list[Evaluation]:
-        """Measure candidates, each given by what every block lacks.
+    def evaluate_parts(self, candidates: Sequence[Sequence[int]], report: Report = ignore) -> list[Evaluation]:
+        """Measure candidates, each given by what every block lacks; tells ``report`` how many are done.
 
         Returns:
             As :meth:`evaluate`.
@@ -92,9 +93,8 @@ class BlockEvaluator:
             ValueError: If a candidate has not one number for every block.
             UnsupportedModelError: If half a block is to go and a block keeps it in no module of its own.
         """
-        return evaluate_changes(
-            self._walk, self._head, [tuple(map(_change, candidate)) for candidate in candidates], self._windows.numel()
-        )
+        changes = [tuple(map(_change, candidate)) for candidate in candidates]
+        return evaluate_changes(self._walk, self._head, changes, self._windows.numel(), report)
 
 
 def _lacking(decoder: Decoder, index: int, gone: Hashable) -> AbstractContextManager[None]:
@@ -108,7 +108,11 @@ def _change(gone: int) -> Hashable:
 
 
 def evaluate_changes(
-    walk: PrefixWalk, head: DivergenceHead, candidates: Sequence[tuple[Hashable, ...]], tokens: int
+    walk: PrefixWalk,
+    head: DivergenceHead,
+    candidates: Sequence[tuple[Hashable, ...]],
+    tokens: int,
+    report: Report = ignore,
 ) -> list[Evaluation]:
     """Measure candidates given by a change for each block, in order; equal ones are computed once.
 
@@ -117,13 +121,16 @@ def evaluate_changes(
         head: From final states to divergence.
         candidates: As ``walk`` takes them.
         tokens: Evaluation tokens of one candidate.
+        report: Called with how many candidates are done.
 
     Raises:
         ValueError: If a candidate has not one change for every block.
     """
     started = time.perf_counter()
     distinct = list(dict.fromkeys(candidates))
-    finals = walk.finals(distinct)
-    values = dict(zip(distinct, head.divergences(walk.dense, finals), strict=True))
+    changed = sum(any(change is not None for change in candidate) for candidate in distinct)
+    work = Work(report, len(candidates), walk.count(distinct) + changed * head.blocks)
+    finals = walk.finals(distinct, work.add)
+    values = dict(zip(distinct, head.divergences(walk.dense, finals, work.add), strict=True))
     seconds = (time.perf_counter() - started) / max(len(candidates), 1)
     return [Evaluation(sum(values[c]) / len(values[c]), values[c], tokens, seconds) for c in candidates]

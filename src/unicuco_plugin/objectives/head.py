@@ -8,6 +8,7 @@ from torch import Tensor
 from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.objectives.kl import Direction, kl_sums
+from unicuco_plugin.objectives.work import Tell, ignore
 
 __all__ = ["DivergenceHead"]
 
@@ -26,15 +27,24 @@ class DivergenceHead:
         self.direction = direction
         self.positions = positions
 
-    def divergences(self, dense: Tensor, finals: Sequence[Tensor]) -> list[tuple[float, ...]]:
+    @property
+    def blocks(self) -> float:
+        """Work of one comparison, in blocks of the model: as many as its head has weights."""
+        block = sum(parameter.numel() for parameter in self.runner.decoder.blocks[0].parameters())
+        head = self.runner.decoder.model.get_output_embeddings()
+        return sum(parameter.numel() for parameter in head.parameters()) / max(block, 1) if head is not None else 1.0
+
+    def divergences(self, dense: Tensor, finals: Sequence[Tensor], tell: Tell = ignore) -> list[tuple[float, ...]]:
         """Mean divergence per window of each model.
 
         Args:
             dense: ``m x L x hidden`` final states of the dense model.
             finals: Those of each pruned model; one that *is* ``dense`` diverges by exactly 0.
+            tell: Called with ``blocks`` for each model, window by window.
 
         Returns:
-            ``m`` values for each of ``finals``, nats per token.
+            ``m`` values for each of ``finals``, nats per token, at least 0: what float32 makes of two equal
+            distributions may be a little less.
 
         Raises:
             EvaluationError: If states or a divergence are not finite.
@@ -44,18 +54,20 @@ class DivergenceHead:
         changed = [row for row, final in enumerate(finals) if final is not dense]
         most = max(1, self.positions - 1)
         for group in (changed[start : start + most] for start in range(0, len(changed), most)):
-            sums[group] = self._sums([dense, *(finals[row] for row in group)])
+            sums[group] = self._sums([dense, *(finals[row] for row in group)], tell)
         check_finite("divergence", sums, dense.dtype)
-        return [tuple(row.tolist()) for row in sums / dense.shape[1]]
+        return [tuple(row.tolist()) for row in (sums / dense.shape[1]).clamp_min(0.0)]
 
-    def _sums(self, states: Sequence[Tensor]) -> Tensor:
+    def _sums(self, states: Sequence[Tensor], tell: Tell) -> Tensor:
         """Divergence summed over positions, ``len(states) - 1`` models by windows; the first is dense."""
         windows, length = states[0].shape[:2]
         sums = torch.zeros(len(states) - 1, windows, dtype=torch.float64)
         step = max(1, self.positions // len(states))
+        share = self.blocks * (len(states) - 1) / windows
         for window in range(windows):
             for start in range(0, length, step):
                 together = torch.stack([state[window, start : start + step] for state in states])
                 dense, *pruned = self.runner.logits(together)
                 sums[:, window] += torch.tensor(kl_sums(dense, pruned, self.direction), dtype=torch.float64)
+            tell(share)
         return sums

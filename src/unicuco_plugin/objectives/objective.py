@@ -1,7 +1,8 @@
 """What measures the quality of a strategy, and what it is given to do so."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -13,7 +14,10 @@ if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting 
     from unicuco_plugin.models.decoder import Decoder
     from unicuco_plugin.objectives.ranked_parts import RankedParts
 
-__all__ = ["Evaluation", "Objective", "ObjectiveRequest"]
+__all__ = ["Evaluation", "Objective", "ObjectiveRequest", "Report", "ReportingObjective", "evaluate_reporting"]
+
+Report = Callable[[float], None]
+"""Called with how many strategies of a batch are done, a rising number; half of one that is half done counts."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Evaluation:
     """What one candidate cost in quality and in work.
 
     Attributes:
-        value: Mean over the windows; positive, lower is better. For the built-in divergence nats per token.
+        value: Mean over the windows; at least 0, lower is better. For the built-in divergence nats per token. Values
+            below 1e-4 compare as equal (``search/floor.py``): a measure on another scale is to be multiplied up.
         per_window: The same for each window.
         tokens: Evaluation tokens: scored positions.
         seconds: This candidate's equal share of its batch's wall time.
@@ -60,5 +65,24 @@ class Objective(Protocol):
     """Measures strategies on the windows it was built with."""
 
     def evaluate(self, X: Tensor) -> list[Evaluation]:
-        """Measure ``n x d`` strategies, in order; values are positive and finite."""
+        """Measure ``n x d`` strategies, in order; values are finite and at least 0."""
         ...
+
+
+@runtime_checkable
+class ReportingObjective(Objective, Protocol):
+    """An objective that says how far it is within a batch, which on a large model takes minutes.
+
+    No objective need be one: with this method it is, and is asked by it where someone watches.
+    """
+
+    def evaluate_reporting(self, X: Tensor, report: Report) -> list[Evaluation]:
+        """As ``evaluate``, with the same result; calls ``report`` often."""
+        ...
+
+
+def evaluate_reporting(objective: Objective, X: Tensor, report: Report) -> list[Evaluation]:
+    """Measure ``n x d`` strategies by an objective that may be a ``ReportingObjective``."""
+    if isinstance(objective, ReportingObjective):
+        return objective.evaluate_reporting(X, report)
+    return objective.evaluate(X)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.objectives.work import Tell, ignore
 
 __all__ = ["SKIPPED", "PrefixWalk"]
 
@@ -59,16 +60,26 @@ class PrefixWalk:
         """The dense model's final state, before the final norm."""
         return self._dense_states()[-1]
 
-    def finals(self, candidates: Sequence[tuple[Hashable, ...]]) -> list[Tensor]:
+    def count(self, candidates: Sequence[tuple[Hashable, ...]]) -> int:
+        """Blocks that :meth:`finals` will run, but for those that memory has no room to keep."""
+        blocks = len(self._runner.decoder.blocks)
+        nodes = set()
+        for changes in candidates:
+            first = next((index for index, change in enumerate(changes) if change is not None), len(changes))
+            nodes |= {changes[: i + 1] for i in range(first, len(changes)) if changes[i] != SKIPPED}
+        return len(nodes - self._kept.keys()) + (0 if self._states else blocks)
+
+    def finals(self, candidates: Sequence[tuple[Hashable, ...]], tell: Tell = ignore) -> list[Tensor]:
         """The final state of every candidate, in order; that of one without a change *is* ``dense``.
 
         Args:
             candidates: One change for each block.
+            tell: Called with 1 for each block that was run.
 
         Raises:
             ValueError: If a candidate has not one change for every block.
         """
-        dense = self._dense_states()
+        dense = self._dense_states(tell)
         if any(len(changes) != len(dense) - 1 for changes in candidates):
             raise ValueError(f"candidates must have one number for each of {len(dense) - 1} blocks")
         nodes: list[tuple[Hashable, ...] | None] = [None] * len(candidates)
@@ -82,22 +93,23 @@ class PrefixWalk:
                 longer = nodes[position] = changes[: index + 1]
                 if longer not in grown:
                     before = dense[index] if node is None else states[node]
-                    grown[longer] = before if changes[index] == SKIPPED else self._walked(longer, before)
+                    grown[longer] = before if changes[index] == SKIPPED else self._walked(longer, before, tell)
             states = grown
         return [dense[-1] if node is None else states[node] for node in nodes]
 
-    def _dense_states(self) -> list[Tensor]:
+    def _dense_states(self, tell: Tell = ignore) -> list[Tensor]:
         if not self._states:
             states = [torch.cat([self._runner.embed(part) for part in self._windows.split(self._batch_windows)])]
             for index in range(len(self._runner.decoder.blocks)):
                 states.append(self._run(index, states[-1]))
+                tell(1.0)
             self._states = states
         return self._states
 
     def _run(self, index: int, states: Tensor) -> Tensor:
         return torch.cat([self._runner.run(index, part) for part in states.split(self._batch_windows)])
 
-    def _walked(self, node: tuple[Hashable, ...], before: Tensor) -> Tensor:
+    def _walked(self, node: tuple[Hashable, ...], before: Tensor, tell: Tell) -> Tensor:
         """The states of a node whose last block is not skipped, from the cache if an earlier batch had it."""
         if node in self._kept:
             self._kept.move_to_end(node)
@@ -108,6 +120,7 @@ class PrefixWalk:
         else:
             with self._changed(index, change):
                 found = self._run(index, before)
+        tell(1.0)
         self._kept[node] = found
         self._kept_bytes += found.nbytes
         while self._kept_bytes > self._cache_bytes:

@@ -16,8 +16,9 @@ from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.objectives.evaluator import evaluate_changes
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
-from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.prefixes import SKIPPED, PrefixWalk
+from unicuco_plugin.objectives.work import ignore
 
 __all__ = ["ReducedEvaluator", "ReducedWalk"]
 
@@ -118,11 +119,11 @@ class ReducedEvaluator:
         self._head = DivergenceHead(runner, direction=direction, positions=positions)
 
     @torch.inference_mode()
-    def evaluate(self, candidates: Sequence[KeptParts]) -> list[Evaluation]:
-        """Measure candidates, in order; equal ones are computed once.
+    def evaluate(self, candidates: Sequence[KeptParts], report: Report = ignore) -> list[Evaluation]:
+        """Measure candidates, in order; equal ones are computed once. Tells ``report`` how many are done.
 
         Raises:
             StrategyError: If a candidate does not fit the model.
         """
         changes = self._walk.changes(candidates)
-        return evaluate_changes(self._walk.prefixes, self._head, changes, self._windows.numel())
+        return evaluate_changes(self._walk.prefixes, self._head, changes, self._windows.numel(), report)

@@ -14,7 +14,8 @@ from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
-from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.objective import Evaluation, Report
+from unicuco_plugin.objectives.work import Tell, Work, ignore
 
 __all__ = ["StitchedEvaluator"]
 
@@ -72,8 +73,8 @@ class StitchedEvaluator:
         return other
 
     @torch.inference_mode()
-    def evaluate(self, plans: Sequence[Mapping[str, int]]) -> list[Evaluation]:
-        """Measure candidates, each given by the zeros of its linears.
+    def evaluate(self, plans: Sequence[Mapping[str, int]], report: Report = ignore) -> list[Evaluation]:
+        """Measure candidates, each given by the zeros of its linears; tells ``report`` how many are done.
 
         Returns:
             One evaluation per candidate, in order.
@@ -82,24 +83,28 @@ class StitchedEvaluator:
             LevelsError: If a plan does not fit the database.
         """
         started = time.perf_counter()
+        blocks = len(self._runner.decoder.blocks)
+        walks = len(plans) + (self._dense is None)
+        work = Work(report, len(plans), walks * blocks + len(plans) * self._head.blocks)
         if self._dense is None:
-            self._dense = self._final()
+            self._dense = self._final(work.add)
         finals = []
         with self._stitcher as stitcher:
             for plan in plans:
                 stitcher.apply(plan)
-                finals.append(self._final())
-        values = self._head.divergences(self._dense, finals)
+                finals.append(self._final(work.add))
+        values = self._head.divergences(self._dense, finals, work.add)
         seconds = (time.perf_counter() - started) / max(len(plans), 1)
         tokens = self._windows.numel()
         return [Evaluation(sum(windows) / len(windows), windows, tokens, seconds) for windows in values]
 
-    def _final(self) -> Tensor:
+    def _final(self, tell: Tell) -> Tensor:
         """States that leave the last block of the model as it is now."""
         parts = []
         for windows in self._windows.split(self._batch_windows):
             states = self._runner.embed(windows)
             for index in range(len(self._runner.decoder.blocks)):
                 states = self._runner.run(index, states)
+                tell(len(windows) / len(self._windows))
             parts.append(states)
         return torch.cat(parts)

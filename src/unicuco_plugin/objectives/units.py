@@ -10,10 +10,11 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.objectives.evaluator import DROPPED, KEPT, BlockEvaluator, lacking_parts
 from unicuco_plugin.objectives.kl import Direction
-from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.ranked_parts import RankedParts
 from unicuco_plugin.objectives.reduced import ReducedEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.objectives.work import ignore
 from unicuco_plugin.spaces.plan import plan_counts
 
 __all__ = ["UnitsEvaluator"]
@@ -70,13 +71,13 @@ class UnitsEvaluator:
         self._sizes = levels.sizes
         self._stitched = StitchedEvaluator(decoder, levels, windows, **fixed)
 
-    def evaluate(self, strategies: Sequence[Mapping[str, float]]) -> list[Evaluation]:
-        """Measure strategies, each unit → share removed."""
+    def evaluate(self, strategies: Sequence[Mapping[str, float]], report: Report = ignore) -> list[Evaluation]:
+        """Measure strategies, each unit → share removed; tells ``report`` how many are done."""
         if self._blocks is not None:
-            return self._blocks.evaluate_parts([self._parts(units) for units in strategies])
+            return self._blocks.evaluate_parts([self._parts(units) for units in strategies], report)
         if self._reduced is not None:
-            return self._reduced.evaluate([self._ranked.keep(self._decoder, units) for units in strategies])
-        return self._stitched.evaluate([plan_counts(units, self._sizes) for units in strategies])
+            return self._reduced.evaluate([self._ranked.keep(self._decoder, units) for units in strategies], report)
+        return self._stitched.evaluate([plan_counts(units, self._sizes) for units in strategies], report)
 
     def _parts(self, units: Mapping[str, float]) -> list[int]:
         if self._space == "sublayer":

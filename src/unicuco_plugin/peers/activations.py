@@ -27,7 +27,11 @@ def block_scores(request: PeerRequest) -> Iterator[Tensor]:
     Yields:
         For every block in order, ``A`` of all its linears as one flat float32 tensor on the model's device. A linear
         that no token reached (an expert) scores 0.
+
+    Raises:
+        UnsupportedModelError: If the blocks have no linears.
     """
+    request.decoder.all_linears()
     runner = BlockRunner(request.decoder, request.windows.shape[1])
     states = torch.cat([runner.embed(part) for part in request.windows.split(request.batch_windows)])
     count = len(request.decoder.blocks)

@@ -70,7 +70,12 @@ def meet_budget(
 
 
 def block_sizes(decoder: "Decoder") -> list[int]:
-    """Prunable weights of every block: those of its linears."""
+    """Prunable weights of every block: those of its linears.
+
+    Raises:
+        UnsupportedModelError: If there is none.
+    """
+    decoder.all_linears()
     return [
         sum(linear.weight.numel() for linear in decoder.linears(index).values()) for index in range(len(decoder.blocks))
     ]

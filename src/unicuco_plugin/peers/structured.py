@@ -69,7 +69,9 @@ def flap_shares(space: StructuredSpace, ranked: RankedParts, sparsity: float) ->
     scores, params, units = [], [], []
     for unit, name in enumerate(space.units):
         score = ranked.scores[name].double()
-        scores.append((score - score.mean()) / score.std(correction=0).clamp_min(_FLAT))
+        standard = (score - score.mean()) / score.std(correction=0).clamp_min(_FLAT)
+        # A module whose parts are all worth nothing has no deviation to standardise by: it goes first.
+        scores.append(standard if score.any() else torch.full_like(score, -torch.inf))
         params.append(torch.full_like(score, space.unit_params[unit] / len(score)))
         units.append(torch.full(score.shape, unit))
     order = torch.cat(scores).argsort(stable=True)

@@ -55,6 +55,8 @@ def unicuco_make_space(
 def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | None:
     """Build the objective called ``name`` for one fidelity's windows; return None to pass.
 
+    One that is a ``ReportingObjective``, with a method ``evaluate_reporting``, moves the progress bar within a batch.
+
     Called once per fidelity, before the first strategy is measured on it, in the training process. No answer is an
     ``UnknownNameError``.
     """

@@ -11,6 +11,7 @@ noise  scalar standard deviation of ``again - shift - mean``: how far one lot of
 ====== ===== =======================================================================================
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -18,6 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from unicuco_plugin.search.floor import LEAST
 from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.posterior import Posterior
 from unicuco_plugin.spaces.space import Space
@@ -64,4 +66,6 @@ def compare(space: Space, posterior: Posterior, rows: Sequence[Measurement]) -> 
         return Evidence()
     x = torch.stack([space.parse(row.key) for row in rows])
     again = torch.tensor([row.value for row in rows], dtype=torch.float64).log()
+    # What a raw target cannot predict says nothing of how windows differ.
+    again = torch.where(again <= math.log(LEAST), again.clamp_min(posterior.least), again)
     return Evidence.from_pairs(posterior.log_predict(x)[0], again)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from unicuco_plugin.objectives.objective import Evaluation, Objective
+from unicuco_plugin.objectives.objective import Evaluation, Objective, Report, evaluate_reporting
 from unicuco_plugin.search.journal import Journal, Measurement
 from unicuco_plugin.spaces.space import Space
 
@@ -39,6 +39,10 @@ class RememberedObjective:
 
     def evaluate(self, X: Tensor) -> list[Evaluation]:
         """Measure ``n x d`` strategies, in order."""
+        return self.evaluate_reporting(X, lambda _: None)
+
+    def evaluate_reporting(self, X: Tensor, report: Report) -> list[Evaluation]:
+        """As ``evaluate``; calls ``report`` with how many strategies are done, where the objective says so."""
         keys = [self._space.key(row) for row in X]
         known = self._journal.lookup(self._identity, keys)
         new = {key: row for key, row in zip(keys, X, strict=True) if key not in known}
@@ -46,7 +50,7 @@ class RememberedObjective:
             started = time.perf_counter()
             self._made = self._made or self._make()
             places = [keys.index(key) for key in new]
-            found = self._made.evaluate(X[places])
+            found = evaluate_reporting(self._made, X[places], report)
             fresh = [
                 Measurement(key, self._identity, e.value, e.per_window, e.tokens, e.seconds)
                 for key, e in zip(new, found, strict=True)

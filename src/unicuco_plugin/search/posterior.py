@@ -16,6 +16,7 @@ t      n       targets, standardised: ``(target(f2) - shift) / scale``
 ====== ======= ==============================================================================
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Self
@@ -23,6 +24,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from unicuco_plugin.search.floor import LEAST
 from unicuco_plugin.search.prior import Prior
 
 __all__ = ["FLOOR", "LEVEL", "Z90", "Bound", "Posterior", "Target", "matern52"]
@@ -85,6 +87,11 @@ class Posterior:
     spread: float = 1.0
     beta: float = 0.0
     prior: Prior | None = None
+
+    @property
+    def least(self) -> float:
+        """The least logarithm of a divergence that it tells from others."""
+        return math.log(LEAST if self.target == "log" else FLOOR)
 
     @cached_property
     def points(self) -> Tensor:

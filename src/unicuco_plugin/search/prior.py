@@ -16,10 +16,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-__all__ = ["Prior"]
+from unicuco_plugin.search.floor import LEAST
 
-# Nats per token that a strategy which removes nothing is taken to cost; its logarithm must exist.
-_FLOOR = 1e-4
+__all__ = ["Prior"]
 
 
 @dataclass(frozen=True)
@@ -68,4 +67,4 @@ class Prior:
         place = torch.bucketize(x.detach().contiguous(), self.knots).clamp(1, len(self.knots) - 1) - 1
         unit = torch.arange(x.shape[-1]).expand_as(place)
         cost = self.costs[unit, place] + self._gradients[unit, place] * (x - self.knots[place])
-        return cost.sum(-1).clamp_min(_FLOOR).log()
+        return cost.sum(-1).clamp_min(LEAST).log()

@@ -8,6 +8,7 @@ from scipy.stats import t as student_t
 
 from unicuco_plugin.profile_record import ArchiveEntry, Confirmation, ProfileRecord, SizeTable
 from unicuco_plugin.search.evidence import compare
+from unicuco_plugin.search.floor import LEAST
 from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.settings import Settings
@@ -80,17 +81,23 @@ def _archive(result: TrainingResult, space: Space) -> tuple[ArchiveEntry, ...]:
                 rank=ranked.get(key, predicted),
                 measured=key in ranked,
                 reranked=reranked.get(key),
-                confirmed=Confirmation(mean=row.value, interval90=_interval(row)) if row else None,
+                confirmed=_confirmation(row) if row else None,
             )
         )
     return tuple(entries)
 
 
-def _interval(row: Measurement) -> tuple[float, float]:
-    """Student's t interval of the mean over windows; one window says nothing of its own spread."""
+def _confirmation(row: Measurement) -> Confirmation:
+    """Student's t interval of the mean over windows; one window says nothing of its own spread.
+
+    Where the search was given the floor, the mean is what was measured, and the interval ends no lower than the floor.
+    """
     count = len(row.per_window)
-    if count < 2:
-        return (0.0, 2.0 * row.value)
-    values = torch.tensor(row.per_window, dtype=torch.float64)
-    half = float(student_t.ppf(0.95, count - 1)) * values.std().item() / math.sqrt(count)
-    return (max(row.value - half, 0.0), row.value + half)
+    mean, least = row.value, 0.0
+    if mean <= LEAST:
+        mean, least = max(math.fsum(row.per_window) / max(count, 1), 0.0), LEAST
+    half = mean
+    if count > 1:
+        values = torch.tensor(row.per_window, dtype=torch.float64)
+        half = float(student_t.ppf(0.95, count - 1)) * values.std().item() / math.sqrt(count)
+    return Confirmation(mean=mean, interval90=(max(mean - half, 0.0), max(mean + half, least)))

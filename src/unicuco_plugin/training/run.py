@@ -19,6 +19,7 @@ from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
+from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.selfcalibration import generate_windows, own_cache
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.objectives.ranked_parts import RankedParts
@@ -251,7 +252,14 @@ def _load(
     length = max(settings.seq_length, settings.rank_seq_length)
     if calibration:
         drawn = load_windows(
-            calibration, tokenizer, count=count, length=length, seed=settings.seed, split=split, samples=samples
+            calibration,
+            tokenizer,
+            count=count,
+            length=length,
+            seed=settings.seed,
+            split=split,
+            samples=samples,
+            reach=Reach.of(decoder.model),
         )
     else:
         drawn = generate_windows(

@@ -1,0 +1,37 @@
+"""What llm-compressor raises, in a line of ours: whose error it is, and what to do."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from unicuco_plugin.errors import ExportError, RecipeError, UnicucoError, clip
+
+__all__ = ["explain_failure"]
+
+# How many linears a message names.
+_NAMED = 2
+# As the toolkit lists linears whose columns a group size does not divide.
+_INDIVISIBLE = re.compile(r"- (\S+) \(columns=(\d+), group_size=(\d+)\)")
+
+
+def explain_failure(error: Exception) -> UnicucoError:
+    """Make the error to raise of one that the toolkit raised."""
+    found = _INDIVISIBLE.findall(str(error))
+    if found:
+        return _indivisible([(name, int(columns), int(group)) for name, columns, group in found])
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+    return ExportError(f"llm-compressor failed on this recipe: {type(error).__name__}: {clip(reason, 200)}")
+
+
+def _indivisible(linears: Sequence[tuple[str, int, int]]) -> RecipeError:
+    """A group size that does not fit; its scheme is the recipe's, the rule compressed-tensors'."""
+    group = linears[0][2]
+    common = math.gcd(*(columns for _, columns, _ in linears))
+    fits = [size for size in (2**power for power in range(3, 11)) if common % size == 0]
+    listed = ", ".join(f"{clip(name, 50)} {columns}" for name, columns, _ in linears[:_NAMED])
+    more = f" and {len(linears) - _NAMED} more" if len(linears) > _NAMED else ""
+    advice = f"give a scheme with group_size {fits[-1]}" if fits else "give a scheme without groups"
+    return RecipeError(
+        f"group_size {group} does not divide the columns of {len(linears)} linears ({listed}{more}), as "
+        f"compressed-tensors requires; {advice}, or put these linears under ignore"
+    )
