@@ -93,7 +93,8 @@ def _check_names(whole: PreTrainedModel) -> None:
     if unfit and fused:
         raise UnsupportedModelError(
             f"{label}: llm-compressor splits its experts into linears and saves names that Transformers does not load "
-            f"({unfit[0]}), so no checkpoint can be exported; other families of experts, such as Qwen3-MoE, can"
+            f"(it would fill {unfit[0].partition(' ')[0]} with random numbers), so no checkpoint can be exported; "
+            "other families of experts, such as Qwen3-MoE, can"
         )
     if unfit:
         raise UnsupportedModelError(
