@@ -126,7 +126,9 @@ def test_a_search_that_its_budget_ends_says_how_far_it_got_and_what_the_whole_wo
 def test_variants_share_what_they_measure(data, tmp_path, monkeypatch):
     measured = []
     real = UnitsEvaluator.evaluate
-    monkeypatch.setattr(UnitsEvaluator, "evaluate", lambda self, s: measured.append(len(s)) or real(self, s))
+    monkeypatch.setattr(
+        UnitsEvaluator, "evaluate", lambda self, s, *more: measured.append(len(s)) or real(self, s, *more)
+    )
     methods = {"ours": {"train": {}}, "again": {"train": {"kappa": 0.5000001}}}
     base = data | {"seeds": [0], "ablations": {}, "budgets": [0.3]}
     run_benchmark(BenchmarkPlan.model_validate(base | {"methods": {"ours": {"train": {}}}}), tmp_path / "one")
