@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-__all__ = ["draft", "is_draft", "remove_drafts", "sync_folder", "write_whole"]
+__all__ = ["draft", "is_draft", "read_umask", "remove_drafts", "sync_folder", "write_whole"]
 
 # What a draft's name has behind that of its file, before eight letters by ``tempfile``.
 _MARK = ".unicuco-draft-"
@@ -34,9 +34,7 @@ def draft(target: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(file.fileno(), 0o666 & ~mask)
+            os.fchmod(file.fileno(), 0o666 & ~read_umask())
             os.fsync(file.fileno())
             path.replace(target)
         sync_folder(target.parent)
@@ -80,6 +78,13 @@ def remove_drafts(folder: Path, name: str = "") -> None:
                     path.unlink()
             finally:
                 os.close(descriptor)
+
+
+def read_umask() -> int:
+    """The rights that new files of this process do not get; temporary ones and safetensors are private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from unicuco_plugin.files.lock import HeldError, take_lock
 from unicuco_plugin.files.names import check_plain_name
 from unicuco_plugin.levels.record import RECORD, LevelSettings, LevelsRecord, LinearEntry, read_record
 from unicuco_plugin.levels.store import check_file, predict_bytes
+from unicuco_plugin.models.output_folder import free_bytes
 from unicuco_plugin.models.selfcalibration import own_cache
 
 __all__ = ["alone", "begin", "check_output", "check_room"]
@@ -119,7 +119,7 @@ def check_room(
         LevelsError: If there is too little; the message has both numbers.
     """
     need = predict_bytes(left, settings.sparsities, width, settings.block_size)
-    free = shutil.disk_usage(next(path for path in (output, *output.absolute().parents) if path.exists())).free
+    free = free_bytes(output)
     if overwrite and (output / RECORD).exists():
         with contextlib.suppress(LevelsError):
             free += sum(entry.bytes for entry in read_record(output).linears.values())

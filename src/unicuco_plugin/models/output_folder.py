@@ -10,7 +10,7 @@ from unicuco_plugin.errors import ExportError
 from unicuco_plugin.files.received import read_text
 from unicuco_plugin.ownership import find_foreign, list_files, read_marker
 
-__all__ = ["check_output", "check_room", "owned_names"]
+__all__ = ["check_output", "check_room", "free_bytes", "owned_names"]
 
 # Exports of versions that wrote no marker: their files, and the tag of their model card.
 _UNMARKED = re.compile(
@@ -51,6 +51,11 @@ def check_output(
     owned_names(output)
 
 
+def free_bytes(output: Path) -> int:
+    """Free bytes of the disk that an output is on, or will be on when it is made."""
+    return shutil.disk_usage(next(path for path in (output, *output.absolute().parents) if path.exists())).free
+
+
 def check_room(output: Path, need: int) -> None:
     """Refuse to begin what the disk has no room for.
 
@@ -61,8 +66,7 @@ def check_room(output: Path, need: int) -> None:
     Raises:
         ExportError: If fewer are free; the message has both numbers.
     """
-    place = next(path for path in (output, *output.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    free = free_bytes(output)
     if need > free:
         raise ExportError(
             f"{output}: needs {need:,} bytes, the disk has {free:,} free; make room or choose another output"

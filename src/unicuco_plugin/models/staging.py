@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unicuco_plugin.errors import ExportError
-from unicuco_plugin.files.draft import remove_drafts
+from unicuco_plugin.files.draft import read_umask, remove_drafts
 from unicuco_plugin.files.exchange import exchange
 from unicuco_plugin.models.output_folder import check_output, check_room, owned_names
 from unicuco_plugin.ownership import MARKER, list_files, read_marker, remove_owned, write_marker
@@ -137,8 +137,7 @@ def _make_parents(folder: Path) -> list[Path]:
 
 def _open_for_others(folder: Path) -> None:
     """Give the folder and its files the permissions of any new ones; temporary folders and safetensors are private."""
-    mask = os.umask(0)
-    os.umask(mask)
+    mask = read_umask()
     folder.chmod(0o777 & ~mask)
     for path in folder.rglob("*"):
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
