@@ -9,7 +9,7 @@ from own_code import write_own_code
 from safetensors.torch import load_file, save_file
 from structured_parts import mixed_parts
 from structured_strategies import structured_strategy
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_tokenizer
 
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.models.checkpoint import read_shapes
