@@ -55,7 +55,7 @@ def run_benchmark(
         UnsupportedModelError, CalibrationError, LevelsError, RequestError: See those who raise them.
         KeyboardInterrupt: If interrupted; the next run goes on.
     """
-    code = {"trust_remote_code": trust_remote_code}
+    code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     check_exportable(load_config(plan.model, **code), plan.space, **code)
     texts = Texts(plan, **code)
     output.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 """The windows that a benchmark calibrates and measures on."""
 
+from typing import Any
+
 from torch import Tensor
 
 from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell, Text
@@ -26,7 +28,7 @@ class Texts:
 
     def __init__(self, plan: BenchmarkPlan, *, trust_remote_code: bool = False) -> None:
         self._plan = plan
-        code = {"trust_remote_code": trust_remote_code}
+        code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         self._tokenizer, self._reach = load_tokenizer(plan.model, **code), load_reach(plan.model, **code)
         self._larger: dict[int, Tensor] = {}
         self.calibration: Tensor = self._cut("calibration", plan.calibration)
