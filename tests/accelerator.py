@@ -3,7 +3,9 @@
 import torch
 from compressed_tensors.offload.cache.cpu import CPUCache
 
-__all__ = ["copy_on_read"]
+from unicuco_plugin.models.storage import kept_tensors
+
+__all__ = ["copy_on_read", "kept_parameters"]
 
 
 def copy_on_read(monkeypatch):
@@ -29,3 +31,9 @@ def copy_on_read(monkeypatch):
 
     monkeypatch.setattr(CPUCache, "onload", onload)
     return read
+
+
+def kept_parameters(model):
+    """Name to parameter, each once, whether the toolkit still offloads the model (as after a failed run) or not."""
+    with kept_tensors():
+        return dict(model.named_parameters())

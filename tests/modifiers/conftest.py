@@ -5,12 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerator import copy_on_read
 from depth_strategies import whole_block_strategy
 from llmcompressor.core import reset_session
 from tiny import tiny_model, tiny_tokenizer
 
 from unicuco_plugin.modifiers.registration import register
 from unicuco_plugin.strategy import Strategy
+
+
+@pytest.fixture(autouse=True, params=["host", pytest.param("accelerator", marks=pytest.mark.accelerator)])
+def machine(request, monkeypatch):
+    """Every test runs twice: as here, and as where an accelerator makes the toolkit read copies of what it offloads."""
+    if request.param == "accelerator":
+        copy_on_read(monkeypatch)
+    return request.param
 
 
 @pytest.fixture(autouse=True)
