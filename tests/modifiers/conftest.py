@@ -14,12 +14,15 @@ from unicuco_plugin.modifiers.registration import register
 from unicuco_plugin.strategy import Strategy
 
 
-@pytest.fixture(autouse=True, params=["host", pytest.param("accelerator", marks=pytest.mark.accelerator)])
-def machine(request, monkeypatch):
+@pytest.fixture(
+    autouse=True, scope="module", params=["host", pytest.param("accelerator", marks=pytest.mark.accelerator)]
+)
+def machine(request):
     """Every test runs twice: as here, and as where an accelerator makes the toolkit read copies of what it offloads."""
-    if request.param == "accelerator":
-        copy_on_read(monkeypatch)
-    return request.param
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if request.param == "accelerator":
+            copy_on_read(monkeypatch)
+        yield request.param
 
 
 @pytest.fixture(autouse=True)

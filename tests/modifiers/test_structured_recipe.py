@@ -55,7 +55,7 @@ def source(tmp_path, strategy_file):
 
 
 @pytest.fixture(scope="module")
-def exports(checkpoint, calibration, token_ids, tmp_path_factory):
+def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
     """Export every case; return logits in memory and what fresh processes found, with our package and without it."""
     folder, in_memory = tmp_path_factory.mktemp("exports"), {}
     for family, partner in CASES:
