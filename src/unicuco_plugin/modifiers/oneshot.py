@@ -21,6 +21,7 @@ from unicuco_plugin.models.loadability import has_own_code
 from unicuco_plugin.models.loading import Tokenizer, load_model, load_tokenizer
 from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.staging import staged_folder
+from unicuco_plugin.models.storage import kept_tensors
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.asked_first import ask_first, least_bytes
 from unicuco_plugin.modifiers.card import write_card
@@ -239,12 +240,13 @@ def _calibration_data(windows: Tensor) -> dict[str, Any]:
 
 def _count(model: nn.Module) -> int:
     """Parameters of the model, without the scales that the toolkit hangs onto quantised layers."""
-    own = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if not hasattr(model.get_submodule(name.rpartition(".")[0]), "quantization_scheme")
-        or name.endswith((".weight", ".bias"))
-    ]
+    with kept_tensors():
+        own = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if not hasattr(model.get_submodule(name.rpartition(".")[0]), "quantization_scheme")
+            or name.endswith((".weight", ".bias"))
+        ]
     return sum(parameter.numel() for parameter in own)
 
 
