@@ -82,20 +82,13 @@ def check_exportable(
 
 def _check_names(whole: PreTrainedModel) -> None:
     label, model = type(whole).__name__, _sample(whole)
-    fused = sorted({match[1] for name in model.state_dict() if (match := _FUSED.fullmatch(name))})
     try:
-        unfit = find_unfit(type(model), model.config, disk_state(model, _split_experts(model, fused)))
+        unfit = find_unfit(type(model), model.config, disk_state(model))
     except Exception as error:
         raise UnsupportedModelError(
             f"{label}: Transformers does not load what it saves of this family: {_first_line(error)}; take another "
             "version of it"
         ) from error
-    if unfit and fused:
-        raise UnsupportedModelError(
-            f"{label}: llm-compressor splits its experts into linears and saves names that Transformers does not load "
-            f"(it would fill {unfit[0].partition(' ')[0]} with random numbers), so no checkpoint can be exported; "
-            "other families of experts, such as Qwen3-MoE, can"
-        )
     if unfit:
         raise UnsupportedModelError(
             f"{label}: Transformers does not load what it saves of this family ({unfit[0]}), so no checkpoint can be "

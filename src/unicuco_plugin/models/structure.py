@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import UnsupportedModelError, quoted
+from unicuco_plugin.models.experts import fused_shapes
 
 __all__ = ["check_structure"]
 
@@ -62,11 +63,9 @@ def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Itera
 
 
 def _checkpoint_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
-    """Shapes by the names that a checkpoint has: the toolkit unfuses experts in memory, as they are on disk."""
-    tensors = {
-        name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict(keep_vars=True).items()
-    }
-    return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, tensors).items()}
+    """Shapes by the names that a checkpoint has, whether experts are linears in memory or not."""
+    tensors = revert_weight_conversion(model, fused_shapes(model))
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _attribute_differences(module: nn.Module, fresh: nn.Module, name: str = "") -> Iterator[str]:

@@ -19,7 +19,6 @@ REFUSED: Mapping[str, str] = {
     "gemma3n": "its blocks share key-value caches and per-layer embeddings",
     "gemma3n_text": "its blocks share key-value caches and per-layer embeddings",
     "gpt_neo": "its attention pattern is regenerated from attention_types on reload",
-    "granitemoehybrid": "the toolkit saves its fused experts wrong",
     "llama4_text": "llm-compressor takes its fused experts apart and cannot save them as the model loads them",
 }
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.experts import find_split
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.entries import EvoPressEntry, LateEntry, PeerEntry, ProfileEntry
 from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler, check_spaces
@@ -19,6 +20,7 @@ from unicuco_plugin.modifiers.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.limit_check import check_shape
 from unicuco_plugin.modifiers.own_recipe import adopt_recipe, check_modifiers
+from unicuco_plugin.modifiers.removal import correct_saving
 from unicuco_plugin.modifiers.sparsity import check_carrier, check_text
 from unicuco_plugin.modifiers.stitching import StitchHandler
 from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions, check_options
@@ -247,6 +249,8 @@ class SparsityProfileModifier(Modifier):
         except BaseException:
             self._undo()
             raise
+        if find_split(state.model):
+            correct_saving(state.model)
         self._store()
         return True
 
