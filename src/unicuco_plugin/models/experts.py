@@ -11,13 +11,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
 
 from unicuco_plugin.errors import UnsupportedModelError
 
 __all__ = [
+    "disk_names",
     "find_fused",
     "find_routers",
     "find_split",
+    "find_stacks",
     "fuse_experts",
     "fused_parameters",
     "fused_shapes",
@@ -27,7 +31,8 @@ __all__ = [
 
 # Where llm-compressor notes which class it has taken apart, and from which configuration that is built.
 _CLASS, _CONFIG = "_source_experts_cls", "_source_config"
-_PROJECTIONS = ("gate_up_proj", "up_proj", "down_proj")
+# A family's tensors, and the linears of an expert that each is made of.
+_LINEARS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
 
 
 def find_fused(model: nn.Module) -> dict[str, nn.Module]:
@@ -38,6 +43,17 @@ def find_fused(model: nn.Module) -> dict[str, nn.Module]:
 def find_split(model: nn.Module) -> dict[str, nn.Module]:
     """The modules whose experts were taken apart into linears, by full name."""
     return {name: module for name, module in model.named_modules() if _CLASS in vars(module)}
+
+
+def find_stacks(model: nn.Module) -> tuple[str, ...]:
+    """Full names of tensors of three dimensions that hold experts in a way that nothing takes apart."""
+    return tuple(
+        f"{name}.{field}"
+        for name, module in model.named_modules()
+        if not _is_fused(module)
+        for field, parameter in module.named_parameters(recurse=False)
+        if _is_stack(module, parameter)
+    )
 
 
 def find_routers(block: nn.Module, hidden_size: int) -> set[nn.Linear]:
@@ -68,7 +84,7 @@ def find_routers(block: nn.Module, hidden_size: int) -> set[nn.Linear]:
 def fuse_experts(model: PreTrainedModel) -> tuple[str, ...]:
     """Put experts that were taken apart into their family's own modules again, block by block.
 
-    Those of which a linear is quantised stay apart: so they are saved.
+    Those of which a linear is quantised stay apart, and are saved under the names that the family's files have.
 
     Args:
         model: Changed in place.
@@ -88,6 +104,8 @@ def fuse_experts(model: PreTrainedModel) -> tuple[str, ...]:
             setattr(fused, field, nn.Parameter(tensor, requires_grad=grad))
         fused.train(split.training)
         model.set_submodule(name, fused)
+    for name in find_split(model):
+        _name_as_on_disk(model, name)
     return tuple(names)
 
 
@@ -109,11 +127,37 @@ def fused_tensors(name: str, split: nn.Module, device: str | None = None) -> dic
     found = {}
     for field, _ in fused.named_parameters():
         projection, what = (field.removesuffix("_bias"), "bias") if field.endswith("_bias") else (field, "weight")
-        if projection not in _PROJECTIONS:
+        if projection not in _LINEARS:
             raise UnsupportedModelError(f"{name}: holds {field}, which linears of experts do not carry")
         transpose = what == "weight" and _transposed(fused, split)
         parts = [_part(fused, expert, projection, what, device) for expert in _experts(split)]
         found[field] = torch.stack([part.T if transpose else part for part in parts])
+    return found
+
+
+def disk_names(model: PreTrainedModel, name: str) -> dict[str, str]:
+    """How the linears of one expert are called in files, as ``{"gate_proj": "w1"}``; empty where files hold no linears.
+
+    Told by numbers: a tensor with a number for each linear goes through Transformers' own conversion.
+
+    Args:
+        model: Whose rules hold.
+        name: Of the experts' module, taken apart or not.
+    """
+    module = model.get_submodule(name)
+    fused = _build(name, module) if _CLASS in vars(module) else module
+    numbers: dict[float, str] = {}
+    given = {}
+    for field, linears in _LINEARS.items():
+        if field in dict(fused.named_parameters(recurse=False)):
+            first = len(numbers)
+            numbers |= {float(first + place): linear for place, linear in enumerate(linears)}
+            given[f"{name}.{field}"] = torch.arange(float(first), float(len(numbers)))[None, :, None]
+    found = {}
+    for key, tensor in revert_weight_conversion(model, given).items():
+        parts = key.split(".")
+        if len(parts) > 2 and parts[-3] == "0" and tensor.numel() == 1:  # noqa: PLR2004 - experts.0.w1.weight
+            found[numbers[tensor.item()]] = parts[-2]
     return found
 
 
@@ -144,20 +188,40 @@ def is_quantised(split: nn.Module) -> bool:
     return any(hasattr(module, "quantization_scheme") for module in split.modules())
 
 
+def _name_as_on_disk(model: PreTrainedModel, name: str) -> None:
+    """Let ``save_pretrained`` write the linears of experts under the names that the family's files have."""
+    own = getattr(model, "_weight_conversions", None)
+    given = own if own is not None else get_model_conversion_mapping(model, add_legacy=False)
+    ours = [
+        WeightRenaming(rf"\.experts\.(\d+)\.{there}\.", rf".experts.\1.{here}.")
+        for here, there in disk_names(model, name).items()
+        if here != there
+    ]
+    known = {str(entry) for entry in given}
+    model._weight_conversions = [*given, *(entry for entry in ours if str(entry) not in known)]  # type: ignore[assignment]
+
+
 def _is_fused(module: nn.Module) -> bool:
     own = dict(module.named_parameters(recurse=False))
     first = own.get("gate_up_proj", own.get("up_proj"))
     # Transformers' decorator of such classes sets the attribute.
     declared = hasattr(module, "is_transposed")
-    return declared and first is not None and "down_proj" in own and first.dim() == 3
+    return declared and first is not None and "down_proj" in own and _is_stack(module, first)
+
+
+def _is_stack(module: nn.Module, parameter: Tensor) -> bool:
+    """Whether a parameter is a matrix for each of several experts; a convolution's is none, nor are vectors."""
+    convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return parameter.dim() == 3 and min(parameter.shape) > 1 and not convolution
 
 
 def _count_experts(name: str, module: nn.Module) -> int:
     """How many experts a child of a mixture holds, 0 where it holds none."""
-    if _is_fused(module):
-        return int(cast(Tensor, module.down_proj).shape[0])
     if _CLASS in vars(module):
         return len(_experts(module))
+    stacks = [parameter for parameter in module.parameters(recurse=False) if _is_stack(module, parameter)]
+    if stacks:
+        return stacks[0].shape[0]
     return len(module) if isinstance(module, nn.ModuleList) and "expert" in name else 0
 
 

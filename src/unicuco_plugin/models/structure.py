@@ -56,15 +56,18 @@ def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Itera
             yield f"{name} is missing"
         elif have[name] != shape:
             yield f"{name} has shape {have[name]}, expected {shape}"
-    quantised = {name for name, module in model.named_modules() if _is_quantised(module)}
-    for name in sorted(have.keys() - want.keys()):
-        if name.rpartition(".")[0] not in quantised:
-            yield f"{name} is unexpected"
+    yield from (f"{name} is unexpected" for name in sorted(have.keys() - want.keys()))
 
 
 def _checkpoint_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     """Shapes by the names that a checkpoint has, whether experts are linears in memory or not."""
-    tensors = revert_weight_conversion(model, fused_shapes(model))
+    quantised = tuple(f"{name}." for name, module in model.named_modules() if _is_quantised(module))
+    tensors = {
+        name: tensor
+        for name, tensor in fused_shapes(model).items()
+        if name.endswith((".weight", ".bias")) or not (quantised and name.startswith(quantised))
+    }
+    tensors = revert_weight_conversion(model, tensors)
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
