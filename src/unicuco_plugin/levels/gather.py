@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from llmcompressor.modeling.moe.context import moe_calibration_context
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import accumulate_hessian, make_empty_hessian
 from torch import Tensor, nn
 
@@ -37,6 +38,9 @@ class Hessians:
 def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windows: int) -> tuple[Hessians, Tensor]:
     """Run a dense block over all states, with the toolkit's own sums over what enters its linears.
 
+    Experts that were taken apart (:mod:`.experts`) are given all tokens, as in the toolkit's passes; what leaves the
+    block comes from those that the router chose.
+
     Args:
         runner: Of the dense model.
         index: The block.
@@ -59,9 +63,10 @@ def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windo
     ]
     try:
         parts = []
-        for part in states.split(batch_windows):
-            parts.append(runner.run(index, part))
-            seen.clear()
+        with moe_calibration_context():
+            for part in states.split(batch_windows):
+                parts.append(runner.run(index, part))
+                seen.clear()
     finally:
         for hook in hooks:
             hook.remove()

@@ -43,6 +43,7 @@ class Achieved:
     Attributes:
         engine: What zeroed the weights, such as ``"SparseGPTModifier"``.
         weights: All prunable weights of the exported model, those of linears without a plan included.
+        blocks: Weights of all parameters of its blocks: norms, routers and the like included.
         linears: Every planned linear of the exported model, in its order; at least one.
         levels: Identity of the level database that weights were stitched from; None after a pass.
     """
@@ -50,12 +51,18 @@ class Achieved:
     engine: str
     weights: int
     linears: tuple[LinearSparsity, ...]
+    blocks: int
     levels: str | None = None
 
     @property
     def worst(self) -> LinearSparsity:
         """The linear furthest from its plan."""
         return max(self.linears, key=lambda linear: abs(linear.error))
+
+    @property
+    def coverage(self) -> float:
+        """Share of the weights of the blocks that the planned linears have."""
+        return sum(linear.weights for linear in self.linears) / self.blocks
 
     def total(self, field: str) -> int:
         """Sum of ``planned``, ``achieved`` or ``exported`` over the linears."""
@@ -65,7 +72,7 @@ class Achieved:
         """One line: planned, achieved, the worst linear."""
         planned, achieved, worst = self.total("planned"), self.total("achieved"), self.worst
         return (
-            f"{self.engine} on {len(self.linears)} linears: planned {planned:,} of {self.weights:,} weights "
+            f"{self.engine} on {len(self.linears)} linears, {self.coverage:.1%} of the weights of the blocks: planned {planned:,} of {self.weights:,} weights "
             f"({planned / self.weights:.6f}), achieved {achieved:,} ({achieved / self.weights:.6f}); worst linear "
             f"{worst.name}: planned {worst.planned / worst.weights:.6f}, "
             f"achieved {worst.achieved / worst.weights:.6f}"
@@ -78,7 +85,7 @@ class Achieved:
         head = {"schema": SCHEMA, "engine": self.engine}
         if self.levels is not None:
             head["levels"] = self.levels
-        return {**head, "weights": self.weights, **sums, "linears": linears}
+        return {**head, "weights": self.weights, "block_weights": self.blocks, **sums, "linears": linears}
 
     def write(self, path: Path) -> None:
         """Write ``sparsity.json``, one line a linear."""

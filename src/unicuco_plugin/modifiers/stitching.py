@@ -92,7 +92,8 @@ class StitchHandler:
             for name, made in self._made.items()
         ]
         weights = sum(linear.weight.numel() for linear in self._linears.values() if id(linear) in names)
-        self.achieved = Achieved(_ENGINE, weights, tuple(linears), self._database)
+        blocks = sum(parameter.numel() for parameter in find_decoder(self._model).blocks.parameters())
+        self.achieved = Achieved(_ENGINE, weights, tuple(linears), blocks, self._database)
         logger.info(f"SparsityProfileModifier: {self.achieved.describe()}")
 
     def undo(self) -> None:
