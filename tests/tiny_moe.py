@@ -76,9 +76,6 @@ MIXTURES: dict[str, Callable[[], tf.PreTrainedConfig]] = {
         "GraniteMoeHybrid", **_LOCAL, shared_intermediate_size=16, layer_types=["attention"] * 4,
         mamba_n_heads=8, mamba_d_head=8, mamba_d_state=4, mamba_n_groups=1, mamba_chunk_size=8,
     ),
-    "llama4": _make(
-        "Llama4", "Llama4TextConfig", **_LOCAL, head_dim=8, intermediate_size_mlp=48, interleave_moe_layer_step=1
-    ),
 }  # fmt: skip
 
 

@@ -103,9 +103,16 @@ def _check(name: str, fused: Any, split: nn.Module) -> None:  # noqa: ANN401
     states = torch.randn(count, hidden, generator=generator).to(down)
     chosen = torch.arange(count, device=down.device)[:, None]
     weights = torch.ones(count, 1).to(down)
-    expected, found = fused(states, chosen, weights), split(states, chosen, weights)
+    try:
+        expected = fused(states, chosen, weights)
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            f"{name}: Transformers does not run these experts in {str(down.dtype).removeprefix('torch.')}: "
+            f"{clip(str(error), 100)}; load the model in another dtype (--dtype)"
+        ) from error
     # The same numbers in other kernels, whose sums have another order.
-    if not torch.allclose(found, expected, rtol=0, atol=float(_ROUNDING * torch.finfo(down.dtype).eps * expected.abs().max())):
+    slack = float(_ROUNDING * torch.finfo(down.dtype).eps * expected.abs().max())
+    if not torch.allclose(split(states, chosen, weights), expected, rtol=0, atol=slack):
         raise UnsupportedModelError(
             f"{name}: llm-compressor's linears of these experts compute something else than the family's module: no "
             "share of them can be zeroed; take the space depth"

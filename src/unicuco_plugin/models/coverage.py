@@ -59,11 +59,13 @@ def check_share(decoder: Decoder, share: float | None = None) -> Coverage:
     if not found.linears:
         decoder.all_linears()  # says why
     if (found.share < _LEAST or found.apart) if share is None else share > found.share:
-        where = f"; {found.apart} holds experts in one tensor, which llm-compressor does not prune" if found.apart else ""
-        what = "no profile of the space sparsity" if share is None else f"a sparsity of {share:g} cannot be met"
-        least = "" if share is None else f"ask for at most {found.share:.2g}, or "
+        where = (
+            f"; {found.apart} holds experts in one tensor, which llm-compressor does not prune" if found.apart else ""
+        )
+        what = f"so a sparsity of {share:g} cannot be met" if share else "too few for a profile of the space sparsity"
+        least = f"ask for at most {found.share:.1g}, or " if share else ""
         raise UnsupportedModelError(
-            f"{label}: linears have {found.share:.1%} of the weights of its blocks, {'too few for' if share is None else 'so'} {what}{where}: {least}drop "
-            "blocks (the space depth)"
+            f"{label}: linears have {found.share:.1%} of the weights of its blocks, {what}{where}: {least}drop blocks (the "
+            "space depth)"
         )
     return found

@@ -103,7 +103,9 @@ def measure_sizes(decoder: Decoder) -> ModelSizes:
         raise UnsupportedModelError(f"{type(model).__name__}: no floating-point parameter to measure")
     dtype = dtypes.most_common(1)[0][0]
     return ModelSizes(
-        block_params=tuple(sum(tensor.numel() for key, tensor in group.items() if key not in buffers) for group in groups),
+        block_params=tuple(
+            sum(tensor.numel() for key, tensor in group.items() if key not in buffers) for group in groups
+        ),
         total_params=sum(parameter.numel() for parameter in parameters),
         bytes_per_param=_dtype_width(dtype),
         dtype=dtype,

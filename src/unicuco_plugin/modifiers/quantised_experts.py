@@ -80,7 +80,11 @@ def _explain(
 def _kinds(groups: Sequence[QuantizationScheme]) -> Iterator[str]:
     for group in groups:
         weights = group.weights
-        if weights is not None and weights.type == "float" and weights.num_bits == torch.finfo(torch.float8_e4m3fn).bits:
+        if (
+            weights is not None
+            and weights.type == "float"
+            and weights.num_bits == torch.finfo(torch.float8_e4m3fn).bits
+        ):
             yield "fp8"
         else:
             yield "packed" if infer_module_format(nn.Linear, group).value == _PACKED else "other"
