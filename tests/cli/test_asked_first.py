@@ -78,6 +78,6 @@ def test_experts_that_transformers_would_not_find_quantised_are_refused_before_a
     )
     assert result.exit_code == 1
     assert result.stderr.strip().splitlines()[-1] == (
-        "error: QuantizationModifier: MixtralForCausalLM would not load again: Transformers reads quantised experts in FP8 "
-        "or packed integers alone; use FP8_DYNAMIC or W4A16"
+        "error: QuantizationModifier: MixtralForCausalLM would not load again: Transformers reads quantised experts in "
+        "FP8 or packed integers alone; use FP8_DYNAMIC or W4A16"
     )

@@ -20,8 +20,8 @@ _HIDDEN = ("moe_latent_size", "hidden_size", "hidden_dim")
 _INNER = ("moe_intermediate_size", "intermediate_dim", "intermediate_size")
 
 
-# Units in the last place of the largest output by which a family's kernel and linears may differ: GPT-OSS adds biases in
-# another order and has made 4.
+# Units in the last place of the largest output by which a family's kernel and linears may differ: GPT-OSS adds biases
+# in another order.
 _ROUNDING = 64.0
 
 
@@ -75,7 +75,8 @@ def _split(name: str, fused: Any) -> nn.Module:  # noqa: ANN401 - Transformers' 
     except Exception as error:
         # The toolkit raises whatever its guesses about a configuration run into.
         raise UnsupportedModelError(
-            f"{name}: llm-compressor cannot make linears of these experts: {clip(str(error), 120)}; take the space depth"
+            f"{name}: llm-compressor cannot make linears of these experts: {clip(str(error), 120)}; take the space "
+            "depth"
         ) from error
     if isinstance(getattr(fused, "act_fn", None), nn.Module):
         split.act_fn = fused.act_fn

@@ -65,7 +65,7 @@ def check_share(decoder: Decoder, share: float | None = None) -> Coverage:
         what = f"so a sparsity of {share:g} cannot be met" if share else "too few for a profile of the space sparsity"
         least = f"ask for at most {found.share:.1g}, or " if share else ""
         raise UnsupportedModelError(
-            f"{label}: linears have {found.share:.1%} of the weights of its blocks, {what}{where}: {least}drop blocks (the "
-            "space depth)"
+            f"{label}: linears have {found.share:.1%} of the weights of its blocks, {what}{where}: {least}drop "
+            "blocks (the space depth)"
         )
     return found

@@ -75,8 +75,8 @@ class Decoder:
     def linears(self, index: int) -> dict[str, nn.Linear]:
         """Every linear layer of one block by its full module name, in the order of ``named_modules``.
 
-        Experts that a family fuses into one tensor are not linears and not listed; routers and gates of experts are left
-        alone (:func:`.experts.find_routers`).
+        Experts that a family fuses into one tensor are not linears and not listed; routers and gates of experts are
+        left alone (:func:`.experts.find_routers`).
 
         Args:
             index: The block, in [0, blocks).

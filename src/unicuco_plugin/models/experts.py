@@ -156,13 +156,13 @@ def disk_names(model: PreTrainedModel, name: str) -> dict[str, str]:
     found = {}
     for key, tensor in revert_weight_conversion(model, given).items():
         parts = key.split(".")
-        if len(parts) > 2 and parts[-3] == "0" and tensor.numel() == 1:  # noqa: PLR2004 - experts.0.w1.weight
+        if len(parts) > 2 and parts[-3] == "0" and tensor.numel() == 1:
             found[numbers[tensor.item()]] = parts[-2]
     return found
 
 
 def fused_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Parameters by name as the family has them; experts that were taken apart are put together one module at a time."""
+    """Parameters by name as the family has them; experts that were taken apart are put together module by module."""
     split = find_split(model)
     for name, parameter in model.named_parameters():
         if not _owner(name, split):
@@ -198,7 +198,7 @@ def _name_as_on_disk(model: PreTrainedModel, name: str) -> None:
         if here != there
     ]
     known = {str(entry) for entry in given}
-    model._weight_conversions = [*given, *(entry for entry in ours if str(entry) not in known)]  # type: ignore[assignment]
+    model._weight_conversions = [*given, *(entry for entry in ours if str(entry) not in known)]
 
 
 def _is_fused(module: nn.Module) -> bool:

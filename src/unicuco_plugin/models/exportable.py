@@ -50,7 +50,6 @@ def check_exportable(
     Raises:
         UnsupportedModelError: With the reason, whose rule it is, and what can be done.
     """
-
     sketch = partial(sketch_model, config, kind, trust_remote_code=trust_remote_code)
     model = sketch()
     _check_names(model)

@@ -72,7 +72,8 @@ class Achieved:
         """One line: planned, achieved, the worst linear."""
         planned, achieved, worst = self.total("planned"), self.total("achieved"), self.worst
         return (
-            f"{self.engine} on {len(self.linears)} linears, {self.coverage:.1%} of the weights of the blocks: planned {planned:,} of {self.weights:,} weights "
+            f"{self.engine} on {len(self.linears)} linears, {self.coverage:.1%} of the weights of the blocks: planned "
+            f"{planned:,} of {self.weights:,} weights "
             f"({planned / self.weights:.6f}), achieved {achieved:,} ({achieved / self.weights:.6f}); worst linear "
             f"{worst.name}: planned {worst.planned / worst.weights:.6f}, "
             f"achieved {worst.achieved / worst.weights:.6f}"

@@ -22,9 +22,9 @@ _PACKED = "pack-quantized"
 def check_quantised_experts(model: PreTrainedModel, modifiers: Sequence[Modifier]) -> None:
     """Refuse a recipe after which Transformers would not find a mixture's experts.
 
-    It has its own form of experts, one tensor for all, and makes it from quantised linears of each expert: of all or of
-    none, of families whose files hold linears, in FP8 or packed integers. And it looks for the experts' own numbers in a
-    packed checkpoint where they were left out.
+    It has its own form of experts, one tensor for all, and makes it from quantised linears of each expert: of all or
+    of none, of families whose files hold linears, in FP8 or packed integers. Of experts that were left out it finds
+    the tensors in an FP8 checkpoint alone.
 
     Args:
         model: The model, or a sketch of it on the meta device.

@@ -15,7 +15,7 @@ from unicuco_plugin.models.bypass import bypass_blocks
 from unicuco_plugin.models.checkpoint import check_checkpoint, write_config_fields
 from unicuco_plugin.models.config import shrink_fields
 from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.experts import fuse_experts
+from unicuco_plugin.models.experts import find_split, fuse_experts
 from unicuco_plugin.models.generation import shipped_generation
 from unicuco_plugin.models.sublayers import zero_outputs
 from unicuco_plugin.models.surgery import drop_blocks
@@ -24,7 +24,7 @@ from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["RemovalHandler", "correct_saving"]
+__all__ = ["RemovalHandler", "correct_experts", "correct_saving"]
 
 
 class RemovalHandler:
@@ -90,6 +90,12 @@ class RemovalHandler:
         """Give blocks their own forward and sub-layers their weights back; calling it again does nothing."""
         self._restore()
         self._wake()
+
+
+def correct_experts(model: Any) -> None:  # noqa: ANN401 - a Transformers model
+    """Make every later save right of a model whose experts the toolkit has taken apart; others are left alone."""
+    if find_split(model):
+        correct_saving(model)
 
 
 def correct_saving(
