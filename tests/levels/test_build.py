@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers as tf
-from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.pruning import SparseGPTModifier
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_weight
@@ -288,13 +287,10 @@ def test_levels_of_experts_are_what_the_toolkits_pass_makes_of_them(windows, set
     # Its pass shows every token to every expert.
     model, name = tiny_mixture("mixtral"), "model.layers.0.mlp.experts.2.down_proj"
     built = build_levels(find_decoder(model), windows, tmp_path / "db", name="moe", settings=settings)
+    rows = [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in windows]
+    engine = SparseGPTModifier(sparsity=settings.sparsities[1], targets=[name], block_size=settings.block_size)
     with as_linears(model):
-        rows = Dataset.from_dict({"input_ids": windows.tolist(), "attention_mask": torch.ones_like(windows).tolist()})
-        oneshot(
-            model=model, dataset=rows, num_calibration_samples=len(windows), max_seq_length=windows.shape[1],
-            recipe=SparseGPTModifier(sparsity=settings.sparsities[1], targets=[name], block_size=settings.block_size),
-            shuffle_calibration_samples=False,
-        )  # fmt: skip
+        oneshot(model=model, dataset=torch.utils.data.DataLoader(rows, batch_size=None), recipe=engine)
         made = model.get_submodule(name).weight.detach().clone()
     level = built.linear(name).decode(2, made.device)
     assert ((level == 0) == (made == 0)).float().mean() > 0.999
