@@ -16,7 +16,7 @@ import transformers as tf
 from llmcompressor import oneshot
 from llmcompressor.modifiers.pruning import SparseGPTModifier
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_weight
-from tiny import tiny_mamba, tiny_model
+from tiny import tiny_mamba, tiny_model, tiny_tokenizer
 from tiny_moe import tiny_mixture
 
 from unicuco_plugin.errors import LevelsError, UnsupportedModelError
@@ -290,7 +290,8 @@ def test_levels_of_experts_are_what_the_toolkits_pass_makes_of_them(windows, set
     rows = [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in windows]
     engine = SparseGPTModifier(sparsity=settings.sparsities[1], targets=[name], block_size=settings.block_size)
     with as_linears(model):
-        oneshot(model=model, dataset=torch.utils.data.DataLoader(rows, batch_size=None), recipe=engine)
+        data = torch.utils.data.DataLoader(rows, batch_size=None)
+        oneshot(model=model, tokenizer=tiny_tokenizer(tmp_path / "tokenizer"), dataset=data, recipe=engine)
         made = model.get_submodule(name).weight.detach().clone()
     level = built.linear(name).decode(2, made.device)
     assert ((level == 0) == (made == 0)).float().mean() > 0.999

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
 from unicuco_plugin.models.experts import find_fused, fuse_experts, fused_tensors
@@ -26,7 +25,7 @@ _ROUNDING = 64.0
 
 
 @contextmanager
-def as_linears(model: PreTrainedModel) -> Iterator[None]:
+def as_linears(model: Any) -> Iterator[None]:  # noqa: ANN401 - a Transformers model
     """Let every expert of a model be linears of its own inside a ``with``; its family's modules come back.
 
     Experts that were quantised meanwhile stay apart. Raises as :func:`split_experts`.
@@ -39,7 +38,7 @@ def as_linears(model: PreTrainedModel) -> Iterator[None]:
 
 
 @torch.no_grad()
-def split_experts(model: PreTrainedModel) -> None:
+def split_experts(model: Any) -> None:  # noqa: ANN401 - a Transformers model
     """Give every expert linears of its own, ``experts.N.gate_proj`` and so on, as llm-compressor does.
 
     Its own function takes the sizes from the configuration, which some families spell otherwise (Hunyuan), and its

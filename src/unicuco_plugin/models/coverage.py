@@ -1,5 +1,6 @@
 """What share of the weights of its blocks a model has in linears, which alone can be zeroed in part."""
 
+import math
 from dataclasses import dataclass
 
 from unicuco_plugin.errors import UnsupportedModelError
@@ -63,7 +64,8 @@ def check_share(decoder: Decoder, share: float | None = None) -> Coverage:
             f"; {found.apart} holds experts in one tensor, which llm-compressor does not prune" if found.apart else ""
         )
         what = f"so a sparsity of {share:g} cannot be met" if share else "too few for a profile of the space sparsity"
-        least = f"ask for at most {found.share:.1g}, or " if share else ""
+        most = math.floor(found.share * 1000) / 1000
+        least = f"ask for at most {most:g}, or " if share and most else ""
         raise UnsupportedModelError(
             f"{label}: linears have {found.share:.1%} of the weights of its blocks, {what}{where}: {least}drop "
             "blocks (the space depth)"

@@ -1,6 +1,7 @@
 """Which recipes leave quantised experts that Transformers loads."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from compressed_tensors.compressors.format import infer_module_format
@@ -9,7 +10,6 @@ from compressed_tensors.utils import match_targets
 from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.quantization import QuantizationMixin
 from torch import nn
-from transformers import PreTrainedModel
 
 from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.models.experts import disk_names, find_fused, find_split
@@ -19,7 +19,7 @@ __all__ = ["check_quantised_experts"]
 _PACKED = "pack-quantized"
 
 
-def check_quantised_experts(model: PreTrainedModel, modifiers: Sequence[Modifier]) -> None:
+def check_quantised_experts(model: Any, modifiers: Sequence[Modifier]) -> None:  # noqa: ANN401 - a Transformers model
     """Refuse a recipe after which Transformers would not find a mixture's experts.
 
     It has its own form of experts, one tensor for all, and makes it from quantised linears of each expert: of all or
