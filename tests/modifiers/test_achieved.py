@@ -37,6 +37,7 @@ def test_the_worst_linear_is_the_furthest_from_its_plan_for_its_size(achieved):
 
 def test_one_line_says_what_was_planned_and_what_became_of_it(achieved):
     assert achieved.describe() == (
-        "SparseGPTModifier on 2 linears, 45.8% of the weights of the blocks: planned 520 of 2,000 weights (0.260000), "
-        "achieved 520 (0.260000); worst linear model.layers.3.q: planned 0.200000, achieved 0.190000"
+        "SparseGPTModifier on 2 linears: planned 520 of 2,000 weights (0.260000), achieved 520 (0.260000); worst "
+        "linear model.layers.3.q: planned 0.200000, achieved 0.190000; these linears have 45.8% of the weights of the "
+        "blocks"
     )

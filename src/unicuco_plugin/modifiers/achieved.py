@@ -69,14 +69,14 @@ class Achieved:
         return sum(getattr(linear, field) for linear in self.linears)
 
     def describe(self) -> str:
-        """One line: planned, achieved, the worst linear."""
+        """One line: planned, achieved, the worst linear, and how much of the blocks is in the linears."""
         planned, achieved, worst = self.total("planned"), self.total("achieved"), self.worst
         return (
-            f"{self.engine} on {len(self.linears)} linears, {self.coverage:.1%} of the weights of the blocks: planned "
-            f"{planned:,} of {self.weights:,} weights "
+            f"{self.engine} on {len(self.linears)} linears: planned {planned:,} of {self.weights:,} weights "
             f"({planned / self.weights:.6f}), achieved {achieved:,} ({achieved / self.weights:.6f}); worst linear "
             f"{worst.name}: planned {worst.planned / worst.weights:.6f}, "
-            f"achieved {worst.achieved / worst.weights:.6f}"
+            f"achieved {worst.achieved / worst.weights:.6f}; "
+            f"these linears have {self.coverage:.1%} of the weights of the blocks"
         )
 
     def to_dict(self) -> dict[str, Any]:
