@@ -1,22 +1,27 @@
 """What cannot be exported in the end is refused by every command at its start, from the configuration alone."""
 
+import json
+
 import pytest
 import transformers as tf
 import yaml
 from tiny import tiny_tokenizer
+from tiny_moe import MIXTURES
 
-REFUSAL = "error: MixtralForCausalLM: llm-compressor splits its experts into linears and saves names that Transformers"
+REFUSAL = "error: llama: Transformers builds no model from its configuration: "
 
 
 @pytest.fixture(scope="session")
 def unread(tmp_path_factory):
-    """A model of a family that cannot be exported, without weights: whoever asks for them fails."""
-    folder = tmp_path_factory.mktemp("models") / "mixtral"
-    config = tf.MixtralConfig(
+    """A model that cannot be built, without weights: whoever asks for them fails."""
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    config = tf.LlamaConfig(
         vocab_size=128, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2,
-        num_hidden_layers=4, num_local_experts=4, architectures=["MixtralForCausalLM"],
+        num_hidden_layers=4, architectures=["LlamaForCausalLM"],
     )  # fmt: skip
     config.save_pretrained(folder)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | {"hidden_act": "no such function"}))
     tiny_tokenizer(folder)
     return folder
 
@@ -59,3 +64,20 @@ def test_every_command_asks_before_a_weight_is_read(command, unicuco, unread, te
     assert lines[-1].startswith(REFUSAL)
     assert len(lines[-1]) <= 300
     assert not output.exists() or not [path for path in output.iterdir() if not path.name.startswith(".unicuco")]
+
+
+def test_experts_that_transformers_would_not_find_quantised_are_refused_before_a_weight_is_read(unicuco, tmp_path):
+    config = MIXTURES["mixtral"]()
+    config.architectures = ["MixtralForCausalLM"]
+    config.save_pretrained(tmp_path / "model")
+    tiny_tokenizer(tmp_path / "model")
+    recipe = "a_stage:\n  b_modifiers:\n    QuantizationModifier: {scheme: INT8, targets: [Linear]}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    result = unicuco(
+        "prune", "--model", tmp_path / "model", "--output", tmp_path / "out", "--recipe", tmp_path / "recipe.yaml"
+    )
+    assert result.exit_code == 1
+    assert result.stderr.strip().splitlines()[-1] == (
+        "error: QuantizationModifier: MixtralForCausalLM would not load again: Transformers reads quantised experts in "
+        "FP8 or packed integers alone; use FP8_DYNAMIC or W4A16"
+    )

@@ -2,11 +2,13 @@
 
 import copy
 import functools
+import re
 
 import pytest
 import torch
 import transformers as tf
 from tiny import FAMILIES, tiny_model
+from tiny_moe import MIXTURES
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.exportable import check_exportable
@@ -16,10 +18,6 @@ SHAPE = {
     "num_hidden_layers": 6,
 }  # fmt: skip
 PARTS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3", "granite")
-
-
-def mixtral():
-    return tf.MixtralConfig(**SHAPE, num_local_experts=4)
 
 
 class Counting(tf.LlamaForCausalLM):
@@ -55,13 +53,34 @@ def test_a_format_that_cannot_carry_biases_is_refused_unless_the_other_will_do()
         check_exportable(config, "structured", layout="stock")
 
 
-@pytest.mark.parametrize("space", [None, "depth", "sparsity"])
-def test_experts_that_the_toolkit_saves_under_names_of_its_own_are_refused(space):
+@pytest.mark.parametrize("space", [None, "depth", "sublayer", "sparsity"])
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "granitemoe", "deepseek_v3"])
+def test_mixtures_of_experts_can_be_exported(family, space):
+    check_exportable(MIXTURES[family](), space)
+
+
+def test_parts_of_experts_are_refused():
+    with pytest.raises(UnsupportedModelError, match=r"model\.layers\.0\.mlp"):
+        check_exportable(MIXTURES["mixtral"](), "structured")
+
+
+def test_a_share_that_linears_cannot_make_is_refused():
+    config = tf.JetMoeConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_key_value_heads=2,
+        kv_channels=8, num_local_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
     with pytest.raises(UnsupportedModelError) as caught:
-        check_exportable(mixtral(), space)
-    text = str(caught.value)
-    assert text.startswith("MixtralForCausalLM: llm-compressor splits its experts into linears and saves names that ")
-    assert len(text) <= 300
+        check_exportable(config, "sparsity", share=0.5)
+    assert re.fullmatch(
+        r"JetMoeForCausalLM: linears have \d\.\d% of the weights of its blocks, so a sparsity of 0\.5 cannot be met; "
+        r"model\.layers\.0\.\S+ holds experts in one tensor, which llm-compressor does not prune: ask for at most "
+        r"0\.0\d+, or drop blocks \(the space depth\)",
+        str(caught.value),
+    )
+    assert len(str(caught.value)) <= 300
+    check_exportable(config, "sparsity", share=0.01)
+    with pytest.raises(UnsupportedModelError, match="too few for a profile of the space sparsity; model"):
+        check_exportable(config, "sparsity")
 
 
 @pytest.mark.parametrize(

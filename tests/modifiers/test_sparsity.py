@@ -92,7 +92,7 @@ def test_every_linear_of_a_saved_checkpoint_has_the_planned_zeros(family, name, 
 
 
 def test_experts_that_a_family_fuses_are_pruned_one_by_one(checkpoint, calibration, tmp_path):
-    # The toolkit gives every expert linears of its own before modifiers see the model, and fuses none again.
+    # Every expert has linears of its own while modifiers see the model.
     strategy = sparsity_strategy(load_model(checkpoint("qwen3_moe")), {"model.layers.0": 0.5})
     recipe = [SparsityProfileModifier(strategy=strategy), engine()]
     done = prune_with_recipe(checkpoint("qwen3_moe"), recipe, tmp_path / "out", calibration=calibration)

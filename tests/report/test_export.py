@@ -18,7 +18,7 @@ from unicuco_plugin.report.export import describe_export, export_data
 def zeroed():
     strategy = whole_block_strategy(tiny_model("llama"), space="sparsity", sparsity=0.375)
     strategy = strategy.model_copy(update={"units": {f"model.layers.{i}": 0.25 + i / 100 for i in range(6)}})
-    achieved = Achieved("WandaPruningModifier", 2000, (LinearSparsity("l", "l", 1000, 500, 505, 505),))
+    achieved = Achieved("WandaPruningModifier", 2000, (LinearSparsity("l", "l", 1000, 500, 505, 505),), 2500)
     return Export(Path("out"), None, (strategy,), 3000, 6000, 1.5, achieved)
 
 
@@ -27,8 +27,8 @@ def test_zeroed_weights_are_told_in_two_lines_however_many_units_there_are(zeroe
     assert first == "zeroed      6 units by 0.2500 to 0.3000 of their weights (sparsity 0.3750 of the dense model)"
     assert second.startswith("divergence ")
     assert (
-        "zeros       505 of 2,000 weights (0.2525), by WandaPruningModifier in 1 linears; furthest from its plan l, by "
-        "0.005 of its weights"
+        "zeros       505 of 2,000 weights (0.2525), by WandaPruningModifier in 1 linears, which have 40.0% of the "
+        "weights of the blocks; furthest from its plan l, by 0.005 of its weights"
     ) in describe_export(zeroed)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from unicuco_plugin.errors import StrategyError
-from unicuco_plugin.spaces.units import group_linears, name_block, number_blocks, select_bounds
+from unicuco_plugin.spaces.units import group_linears, name_block, name_kind, number_blocks, select_bounds
 
 SIZES = {
     f"model.layers.{i}.{name}": size
@@ -12,6 +12,12 @@ SIZES = {
 
 def test_blocks_take_all_their_linears():
     assert group_linears(SIZES, "block") == {"model.layers.0": 22, "model.layers.1": 22}
+
+
+def test_experts_are_of_one_kind():
+    kinds = {name_kind(f"model.layers.{i}.mlp.experts.{j}.up_proj") for i in range(2) for j in range(3)}
+    assert kinds == {".mlp.experts.*.up_proj"}
+    assert name_kind("model.layers.3.self_attn.q_proj") == ".self_attn.q_proj"
 
 
 def test_sublayers_are_the_children_of_a_block_and_a_bare_linear_is_one():

@@ -14,6 +14,7 @@ from unicuco_plugin.benchmark.plan import METHODS, BenchmarkPlan, Cell
 from unicuco_plugin.benchmark.texts import Texts
 from unicuco_plugin.errors import ExportError, JournalError, ProfileError, RequestError
 from unicuco_plugin.files.names import check_own_folder
+from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.exportable import check_exportable
@@ -61,6 +62,8 @@ def run_benchmark(
     output.mkdir(parents=True, exist_ok=True)
     progress(PeerProgress("loading the model", 0, 1))
     decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device, **code))
+    if plan.space == "sparsity":
+        split_experts(decoder.model)
     header = {
         "model": str(fingerprint(decoder.model)),
         "dtype": str(decoder.model.dtype).removeprefix("torch."),

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.folder import alone, begin, check_output, check_room
 from unicuco_plugin.levels.gather import gather_hessians, mean_states
 from unicuco_plugin.levels.record import Calibration, LevelSettings, LevelsRecord, write_record
 from unicuco_plugin.levels.store import Levels, LinearLevels, write_linear
 from unicuco_plugin.levels.sweep import factor_hessian, solve_levels
 from unicuco_plugin.models.calibration import calibration_hash
+from unicuco_plugin.models.coverage import check_share, measure_coverage
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.runner import BlockRunner
@@ -59,7 +61,8 @@ def build_levels(
 ) -> Levels:
     """Prune every linear of a model at every level, and store them all.
 
-    The model is only read. Blocks are streamed: beside the model there are, at any time, the states between two
+    The model is only read; experts that its family fuses are linears meanwhile, each calibrated on all tokens, as in
+    llm-compressor's own passes. Blocks are streamed: beside the model there are, at any time, the states between two
     blocks, the Hessians of one block, and the levels of one linear. Whatever is finished is on the disk.
 
     Args:
@@ -79,49 +82,53 @@ def build_levels(
     Raises:
         LevelsError: If ``output`` holds a database and neither flag is given or it has other arguments; if another
             process builds there; or if the disk has too little room.
-        UnsupportedModelError: If the blocks have weights that are not linears: fused experts.
+        UnsupportedModelError: If most weights of the blocks are in no linears, or experts cannot be made into some.
         CalibrationError: If no token reached linears that are more than a few of a block's weights.
         EvaluationError: If states or a Hessian are not finite.
     """
     settings = settings or LevelSettings()
-    shapes = _prunable(decoder)
-    check_output(output, resume=resume, overwrite=overwrite)
-    model = decoder.model
-    wanted = LevelsRecord(
-        model=ModelReference(name=name, fingerprint=str(fingerprint(model))),
-        dtype=str(_dtype(decoder)).removeprefix("torch."),
-        device=model.device.type,
-        settings=settings,
-        calibration=Calibration(
-            sources=tuple(sources),
-            hash=calibration_hash(windows),
-            windows=windows.shape[0],
-            length=windows.shape[1],
-        ),
-        expected=tuple(shapes),
-        versions={package: importlib.metadata.version(package) for package in _PACKAGES},
-    )
-    width = _dtype(decoder).itemsize
-    if not output.exists():  # nothing is made where there is no room
-        check_room(output, shapes, settings, width)
-    output.mkdir(parents=True, exist_ok=True)
-    with alone(output):
+    with as_linears(decoder.model):
+        shapes = _prunable(decoder)
+        check_output(output, resume=resume, overwrite=overwrite)
+        model = decoder.model
+        wanted = LevelsRecord(
+            model=ModelReference(name=name, fingerprint=str(fingerprint(model))),
+            dtype=str(_dtype(decoder)).removeprefix("torch."),
+            device=model.device.type,
+            settings=settings,
+            calibration=Calibration(
+                sources=tuple(sources),
+                hash=calibration_hash(windows),
+                windows=windows.shape[0],
+                length=windows.shape[1],
+            ),
+            expected=tuple(shapes),
+            versions={package: importlib.metadata.version(package) for package in _PACKAGES},
+        )
+        width = _dtype(decoder).itemsize
+        if not output.exists():  # nothing is made where there is no room
+            check_room(output, shapes, settings, width)
+        output.mkdir(parents=True, exist_ok=True)
+        with alone(output):
 
-        def tell(text: str) -> None:
-            progress(LevelProgress("checking files", 0, len(shapes), message=text))
+            def tell(text: str) -> None:
+                progress(LevelProgress("checking files", 0, len(shapes), message=text))
 
-        if overwrite:  # before the old database goes
-            check_room(output, shapes, settings, width, overwrite=True)
-        record = begin(output, wanted, resume=resume, tell=tell)
-        wanting = set(record.expected) - record.linears.keys()
-        left = {linear: shape for linear, shape in shapes.items() if linear in wanting}
-        need = check_room(output, left, settings, width)
-        if left:
-            tell(f"{len(left)} linears to solve, at most {need / 1e6:,.1f} MB on the disk")
-        write_record(output, record)
-        if left:
-            _Build(output, record, decoder, progress).run(windows)
-    return Levels.open(output)
+            if overwrite:  # before the old database goes
+                check_room(output, shapes, settings, width, overwrite=True)
+            record = begin(output, wanted, resume=resume, tell=tell)
+            wanting = set(record.expected) - record.linears.keys()
+            left = {linear: shape for linear, shape in shapes.items() if linear in wanting}
+            need = check_room(output, left, settings, width)
+            if left:
+                tell(
+                    f"{len(left)} linears to solve, at most {need / 1e6:,.1f} MB on the disk; linears have "
+                    f"{measure_coverage(decoder).share:.1%} of the weights of the blocks"
+                )
+            write_record(output, record)
+            if left:
+                _Build(output, record, decoder, progress).run(windows)
+        return Levels.open(output)
 
 
 class _Build:
@@ -217,17 +224,11 @@ class _Build:
 
 
 def _prunable(decoder: Decoder) -> dict[str, tuple[int, int]]:
-    """Shapes of all linears in the blocks; refuses blocks whose weights are not all in linears."""
+    """Shapes of all linears in the blocks; refuses blocks that have none."""
     label = type(decoder.model).__name__
-    decoder.all_linears()
+    check_share(decoder)
     shapes: dict[str, tuple[int, int]] = {}
-    for index, block in enumerate(decoder.blocks):
-        for name, parameter in block.named_parameters(prefix=decoder.block_names[index]):
-            if parameter.dim() == 3 and "expert" in name:
-                raise UnsupportedModelError(
-                    f"{label}: {name} holds all experts of a block in one tensor; a level database is made of "
-                    "linears: give the model with its experts as linears of their own"
-                )
+    for index in range(len(decoder.blocks)):
         linears = decoder.linears(index)
         if not linears:
             raise UnsupportedModelError(f"{label}: {decoder.block_names[index]} has no linear layers to prune")

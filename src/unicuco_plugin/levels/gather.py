@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from llmcompressor.modeling.moe.context import moe_calibration_context
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import accumulate_hessian, make_empty_hessian
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError, LevelsError
 from unicuco_plugin.levels.stitch import swapped
+from unicuco_plugin.models.experts import find_split
 from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.models.linears import FEW
 from unicuco_plugin.models.runner import BlockRunner
@@ -37,6 +39,9 @@ class Hessians:
 def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windows: int) -> tuple[Hessians, Tensor]:
     """Run a dense block over all states, with the toolkit's own sums over what enters its linears.
 
+    Experts that were taken apart (:mod:`.experts`) are given all tokens, as in the toolkit's passes; what leaves the
+    block comes from those that the router chose.
+
     Args:
         runner: Of the dense model.
         index: The block.
@@ -54,14 +59,20 @@ def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windo
     linears = runner.decoder.linears(index)
     found = Hessians()
     seen: dict[str, Tensor] = {}  # what entered the leaders in this pass; held, so that its memory is not used again
+    block = runner.decoder.block_names[index]
+    experts = tuple(f"{block}.{name}." for name in find_split(runner.decoder.blocks[index]))
     hooks = [
-        linear.register_forward_pre_hook(partial(_accumulate, found, seen, name)) for name, linear in linears.items()
+        linear.register_forward_pre_hook(
+            partial(_accumulate, found, seen, name, apart=bool(experts) and name.startswith(experts))
+        )
+        for name, linear in linears.items()
     ]
     try:
         parts = []
-        for part in states.split(batch_windows):
-            parts.append(runner.run(index, part))
-            seen.clear()
+        with moe_calibration_context():
+            for part in states.split(batch_windows):
+                parts.append(runner.run(index, part))
+                seen.clear()
     finally:
         for hook in hooks:
             hook.remove()
@@ -77,7 +88,9 @@ def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windo
     return found, torch.cat(parts)
 
 
-def _accumulate(found: Hessians, seen: dict[str, Tensor], name: str, linear: nn.Linear, args: tuple[Tensor]) -> None:
+def _accumulate(
+    found: Hessians, seen: dict[str, Tensor], name: str, linear: nn.Linear, args: tuple[Tensor], *, apart: bool = False
+) -> None:
     """Add to a leader's Hessian. A linear's first input decides whose Hessian it shares."""
     entering = args[0]
     if name not in found.leaders:
@@ -92,6 +105,9 @@ def _accumulate(found: Hessians, seen: dict[str, Tensor], name: str, linear: nn.
     H, samples = found.sums.get(name) or (make_empty_hessian(linear), 0)
     # The toolkit's sum knows two and three dimensions; DeepSeek's attention has four.
     flat = entering.flatten(1, -2) if entering.dim() > 3 else entering
+    if apart and flat.dim() == 2:
+        # One sample, however many tokens: a last, smaller batch would weigh as much as the others.
+        flat = flat[:, None]
     found.sums[name] = accumulate_hessian(flat, linear, H, samples)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from unicuco_plugin.errors import StrategyError, UnsupportedModelError
+from unicuco_plugin.models.experts import find_routers
 from unicuco_plugin.models.support import check_config, check_model
 
 __all__ = ["Decoder", "find_decoder"]
@@ -74,14 +75,16 @@ class Decoder:
     def linears(self, index: int) -> dict[str, nn.Linear]:
         """Every linear layer of one block by its full module name, in the order of ``named_modules``.
 
-        Experts that a family fuses into one tensor are not linears and not listed.
+        Experts that a family fuses into one tensor are not linears and not listed; routers and gates of experts are
+        left alone (:func:`.experts.find_routers`).
 
         Args:
             index: The block, in [0, blocks).
         """
         prefix = f"{self.blocks_name}.{index}"
         modules = self.blocks[index].named_modules(prefix=prefix)
-        return {name: module for name, module in modules if isinstance(module, nn.Linear)}
+        routers = find_routers(self.blocks[index], getattr(self.config, "hidden_size", 0))
+        return {name: module for name, module in modules if isinstance(module, nn.Linear) and module not in routers}
 
     def all_linears(self) -> dict[str, nn.Linear]:
         """The linear layers of all blocks by full module name, in the model's order.

@@ -1,16 +1,15 @@
 """Can this be exported? Asked of a configuration before anything expensive, in a second and without weights."""
 
 import copy
-import re
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
 from unicuco_plugin.models.config import shrink_config
+from unicuco_plugin.models.coverage import check_share
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.loadability import build_sketch, disk_state, find_unfit
@@ -20,10 +19,7 @@ from unicuco_plugin.models.sublayers import check_outputs
 from unicuco_plugin.models.surgery import dropped
 from unicuco_plugin.models.zeroing import check_any_room
 
-__all__ = ["check_exportable"]
-
-# A family's fused experts: one tensor of three dimensions for all experts of a block.
-_FUSED = re.compile(r"(.+\.experts)\.(gate_up_proj|up_proj|down_proj)")
+__all__ = ["check_exportable", "sketch_model"]
 
 
 def check_exportable(
@@ -31,20 +27,22 @@ def check_exportable(
     space: str | None = None,
     *,
     kind: type[PreTrainedModel] | None = None,
+    share: float | None = None,
     layout: str | None = None,
     compensate: bool = True,
     trust_remote_code: bool = False,
 ) -> None:
     """Refuse a model whose pruned checkpoint could not be written, or would not load.
 
-    On the meta device: the configuration must build a model; the names that its tensors have on disk, with experts
-    split as llm-compressor splits them, must load again; and what the space removes is removed once, and held against
-    the configuration: a block, half a block, or parts of a module.
+    On the meta device: the configuration must build a model; the names that its tensors have on disk must load again;
+    what the space removes is removed once, and held against the configuration: a block, half a block, or parts of a
+    module; and zeros in linears must make the share that is asked.
 
     Args:
         config: Of the dense model, as :func:`~unicuco_plugin.models.loading.load_config` gives it; not changed.
         space: What will be removed, by the space's name; of a space of a plugin's only names are checked.
         kind: The model's class, where it is in memory; found by its configuration otherwise.
+        share: For ``sparsity``: what is asked, in (0, 1); None where it is not known yet.
         layout: ``compact`` or ``stock`` for ``structured``; None lets either do.
         compensate: For ``structured``: whether biases will stand for what is removed.
         trust_remote_code: Whether code in the model's own repository may run.
@@ -52,22 +50,7 @@ def check_exportable(
     Raises:
         UnsupportedModelError: With the reason, whose rule it is, and what can be done.
     """
-
-    def sketch() -> PreTrainedModel:
-        try:
-            if kind is not None:
-                return build_sketch(kind, config)
-            own = copy.deepcopy(config)  # which the model would hold, and surgery change
-            with torch.device("meta"):
-                made: PreTrainedModel = AutoModelForCausalLM.from_config(own, trust_remote_code=trust_remote_code)
-            return made
-        except Exception as error:
-            # Transformers, or the model's own code.
-            raise UnsupportedModelError(
-                f"{config.model_type}: Transformers builds no model from its configuration: {_first_line(error)}; "
-                "mend config.json"
-            ) from error
-
+    sketch = partial(sketch_model, config, kind, trust_remote_code=trust_remote_code)
     model = sketch()
     _check_names(model)
     decoder = find_decoder(model)
@@ -75,27 +58,50 @@ def check_exportable(
         if space == "sublayer":
             check_outputs(decoder)
         _drop_one(decoder, space)
+    elif space == "sparsity":
+        check_share(decoder, share)
     elif space == "structured":
         _check_structured(sketch, layout, compensate=compensate)
     # Learned positions and the window, the tokenizer and the rows of the embedding: the place to ask for them.
 
 
+def sketch_model(
+    config: PreTrainedConfig, kind: type[PreTrainedModel] | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Build a model without weights from a configuration, which is not changed.
+
+    Args:
+        config: Of the dense model.
+        kind: The model's class, where it is in memory; found by its configuration otherwise.
+        trust_remote_code: Whether code in the model's own repository may run.
+
+    Raises:
+        UnsupportedModelError: If Transformers builds none.
+    """
+    try:
+        if kind is not None:
+            return build_sketch(kind, config)
+        own = copy.deepcopy(config)  # which the model would hold, and surgery change
+        with torch.device("meta"):
+            made: PreTrainedModel = AutoModelForCausalLM.from_config(own, trust_remote_code=trust_remote_code)
+        return made
+    except Exception as error:
+        # Transformers, or the model's own code.
+        raise UnsupportedModelError(
+            f"{config.model_type}: Transformers builds no model from its configuration: {_first_line(error)}; "
+            "mend config.json"
+        ) from error
+
+
 def _check_names(whole: PreTrainedModel) -> None:
     label, model = type(whole).__name__, _sample(whole)
-    fused = sorted({match[1] for name in model.state_dict() if (match := _FUSED.fullmatch(name))})
     try:
-        unfit = find_unfit(type(model), model.config, disk_state(model, _split_experts(model, fused)))
+        unfit = find_unfit(type(model), model.config, disk_state(model))
     except Exception as error:
         raise UnsupportedModelError(
             f"{label}: Transformers does not load what it saves of this family: {_first_line(error)}; take another "
             "version of it"
         ) from error
-    if unfit and fused:
-        raise UnsupportedModelError(
-            f"{label}: llm-compressor splits its experts into linears and saves names that Transformers does not load "
-            f"(it would fill {unfit[0].partition(' ')[0]} with random numbers), so no checkpoint can be exported; "
-            "other families of experts, such as Qwen3-MoE, can"
-        )
     if unfit:
         raise UnsupportedModelError(
             f"{label}: Transformers does not load what it saves of this family ({unfit[0]}), so no checkpoint can be "
@@ -115,28 +121,6 @@ def _sample(model: PreTrainedModel) -> PreTrainedModel:
         return build_sketch(type(model), shrink_config(model.config, sorted(kinds.values())))
     except Exception:  # whatever a family raises that cannot have so few
         return model
-
-
-def _split_experts(model: PreTrainedModel, fused: list[str]) -> dict[str, Tensor]:
-    """Tensors as llm-compressor leaves them: every expert has linears ``gate_proj``, ``up_proj``, ``down_proj``."""
-    state: dict[str, Tensor] = dict(model.state_dict())
-    for experts in fused:
-        module = model.get_submodule(experts)
-        for name in [name for name in state if name.startswith(f"{experts}.")]:
-            state |= _split(experts, name.rpartition(".")[2], state.pop(name), module)
-    return state
-
-
-def _split(experts: str, field: str, tensor: Tensor, module: Any) -> dict[str, Tensor]:  # noqa: ANN401
-    """The tensors of all experts, from one for them all."""
-    bias = field.endswith("_bias")
-    kind, what = field.removesuffix("_bias"), "bias" if bias else "weight"
-    found: dict[str, Tensor] = {}
-    for index, part in enumerate(tensor.unbind(0)):
-        one = part.T if getattr(module, "is_transposed", False) and not bias else part
-        halves = zip(("gate_proj", "up_proj"), one.chunk(2), strict=True) if kind == "gate_up_proj" else [(kind, one)]
-        found |= {f"{experts}.{index}.{name}.{what}": half for name, half in halves}
-    return found
 
 
 def _check_structured(sketch: Callable[[], PreTrainedModel], layout: str | None, *, compensate: bool) -> None:

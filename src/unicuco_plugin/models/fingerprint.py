@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import ModelMismatchError, quoted
-from unicuco_plugin.models.storage import kept_tensors, read_kept
+from unicuco_plugin.models.experts import fused_parameters
 
 __all__ = ["Fingerprint", "config_fingerprint", "fingerprint"]
 
@@ -69,12 +69,9 @@ def fingerprint(model: PreTrainedModel) -> Fingerprint:
         model: The model, on any device. It must have its trained blocks: bypassing does not show, dropping does.
     """
     lines = []
-    # named_parameters gives a tied parameter once, under its first name.
-    with kept_tensors():
-        names = [name for name, _ in model.named_parameters()]
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        for part, tensor in _unfuse(model, name, read_kept(model.get_submodule(parent), child)):
+    # A tied parameter comes once, under its first name.
+    for name, parameter in fused_parameters(model):
+        for part, tensor in _unfuse(model, name, parameter):
             lines.append(f"{part}:{tuple(tensor.shape)}:{_hash(tensor)}\n")
     digest = hashlib.sha256("".join(sorted(lines)).encode())
     return Fingerprint(config_fingerprint(model.config), digest.hexdigest()[:_DIGITS])
@@ -87,7 +84,7 @@ def config_fingerprint(config: PreTrainedConfig) -> str:
 
 
 def _unfuse(model: PreTrainedModel, name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
-    """Fused experts one by one, as on disk: the toolkit unfuses them in memory too, and that is the same model."""
+    """Fused experts one by one where they are so on disk."""
     if tensor.dim() == 3 and re.search(r"\.experts\.\w+$", name):
         return revert_weight_conversion(model, {name: tensor}).items()
     return [(name, tensor)]

@@ -18,6 +18,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.experts import fused_shapes
 from unicuco_plugin.models.storage import kept_tensors
 
 __all__ = ["ModelSizes", "measure_sizes", "tensor_bytes"]
@@ -91,7 +92,7 @@ def measure_sizes(decoder: Decoder) -> ModelSizes:
     tensors = _saved_tensors(model)
     digits = _digits(tensors)
     with kept_tensors():
-        parameters = dict(model.named_parameters())
+        parameters, buffers = list(model.parameters()), dict(model.named_buffers())
     groups = [
         {key: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")} for name in decoder.block_names
     ]
@@ -99,13 +100,15 @@ def measure_sizes(decoder: Decoder) -> ModelSizes:
     rest = {key: tensor for key, tensor in tensors.items() if key not in inside}
     block_bytes = tuple(_group_bytes(model, group, digits) for group in groups)
     total = sum(block_bytes) + _group_bytes(model, rest, digits)
-    dtypes = Counter(str(p.dtype).removeprefix("torch.") for p in parameters.values() if p.is_floating_point())
+    dtypes = Counter(str(p.dtype).removeprefix("torch.") for p in parameters if p.is_floating_point())
     if not dtypes:
         raise UnsupportedModelError(f"{type(model).__name__}: no floating-point parameter to measure")
     dtype = dtypes.most_common(1)[0][0]
     return ModelSizes(
-        block_params=tuple(sum(parameters[key].numel() for key in group if key in parameters) for group in groups),
-        total_params=sum(parameter.numel() for parameter in parameters.values()),
+        block_params=tuple(
+            sum(tensor.numel() for key, tensor in group.items() if key not in buffers) for group in groups
+        ),
+        total_params=sum(parameter.numel() for parameter in parameters),
         bytes_per_param=_dtype_width(dtype),
         dtype=dtype,
         block_bytes=block_bytes,
@@ -129,15 +132,11 @@ def _digits(tensors: Mapping[str, Tensor]) -> int:
 
 def _saved_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """What a checkpoint holds, by name, without data; each shared tensor once, under its first name."""
-    seen: set[int] = set()
-    tensors = {}
+    first: dict[int, str] = {}
     with kept_tensors():
         state = model.state_dict(keep_vars=True)
-    for name, tensor in state.items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            tensors[name] = torch.empty_like(tensor, device="meta")
-    return tensors
+    again = {name for name, tensor in state.items() if first.setdefault(id(tensor), name) != name}
+    return {name: tensor for name, tensor in fused_shapes(model).items() if name not in again}
 
 
 def _group_bytes(model: PreTrainedModel, tensors: dict[str, Tensor], digits: int) -> int:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import UnsupportedModelError, quoted
-from unicuco_plugin.models.storage import kept_tensors
+from unicuco_plugin.models.experts import fused_shapes
 
 __all__ = ["check_structure"]
 
@@ -56,18 +56,19 @@ def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Itera
             yield f"{name} is missing"
         elif have[name] != shape:
             yield f"{name} has shape {have[name]}, expected {shape}"
-    quantised = {name for name, module in model.named_modules() if _is_quantised(module)}
-    for name in sorted(have.keys() - want.keys()):
-        if name.rpartition(".")[0] not in quantised:
-            yield f"{name} is unexpected"
+    yield from (f"{name} is unexpected" for name in sorted(have.keys() - want.keys()))
 
 
 def _checkpoint_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
-    """Shapes by the names that a checkpoint has: the toolkit unfuses experts in memory, as they are on disk."""
-    with kept_tensors():
-        state = model.state_dict(keep_vars=True)
-    tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, tensors).items()}
+    """Shapes by the names that a checkpoint has, whether experts are linears in memory or not."""
+    quantised = tuple(f"{name}." for name, module in model.named_modules() if _is_quantised(module))
+    tensors = {
+        name: tensor
+        for name, tensor in fused_shapes(model).items()
+        if name.endswith((".weight", ".bias")) or not (quantised and name.startswith(quantised))
+    }
+    tensors = revert_weight_conversion(model, tensors)
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _attribute_differences(module: nn.Module, fresh: nn.Module, name: str = "") -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A block's two halves, attention and MLP, removed separately: one that is removed adds zero."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -164,7 +165,7 @@ def _output_parameters(decoder: Decoder, name: str) -> list[tuple[nn.Module, str
     found = [
         (decoder.model.get_submodule(f"{name}.{inner}".rpartition(".")[0]), inner.rpartition(".")[2])
         for inner in names
-        if inner.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2] in _OUTPUTS
+        if re.sub(r"\.weight$|[._]bias$", "", inner).rpartition(".")[2] in _OUTPUTS
     ]
     if not found:
         raise UnsupportedModelError(f"{name}: has no output projection named as in {', '.join(_OUTPUTS)}")

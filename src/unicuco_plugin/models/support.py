@@ -20,8 +20,7 @@ REFUSED: Mapping[str, str] = {
     "gemma3n": "its blocks share key-value caches and per-layer embeddings",
     "gemma3n_text": "its blocks share key-value caches and per-layer embeddings",
     "gpt_neo": "its attention pattern is regenerated from attention_types on reload",
-    "granitemoehybrid": "the toolkit saves its fused experts wrong",
-    "llama4_text": "llm-compressor takes its fused experts apart and cannot save them as the model loads them",
+    "llama4_text": "llm-compressor takes its experts apart in the multimodal model alone, and fails on this one",
 }
 
 # Settings that tie a block to its place or to other blocks: field → the values under which it does not.

@@ -43,6 +43,7 @@ class Achieved:
     Attributes:
         engine: What zeroed the weights, such as ``"SparseGPTModifier"``.
         weights: All prunable weights of the exported model, those of linears without a plan included.
+        blocks: Weights of all parameters of its blocks: norms, routers and the like included.
         linears: Every planned linear of the exported model, in its order; at least one.
         levels: Identity of the level database that weights were stitched from; None after a pass.
     """
@@ -50,6 +51,7 @@ class Achieved:
     engine: str
     weights: int
     linears: tuple[LinearSparsity, ...]
+    blocks: int
     levels: str | None = None
 
     @property
@@ -57,18 +59,24 @@ class Achieved:
         """The linear furthest from its plan."""
         return max(self.linears, key=lambda linear: abs(linear.error))
 
+    @property
+    def coverage(self) -> float:
+        """Share of the weights of the blocks that the planned linears have."""
+        return sum(linear.weights for linear in self.linears) / self.blocks
+
     def total(self, field: str) -> int:
         """Sum of ``planned``, ``achieved`` or ``exported`` over the linears."""
         return sum(getattr(linear, field) for linear in self.linears)
 
     def describe(self) -> str:
-        """One line: planned, achieved, the worst linear."""
+        """One line: planned, achieved, the worst linear, and how much of the blocks is in the linears."""
         planned, achieved, worst = self.total("planned"), self.total("achieved"), self.worst
         return (
             f"{self.engine} on {len(self.linears)} linears: planned {planned:,} of {self.weights:,} weights "
             f"({planned / self.weights:.6f}), achieved {achieved:,} ({achieved / self.weights:.6f}); worst linear "
             f"{worst.name}: planned {worst.planned / worst.weights:.6f}, "
-            f"achieved {worst.achieved / worst.weights:.6f}"
+            f"achieved {worst.achieved / worst.weights:.6f}; "
+            f"these linears have {self.coverage:.1%} of the weights of the blocks"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +86,7 @@ class Achieved:
         head = {"schema": SCHEMA, "engine": self.engine}
         if self.levels is not None:
             head["levels"] = self.levels
-        return {**head, "weights": self.weights, **sums, "linears": linears}
+        return {**head, "weights": self.weights, "block_weights": self.blocks, **sums, "linears": linears}
 
     def write(self, path: Path) -> None:
         """Write ``sparsity.json``, one line a linear."""

@@ -1,17 +1,19 @@
 """What is asked before a weight is read: may the output be written, and could there be an export at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import SparsityModifierBase
+from llmcompressor.modifiers.quantization import QuantizationMixin
 from torch import nn
 
-from unicuco_plugin.models.exportable import check_exportable
+from unicuco_plugin.models.exportable import check_exportable, sketch_model
 from unicuco_plugin.models.loading import load_config
 from unicuco_plugin.models.output_folder import check_output
 from unicuco_plugin.models.storage import kept_tensors
+from unicuco_plugin.modifiers.quantised_experts import check_quantised_experts
 from unicuco_plugin.modifiers.recipe import is_text
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.structured import StructuredOptions, find_beside
@@ -61,11 +63,22 @@ def ask_first(
         check_config(config, strategy.model)
     kind: Any = None if isinstance(model, str | Path) else type(model)
     options: dict[str, Any] = {"kind": kind, "trust_remote_code": hub["trust_remote_code"]}
+    share = max((found for modifier in profiles for found in _shares(modifier)), default=None)
     spaces = dict.fromkeys(space for modifier in profiles for space in modifier.spaces)
     for space in spaces or (None,):
         # Parts that a strategy removes whole need no bias; which others do is known when they are chosen.
         layout = (profiles[0].structured or StructuredOptions()).format if space == "structured" else None
-        check_exportable(config, space, layout=layout, compensate=False, **options)
+        check_exportable(config, space, share=share, layout=layout, compensate=False, **options)
+    if any(isinstance(modifier, QuantizationMixin) for modifier in modifiers):
+        check_quantised_experts(sketch_model(config, **options), modifiers)
+
+
+def _shares(modifier: SparsityProfileModifier) -> Iterator[float]:
+    """The shares of weights that are to be zeroed, as far as they are known before the model is."""
+    yield from (strategy.sparsity for strategy in modifier.resolve() if strategy.space == "sparsity")
+    if modifier.late is not None and "sparsity" in modifier.late.spaces:
+        given = (modifier.request or {}).get("sparsity"), getattr(modifier.evopress, "sparsity", None)
+        yield from (share for share in given if share is not None)
 
 
 def least_bytes(modifiers: Sequence[Modifier], model: nn.Module) -> int:

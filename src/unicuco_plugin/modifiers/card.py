@@ -110,9 +110,13 @@ def _list_zeroed(strategy: Strategy) -> list[str]:
 
 
 def _tabulate(units: Mapping[str, float]) -> list[str]:
-    """A row for each numbered block and a column for each part of it; other names one by one."""
+    """A row for each numbered block and a column for each part of it, experts together; other names one by one."""
     matches = {name: re.fullmatch(r"(.+\.\d+)(?:\.(.+))?", name, re.DOTALL) for name in units}
-    cells = {(match[1], match[2] or "all"): units[name] for name, match in matches.items() if match}
+    cells: dict[tuple[str, str], list[float]] = {}
+    for name, match in matches.items():
+        if match:
+            part = re.sub(r"(?<=\bexperts\.)\d+", "*", match[2] or "all")
+            cells.setdefault((match[1], part), []).append(units[name])
     rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
     lines = [f"- {code_span(name)}: {units[name]:.4f}" for name, match in matches.items() if not match]
     if cells:
@@ -122,9 +126,14 @@ def _tabulate(units: Mapping[str, float]) -> list[str]:
             "|---|" + "---|" * len(columns),
         ]
     for row in rows:
-        shown = (f"{cells[row, column]:.4f}" if (row, column) in cells else "" for column in columns)
+        shown = (_say_range(cells.get((row, column), [])) for column in columns)
         lines.append(f"| {code_span(row, table=True)} | {' | '.join(shown)} |")
     return lines
+
+
+def _say_range(shares: list[float]) -> str:
+    ends = dict.fromkeys(f"{share:.4f}" for share in (min(shares), max(shares))) if shares else ()
+    return " to ".join(ends)
 
 
 def _explain(divergence: Divergence | None, caveat: str) -> str:

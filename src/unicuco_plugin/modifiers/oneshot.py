@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError, UnicucoError
 from unicuco_plugin.files.json_text import json_text
+from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.models.finite import check_weights
 from unicuco_plugin.models.loadability import has_own_code
 from unicuco_plugin.models.loading import Tokenizer, load_model, load_tokenizer
@@ -209,7 +210,7 @@ def _run(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     data = {} if windows is None else _calibration_data(windows)
     try:
-        with exact_norms(model), flat_inputs(model):
+        with as_linears(model), exact_norms(model), flat_inputs(model):
             llmcompressor.oneshot(
                 model=model,
                 recipe=recipe,

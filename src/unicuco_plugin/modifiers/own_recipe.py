@@ -17,6 +17,7 @@ from llmcompressor.sentinel import Sentinel
 from torch import nn
 
 from unicuco_plugin.files.refusal import refusal, show
+from unicuco_plugin.modifiers.quantised_experts import check_quantised_experts
 from unicuco_plugin.modifiers.recipe_values import fields_of, find_fault, find_pattern_fault
 
 __all__ = ["OwnRecipe", "adopt_recipe", "check_modifiers"]
@@ -130,11 +131,12 @@ def adopt_recipe(model: nn.Module) -> Recipe:
     """Check the recipe that the toolkit runs, and make it one that reads no other; one of ours is both already.
 
     Raises:
-        RecipeError: If a modifier holds what must not be run.
+        RecipeError: If a modifier holds what must not be run, or would leave experts that Transformers does not find.
     """
     lifecycle = active_session().lifecycle
     if not isinstance(lifecycle.recipe, OwnRecipe):
         check_modifiers(lifecycle.recipe.modifiers, model)
+        check_quantised_experts(model, lifecycle.recipe.modifiers)
         lifecycle.recipe = OwnRecipe.of(lifecycle.recipe)
     return lifecycle.recipe
 

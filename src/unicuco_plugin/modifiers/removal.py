@@ -15,6 +15,7 @@ from unicuco_plugin.models.bypass import bypass_blocks
 from unicuco_plugin.models.checkpoint import check_checkpoint, write_config_fields
 from unicuco_plugin.models.config import shrink_fields
 from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.experts import find_split, fuse_experts
 from unicuco_plugin.models.generation import shipped_generation
 from unicuco_plugin.models.sublayers import zero_outputs
 from unicuco_plugin.models.surgery import drop_blocks
@@ -23,7 +24,7 @@ from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["RemovalHandler", "correct_saving"]
+__all__ = ["RemovalHandler", "correct_experts", "correct_saving"]
 
 
 class RemovalHandler:
@@ -91,19 +92,25 @@ class RemovalHandler:
         self._wake()
 
 
+def correct_experts(model: Any) -> None:  # noqa: ANN401 - a Transformers model
+    """Make every later save right of a model whose experts the toolkit has taken apart; others are left alone."""
+    if find_split(model):
+        correct_saving(model)
+
+
 def correct_saving(
     model: Any,  # noqa: ANN401 - save_pretrained is replaced on it
-    fields: frozenset[str],
+    fields: frozenset[str] = frozenset(),
     also: Callable[[Path], None] = lambda _: None,
 ) -> None:
-    """Wrap ``model.save_pretrained`` once more, so that what it writes is the pruned model.
+    """Wrap ``model.save_pretrained`` once more, so that what it writes is the pruned model, its experts fused again.
 
     The toolkit's own save copies the original ``config.json``, block count included, and the checkpoint would reload
     with random blocks and no error. What is written here is read back and compared with the model.
 
     Args:
-        model: The model after blocks were dropped.
-        fields: The configuration fields that dropping changed.
+        model: The pruned model.
+        fields: The configuration fields that dropping blocks changed.
         also: Writes more files into the folder.
     """
     # Once ours is in place the toolkit takes the model for wrapped and would never add its own.
@@ -120,6 +127,7 @@ def correct_saving(
     @wraps(save)
     def save_pretrained(save_directory: str | Path, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         live = reference()
+        fuse_experts(live)  # which the toolkit has taken apart, and saves under names that Transformers does not load
         with shipped_generation(live, Path(save_directory)):
             save(save_directory, *args, **kwargs)
         write_config_fields(Path(save_directory), live, sorted(written))

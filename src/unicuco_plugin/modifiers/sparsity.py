@@ -9,7 +9,9 @@ from loguru import logger
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError, StrategyError, quoted
+from unicuco_plugin.models.coverage import check_share
 from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.storage import count_parameters
 from unicuco_plugin.modifiers.achieved import Achieved, LinearSparsity
 from unicuco_plugin.modifiers.engine_rounding import ENGINES, Follower, Setting, round_plan, tolerance
 from unicuco_plugin.modifiers.plan_check import PlanCheck, PlannedLinear, count_zeros
@@ -37,13 +39,14 @@ class SparsityHandler:
 
     Raises:
         StrategyError: If its units cover no linears of the model.
-        UnsupportedModelError: If the model cannot be pruned.
+        UnsupportedModelError: If the model cannot be pruned, or its linears are too few for the strategy's share.
     """
 
     def __init__(self, model: nn.Module, strategy: Strategy) -> None:
         if strategy.space != "sparsity":
             raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {quoted(strategy.space)}")
         decoder = find_decoder(model)
+        check_share(decoder, strategy.sparsity)
         self._model = model
         self._linears = decoder.all_linears()
         self._plan = plan_counts(
@@ -119,7 +122,8 @@ class SparsityHandler:
             if self._plan.get(name) and name in self._check.counts  # a silenced sub-layer stays and was not pruned
         ]
         weights = sum(linear.weight.numel() for linear in left.values())
-        self.achieved = Achieved(type(self._follower).__name__, weights, tuple(linears))
+        blocks = count_parameters(find_decoder(self._model).blocks)
+        self.achieved = Achieved(type(self._follower).__name__, weights, tuple(linears), blocks)
         logger.info(f"SparsityProfileModifier: {self.achieved.describe()}")
         lost = self.achieved.total("achieved") - self.achieved.total("exported")
         if lost > 0:

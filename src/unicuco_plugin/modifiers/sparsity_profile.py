@@ -19,6 +19,7 @@ from unicuco_plugin.modifiers.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.limit_check import check_shape
 from unicuco_plugin.modifiers.own_recipe import adopt_recipe, check_modifiers
+from unicuco_plugin.modifiers.removal import correct_experts
 from unicuco_plugin.modifiers.sparsity import check_carrier, check_text
 from unicuco_plugin.modifiers.stitching import StitchHandler
 from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions, check_options
@@ -129,8 +130,7 @@ class SparsityProfileModifier(Modifier):
     @property
     def spaces(self) -> tuple[str, ...]:
         """The spaces of the strategies, known before a late entry has answered."""
-        late = self.late
-        return tuple(strategy.space for strategy in self.resolve()) if late is None else late.spaces
+        return tuple(strategy.space for strategy in self.resolve()) if self.late is None else self.late.spaces
 
     @property
     def needs_text(self) -> bool:
@@ -174,10 +174,9 @@ class SparsityProfileModifier(Modifier):
             ModelMismatchError: If it is another model, or other weights that were not accepted.
         """
         checked = []
-        strategies = self.resolve()
-        if self._strategies is None:  # whoever answers later will do so for this very model
+        if not self.resolve():  # whoever answers later will do so for this very model
             return
-        for strategy in strategies:
+        for strategy in self.resolve():
             if check_identity(model, strategy.model, accept_other_weights=self.accept_other_weights):
                 strategy = carry_over(strategy)  # noqa: PLW2901 - the same strategy
             checked.append(strategy)
@@ -247,6 +246,7 @@ class SparsityProfileModifier(Modifier):
         except BaseException:
             self._undo()
             raise
+        correct_experts(state.model)
         self._store()
         return True
 

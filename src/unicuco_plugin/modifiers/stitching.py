@@ -10,6 +10,7 @@ from unicuco_plugin.errors import ExportError, RecipeError, StrategyError, quote
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.storage import count_parameters
 from unicuco_plugin.modifiers.achieved import Achieved, LinearSparsity
 from unicuco_plugin.modifiers.plan_check import count_zeros
 from unicuco_plugin.spaces.plan import plan_counts
@@ -92,7 +93,8 @@ class StitchHandler:
             for name, made in self._made.items()
         ]
         weights = sum(linear.weight.numel() for linear in self._linears.values() if id(linear) in names)
-        self.achieved = Achieved(_ENGINE, weights, tuple(linears), self._database)
+        blocks = count_parameters(find_decoder(self._model).blocks)
+        self.achieved = Achieved(_ENGINE, weights, tuple(linears), blocks, self._database)
         logger.info(f"SparsityProfileModifier: {self.achieved.describe()}")
 
     def undo(self) -> None:

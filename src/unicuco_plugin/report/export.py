@@ -32,7 +32,7 @@ def describe_export(export: "Export") -> str:
         zeros, linears = achieved.total("exported"), len(achieved.linears)
         lines.append(
             f"zeros       {zeros:,} of {achieved.weights:,} weights ({zeros / achieved.weights:.4f}), by "
-            f"{achieved.engine} in {linears} linears; "
+            f"{achieved.engine} in {linears} linears, which have {achieved.coverage:.1%} of the weights of the blocks; "
             f"furthest from its plan {worst.name}, by {abs(worst.error):.2g} of its weights"
         )
     lines += [_say_silent(len(strategy.silenced)) for strategy in export.strategies if strategy.silenced]

@@ -145,6 +145,8 @@ def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
             shown = readable[key](value)
         elif key == "levels" and isinstance(value, Mapping):
             shown = _levels(value)
+        elif key == "coverage" and isinstance(value, int | float):
+            shown = f"the units have {value:.1%} of the weights of the blocks"
         elif isinstance(value, Mapping):
             shown = ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
         else:

@@ -23,8 +23,11 @@ def name_block(name: str) -> str:
 
 
 def name_kind(name: str) -> str:
-    """What follows the block's part of a module's name: ``.self_attn``; the same for one kind of module."""
-    return name.removeprefix(name_block(name))
+    """What follows the block's part of a module's name: ``.self_attn``; the same for one kind of module.
+
+    Experts are of one kind, whatever their number: ``.mlp.experts.*.up_proj``.
+    """
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name.removeprefix(name_block(name)))
 
 
 def number_blocks(names: Sequence[str]) -> list[int]:

@@ -194,7 +194,7 @@ def train_profile(
         "threads": torch.get_num_threads(),
         "settings": settings.model_dump(mode="json"),
         "calibration": windows.source,
-        **({"levels": subject.header} if subject.levels else {}),
+        **({"levels": subject.header, "coverage": round(subject.coverage, 4)} if subject.levels else {}),
         **({"parts": subject.header} if ranked else {}),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }

@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError, StrategyError, UnsupportedModelError
+from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.coverage import measure_coverage
 from unicuco_plugin.models.cuts import check_cuts
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.parts import find_parts
@@ -83,6 +85,7 @@ class Subject:
         rank: Ranks the parts of modules, from windows of their own, where strategies need it.
         start: Finds out what is known beforehand, from the ranking windows and ranked parts; its work is journaled.
         groups: Of units that may go together; they are searched first.
+        coverage: Share of the weights of all blocks that the units cover, where they are of linears.
     """
 
     space: Space
@@ -92,6 +95,7 @@ class Subject:
     rank: Callable[[Tensor], RankedParts] | None = None
     start: Callable[[Journal, Tensor, RankedParts | None], Start] = lambda _journal, _windows, _ranked: Start()
     groups: Groups | None = None
+    coverage: float = 1.0
 
 
 # Fields of the space 'sparsity' alone.
@@ -193,6 +197,7 @@ def _sparsity(decoder: Decoder, fingerprint: str, units: Units, folder: Path) ->
     levels = Levels.open(folder)
     levels.check_model(fingerprint)
     levels.verify()
+    split_experts(decoder.model)
     weights = group_linears(levels.sizes, units.granularity, units.ignore)
     top = levels.sparsities[-1]
     bounds = select_bounds(tuple(weights), (BOUNDS[0], min(BOUNDS[1], top)), units.bounds)
@@ -208,7 +213,8 @@ def _sparsity(decoder: Decoder, fingerprint: str, units: Units, folder: Path) ->
         return Start(*structural_starts(decoder, levels, space, windows, journal))
 
     table = _table(measure_sizes(decoder), tuple(weights.values()), (0,) * len(weights))
-    return Subject(space, table, header, levels, None, start)
+    coverage = sum(weights.values()) / measure_coverage(decoder).blocks
+    return Subject(space, table, header, levels, None, start, coverage=coverage)
 
 
 def _table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -> SizeTable:
