@@ -79,9 +79,7 @@ _RENAMED = {
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
 )
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
-@click.option(
-    "--documents", "samples", type=click.IntRange(min=1), help="At most so many documents of each source."
-)
+@click.option("--documents", "samples", type=click.IntRange(min=1), help="At most so many documents of each source.")
 @settings_options
 @model_options
 @click.option("--resume", is_flag=True, help="Continue a run that was broken off; nothing is measured twice.")
