@@ -1,6 +1,8 @@
 """What the packaged profiles know, in six pictures; no model is loaded, and all of it takes seconds.
 
     python examples/gallery.py FOLDER
+
+FOLDER gets the pictures, as SVG.
 """
 
 import io

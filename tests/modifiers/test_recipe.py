@@ -63,6 +63,14 @@ def test_the_recipes_we_ship_are_good_and_need_data_only_to_zero_weights_or_to_r
             check_pipeline(modifiers, "independent", with_data=False)
 
 
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_recipes_we_ship_serve_the_weights_on_the_hub_that_they_name(path):
+    # The packaged profiles are of weights that were unpacked from 4 bits; without this a model from the hub is refused.
+    modifier = check_recipe(path).modifiers[0]
+    assert "--model HuggingFaceTB/SmolLM2-135M-Instruct" in path.read_text(encoding="utf8")
+    assert modifier.accept_other_weights == (modifier.peer is None)
+
+
 @pytest.mark.parametrize("block", SHOWN)
 def test_the_recipes_that_the_documentation_shows_are_good(block):
     # The toolkit builds every modifier; profiles that a page names by a path are not there.
