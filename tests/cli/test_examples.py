@@ -4,6 +4,7 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -93,3 +94,12 @@ def test_slimming_saves_parameters_and_speaks(example, slimming, tmp_path, capsy
     removable = sum(part.params * part.count for part in find_parts(decoder).values())
     biases = 2 * len(decoder.blocks) * decoder.config.hidden_size
     assert 0.25 * removable - biases <= params["dense"] - params["slim"] < 0.35 * removable
+
+
+def test_the_gallery_draws_what_packaged_profiles_know(example, tmp_path, capsys):
+    example("gallery").main(str(tmp_path / "pictures"))
+    pictures = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    page = (EXAMPLES.parent / "docs" / "gallery.md").read_text(encoding="utf8")
+    assert {path.name for path in pictures} == set(re.findall(r"\(gallery/([\w-]+\.svg)\)", page))
+    for path in pictures:
+        assert ElementTree.fromstring(path.read_bytes()).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - ours
