@@ -222,7 +222,7 @@ def test_a_missing_strategy_file_is_named(tmp_path):
 
 def test_two_strategies_of_one_space_clash(checkpoint, depth_strategy):
     strategy = depth_strategy(load_model(checkpoint("llama")))
-    with pytest.raises(RecipeError, match="one strategy a space: depth is given 2 times"):
+    with pytest.raises(RecipeError, match="one strategy per space: depth is given 2 times"):
         SparsityProfileModifier(strategy=[strategy, strategy.to_dict()]).resolve()
 
 

@@ -73,7 +73,11 @@ _RENAMED = {
     help="For structured: biases that stand for the mean of what is removed.",
 )
 @click.option(
-    "--round-to", type=click.IntRange(min=1), default=32, show_default=True, help="For structured: neurons a step."
+    "--round-to",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="For structured: how many neurons go together.",
 )
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
@@ -86,7 +90,7 @@ _RENAMED = {
 @overwrite_option
 @debug_option
 @click.pass_context
-def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> None:  # noqa: ANN401 - one a setting
+def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> None:  # noqa: ANN401 - one per setting
     """Train a profile: measure strategies on the model, and learn to answer any request from them.
 
     Every measurement is kept as soon as it is made. After Ctrl-C, or anything worse, the same command with --resume

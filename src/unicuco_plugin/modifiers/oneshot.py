@@ -49,7 +49,7 @@ class Export:
     Attributes:
         path: Its folder.
         model: The pruned model in memory.
-        strategies: What was applied, one a space; empty for a recipe without ``SparsityProfileModifier``.
+        strategies: What was applied, one per space; empty for a recipe without ``SparsityProfileModifier``.
         params: Parameters of the pruned model.
         bytes: Bytes of its weight files.
         seconds: Wall time from loading to the finished folder.

@@ -5,7 +5,7 @@ Both objectives are minimised, in float64; every value is finite.
 ====== ========= ======================================================================
 symbol shape     meaning
 ====== ========= ======================================================================
-F      n x 2     objective values, one row a strategy, always (size, quality)
+F      n x 2     objective values, one row per strategy, always (size, quality)
 r      2         reference point: only what lies strictly below it in both counts
 pool   C x 2     predicted objective values of candidates
 lower  cells x 2 lower corners of the boxes that tile what ``F`` does not dominate
