@@ -15,6 +15,8 @@ from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import Units, train_profile
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 

@@ -33,6 +33,7 @@ def recorded(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_a_profile_is_trained_and_shown(unicuco, tiny_run, tmp_path):
     result = unicuco(*tiny_run, "--seed", "3")
     assert result.exit_code == 0, result.stderr
@@ -160,6 +161,7 @@ def heeded_interrupts():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heeded_interrupts")
 @pytest.mark.parametrize(
     ("moment", "message", "usable"),

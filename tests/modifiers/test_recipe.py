@@ -49,6 +49,7 @@ def test_a_recipe_in_json_is_built_from_what_was_checked():
     assert (modifier.sparsity, modifier.ignore) == (0.5, ["re:.*lm_head"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_recipes_we_ship_are_good_and_need_data_only_to_zero_weights_or_to_rank_parts(path):
     modifiers = check_recipe(path).modifiers

@@ -46,6 +46,7 @@ def test_it_is_registered_under_the_name_that_recipes_are_written_with():
     assert ModifierFactory._registered_registry["SparsityProfileModifier"] is SparsityProfileModifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_saved_model_reloads_with_the_logits_of_a_really_pruned_one(
