@@ -37,6 +37,7 @@ def saved(tmp_path_factory):
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["ours", "remote"])
 def test_a_fresh_process_gives_the_same_logits_and_its_cache_changes_nothing(way, saved, tmp_path):
     report = read_fresh(way, saved, tmp_path)

@@ -185,6 +185,7 @@ def test_other_scalarizations_and_scales_run(scalarization, quality):
     assert len(result.confirmed) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -216,6 +217,7 @@ def additive(space):
     return measure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(4, 4), (4, 4, 4)], ids=str)
 def test_the_smallest_spaces_train(sizes):
     space = DepthSpace(tuple(f"b.{i}" for i in range(len(sizes))), sizes)
