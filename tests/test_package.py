@@ -63,6 +63,7 @@ def test_another_name_is_an_attribute_error():
         _ = unicuco_plugin.train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     ["import unicuco_plugin, llmcompressor", "import llmcompressor, unicuco_plugin"],
@@ -85,6 +86,7 @@ def test_importing_the_root_imports_nothing_heavy():
     assert run_fresh(program, "torch", *HEAVY) == []
 
 
+@pytest.mark.slow
 def test_answering_imports_no_language_model_no_fitting_library_and_no_toolkit(tmp_path):
     write_profile(tmp_path / "p", *build(train_analytic(epochs=0, steps=5, initial=12, rerank=0)))
     program = """

@@ -68,6 +68,7 @@ def test_a_profile_is_trained_from_a_checkpoint_and_a_text_file(trained):
     assert all(strategy.divergence.measured for strategy in load_profile(output).front())
 
 
+@pytest.mark.slow
 def test_its_model_sizes_and_name_are_the_checkpoints(trained, dense):
     _, profile = trained
     model = tiny_model("llama")
