@@ -64,6 +64,7 @@ def test_a_fresh_process_finds_the_logits_of_the_model_in_memory(exports, case):
     torch.testing.assert_close(torch.tensor(fresh["logits"]), in_memory.float(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_a_fresh_process_finds_every_tensor_and_no_other(exports, case):
     _, fresh = exports[case]
