@@ -16,12 +16,13 @@ from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.strategy import Strategy
 
 ROOT = Path(__file__).resolve().parent.parent
+# Texts, tasks and reference rows, which are not in the repository: benchmarks/README.md says what they are.
 SHARED = ROOT.parent / "shared"
 TEXTS = ("encyclopedia", "techdocs")
 
 
 def reference_windows(model: str, text: str) -> Tensor:
-    """The 16 windows of 512 tokens (seed 7) that ``shared/reference/evaluate_blocks.py`` evaluates on."""
+    """The 16 windows of 512 tokens (seed 7) of one text that the reference rows were evaluated on."""
     tokenizer = load_tokenizer(model)
     content = (SHARED / "data" / "text" / f"eval_{text}.txt").read_text(encoding="utf8")[:3_000_000]
     ids = tokenizer(content, return_tensors="pt").input_ids[0]

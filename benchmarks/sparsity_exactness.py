@@ -26,7 +26,7 @@ from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.oneshot import prune
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
@@ -122,7 +122,7 @@ def _pass(
     with tempfile.TemporaryDirectory() as place:
         started = time.perf_counter()
         text = None if engine == "stitched" else windows
-        done = prune_with_recipe(args.model, recipe, Path(place) / "out", calibration=text)
+        done = prune(args.model, recipe, Path(place) / "out", calibration=text)
         seconds = time.perf_counter() - started
         pruned = load_model(done.path)
     weights = {name: pruned.get_submodule(name).weight for name in plan}

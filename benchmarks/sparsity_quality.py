@@ -30,7 +30,7 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.oneshot import prune
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.objectives.comparison import compare_models
 from unicuco_plugin.peers.peer import PeerRequest
@@ -145,7 +145,7 @@ def _passed(
     ]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "pruned"
-        done = prune_with_recipe(args.model, recipe, output, calibration=windows, pipeline="sequential")
+        done = prune(args.model, recipe, output, calibration=windows, pipeline="sequential")
         return {"pass_seconds": round(done.seconds, 1), **_measure(args, load_model(output, dtype="bfloat16"))}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common import write_result
 
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.oneshot import prune
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
 
@@ -42,7 +42,7 @@ def main() -> None:
             modifier = SparsityProfileModifier(
                 profile=args.profile, request={"sparsity": args.sparsity}, levels=args.levels
             )
-            done = prune_with_recipe(args.model, modifier, made)
+            done = prune(args.model, modifier, made)
             stitched.append(time.perf_counter() - started)
             started = time.perf_counter()
             size = _sync(made)

@@ -10,7 +10,7 @@ the model: blocks are dropped, linears stitched from ``--levels``. lm-eval then 
 of each task; ``acc`` is what all tasks have. Differences are of the same documents, so their standard errors are those
 of a paired comparison.
 
-Each answer is written when its tasks are done, with one digit a document; the same command goes on after a kill. Two
+Each answer is written when its tasks are done, with one digit per document; the same command goes on after a kill. Two
 methods with one answer are asked once.
 """
 

@@ -23,11 +23,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unicuco_plugin import hookimpl, train_profile
-from unicuco_plugin.objectives.divergence import DivergenceObjective
-from unicuco_plugin.objectives.objective import Evaluation, Objective, ObjectiveRequest
-from unicuco_plugin.plugins.manager import plugin_manager
-from unicuco_plugin.search.settings import Settings
+from unicuco_plugin import (
+    DivergenceObjective,
+    Evaluation,
+    Objective,
+    ObjectiveRequest,
+    Settings,
+    hookimpl,
+    plugin_manager,
+    train_profile,
+)
 
 NAME = "tail_divergence"
 WORST = 0.1

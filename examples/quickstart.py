@@ -11,8 +11,7 @@ import tempfile
 from llmcompressor import oneshot
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unicuco_plugin import SparsityProfileModifier, load_profile
-from unicuco_plugin.models.demo import find_smollm2
+from unicuco_plugin import SparsityProfileModifier, find_smollm2, load_profile
 
 PROFILE = "smollm2-135m-instruct-depth"
 REQUEST = {"sparsity": 0.25}

@@ -12,10 +12,7 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-import unicuco_plugin
-from unicuco_plugin import SparsityProfileModifier
-from unicuco_plugin.models.demo import find_smollm2
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin import SparsityProfileModifier, find_smollm2, load, prune
 
 PROFILE = "smollm2-135m-instruct-structured"
 REQUEST = {"sparsity": 0.25}
@@ -28,12 +25,12 @@ def main(output: str, model: str | None = None, profile: str = PROFILE) -> None:
     source = model or find_smollm2()
     # The profile knows which parts of each module go first and what they gave on average: no text is needed.
     modifier = SparsityProfileModifier(profile=profile, request=REQUEST, accept_other_weights=True)
-    prune_with_recipe(source, [modifier], output, overwrite=True)
+    prune(source, [modifier], output, overwrite=True)
 
     # Modules of many sizes are loaded by this package, or by Transformers alone with trust_remote_code=True.
     tokenizer = AutoTokenizer.from_pretrained(source)
     dense = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-    slim = unicuco_plugin.load(output)
+    slim = load(output)
     for name, loaded in (("dense", dense), ("slim", slim)):
         seconds, text = speak(loaded, tokenizer(PROMPT, return_tensors="pt").input_ids, tokenizer)
         print(f"{name}: {loaded.num_parameters():,} parameters, {NEW_TOKENS / seconds:.1f} tokens/s: {text}")

@@ -9,14 +9,20 @@ and ``pruned``. The first two are made once for a model; run it again with anoth
 import sys
 from pathlib import Path
 
-from unicuco_plugin import SparsityProfileModifier, Units, load_profile, train_profile
-from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
-from unicuco_plugin.models.calibration import load_windows
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
-from unicuco_plugin.search.settings import PRESETS
+from unicuco_plugin import (
+    PRESETS,
+    LevelSettings,
+    SparsityProfileModifier,
+    Units,
+    build_levels,
+    find_decoder,
+    load,
+    load_profile,
+    load_tokenizer,
+    load_windows,
+    prune,
+    train_profile,
+)
 
 # Windows that the levels are solved on, and their length.
 WINDOWS, LENGTH = 16, 512
@@ -27,7 +33,7 @@ def main(model: str, text: str, output: str, sparsity: str = "0.6") -> None:
     """Build, train, prune; what is there already is used."""
     folder = Path(output)
     if not (folder / "profile" / "profile.json").exists():
-        decoder = find_decoder(load_model(model))
+        decoder = find_decoder(load(model))
         windows = load_windows([text], load_tokenizer(model), count=WINDOWS, length=LENGTH, seed=0)
         build_levels(decoder, windows, folder / "levels", name=model, settings=LEVELS, sources=[text], resume=True)
         units = Units(levels=folder / "levels", granularity="linear")
@@ -42,9 +48,9 @@ def main(model: str, text: str, output: str, sparsity: str = "0.6") -> None:
         )
     strategy = load_profile(folder / "profile").answer(sparsity=float(sparsity))
     print(f"{len(strategy.units)} linears, {strategy.divergence.mean:.3f} nats per token expected")
-    # Without levels=…, put a SparseGPTModifier behind it, and give prune_with_recipe calibration windows.
+    # Without levels=…, put a SparseGPTModifier behind it, and give prune calibration windows.
     modifier = SparsityProfileModifier(strategy=strategy, levels=folder / "levels")
-    done = prune_with_recipe(model, [modifier], folder / f"pruned-{sparsity}", overwrite=True)
+    done = prune(model, [modifier], folder / f"pruned-{sparsity}", overwrite=True)
     if done.achieved is not None:
         print(done.achieved.describe())
 

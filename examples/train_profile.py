@@ -9,21 +9,18 @@ the same command goes on from there.
 import sys
 from pathlib import Path
 
-from unicuco_plugin import Request, train_profile
-from unicuco_plugin.search.settings import PRESETS
-from unicuco_plugin.training import JOURNAL, Progress
+from unicuco_plugin import PRESETS, Progress, Request, train_profile
 
 
 def main(model: str, output: str, *texts: str) -> None:
     """Train, or continue, and print the answers."""
-    folder = Path(output)
     profile = train_profile(
         model,
-        folder,
+        Path(output),
         space="depth",
         calibration=texts,
         settings=PRESETS["default"].model_copy(update={"seed": 0}),
-        resume=(folder / JOURNAL).exists(),
+        resume=True,
         progress=show,
     )
     print(f"{profile.provenance['evaluation_tokens']:,} evaluation tokens, {profile.provenance['seconds']} s")

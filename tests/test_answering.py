@@ -39,6 +39,7 @@ def removed(strategy):
     return len(strategy.units)
 
 
+@pytest.mark.slow
 @given(share=st.floats(0.001, 0.9))
 def test_a_sparsity_removes_the_fewest_blocks_that_reach_it(profile, share):
     strategy = profile.answer(sparsity=share)
@@ -240,6 +241,7 @@ def test_a_profile_of_a_space_that_no_plugin_knows_is_refused(result):
         Profile(*build(result, space="height"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", packaged_profiles())
 def test_a_packaged_profile_loads_by_name_and_is_small(name):
     profile = load_profile(name)

@@ -65,6 +65,7 @@ def texts(tokens):
     return kinds, "".join(child.content for child in children)
 
 
+@pytest.mark.slow
 @given(name=dense)
 def test_a_name_in_markdown_is_text_and_nothing_else(markdown, name):
     assert texts(markdown.parseInline(f"x{escape_markdown(name)}x")) == ({"text"}, f"x{escape_line(name)}x")

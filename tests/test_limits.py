@@ -30,12 +30,14 @@ def test_moves_after_the_descent_do_not_add_up_to_more_than_a_step(share):
     test_a_share_is_reached_and_exceeded_by_less_than_a_step.hypothesis.inner_test(share)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.integers(30_000_000, 134_000_000))
 def test_parameters_are_never_exceeded_and_missed_by_two_steps_at_most(limit):
     assert 0 <= limit - PROFILE.answer(max_params=limit).params <= 2 * STEP
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.integers(60_000_000, 265_000_000))
 def test_bytes_are_never_exceeded_and_missed_by_two_steps_at_most(limit):

@@ -1,7 +1,10 @@
 """What the root exports, and what it costs to import."""
 
+import ast
+import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from analytic_profile import build, train_analytic
@@ -10,9 +13,13 @@ import unicuco_plugin
 from unicuco_plugin.profile import write_profile
 
 NAMES = [
-    "Profile", "Request", "SparsityProfileModifier", "Strategy", "Units", "apply_strategy", "hookimpl", "load",
-    "load_profile", "train_profile",
+    "PRESETS", "DivergenceObjective", "Evaluation", "Export", "LevelSettings", "Levels", "Objective",
+    "ObjectiveRequest", "Peer", "PeerRequest", "PeerResult", "Profile", "Progress", "Ranking", "ReportingObjective",
+    "Request", "Settings", "Space", "SparsityProfileModifier", "Strategy", "UnicucoError", "Units", "__version__",
+    "apply_strategy", "build_levels", "find_decoder", "find_smollm2", "hookimpl", "load", "load_profile",
+    "load_tokenizer", "load_windows", "plugin_manager", "prune", "train_profile",
 ]  # fmt: skip
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
 HEAVY = ("transformers", "botorch", "gpytorch", "llmcompressor", "datasets", "matplotlib")
 
 
@@ -35,11 +42,28 @@ def test_every_exported_name_is_there_under_its_own_name(name):
     assert value.__doc__
 
 
+def test_the_version_is_that_of_the_distribution():
+    assert unicuco_plugin.__version__ == importlib.metadata.version("unicuco-plugin")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_use_public_names_only(path):
+    tree = ast.parse(path.read_text(encoding="utf8"))
+    used = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("unicuco_plugin")
+    ]
+    assert {node.module for node in used} <= {"unicuco_plugin"}
+    assert {alias.name for node in used for alias in node.names} <= set(NAMES)
+    plain = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert [name for name in plain if name.startswith("unicuco_plugin.")] == []
+
+
 def test_another_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"^module 'unicuco_plugin' has no attribute 'train'$"):
         _ = unicuco_plugin.train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     ["import unicuco_plugin, llmcompressor", "import llmcompressor, unicuco_plugin"],
@@ -62,6 +86,7 @@ def test_importing_the_root_imports_nothing_heavy():
     assert run_fresh(program, "torch", *HEAVY) == []
 
 
+@pytest.mark.slow
 def test_answering_imports_no_language_model_no_fitting_library_and_no_toolkit(tmp_path):
     write_profile(tmp_path / "p", *build(train_analytic(epochs=0, steps=5, initial=12, rerank=0)))
     program = """

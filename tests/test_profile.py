@@ -33,6 +33,7 @@ def safetensors_of(folder):
     return sorted(folder.glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_profile_returns_as_it_was_written(made, folder):
     record, tensors = read_profile(folder)
     assert record == made[0]

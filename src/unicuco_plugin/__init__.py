@@ -1,46 +1,115 @@
 """Train one small policy for a language model, once; answer any compression request for it in milliseconds.
 
-Importing the package registers ``SparsityProfileModifier`` with llm-compressor, so that recipes can name it.
+Importing the package registers ``SparsityProfileModifier`` with llm-compressor, so that recipes can name it. Names are
+imported from their modules when they are first used.
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 if TYPE_CHECKING:
     from unicuco_plugin.answering import Profile, load_profile
-    from unicuco_plugin.models.loading import load
+    from unicuco_plugin.errors import UnicucoError
+    from unicuco_plugin.levels.build import build_levels
+    from unicuco_plugin.levels.record import LevelSettings
+    from unicuco_plugin.levels.store import Levels
+    from unicuco_plugin.models.calibration import load_windows
+    from unicuco_plugin.models.decoder import find_decoder
+    from unicuco_plugin.models.demo import find_smollm2
+    from unicuco_plugin.models.loading import load, load_tokenizer
+    from unicuco_plugin.modifiers.oneshot import Export, prune
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+    from unicuco_plugin.objectives.divergence import DivergenceObjective
+    from unicuco_plugin.objectives.objective import Evaluation, Objective, ObjectiveRequest, ReportingObjective
+    from unicuco_plugin.objectives.ranking import Ranking
+    from unicuco_plugin.peers.peer import Peer, PeerRequest, PeerResult
     from unicuco_plugin.plugins.hookspecs import hookimpl
+    from unicuco_plugin.plugins.manager import plugin_manager
     from unicuco_plugin.pruning import apply_strategy
     from unicuco_plugin.request import Request
+    from unicuco_plugin.search.progress import Progress
+    from unicuco_plugin.search.settings import PRESETS, Settings
+    from unicuco_plugin.spaces.space import Space
     from unicuco_plugin.strategy import Strategy
     from unicuco_plugin.training import Units, train_profile
 
+    __version__: str
+
 __all__ = [
+    "PRESETS",
+    "DivergenceObjective",
+    "Evaluation",
+    "Export",
+    "LevelSettings",
+    "Levels",
+    "Objective",
+    "ObjectiveRequest",
+    "Peer",
+    "PeerRequest",
+    "PeerResult",
     "Profile",
+    "Progress",
+    "Ranking",
+    "ReportingObjective",
     "Request",
+    "Settings",
+    "Space",
     "SparsityProfileModifier",
     "Strategy",
+    "UnicucoError",
     "Units",
+    "__version__",
     "apply_strategy",
+    "build_levels",
+    "find_decoder",
+    "find_smollm2",
     "hookimpl",
     "load",
     "load_profile",
+    "load_tokenizer",
+    "load_windows",
+    "plugin_manager",
+    "prune",
     "train_profile",
 ]
 
 _HOMES = {
+    "DivergenceObjective": "objectives.divergence",
+    "Evaluation": "objectives.objective",
+    "Export": "modifiers.oneshot",
+    "LevelSettings": "levels.record",
+    "Levels": "levels.store",
+    "Objective": "objectives.objective",
+    "ObjectiveRequest": "objectives.objective",
+    "PRESETS": "search.settings",
+    "Peer": "peers.peer",
+    "PeerRequest": "peers.peer",
+    "PeerResult": "peers.peer",
     "Profile": "answering",
+    "Progress": "search.progress",
+    "Ranking": "objectives.ranking",
+    "ReportingObjective": "objectives.objective",
     "Request": "request",
+    "Settings": "search.settings",
+    "Space": "spaces.space",
     "SparsityProfileModifier": "modifiers.sparsity_profile",
     "Strategy": "strategy",
+    "UnicucoError": "errors",
     "Units": "training",
     "apply_strategy": "pruning",
+    "build_levels": "levels.build",
+    "find_decoder": "models.decoder",
+    "find_smollm2": "models.demo",
     "hookimpl": "plugins.hookspecs",
     "load": "models.loading",
     "load_profile": "answering",
+    "load_tokenizer": "models.loading",
+    "load_windows": "models.calibration",
+    "plugin_manager": "plugins.manager",
+    "prune": "modifiers.oneshot",
     "train_profile": "training",
 }
 
@@ -58,6 +127,8 @@ wrapt.register_post_import_hook(_register, "llmcompressor")
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
     """Import a public name when it is first used."""
+    if name == "__version__":
+        return importlib.metadata.version("unicuco-plugin")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

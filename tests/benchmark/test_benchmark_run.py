@@ -13,6 +13,8 @@ from unicuco_plugin.errors import JournalError, UnsupportedModelError
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.evolution import EvolutionSettings
 
+pytestmark = pytest.mark.slow
+
 TIMED = ("seconds", "answer_seconds")
 
 

@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
 import torch
 import yaml
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_benchmark_is_written_and_goes_on_from_what_is_there(unicuco, dense, text, tiny_settings, tmp_path):

@@ -111,6 +111,7 @@ def demo(unicuco, profile, dense, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_demo_goes_from_a_profile_to_two_answers(demo, tmp_path):
     result = demo()
     assert result.exit_code == 0, result.stderr

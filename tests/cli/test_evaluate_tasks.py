@@ -6,6 +6,8 @@ import sys
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def quiz(tmp_path):

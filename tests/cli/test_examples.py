@@ -4,6 +4,7 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -13,6 +14,8 @@ from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import Units, train_profile
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -93,3 +96,12 @@ def test_slimming_saves_parameters_and_speaks(example, slimming, tmp_path, capsy
     removable = sum(part.params * part.count for part in find_parts(decoder).values())
     biases = 2 * len(decoder.blocks) * decoder.config.hidden_size
     assert 0.25 * removable - biases <= params["dense"] - params["slim"] < 0.35 * removable
+
+
+def test_the_gallery_draws_what_packaged_profiles_know(example, tmp_path, capsys):
+    example("gallery").main(str(tmp_path / "pictures"))
+    pictures = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    page = (EXAMPLES.parent / "docs" / "gallery.md").read_text(encoding="utf8")
+    assert {path.name for path in pictures} == set(re.findall(r"\(gallery/([\w-]+\.svg)\)", page))
+    for path in pictures:
+        assert ElementTree.fromstring(path.read_bytes()).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - ours

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kills.py"
 COMMANDS = ["prune --overwrite", "unpack --overwrite", "levels build", "train"]
 

@@ -53,6 +53,7 @@ def test_the_version_is_the_packages():
     assert CliRunner().invoke(main, ["--version"]).stdout.startswith("unicuco, version 0.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "absent"),
     [
@@ -112,6 +113,7 @@ def test_ctrl_c_is_exit_code_130():
     assert (result.exit_code, result.stderr) == (130, "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_is_no_error(profile):
     unicuco = Path(sys.executable).with_name("unicuco")
     run = subprocess.run(
@@ -141,6 +143,7 @@ def test_a_wrong_option_is_exit_code_2(arguments, message):
     assert message in result.stderr
 
 
+@pytest.mark.slow
 def test_the_installed_command_exits_with_these_codes(tmp_path):
     def code(*arguments):
         installed = Path(sys.executable).with_name("unicuco")  # on no PATH unless the environment is activated

@@ -69,6 +69,7 @@ def sign(document, path, content):
     path.write_text(json.dumps(content | {"digest": _digest(content)}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SENT)
 @pytest.mark.parametrize("command", [("show",), ("strategy", "--sparsity", "0.3")], ids=lambda command: command[0])
 def test_names_in_a_profile_are_text_in_one_line(unicuco, resigned, name, command):
@@ -97,12 +98,14 @@ def test_json_keeps_every_name(unicuco, resigned, name):
     assert data["model"]["name"] == NAMES[name]
 
 
+@pytest.mark.slow
 def test_names_in_a_picture_are_drawn(unicuco, resigned, tmp_path):
     for place in ("mathematics", "two marks", "clears", "newline"):
         result = unicuco("show", resigned[place], "--plot", tmp_path / "front.png")
         assert result.exit_code == 0, (place, result.stderr)
 
 
+@pytest.mark.slow
 def test_names_in_a_level_database_are_text_in_one_line(unicuco, dense, text, tmp_path):
     options = ["--calibration", text, "--samples", 2, "--seq-length", 16, "--sparsities", "0.3"]
     usual = unicuco("levels", "build", "--model", dense, "--output", tmp_path, *options)

@@ -55,6 +55,7 @@ def prune(unicuco, dense, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_profile_and_a_request_make_a_checkpoint(prune, profile, tmp_path):
     result = prune("--profile", profile, "--sparsity", "0.3", "--json")
     assert result.exit_code == 0, result.stderr
@@ -74,6 +75,7 @@ def test_a_strategy_file_and_a_recipe_do_the_same(way, prune, strategy_file, rec
     assert written.units == Strategy.read(strategy_file).units
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [None, "sparsegpt", "wanda"])
 def test_a_strategy_that_sparsifies_brings_the_pass_that_carries_it_out(engine, prune, sparsity_file, text, tmp_path):
     arguments = ["--strategy", sparsity_file, "--calibration", text, "--samples", "4", "--seq-length", "16"]
@@ -87,6 +89,7 @@ def test_a_strategy_that_sparsifies_brings_the_pass_that_carries_it_out(engine, 
     assert zeros == achieved["exported"] > 0
 
 
+@pytest.mark.slow
 def test_without_text_the_model_writes_its_own(prune, sparsity_file, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     result = prune("--strategy", sparsity_file, "--engine", "wanda", "--samples", "3", "--seq-length", "8")
@@ -96,6 +99,7 @@ def test_without_text_the_model_writes_its_own(prune, sparsity_file, tmp_path, m
     assert list((tmp_path / "cache" / "unicuco").glob("self-*"))
 
 
+@pytest.mark.slow
 def test_a_peer_prunes_for_real(prune, text, tmp_path):
     arguments = ["--calibration", text, "--samples", "4", "--seq-length", "16", "--json"]
     result = prune("--peer", "owl", "--sparsity", "0.6", "--engine", "wanda", *arguments)
@@ -105,6 +109,7 @@ def test_a_peer_prunes_for_real(prune, text, tmp_path):
     assert strategy["sparsity"] == pytest.approx(0.6)
 
 
+@pytest.mark.slow
 def test_a_peer_without_text_lets_the_model_write_it_and_one_that_reads_none_does_not(prune, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     result = prune("--peer", "shortgpt", "--sparsity", "0.3", "--samples", "3", "--seq-length", "8")
@@ -113,6 +118,7 @@ def test_a_peer_without_text_lets_the_model_write_it_and_one_that_reads_none_doe
     assert "divergence  unknown: shortgpt does not tell; unicuco evaluate measures it" in result.stdout
 
 
+@pytest.mark.slow
 def test_evopress_searches_on_the_levels_that_it_is_stitched_from(prune, database, tmp_path):
     words = random.Random(0).choices([f"w{number}" for number in range(100)], k=12000)  # noqa: S311
     (tmp_path / "long.txt").write_text(" ".join(words))
@@ -127,6 +133,7 @@ def test_evopress_searches_on_the_levels_that_it_is_stitched_from(prune, databas
     assert (tmp_path / "journal.sqlite").exists()
 
 
+@pytest.mark.slow
 def test_an_evopress_file_of_levels_is_stitched_without_text(prune, dense, database, tmp_path):
     names = linear_sizes(load_model(dense))
     (tmp_path / "levels.txt").write_text("\n".join(f"{name}: 0" for name in names))
@@ -155,6 +162,7 @@ def database(unicuco, dense, text, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_stitching_needs_no_text_and_meets_the_plan_to_the_weight(prune, sparsity_file, database):
     result = prune("--strategy", sparsity_file, "--engine", "levels", "--levels", database, "--json")
     assert result.exit_code == 0, result.stderr
@@ -163,6 +171,7 @@ def test_stitching_needs_no_text_and_meets_the_plan_to_the_weight(prune, sparsit
     assert achieved["planned"] == achieved["achieved"] == achieved["exported"]
 
 
+@pytest.mark.slow
 def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, text):
     with recipe.open("a") as file:
         file.write("    WandaPruningModifier: {sparsity: 0.5, targets: [Linear], ignore: [lm_head]}\n")
@@ -261,6 +270,7 @@ def test_an_output_that_exists_is_refused_first(prune, tmp_path):
     assert result.stderr == f"error: {tmp_path / 'out'}: already exists; pass --overwrite to replace it\n"
 
 
+@pytest.mark.slow
 def test_a_fine_tune_is_served_only_on_request(unicuco, dense, profile, tmp_path):
     tuned = load_model(dense)
     tuned.lm_head.weight.data += 0.1

@@ -33,6 +33,7 @@ def recorded(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_a_profile_is_trained_and_shown(unicuco, tiny_run, tmp_path):
     result = unicuco(*tiny_run, "--seed", "3")
     assert result.exit_code == 0, result.stderr
@@ -94,6 +95,28 @@ def test_several_texts_follow_one_option_or_several(unicuco, recorded, spelling)
 
 
 @pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--samples", "3", "--no-compensation"], ["--documents", "3", "--no-compensate"]),
+        (["--samples=3", "--compensation"], ["--documents=3", "--compensate"]),
+    ],
+    ids=["apart", "equals sign"],
+)
+def test_old_spellings_do_what_the_new_ones_do_and_say_so(unicuco, recorded, old, new):
+    told = unicuco("train", "--model", "m", "--output", "o", *old).stderr.splitlines()
+    silent = unicuco("train", "--model", "m", "--output", "o", *new).stderr
+    calls = [call | {"command": None, "progress": None} for call in recorded]
+    assert calls[0] == calls[1]
+    assert calls[0]["samples"] == 3
+    assert calls[0]["units"].compensate is ("--compensate" in new)
+    assert told[:2] == [
+        "--samples is deprecated in this command; write --documents",
+        f"{old[-1]} is deprecated in this command; write {new[-1]}",
+    ]
+    assert "deprecated" not in silent
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--tokens", "100"], "tokens must be a multiple of seq_length = 512, got 100"),
@@ -138,6 +161,7 @@ def heeded_interrupts():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heeded_interrupts")
 @pytest.mark.parametrize(
     ("moment", "message", "usable"),

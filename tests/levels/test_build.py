@@ -98,6 +98,7 @@ def test_every_linear_of_a_family_is_stored_at_every_level(family, inputs, windo
             assert levels.record.linears[name].zeros[level - 1] == int((weight == 0).sum())
 
 
+@pytest.mark.slow
 def test_a_level_is_what_the_toolkit_makes_of_the_dense_models_inputs(decoder, levels, windows, settings):
     runner = BlockRunner(decoder, windows.shape[1])
     states = torch.cat([runner.embed(part) for part in windows.split(4)])
@@ -120,6 +121,7 @@ def test_inputs_that_carry_the_pruning_error_change_later_blocks_only(decoder, l
     assert all(equal is ("layers.0" in name) for name, equal in same.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", ["dense", "pruned"])
 @pytest.mark.parametrize("linears", [0, 1, 5, 7, 11])
 def test_a_build_that_was_broken_off_ends_as_an_unbroken_one(
@@ -204,6 +206,7 @@ def test_a_folder_of_other_arguments_is_refused(*, changes, message, decoder, wi
     assert contents(output) == before
 
 
+@pytest.mark.slow
 def test_an_older_database_is_kept_unless_it_is_to_be_replaced(decoder, windows, settings, tmp_path):
     output = tmp_path / "db"
     build_levels(decoder, windows, output, name="tiny", settings=settings)
@@ -238,6 +241,7 @@ def test_a_replacement_that_is_killed_before_its_first_record_can_be_run_again(
     assert (output / "notes.txt").read_text(encoding="utf8") == "mine"
 
 
+@pytest.mark.slow
 def test_a_replacement_takes_away_the_file_that_a_killed_build_had_not_yet_recorded(
     decoder, windows, settings, tmp_path
 ):
@@ -258,6 +262,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(decoder, w
     assert not (tmp_path / "db" / RECORD).exists()
 
 
+@pytest.mark.slow
 def test_two_builds_do_not_share_a_folder(decoder, windows, settings, tmp_path):
     from unicuco_plugin.levels.folder import alone
 
@@ -336,6 +341,7 @@ building.build_levels(decoder, windows, Path(sys.argv[1]), name="tiny", settings
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_in_the_middle_of_a_write_can_be_started_again(levels, decoder, windows, settings, tmp_path):
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     environment = os.environ | {"PYTHONPATH": path}

@@ -117,6 +117,7 @@ def test_the_hash_names_content_and_shape():
     assert len({calibration_hash(w) for w in (windows, windows.view(4, 3), windows + 1)}) == 3
 
 
+@pytest.mark.slow
 def test_real_text_is_cut_by_the_real_tokenizer(shared_data, smollm2):
     from unicuco_plugin.models.loading import load_tokenizer
 

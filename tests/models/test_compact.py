@@ -37,6 +37,7 @@ def saved(tmp_path_factory):
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["ours", "remote"])
 def test_a_fresh_process_gives_the_same_logits_and_its_cache_changes_nothing(way, saved, tmp_path):
     report = read_fresh(way, saved, tmp_path)
@@ -51,6 +52,7 @@ def test_a_fresh_process_gives_the_same_logits_and_its_cache_changes_nothing(way
         assert found["again"], folder.name
 
 
+@pytest.mark.slow
 def test_stock_tools_load_one_size_and_refuse_many(saved, tmp_path):
     report = read_fresh("stock", saved, tmp_path)
     for folder, expected in saved.items():

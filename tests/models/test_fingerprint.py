@@ -50,6 +50,7 @@ def _read(folder, **fields):
     return AutoConfig.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_the_hubs_configuration_matches_the_one_read_from_gguf(tmp_path, smollm2):
     local = AutoConfig.from_pretrained(smollm2)
     assert config_fingerprint(_read(tmp_path)) == config_fingerprint(local)

@@ -109,6 +109,7 @@ def terminal(folders, tmp_path_factory):
     return json.loads((place / "found.json").read_text()), text, marker.read_text() if marker.exists() else ""
 
 
+@pytest.mark.slow
 def test_nothing_is_run(terminal):
     assert terminal[2] == ""
 

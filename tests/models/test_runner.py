@@ -32,6 +32,7 @@ class BoomError(Exception):
     """Raised inside a block."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 def test_embedding_then_every_block_then_the_head_is_the_models_own_forward(family):
     model = tiny_model(family)

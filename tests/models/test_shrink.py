@@ -75,6 +75,7 @@ def test_sizes_that_the_family_refuses_become_a_compact_model():
     torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @every_family
 def test_exactly_the_removed_parts_leave_the_model(family):
     parts = mixed_parts(biases=False)

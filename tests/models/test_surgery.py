@@ -101,6 +101,7 @@ def report(tmp_path_factory):
     return json.loads(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_fresh_process_reads_the_same_model(case, report):
     assert report[case] == {"missing": [], "logits": True, "cache": True, "generated": 12}
@@ -166,6 +167,7 @@ def test_a_model_that_its_configuration_cannot_describe_is_restored():
     assert len(model.model.layers) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "gemma3"])
 def test_all_blocks_of_one_kind_of_attention_can_go(family, kind, tmp_path):

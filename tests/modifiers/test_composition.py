@@ -57,12 +57,14 @@ def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
     return {case: (in_memory[case], fresh[str(folder / case[0] / case[1])]) for case in CASES} | {"folder": folder}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_a_fresh_process_finds_the_logits_of_the_model_in_memory(exports, case):
     in_memory, fresh = exports[case]
     torch.testing.assert_close(torch.tensor(fresh["logits"]), in_memory.float(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_a_fresh_process_finds_every_tensor_and_no_other(exports, case):
     _, fresh = exports[case]
@@ -85,6 +87,7 @@ def test_the_partner_prunes_what_is_left(exports, partner):
     assert all(zero == pytest.approx(0.5, abs=0.02) for zero in zeros)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_later_modifiers_calibrate_on_the_blocks_that_are_left(
     checkpoint, calibration, depth_strategy, token_ids, tmp_path
@@ -108,6 +111,7 @@ def test_later_modifiers_calibrate_on_the_blocks_that_are_left(
     torch.testing.assert_close(together(token_ids).logits, apart(token_ids).logits, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["sequential", "basic"])
 @torch.no_grad()
 def test_every_pipeline_that_calibrates_drops_and_prunes(pipeline, exports, checkpoint, calibration, tmp_path):

@@ -187,6 +187,7 @@ def test_an_older_export_is_replaced(dense, modifier, depth_strategy, tmp_path):
     assert list(tmp_path.iterdir()) == [done.path]
 
 
+@pytest.mark.slow
 def test_it_runs_offline_and_writes_nothing_to_standard_output(dense, depth_strategy, strategy_file, tmp_path):
     path = strategy_file(depth_strategy(load_model(dense)))
     program = (

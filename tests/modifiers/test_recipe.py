@@ -49,6 +49,7 @@ def test_a_recipe_in_json_is_built_from_what_was_checked():
     assert (modifier.sparsity, modifier.ignore) == (0.5, ["re:.*lm_head"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_recipes_we_ship_are_good_and_need_data_only_to_zero_weights_or_to_rank_parts(path):
     modifiers = check_recipe(path).modifiers
@@ -61,6 +62,14 @@ def test_the_recipes_we_ship_are_good_and_need_data_only_to_zero_weights_or_to_r
     if hungry:
         with pytest.raises(RecipeError, match="needs calibration text, got none"):
             check_pipeline(modifiers, "independent", with_data=False)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_recipes_we_ship_serve_the_weights_on_the_hub_that_they_name(path):
+    # The packaged profiles are of weights that were unpacked from 4 bits; without this a model from the hub is refused.
+    modifier = check_recipe(path).modifiers[0]
+    assert "--model HuggingFaceTB/SmolLM2-135M-Instruct" in path.read_text(encoding="utf8")
+    assert modifier.accept_other_weights == (modifier.peer is None)
 
 
 @pytest.mark.parametrize("block", SHOWN)

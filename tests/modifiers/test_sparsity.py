@@ -79,6 +79,7 @@ def assert_planned(model, strategy, name="sparsegpt", dense=None):
             assert torch.equal(model.get_submodule(linear).weight, dense.get_submodule(linear).weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3", "opt"])
 def test_every_linear_of_a_saved_checkpoint_has_the_planned_zeros(family, name, checkpoint, calibration, tmp_path):
@@ -91,6 +92,7 @@ def test_every_linear_of_a_saved_checkpoint_has_the_planned_zeros(family, name, 
     assert torch.equal(loaded.lm_head.weight, dense.lm_head.weight)
 
 
+@pytest.mark.slow
 def test_experts_that_a_family_fuses_are_pruned_one_by_one(checkpoint, calibration, tmp_path):
     # Every expert has linears of its own while modifiers see the model.
     strategy = sparsity_strategy(load_model(checkpoint("qwen3_moe")), {"model.layers.0": 0.5})
@@ -125,6 +127,7 @@ def test_the_pass_gets_the_linears_that_lose_something_in_the_models_order(name,
     assert all(isinstance(share, float) and 0.0 < share < 1.0 for share in follower.sparsity)
 
 
+@pytest.mark.slow
 def test_a_whole_unit_can_go(checkpoint, run):
     model = load_model(checkpoint("llama"))
     strategy = sparsity_strategy(model, {"model.layers.2.mlp": 1.0})
@@ -144,6 +147,7 @@ def test_a_plan_below_what_the_pass_can_make_leaves_the_linear_alone(checkpoint,
     assert torch.equal(model.get_submodule(name).weight, dense.get_submodule(name).weight)
 
 
+@pytest.mark.slow
 def test_an_ignored_head_stays_dense_and_no_warning_is_heard(checkpoint, run, messages):
     dense, model = load_model(checkpoint("qwen3")), load_model(checkpoint("qwen3"))
     run(model, SparsityProfileModifier(strategy=sparsity_strategy(model)), engine())
@@ -311,6 +315,7 @@ def test_after_a_failure_the_pass_has_its_own_fields_again(checkpoint, run):
     assert (follower.sparsity, follower.targets) == (0.4, ["Linear"])
 
 
+@pytest.mark.slow
 def test_the_log_says_what_is_replaced_and_how_well_the_plan_was_met(checkpoint, run, messages):
     model = load_model(checkpoint("llama"))
     run(model, SparsityProfileModifier(strategy=sparsity_strategy(model)), engine())
@@ -321,6 +326,7 @@ def test_the_log_says_what_is_replaced_and_how_well_the_plan_was_met(checkpoint,
     assert "; worst linear model.layers." in told[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 @torch.no_grad()
 def test_the_recipe_of_a_checkpoint_replays_to_the_same_weights(name, checkpoint, calibration, tmp_path):
@@ -336,6 +342,7 @@ def test_the_recipe_of_a_checkpoint_replays_to_the_same_weights(name, checkpoint
     assert (second.path / "recipe.yaml").read_text() == recipe.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("pipeline", ["independent", "sequential", "basic"])
 def test_blocks_drop_and_the_rest_is_sparsified_in_one_recipe(pipeline, name, checkpoint, calibration, tmp_path):
@@ -359,6 +366,7 @@ def test_blocks_drop_and_the_rest_is_sparsified_in_one_recipe(pipeline, name, ch
     assert not any(name.startswith(("model.layers.1.", "model.layers.2.")) for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [W4A16, *({"targets": ["Linear"], "scheme": scheme, "ignore": ["lm_head"]} for scheme in ("FP8_DYNAMIC", "W8A8"))],
@@ -379,6 +387,7 @@ def test_zeros_survive_quantisation_in_one_recipe(fields, pipeline, checkpoint, 
     assert written["exported"] == written["achieved"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["independent", "sequential"])
 def test_gptq_after_sparse_gpt_warns_and_fails_nothing(pipeline, checkpoint, calibration, tmp_path, capsys):
     strategy = sparsity_strategy(load_model(checkpoint("llama")))
@@ -395,6 +404,7 @@ def test_gptq_after_sparse_gpt_warns_and_fails_nothing(pipeline, checkpoint, cal
     assert "SparsityProfileModifier: a later modifier filled" in told
 
 
+@pytest.mark.slow
 def test_the_check_is_gone_from_the_recipe_after_a_run(checkpoint, run):
     model = load_model(checkpoint("llama"))
     run(model, SparsityProfileModifier(strategy=sparsity_strategy(model, uneven_units(model))), engine())

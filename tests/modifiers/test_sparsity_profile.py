@@ -46,6 +46,7 @@ def test_it_is_registered_under_the_name_that_recipes_are_written_with():
     assert ModifierFactory._registered_registry["SparsityProfileModifier"] is SparsityProfileModifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_the_saved_model_reloads_with_the_logits_of_a_really_pruned_one(
@@ -219,7 +220,7 @@ def test_a_missing_strategy_file_is_named(tmp_path):
 
 def test_two_strategies_of_one_space_clash(checkpoint, depth_strategy):
     strategy = depth_strategy(load_model(checkpoint("llama")))
-    with pytest.raises(RecipeError, match="one strategy a space: depth is given 2 times"):
+    with pytest.raises(RecipeError, match="one strategy per space: depth is given 2 times"):
         SparsityProfileModifier(strategy=[strategy, strategy.to_dict()]).resolve()
 
 

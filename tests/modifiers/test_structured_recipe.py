@@ -77,6 +77,7 @@ def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
     return {case: (path, in_memory[case], {w: ways[w][str(path)] for w in ways}) for case, path in folders.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_fresh_processes_find_the_logits_of_the_model_in_memory(exports, case):
     _, in_memory, fresh = exports[case]
@@ -117,6 +118,7 @@ def test_the_recipe_beside_a_checkpoint_makes_it_again(exports, checkpoint, toke
     assert torch.equal(done.model(token_ids).logits, in_memory)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_size_for_all_blocks_is_a_stock_checkpoint(source, checkpoint, token_ids, tmp_path):
     parts = uniform_parts(gone=2)
@@ -130,6 +132,7 @@ def test_one_size_for_all_blocks_is_a_stock_checkpoint(source, checkpoint, token
     assert done.params == done.model.num_parameters() < tiny_model("qwen3").num_parameters() * 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 @torch.no_grad()
 def test_the_stock_format_loads_everywhere_and_is_no_smaller(family, source, checkpoint, token_ids, tmp_path):
@@ -144,6 +147,7 @@ def test_the_stock_format_loads_everywhere_and_is_no_smaller(family, source, che
     assert done.params >= tiny_model(family).num_parameters()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_parts_are_ranked_on_the_calibration_text_where_no_file_names_them(checkpoint, calibration, tmp_path):
     model = tiny_model("llama")
@@ -160,6 +164,7 @@ def test_parts_are_ranked_on_the_calibration_text_where_no_file_names_them(check
     torch.testing.assert_close(loaded(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_modules_that_go_whole_need_neither_text_nor_a_file(checkpoint, tmp_path, token_ids):
     units = {A.format(0): 1.0, M.format(3): 1.0}
@@ -169,6 +174,7 @@ def test_modules_that_go_whole_need_neither_text_nor_a_file(checkpoint, tmp_path
     assert done.caveat == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["compact", "stock"])
 @torch.no_grad()
 def test_a_failure_gives_everything_back(layout, source, checkpoint, tmp_path, monkeypatch):
@@ -191,6 +197,7 @@ def test_a_failure_gives_everything_back(layout, source, checkpoint, tmp_path, m
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_kept_parts_of_another_strategy_are_refused(source, checkpoint, tmp_path):
     fields = source("llama", mixed_parts(biases=False))
     fields["strategy"] = structured_strategy(tiny_model("llama"), uniform_parts())

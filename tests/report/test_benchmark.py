@@ -99,12 +99,14 @@ def test_a_search_that_was_broken_off_is_timed_as_a_whole():
     assert "| official (5 of 50 generations) | 1 | " in text
 
 
+@pytest.mark.slow
 def test_every_picture_is_drawn(tmp_path):
     paths = draw_benchmark(RESULT, tmp_path)
     assert [path.name for path in paths] == ["quality.png", "tokens.png", "requests.png", "ablation-kappa.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fastest", [1e-7, 1e-3, 90.0])
 def test_every_axis_has_numbers_however_far_apart_the_methods_are(fastest, tmp_path, monkeypatch):
     figures = {}
@@ -147,6 +149,7 @@ def test_names_of_strangers_are_only_text(name):
     assert all(character == "\n" or character.isprintable() for character in text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_names_of_strangers_are_drawn_as_they_are_written(name, tmp_path, monkeypatch):
     figures = {}

@@ -27,6 +27,7 @@ def drawn(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_whole_blocks_are_counted_and_measured_ones_are_told_apart(drawn):
     left, right = drawn([strategy((1,)), strategy((1, 2), measured=False)]).axes
     assert left.get_xlabel() == right.get_xlabel() == "blocks removed, of 4"
@@ -97,6 +98,7 @@ def test_a_picture_that_a_kill_left_half_is_removed_by_the_next(drawn, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".front.png.mine", "front.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("pattern", ["{}", "{}.0", "model.{}.1", "model.layers.1.{}"])
 def test_names_of_strangers_are_drawn_as_they_are_written(tmp_path, name, pattern):

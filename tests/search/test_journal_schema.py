@@ -100,6 +100,7 @@ def test_a_changed_row_is_named_with_what_to_do(path, change, name):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)  # each writes a file
 @given(data=st.data())
 def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path_factory, data):

@@ -43,6 +43,7 @@ def fast():
     return summary(train(SPACE, AnalyticMeasure(), tchebycheff, FAST))
 
 
+@pytest.mark.slow
 def test_the_true_optimum_is_found_at_most_budgets_for_a_twentieth_of_all_evaluations(trained):
     assert len(trained.ranked) <= 1024 / 20
     found = {row.key for row in trained.confirmed}
@@ -77,11 +78,13 @@ def test_the_network_alone_proposes_good_sets(trained):
         assert value_of(x) <= 1.5 * optimum(count)[1]
 
 
+@pytest.mark.slow
 def test_the_same_run_repeats_bit_for_bit(fast):
     torch.manual_seed(99)
     assert summary(train(SPACE, AnalyticMeasure(), tchebycheff, FAST)) == fast
 
 
+@pytest.mark.slow
 def test_another_seed_measures_other_strategies(fast):
     other = train(SPACE, AnalyticMeasure(), tchebycheff, FAST.model_copy(update={"seed": 1}))
     assert [row.key for row in other.ranked] != [key for key, _ in fast[0]]
@@ -101,6 +104,7 @@ class Stop(BaseException):
     """Ends a run as a kill would: nothing catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survived", [0, 3, 4, 6, 8, 12])
 def test_a_run_that_ends_after_any_batch_resumes_to_the_same_result(tmp_path, fast, survived):
     objectives = fresh()
@@ -129,6 +133,7 @@ def test_a_run_that_ends_after_any_batch_resumes_to_the_same_result(tmp_path, fa
         assert before.isdisjoint(key for batch in objective.batches for key in batch)
 
 
+@pytest.mark.slow
 def test_every_batch_has_at_most_the_size_asked_for(tmp_path):
     objectives = fresh()
     run_with_journal(tmp_path / "j", objectives)
@@ -140,6 +145,7 @@ def test_ctrl_c_before_the_first_surrogate_has_nothing_to_show():
         train(SPACE, AnalyticMeasure(interrupt_at=13), tchebycheff, FAST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [14, 20, 30, 45])
 def test_ctrl_c_later_gives_what_was_known(fast, moment):
     result = train(SPACE, AnalyticMeasure(interrupt_at=moment), tchebycheff, FAST)
@@ -149,6 +155,7 @@ def test_ctrl_c_later_gives_what_was_known(fast, moment):
     assert result.net(torch.tensor([[0.5, 0.5]], dtype=torch.float64)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_ctrl_c_between_measurements_gives_what_was_known():
     def interrupt(progress):
         if progress.stage == "training StratNet" and progress.done > 14:
@@ -159,6 +166,7 @@ def test_ctrl_c_between_measurements_gives_what_was_known():
     assert len(result.ranked) == 18
 
 
+@pytest.mark.slow
 def test_progress_counts_up_to_at_most_the_total_and_names_tokens():
     seen = []
     result = train(SPACE, AnalyticMeasure(), tchebycheff, FAST, seen.append)
@@ -169,6 +177,7 @@ def test_progress_counts_up_to_at_most_the_total_and_names_tokens():
     assert any("measured" in p.message for p in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scalarization", [weighted_sum, pbi])
 @pytest.mark.parametrize("quality", ["log", "raw"])
 def test_other_scalarizations_and_scales_run(scalarization, quality):
@@ -176,6 +185,7 @@ def test_other_scalarizations_and_scales_run(scalarization, quality):
     assert len(result.confirmed) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -207,6 +217,7 @@ def additive(space):
     return measure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(4, 4), (4, 4, 4)], ids=str)
 def test_the_smallest_spaces_train(sizes):
     space = DepthSpace(tuple(f"b.{i}" for i in range(len(sizes))), sizes)

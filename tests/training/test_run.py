@@ -59,6 +59,7 @@ def facts_of(folder):
     return {name: value for name, value in record.items() if name not in {"provenance", "digest", "name"}}
 
 
+@pytest.mark.slow
 def test_a_profile_is_trained_from_a_checkpoint_and_a_text_file(trained):
     output, profile = trained
     assert profile.name == "tiny-depth"
@@ -67,6 +68,7 @@ def test_a_profile_is_trained_from_a_checkpoint_and_a_text_file(trained):
     assert all(strategy.divergence.measured for strategy in load_profile(output).front())
 
 
+@pytest.mark.slow
 def test_its_model_sizes_and_name_are_the_checkpoints(trained, dense):
     _, profile = trained
     model = tiny_model("llama")
@@ -132,12 +134,14 @@ def test_training_leaves_a_profile_and_a_journal_and_nothing_half_made(trained):
     assert [path.name for path in output.parent.iterdir()] == ["tiny-depth"]
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_profile(trained, dense, text, tmp_path):
     torch.manual_seed(7)
     train_profile(dense, tmp_path / "again", calibration=[text], settings=TINY)
     assert facts_of(tmp_path / "again") == facts_of(trained[0])
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_measures_nothing_and_changes_nothing(trained, dense, text, monkeypatch):
     output, _ = trained
     before = facts_of(output)
@@ -158,6 +162,7 @@ def test_a_profile_is_not_overwritten_unless_asked(trained, dense, text):
     assert (output / RECORD).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_overwriting_forgets_the_old_run(dense, text, tmp_path):
     train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY)
     other = TINY.model_copy(update={"seed": 5})
@@ -166,6 +171,7 @@ def test_overwriting_forgets_the_old_run(dense, text, tmp_path):
     assert facts_of(tmp_path / "p") == facts_of(tmp_path / "q")
 
 
+@pytest.mark.slow
 def test_a_profile_may_be_written_beside_the_models_own_weights(save_model, text):
     model = save_model()
     before = (model / "model.safetensors").read_bytes()
@@ -222,6 +228,7 @@ def test_an_output_that_is_a_file_is_refused(dense, tmp_path):
         train_profile(dense, tmp_path / "p", settings=TINY)
 
 
+@pytest.mark.slow
 def test_without_text_the_model_writes_its_own_and_a_resumed_run_reads_it_back(dense, tmp_path):
     first = train_profile(dense, tmp_path / "p", settings=TINY)
     assert first.provenance["calibration"]["sources"] == ["self-generated"]
@@ -233,6 +240,7 @@ def test_without_text_the_model_writes_its_own_and_a_resumed_run_reads_it_back(d
     assert list((tmp_path / "p" / "calibration").iterdir()) == cached
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_profile_that_answers_and_resuming_completes_it(trained, dense, text, tmp_path):
     def interrupt(progress):
         if progress.stage == "training StratNet":
@@ -265,6 +273,7 @@ def test_two_runs_on_one_output_do_not_mix(dense, text, tmp_path):
         train_profile(dense, output, calibration=[text], settings=TINY, resume=True)
 
 
+@pytest.mark.slow
 def test_both_directions_of_divergence_can_be_trained(dense, text, tmp_path):
     settings = TINY.model_copy(update={"direction": "reverse", "epochs": 0, "rerank": 0})
     profile = train_profile(dense, tmp_path / "p", calibration=[text], settings=settings)
@@ -319,6 +328,7 @@ def server(save_model, text):
     served.close()
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_random_moments_and_resumed_it_ends_as_the_unbroken_run_does(server, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     logs = {output: tmp_path / f"{output.name}.log" for output in (whole, broken)}

@@ -19,6 +19,8 @@ from unicuco_plugin.plugins.manager import make_objective
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import Units, train_profile
 
+pytestmark = pytest.mark.slow
+
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=44, epochs=1, steps=5, pool=32, picks=3,
     starts=1, rerank=1,

@@ -14,6 +14,8 @@ from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.removal import parse_key
 from unicuco_plugin.training import train_profile
 
+pytestmark = pytest.mark.slow
+
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=16, epochs=2, steps=5, pool=32, picks=3,
     starts=1, rerank=1,

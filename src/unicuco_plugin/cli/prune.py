@@ -191,7 +191,7 @@ def _pass(engine: str) -> "Modifier":
     from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 
     passes = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}
-    # Its sparsity stands for one a linear, which it gets when it is filled.
+    # Its sparsity stands for one number per linear, which it gets when it is filled.
     return passes[engine](sparsity=0.5, ignore=["re:.*lm_head"])
 
 

@@ -36,7 +36,15 @@ def _read_bounds(
     return bounds
 
 
-@click.command(cls=ManyFilesCommand)
+# What options were called before each had one name in all commands: samples are windows, as in the toolkit.
+_RENAMED = {
+    "--samples": "--documents",
+    "--compensation": "--compensate",
+    "--no-compensation": "--no-compensate",
+}
+
+
+@click.command(cls=ManyFilesCommand, renamed=_RENAMED)
 @click.option("--model", required=True, help="A model folder, or a name on the hub.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The profile's folder.")
 @click.option("--space", default="depth", show_default=True, help="What is decided on; see unicuco plugins.")
@@ -59,27 +67,30 @@ def _read_bounds(
 )
 @click.option("--ranking", default="flap", show_default=True, help="For structured: which parts of a module go first.")
 @click.option(
-    "--compensation/--no-compensation",
-    "compensate",
+    "--compensate/--no-compensate",
     default=True,
     show_default=True,
     help="For structured: biases that stand for the mean of what is removed.",
 )
 @click.option(
-    "--round-to", type=click.IntRange(min=1), default=32, show_default=True, help="For structured: neurons a step."
+    "--round-to",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="For structured: how many neurons go together.",
 )
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
 )
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
-@click.option("--samples", type=click.IntRange(min=1), help="At most so many documents of each source.")
+@click.option("--documents", "samples", type=click.IntRange(min=1), help="At most so many documents of each source.")
 @settings_options
 @model_options
 @click.option("--resume", is_flag=True, help="Continue a run that was broken off; nothing is measured twice.")
 @overwrite_option
 @debug_option
 @click.pass_context
-def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> None:  # noqa: ANN401 - one a setting
+def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> None:  # noqa: ANN401 - one per setting
     """Train a profile: measure strategies on the model, and learn to answer any request from them.
 
     Every measurement is kept as soon as it is made. After Ctrl-C, or anything worse, the same command with --resume

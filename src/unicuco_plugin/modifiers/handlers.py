@@ -62,7 +62,7 @@ def check_spaces(spaces: Sequence[str]) -> None:
             raise RecipeError(f"space {quoted(space)} cannot be applied by this version, only {', '.join(HANDLERS)}")
     twice = sorted({space for space in spaces if spaces.count(space) > 1})
     if twice:
-        raise RecipeError(f"one strategy a space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
+        raise RecipeError(f"one strategy per space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
     both = [space for space in _ALONE if space in spaces]
     if len(both) > 1:
         raise RecipeError(f"{' and '.join(both)} both remove blocks of the dense model: give one of them")

@@ -38,7 +38,7 @@ from unicuco_plugin.modifiers.toolkit_failure import explain_failure
 from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["Calibrate", "Export", "prune_with_recipe"]
+__all__ = ["Calibrate", "Export", "prune", "prune_with_recipe"]
 
 # Makes calibration windows from the model that is about to be pruned.
 Calibrate: TypeAlias = Callable[[Any, Tokenizer], Tensor]
@@ -51,7 +51,7 @@ class Export:
     Attributes:
         path: Its folder.
         model: The pruned model in memory.
-        strategies: What was applied, one a space; empty for a recipe without ``SparsityProfileModifier``.
+        strategies: What was applied, one per space; empty for a recipe without ``SparsityProfileModifier``.
         params: Parameters of the pruned model.
         bytes: Bytes of its weight files.
         seconds: Wall time from loading to the finished folder.
@@ -73,7 +73,7 @@ class Export:
     notes: tuple[str, ...] = ()
 
 
-def prune_with_recipe(
+def prune(
     model: str | Path | nn.Module,
     recipe: str | Path | Modifier | Sequence[Modifier],
     output: str | Path,
@@ -165,6 +165,9 @@ def prune_with_recipe(
             reset_session()
     seconds = time.perf_counter() - began
     return Export(output, live, strategies, params, saved.bytes, seconds, achieved, caveat, layout, saved.notes)
+
+
+prune_with_recipe = prune  # its name before it was public
 
 
 def _load(model: str | Path | nn.Module, name: str, hub: dict[str, Any], **place: Any) -> Any:  # noqa: ANN401

@@ -71,8 +71,8 @@ class SparsityProfileModifier(Modifier):
     Args:
         profile: A profile folder, or the name of a packaged profile. With ``request``.
         request: Exactly one of ``sparsity``, ``max_params``, ``max_bytes``, ``max_divergence``, ``preference``.
-        strategy: A strategy file, a strategy as a mapping, or a list of these, one a space.
-        profiles: Several profiles, one a space: a list of ``{profile: …, request: …}``.
+        strategy: A strategy file, a strategy as a mapping, or a list of these, one per space.
+        profiles: Several profiles, one per space: a list of ``{profile: …, request: …}``.
         accept_other_weights: Whether a model of the same structure with other weights (a fine-tune) will do.
         levels: A level database's folder: a sparsity strategy is then stitched from it, and no pass has to follow.
         peer: Name of a method that answers ``request``, or its name with options (:class:`PeerEntry`).
@@ -147,7 +147,7 @@ class SparsityProfileModifier(Modifier):
         """Answer the requests, or read the strategies; the second call returns what the first did.
 
         Returns:
-            One strategy a space; none yet where a peer or a file of EvoPress has not seen the model.
+            One strategy per space; none yet where a peer or a file of EvoPress has not seen the model.
 
         Raises:
             RecipeError: If two strategies are of one space, or a space cannot be applied.

@@ -33,7 +33,7 @@ def describe_benchmark(result: Mapping[str, Any]) -> str:
 
 
 def _quality(lines: Sequence[Line], text: str | None) -> list[str]:
-    """A row a method and a column a budget, the lowest of each bold; the mean over texts where none is named."""
+    """One row per method, one column per budget, the lowest of each bold; the mean over texts where none is named."""
     cells = {line.name: line.scores if text is None else line.texts[text] for line in lines}
     budgets = sorted({budget for found in cells.values() for budget in found})
     least = {b: min(found[b][0] for found in cells.values() if b in found) for b in budgets}

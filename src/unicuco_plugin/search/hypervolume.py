@@ -5,7 +5,7 @@ Both objectives are minimised, in float64; every value is finite.
 ====== ========= ======================================================================
 symbol shape     meaning
 ====== ========= ======================================================================
-F      n x 2     objective values, one row a strategy, always (size, quality)
+F      n x 2     objective values, one row per strategy, always (size, quality)
 r      2         reference point: only what lies strictly below it in both counts
 pool   C x 2     predicted objective values of candidates
 lower  cells x 2 lower corners of the boxes that tile what ``F`` does not dominate
@@ -21,7 +21,7 @@ from torch import Tensor
 __all__ = ["hypervolume", "non_dominated", "reference_point", "select_by_improvement"]
 
 # The paper gives no reference point. A tenth of the front's range beyond its nadir keeps the two end points worth
-# something; unlike 1.1 x nadir it also holds for targets below zero, such as a log divergence (methods.md, section 1).
+# something; unlike 1.1 x nadir it also holds for targets below zero, such as a log divergence (docs/method.md).
 _MARGIN = 0.1
 
 
@@ -73,7 +73,7 @@ def reference_point(F: Tensor) -> Tensor:
         ValueError: If ``F`` is empty.
 
     Source:
-        Decided in methods.md, section 1; the paper is silent.
+        Decided in docs/method.md, "What is measured next"; the paper is silent.
     """
     if len(F) == 0:
         raise ValueError(f"F must hold at least one point, got shape {tuple(F.shape)}")
@@ -99,7 +99,7 @@ def select_by_improvement(pool: Tensor, F: Tensor, r: Tensor, count: int) -> lis
         ``count`` if no candidate left improves.
 
     Source:
-        UniCuCo, Eq. (12) and (13), greedily; the pool-wide overlap is derived in methods.md, section 6.
+        UniCuCo, Eq. (12) and (13), greedily; the pool-wide overlap is derived in docs/method.md.
     """
     chosen: list[int] = []
     while len(chosen) < min(count, len(pool)):

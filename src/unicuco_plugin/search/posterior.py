@@ -158,7 +158,7 @@ class Posterior:
         """The optimist's, pessimist's or neutral estimate of the target: ``mu -+ kappa sigma`` or ``mu``.
 
         Source:
-            UniCuCo, Eq. (9), with the sign that its name (lower confidence bound) says; methods.md section 1.
+            UniCuCo, Eq. (9), with the sign that its name (lower confidence bound) says; docs/method.md, "Surrogate".
         """
         if mode == "none" or kappa == 0.0:
             return self.mean(x)

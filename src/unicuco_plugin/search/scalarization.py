@@ -30,7 +30,7 @@ Scalarization = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(f, lam, z_star) -> g``: ``batch x 2``, ``batch x 2`` and ``2`` to ``batch``, differentiable in ``f``."""
 
 # Slightly below the ideal, which scales to 0: at z* = 0 an end point of the front would score 0 for every preference,
-# and Eq. (5) could not tell it from points it beats. A decision of methods.md, section 1.
+# and Eq. (5) could not tell it from points it beats. Decided in docs/method.md.
 Z_STAR = -0.01
 
 

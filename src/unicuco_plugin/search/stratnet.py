@@ -34,7 +34,7 @@ class StratNet(nn.Module):
         generator: Draws the initial weights.
 
     Source:
-        UniCuCo, Eq. (3); widths from methods.md, section 1.
+        UniCuCo, Eq. (3); widths in docs/method.md, "StratNet".
     """
 
     def __init__(self, d: int, generator: Generator) -> None:
@@ -100,7 +100,7 @@ def train_stratnet(
         generator: Draws the preferences.
 
     Source:
-        UniCuCo, Eqs. (6) and (11); Adam from methods.md, section 1.
+        UniCuCo, Eqs. (6) and (11); Adam in docs/method.md, "StratNet".
     """
     z_star = torch.full((2,), Z_STAR, dtype=torch.float64)
     optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)

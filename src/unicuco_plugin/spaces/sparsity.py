@@ -147,7 +147,7 @@ class SparsitySpace(WeightedUnits):
             RequestError: If the bounds do not reach the budget.
 
         Source:
-            KKT conditions of ``min_s sum_i n_i KL(s_i || sigmoid(z_i))``; methods.md section 1.
+            KKT conditions of ``min_s sum_i n_i KL(s_i || sigmoid(z_i))``; docs/method.md, "Budgets, exactly".
         """
         self.reaching(sparsity)
         z = scores.to(self.params)
