@@ -34,7 +34,7 @@ def check_exportable(
     layout: str | None = None,
     compensate: bool = True,
     trust_remote_code: bool = False,
-) -> None:
+) -> Decoder:
     """Refuse a model whose pruned checkpoint could not be written, or would not load.
 
     On the meta device: the configuration must build a model; the names that its tensors have on disk, with experts
@@ -48,6 +48,9 @@ def check_exportable(
         layout: ``compact`` or ``stock`` for ``structured``; None lets either do.
         compensate: For ``structured``: whether biases will stand for what is removed.
         trust_remote_code: Whether code in the model's own repository may run.
+
+    Returns:
+        The model without weights, whole again, for questions about a strategy.
 
     Raises:
         UnsupportedModelError: With the reason, whose rule it is, and what can be done.
@@ -78,6 +81,7 @@ def check_exportable(
     elif space == "structured":
         _check_structured(sketch, layout, compensate=compensate)
     # Learned positions and the window, the tokenizer and the rows of the embedding: the place to ask for them.
+    return decoder
 
 
 def _check_names(whole: PreTrainedModel) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from unicuco_plugin.errors import RequestError, round_down
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.needed import needed_blocks
 from unicuco_plugin.models.sizes import measure_sizes
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.spaces.depth import DepthSpace
@@ -19,8 +20,8 @@ _SLACK = 1e-9
 
 
 def depth_space(decoder: Decoder) -> DepthSpace:
-    """The space of a model's blocks."""
-    return DepthSpace(decoder.block_names, measure_sizes(decoder).block_params)
+    """A model's blocks as a ranking removes them: its shortest run that reaches a share of their parameters."""
+    return DepthSpace(decoder.block_names, measure_sizes(decoder).block_params, needed_blocks(decoder))
 
 
 def blocks_to_drop(count: int, sparsity: float) -> int:

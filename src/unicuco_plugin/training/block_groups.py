@@ -20,7 +20,8 @@ def group_blocks(space: SublayerSpace) -> Groups | None:
     if len(names) < _FEWEST:
         return None
     try:
-        inner = SublayerSpace(names, tuple(int(n) for n in params.tolist()))
+        needed = tuple(space.blocks[list(space.needed)].unique().tolist())
+        inner = SublayerSpace(names, tuple(int(n) for n in params.tolist()), needed)
     except StrategyError:
         return None
     return Groups(inner, space.blocks, "whole blocks")
