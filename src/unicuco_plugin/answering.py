@@ -81,7 +81,7 @@ class Profile:
         confirmed = {key for key, entry in self._entries.items() if entry.confirmed}
         self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
         whole = (record.sizes.total_params, record.sizes.total_bytes)
-        self._limits = Limits(self.search_space, self._contest, self._facts, whole)
+        self._limits = Limits(self.search_space, self._contest, self._facts, whole, record.sizes.densest)
 
     @property
     def name(self) -> str:

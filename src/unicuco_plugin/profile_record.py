@@ -108,6 +108,12 @@ class SizeTable(_Frozen):
             if found != count:
                 raise ValueError(f"sizes.{name} must have one entry for each of {count} units, got {found}")
 
+    @property
+    def densest(self) -> tuple[float, float]:
+        """The most parameters (one) and bytes that leave with one parameter of a unit that goes whole."""
+        pairs = zip(self.unit_bytes, self.unit_params, strict=True)
+        return 1.0, max((size / params for size, params in pairs if params), default=0.0)
+
     def left(self, units: Sequence[str], shares: Sequence[float], *, physical: bool) -> tuple[int, int]:
         """Parameters and bytes of the checkpoint of a strategy.
 

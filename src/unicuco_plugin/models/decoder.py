@@ -12,8 +12,8 @@ from unicuco_plugin.models.support import check_config, check_model
 __all__ = ["Decoder", "find_decoder"]
 
 # The names under which the families in Transformers keep a block's two halves.
-_ATTENTION = ("self_attn", "attention", "self_attention", "attn", "linear_attn")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe")
+_ATTENTION = ("self_attn", "attention", "self_attention", "attn", "linear_attn", "conv", "mamba")
+_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe", "shared_mlp")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Decoder:
     def sublayers(self, index: int) -> dict[str, str]:
         """Map ``"attention"`` and ``"mlp"`` to their full module names in one block.
 
-        A half that is not one module of its own is absent (OPT's MLP is two linears of the block itself).
+        Whatever mixes tokens counts as attention: linear attention, a convolution, a state space. A half that is not
+        one module of its own is absent: OPT's MLP is two linears of the block itself, Falcon-H1 has an attention and a
+        state space beside each other.
 
         Args:
             index: The block, in [0, blocks).
@@ -66,9 +68,9 @@ class Decoder:
         children = dict(self.blocks[index].named_children())
         found = {}
         for half, names in (("attention", _ATTENTION), ("mlp", _MLP)):
-            name = next((name for name in names if name in children), None)
-            if name is not None:
-                found[half] = f"{self.blocks_name}.{index}.{name}"
+            modules = [name for name in names if name in children]
+            if len(modules) == 1:
+                found[half] = f"{self.blocks_name}.{index}.{modules[0]}"
         return found
 
     def linears(self, index: int) -> dict[str, nn.Linear]:

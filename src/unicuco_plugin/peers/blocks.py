@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -13,7 +13,7 @@ from unicuco_plugin.models.sizes import measure_sizes
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.spaces.depth import DepthSpace
 
-__all__ = ["blocks_to_drop", "check_blocks", "depth_space", "drop_ranked", "drop_result"]
+__all__ = ["blocks_to_drop", "check_blocks", "depth_space", "drop_ranked", "drop_result", "may_go"]
 
 # Shares are sums of floats: a budget that is a block boundary must not cost one block more.
 _SLACK = 1e-9
@@ -46,6 +46,13 @@ def check_blocks(request: PeerRequest) -> DepthSpace:
     space = depth_space(request.decoder)
     space.project(torch.zeros(1, len(space.units)), request.sparsity)
     return space
+
+
+def may_go(space: DepthSpace, gone: Collection[int], sparsity: float) -> bool:
+    """Whether these blocks may go on the way to a share: one that it can do without stays, of those that are needed."""
+    keepers = set(space.needed or range(len(space.units))) - set(gone)
+    most = (1.0 - sparsity + _SLACK) * sum(space.block_params)
+    return any(space.block_params[index] <= most for index in keepers)
 
 
 def drop_ranked(
