@@ -65,13 +65,15 @@ class Decoder:
         Args:
             index: The block, in [0, blocks).
         """
-        children = dict(self.blocks[index].named_children())
-        found = {}
-        for half, names in (("attention", _ATTENTION), ("mlp", _MLP)):
-            modules = [name for name in names if name in children]
-            if len(modules) == 1:
-                found[half] = f"{self.blocks_name}.{index}.{modules[0]}"
-        return found
+        return {half: names[0] for half, names in self.halves(index).items() if len(names) == 1}
+
+    def halves(self, index: int) -> dict[str, list[str]]:
+        """Map ``"attention"`` and ``"mlp"`` to the full names of all such modules in one block."""
+        children, block = dict(self.blocks[index].named_children()), self.block_names[index]
+        return {
+            half: [f"{block}.{name}" for name in names if name in children]
+            for half, names in (("attention", _ATTENTION), ("mlp", _MLP))
+        }
 
     def linears(self, index: int) -> dict[str, nn.Linear]:
         """Every linear layer of one block by its full module name, in the order of ``named_modules``.

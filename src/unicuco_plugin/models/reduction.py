@@ -46,12 +46,8 @@ def reduced(decoder: Decoder, kept: KeptParts, parts: Iterable[Parts]) -> Iterat
 def _take_out(module: nn.Module, part: Parts, indices: tuple[int, ...]) -> list[_Undo]:
     if len(indices) == part.count:
         return []
-    if part.kind == "attention":
-        rows = {"q_proj": part.width, "k_proj": part.head_dim, "v_proj": part.head_dim}
-    else:
-        rows = {"gate_proj": 1, "up_proj": 1}
     undo = [_count_heads(module, part, len(indices))] if part.kind == "attention" else []
-    for name, width in rows.items():
+    for name, width in part.rows.items():
         linear = module.get_submodule(name)
         undo += [_select(linear, tensor, 0, indices, width) for tensor in ("weight", "bias")]
     output = module.get_submodule(part.output.removeprefix(f"{part.name}."))

@@ -15,13 +15,6 @@ from unicuco_plugin.models.plain_sizes import BIAS_FIELDS, set_fields
 
 __all__ = ["check_any_room", "check_room", "close_zeros", "zero_modules"]
 
-# The linears of a module, and which attribute of its parts says how many outputs one of them owns.
-_WIDTHS = {
-    "attention": {"q_proj": "width", "k_proj": "head_dim", "v_proj": "head_dim", "o_proj": ""},
-    "mlp": {"gate_proj": "width", "up_proj": "width", "down_proj": ""},
-}
-
-
 def check_room(decoder: Decoder, parts: KeptParts) -> None:
     """Refuse biases that a family's own configuration cannot tell of.
 
@@ -73,12 +66,11 @@ def zero_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
         part, module = found[name], decoder.model.get_submodule(name)
         linears.remember(module)
         output = part.output.rpartition(".")[2]
-        for child in _WIDTHS[part.kind]:
+        for child in (*part.rows, output):
             copied = _copy(module.get_submodule(child), bias=child == output and name in parts.biases)
             setattr(module, child, copied)
             for parameter in copied.parameters() if child != output else ():
-                width = getattr(part, _WIDTHS[part.kind][child])
-                parameter[_gone(part, kept, width).to(parameter.device)] = 0
+                parameter[_gone(part, kept, part.rows[child]).to(parameter.device)] = 0
         last = module.get_submodule(output)
         weight, bias = last.get_parameter("weight"), dict(last.named_parameters()).get("bias")
         weight[:, _gone(part, kept, part.width).to(weight.device)] = 0
