@@ -154,7 +154,7 @@ class ProfileRecord(_Frozen):
         target: What the surrogate models, ``log`` or ``raw`` divergence.
         units: All unit names.
         bounds: Least and largest share of each; empty where the space knows them by itself.
-        needed: Indices of units of which one has to stay for the model to generate; empty where any one will do.
+        needed: Groups of indices of units: of each one has to stay for the model to generate; empty where any will do.
         sizes: What they weigh.
         ideal, nadir: Of the objectives (size, quality), frozen when training ended.
         shift, shift_std: How the logarithm of a confirmed divergence differs from the surrogate's prediction.
@@ -173,7 +173,7 @@ class ProfileRecord(_Frozen):
     target: Literal["log", "raw"]
     units: tuple[Name, ...] = Field(min_length=1, max_length=_MOST_UNITS)
     bounds: tuple[tuple[float, float], ...] = ()
-    needed: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    needed: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()
     sizes: SizeTable
     ideal: tuple[Logarithm, Logarithm]
     nadir: tuple[Logarithm, Logarithm]
@@ -206,8 +206,8 @@ class ProfileRecord(_Frozen):
             raise ValueError(f"bounds must have one entry for each of {count} units, got {len(self.bounds)}")
         if not all(0.0 <= low <= high <= 1.0 for low, high in self.bounds):
             raise ValueError("bounds must be (least, largest) shares in [0, 1]")
-        if any(index >= count for index in self.needed):
-            raise ValueError(f"needed must be indices of {count} units, got {max(self.needed)}")
+        if any(index >= count for group in self.needed for index in group):
+            raise ValueError(f"needed must be groups of indices of {count} units, got {quoted(self.needed)}")
         if len({entry.strategy for entry in self.archive}) < len(self.archive):
             raise ValueError("archive must hold each strategy once")
         return self

@@ -18,18 +18,26 @@ SIZES = st.one_of(
 
 
 @st.composite
+def groups_of(draw, count):
+    """No group, one or two, none in both."""
+    of = draw(st.lists(st.sampled_from([None, 0, 1]), min_size=count, max_size=count))
+    found = [tuple(i for i, group in enumerate(of) if group == g) for g in (0, 1)]
+    return tuple(group for group in found if group)
+
+
+@st.composite
 def cases(draw):
     sizes = draw(SIZES)
-    needed = draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes)))
+    needed = draw(groups_of(len(sizes)))
     scores = draw(st.lists(st.floats(-5, 5), min_size=2 * len(sizes), max_size=2 * len(sizes)))
-    return Subsets(sizes, tuple(needed)), torch.tensor(scores, dtype=torch.float64).view(2, -1)
+    return Subsets(sizes, needed), torch.tensor(scores, dtype=torch.float64).view(2, -1)
 
 
 def sets_of(found):
     """Every set that removes something and leaves one of those that are needed."""
-    keepers = found.needed or range(len(found.sizes))
+    groups = found.needed or (range(len(found.sizes)),)
     rows = itertools.product((0.0, 1.0), repeat=len(found.sizes))
-    return torch.tensor([x for x in rows if any(x) and not all(x[i] for i in keepers)], dtype=torch.float64)
+    return torch.tensor([x for x in rows if any(x) and not any(all(x[i] for i in g) for g in groups)], dtype=torch.float64)
 
 
 def weights(found, x):
@@ -57,7 +65,7 @@ def test_the_best_set_of_a_total_has_the_largest_sum_of_scores(case, data):
     torch.testing.assert_close((x * scores).sum(-1), (rows @ scores.T).max(0).values)
 
 
-@pytest.mark.parametrize("needed", [(), (0, 3), (5,)], ids=str)
+@pytest.mark.parametrize("needed", [(), ((0, 3),), ((5,),), ((0, 2), (1, 3, 4))], ids=str)
 def test_random_sets_reach_every_set_of_a_total_and_each_composition_alike(needed):
     found = Subsets((1, 1, 2, 2, 3, 4), needed)
     for total in found.totals.tolist():

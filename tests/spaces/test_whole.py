@@ -17,21 +17,29 @@ SIZES = st.one_of(
 SHARE = st.floats(1e-6, 1.0, exclude_max=True)
 # Two kinds of mixer, two of MLPs: every half of four sizes, as in LFM2-MoE.
 HALVES = SublayerSpace(
-    tuple(f"model.layers.{i}.{half}" for i in range(4) for half in ("mixer", "mlp")), (4, 6, 4, 12, 5, 6, 5, 12), (4, 5)
+    tuple(f"model.layers.{i}.{half}" for i in range(4) for half in ("mixer", "mlp")), (4, 6, 4, 12, 5, 6, 5, 12), ((4, 5),)
 )
+
+
+@st.composite
+def groups_of(draw, count):
+    """No group, one or two, none in both."""
+    of = draw(st.lists(st.sampled_from([None, 0, 1]), min_size=count, max_size=count))
+    found = [tuple(i for i, group in enumerate(of) if group == g) for g in (0, 1)]
+    return tuple(group for group in found if group)
 
 
 @st.composite
 def spaces(draw):
     sizes = draw(SIZES)
-    needed = draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes)))
-    return UnevenBlocks(tuple(f"model.layers.{i}" for i in range(len(sizes))), sizes, tuple(sorted(needed)))
+    needed = draw(groups_of(len(sizes)))
+    return UnevenBlocks(tuple(f"model.layers.{i}" for i in range(len(sizes))), sizes, needed)
 
 
 def sets_of(space):
-    keepers = space.needed or range(len(space.units))
+    groups = space.needed or (range(len(space.units)),)
     rows = itertools.product((0.0, 1.0), repeat=len(space.units))
-    return torch.tensor([x for x in rows if any(x) and not all(x[i] for i in keepers)], dtype=torch.float64)
+    return torch.tensor([x for x in rows if any(x) and not any(all(x[i] for i in g) for g in groups)], dtype=torch.float64)
 
 
 def allowed(space, x):
@@ -106,35 +114,36 @@ def test_halves_of_a_needed_block_may_go_one_by_one_and_not_together():
     assert bool((rows[:, 4:6].sum(-1) == 1).any())
 
 
-@given(SIZES, SHARE, st.integers(0, 2**30))
-def test_a_ranking_keeps_one_block_that_is_needed(sizes, share, seed):
-    generator = torch.Generator().manual_seed(seed)
-    needed = tuple(range(0, len(sizes), 2))
-    ranking = DepthSpace(tuple(f"model.layers.{i}" for i in range(len(sizes))), sizes, needed)
+@given(spaces(), SHARE, st.integers(0, 2**30))
+def test_a_ranking_keeps_what_is_needed_and_takes_no_block_too_many(space, share, seed):
+    sizes, generator = space.unit_params, torch.Generator().manual_seed(seed)
+    ranking = DepthSpace(space.unit_names, sizes, space.needed)
     scores = torch.randn(3, len(sizes), generator=generator, dtype=torch.float64)
-    most = 1 - min(sizes[i] for i in needed) / sum(sizes)
-    if share > most + 1e-9:
-        with pytest.raises(RequestError, match=r"blocks that generation needs has to stay"):
+    groups = space.needed or (range(len(sizes)),)
+    most = 1 - sum(min(sizes[i] for i in group) for group in groups) / sum(sizes)
+    if share > most + 2e-9:
+        with pytest.raises(RequestError, match=r"to stay, got"):
             ranking.project(scores, share)
-        return
-    if share > most - 1e-9:
-        return
-    x = ranking.project(scores, share)
-    assert bool((x[:, list(needed)] == 0).any(-1).all())
-    assert bool((ranking.sparsity(x) >= share - 1e-9).all())
-    for row, z in zip(x.bool(), scores, strict=True):
-        # Nothing in the run can be spared from its end.
-        lowest = z.masked_fill(~row, torch.inf).argmin()
-        assert (ranking.sparsity(row.double()[None]) - ranking.params[lowest] / ranking.params.sum()).item() < share
+    elif share < most - 2e-9:
+        x = ranking.project(scores, share)
+        assert allowed(space, x)
+        assert bool((ranking.sparsity(x) >= share - 1e-9).all())
+        for row, z in zip(x.bool(), scores, strict=True):
+            lowest = z.masked_fill(~row, torch.inf).argmin()
+            assert (ranking.sparsity(row.double()[None]) - ranking.params[lowest] / sum(sizes)).item() < share
+            # What was passed over for a lower score is the one of its group that stays, and no more of them.
+            passed = [i for i in range(len(sizes)) if not row[i] and z[i] > z[lowest]]
+            assert all(sum(i in group for i in passed) <= 1 for group in groups)
 
 
 def test_blocks_of_one_size_keep_the_space_of_their_number():
     names = ("model.layers.0", "model.layers.1", "model.layers.2")
     assert make_depth(names, (7, 7, 7)) == DepthSpace(names, (7, 7, 7))
     assert make_depth(names, (7, 7, 8)) == UnevenBlocks(names, (7, 7, 8))
-    assert make_depth(names, (7, 7, 7), (1,)) == UnevenBlocks(names, (7, 7, 7), (1,))
+    assert make_depth(names, (7, 7, 7), ((1,),)) == UnevenBlocks(names, (7, 7, 7), ((1,),))
 
 
-def test_a_needed_unit_that_does_not_exist_is_refused():
-    with pytest.raises(StrategyError, match=r"^needed must be in \[0, 2\), got \[2\]$"):
-        UnevenBlocks(("model.layers.0", "model.layers.1"), (1, 2), (2,))
+@pytest.mark.parametrize("needed", [((2,),), ((),), ((0, 1), (1,))], ids=str)
+def test_groups_that_are_none_are_refused(needed):
+    with pytest.raises(StrategyError, match=r"^needed must be groups of indices in \[0, 2\), got"):
+        UnevenBlocks(("model.layers.0", "model.layers.1"), (1, 2), needed)

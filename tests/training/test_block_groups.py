@@ -29,8 +29,8 @@ def test_blocks_of_many_sizes_are_searched_first_too():
 
 def test_what_generation_needs_of_units_it_needs_of_their_blocks():
     space = space_of((10, 30), (10, 30), (10, 27))
-    bound = SublayerSpace(space.unit_names, space.unit_params, (2, 3))
-    assert group_blocks(bound).space.needed == (1,)
+    bound = SublayerSpace(space.unit_names, space.unit_params, ((2, 3),))
+    assert group_blocks(bound).space.needed == ((1,),)
 
 
 @pytest.mark.parametrize("sizes", [((10, 30),), ((10, 30), (10, 27))])

@@ -31,7 +31,10 @@ def sublayer_names(decoder: Decoder) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for half, names in zip(HALVES, found, strict=True):
             name = decoder.sublayers(index).get(half)
             if name is None:
-                raise UnsupportedModelError(f"space sublayer needs each {half} as one module, {block} has none")
+                several = " beside ".join(other.rpartition(".")[2] for other in decoder.halves(index)[half])
+                raise UnsupportedModelError(
+                    f"space sublayer needs each {half} as one module, {block} has {several or 'none'}"
+                )
             names.append(name)
     return tuple(found[0]), tuple(found[1])
 

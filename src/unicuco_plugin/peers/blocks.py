@@ -49,10 +49,10 @@ def check_blocks(request: PeerRequest) -> DepthSpace:
 
 
 def may_go(space: DepthSpace, gone: Collection[int], sparsity: float) -> bool:
-    """Whether these blocks may go on the way to a share: one that it can do without stays, of those that are needed."""
-    keepers = set(space.needed or range(len(space.units))) - set(gone)
+    """Whether these blocks may go on the way to a share: it can do without what then has to stay of each group."""
+    left = [set(group) - set(gone) for group in space.needed or (range(len(space.units)),)]
     most = (1.0 - sparsity + _SLACK) * sum(space.block_params)
-    return any(space.block_params[index] <= most for index in keepers)
+    return all(left) and sum(min(space.block_params[index] for index in group) for group in left) <= most
 
 
 def drop_ranked(

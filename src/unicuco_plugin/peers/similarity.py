@@ -130,7 +130,7 @@ def _windows(request: PeerRequest) -> list[range]:
     if space.needed:
         raise RequestError(
             f"cosine_window drops blocks in a row, and no row of them reaches sparsity {request.sparsity:.6g} and "
-            f"leaves one of the {len(space.needed)} blocks that generation needs; take another peer, such as shortgpt"
+            "leaves the blocks that generation needs; take another peer, such as shortgpt"
         )
     return [range(count - 1), range(1, count)]
 

@@ -71,7 +71,7 @@ def unicuco_make_space(
     params: tuple[int, ...],
     bounds: tuple[tuple[float, float], ...],
     parts: tuple[tuple[int, int], ...],
-    needed: tuple[int, ...],
+    needed: tuple[tuple[int, ...], ...],
 ) -> Space | None:
     """``depth``, ``sublayer``, ``sparsity`` and ``structured``; see the classes."""
     if name == "sparsity":

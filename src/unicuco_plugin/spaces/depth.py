@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, round_down
-from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, units_of
+from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, stays, units_of
 from unicuco_plugin.spaces.whole import WholeUnits
 
 __all__ = ["DepthSpace", "UnevenBlocks", "make_depth"]
@@ -31,7 +31,7 @@ class DepthSpace:
     Attributes:
         block_names: Full module names of the ``d`` blocks, in order.
         block_params: Parameters of each.
-        needed: Indices of the blocks of which at least one stays; all where it is empty.
+        needed: Groups of indices; of each at least one block stays, of all blocks where there is no group.
 
     Raises:
         StrategyError: If there are fewer than two blocks, or more than 640.
@@ -39,7 +39,7 @@ class DepthSpace:
 
     block_names: tuple[str, ...]
     block_params: tuple[int, ...]
-    needed: tuple[int, ...] = ()
+    needed: tuple[tuple[int, ...], ...] = ()
     name: str = "depth"
     smooth: bool = False
     stepped: bool = False
@@ -110,29 +110,36 @@ class DepthSpace:
     def project(self, scores: Tensor, sparsity: float) -> Tensor:
         """Remove blocks in order of falling score, the fewest that reach the share.
 
-        The last in order that the share can do without stays, of those that are needed.
+        Of each group that is needed the last in order stays that the share can do without.
 
         Args:
             scores: ``p x d``.
             sparsity: Share of block parameters to remove, at least; in (0, 1).
 
         Raises:
-            RequestError: If it takes all blocks, or all that are needed.
+            RequestError: If it takes all blocks, or all of a group.
         """
         share = self.params / self.params.sum()
-        keepers = torch.tensor(sorted(self.needed) or range(len(self.units)))
-        spare = keepers[1.0 - share[keepers] >= sparsity - _SLACK]
-        if not len(spare):
-            needed = " that generation needs" if self.needed else ""
+        groups = [torch.tensor(group) for group in self.needed or (range(len(self.units)),)]
+        lightest = [share[group].min().item() for group in groups]
+        if 1.0 - sum(lightest) < sparsity - _SLACK:
             raise RequestError(
-                f"sparsity must be at most {round_down(1.0 - share[keepers].min().item())} for depth: one of "
-                f"{len(keepers)} blocks{needed} has to stay, got {sparsity:.6g}"
+                f"sparsity must be at most {round_down(1.0 - sum(lightest))} for depth: "
+                f"{stays([group.tolist() for group in groups], 'block', needed=bool(self.needed))}, got {sparsity:.6g}"
             )
         order = scores.argsort(dim=-1, descending=True, stable=True)
-        stays = spare[order.argsort(-1)[:, spare].argmax(-1)]
-        order = order[order != stays[:, None]].view(len(scores), -1)
-        reached = share[order].cumsum(-1)
-        taken = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], -1) < sparsity - _SLACK
+        rank, free = order.argsort(-1), torch.full((len(scores),), 1.0 - sum(lightest) - sparsity + _SLACK)
+        may = torch.ones(scores.shape, dtype=torch.bool)
+        for group, least in zip(groups, lightest, strict=True):
+            # What the others of the group weigh more than its lightest must not exceed what is to spare.
+            able = share[group] - least <= free[:, None]
+            kept = group[rank[:, group].masked_fill(~able, -1).argmax(-1)]
+            may.scatter_(-1, kept[:, None], value=False)
+            free = free - (share[kept] - least)
+        able = may.gather(-1, order)
+        reached = (share[order] * able).cumsum(-1)
+        before = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], -1)
+        taken = able & (before < sparsity - _SLACK)
         return torch.zeros(scores.shape, dtype=torch.float64).scatter(-1, order, taken.double())
 
     def near(self, X: Tensor, sparsity: float) -> Tensor:
@@ -217,7 +224,7 @@ class UnevenBlocks(WholeUnits):
 
 
 def make_depth(
-    names: tuple[str, ...], params: tuple[int, ...], needed: tuple[int, ...] = ()
+    names: tuple[str, ...], params: tuple[int, ...], needed: tuple[tuple[int, ...], ...] = ()
 ) -> DepthSpace | UnevenBlocks:
     """The space ``depth`` of a model's blocks: by their number where all have one size and any may be the last."""
     if len(set(params)) == 1 and not needed:

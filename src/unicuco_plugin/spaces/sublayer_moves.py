@@ -20,17 +20,17 @@ _TRADED = 4
 class SublayerMoves:
     """Swaps of two units or two whole blocks, and trades of one unit for smaller ones.
 
-    A move never takes the last unit that is needed.
+    A move never takes the last unit of a group that is needed.
 
     Attributes:
         sizes: Parameters of each of ``d`` units.
         blocks: The block of each, whole numbers from 0.
-        needed: Indices of the units of which at least one stays; all where it is empty.
+        needed: Groups of indices of units; of each at least one stays.
     """
 
     sizes: tuple[int, ...]
     blocks: tuple[int, ...]
-    needed: tuple[int, ...] = ()
+    needed: tuple[tuple[int, ...], ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         """All moves of each row, ``p x d`` to ``p x moves x d``.
@@ -39,13 +39,13 @@ class SublayerMoves:
         """
         found = [self._swapped(x), *self._blocks_swapped(x), *self._traded(x)]
         row, moved = (torch.cat(parts) for parts in zip(*found, strict=True))
-        if self.needed:
-            allowed = (moved[:, list(self.needed)] == 0).any(-1)
+        for group in self.needed:
+            allowed = (moved[:, list(group)] == 0).any(-1)
             row, moved = row[allowed], moved[allowed]
         order = row.argsort(stable=True)
         row, count = row[order], row.bincount(minlength=len(x))
         place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-        moves = x[:, None].repeat(1, max(1, int(count.max())), 1)
+        moves = x[:, None].repeat(1, int(count.max()), 1)
         moves[row, place] = moved[order]
         return moves
 

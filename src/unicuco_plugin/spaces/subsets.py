@@ -16,6 +16,7 @@ Source:
     The dynamic programme of the knapsack that has to be full (Bellman 1957), over classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,7 +34,7 @@ _MOST = 2**20
 _EXACT = 2**53
 
 
-def units_by_size(sizes: tuple[int, ...], among: list[int] | None = None) -> dict[int, Tensor]:
+def units_by_size(sizes: tuple[int, ...], among: Sequence[int] | None = None) -> dict[int, Tensor]:
     """Each size, rising → indices of the units that have it, of all or of those ``among``."""
     places = range(len(sizes)) if among is None else among
     return {
@@ -43,49 +44,56 @@ def units_by_size(sizes: tuple[int, ...], among: list[int] | None = None) -> dic
 
 @dataclass(frozen=True)
 class Subsets:
-    """Sets of units that leave at least one of those that are needed.
+    """Sets of units that leave at least one of each group that is needed.
 
     Attributes:
         sizes: Parameters of each of ``d`` units.
-        needed: Indices of the units of which at least one stays; all where it is empty.
+        needed: Groups of indices, none in two of them; all units are one group where there is none.
 
     Raises:
         StrategyError: When totals are asked for, if there are more than a million.
     """
 
     sizes: tuple[int, ...]
-    needed: tuple[int, ...] = ()
+    needed: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
-    def keepers(self) -> list[int]:
-        """Indices of the units of which at least one stays."""
-        return sorted(self.needed) or list(range(len(self.sizes)))
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The groups of which one stays, of all units where none is named."""
+        return self.needed or (tuple(range(len(self.sizes))),)
+
+    @cached_property
+    def _kinds(self) -> list[tuple[int, Tensor, bool, bool]]:
+        """Size and members of every class, and whether it is the first and a part of a group: groups, then the rest."""
+        inside = {index for group in self.groups for index in group}
+        free = [index for index in range(len(self.sizes)) if index not in inside]
+        kinds = []
+        for group, bound in [*((sorted(group), True) for group in self.groups), (free, False)]:
+            for place, (size, members) in enumerate(units_by_size(self.sizes, group).items()):
+                kinds.append((size, members, place == 0, bound))
+        return kinds
 
     @cached_property
     def _classes(self) -> list[tuple[int, Tensor]]:
-        """Size and members of every class: first those of needed units, each by rising size."""
-        others = [index for index in range(len(self.sizes)) if index not in set(self.keepers)]
-        return [*units_by_size(self.sizes, self.keepers).items(), *units_by_size(self.sizes, others).items()]
+        return [(size, members) for size, members, _, _ in self._kinds]
 
     @cached_property
     def _tails(self) -> list[Tensor]:
         """For every class, what it and those behind can weigh together: codes ``2 T + f``, rising.
 
-        ``f`` is 1 where all needed units of the classes before are gone: then one has to stay from here on.
+        ``f`` is 1 where all units of the group's classes before are gone: then one of the rest of it has to stay.
         """
-        last = len(units_by_size(self.sizes, self.keepers))
         tails = [torch.zeros(1, dtype=torch.int64)]
-        for place in reversed(range(len(self._classes))):
-            size, members = self._classes[place]
+        for size, members, first, bound in reversed(self._kinds):
             steps = 2 * size * torch.arange(len(members) + 1)[:, None]
             behind = tails[-1]
-            free, bound = behind[behind % 2 == 0], behind[behind % 2 == 1]
-            if steps.numel() * len(free) > len(self._classes) * 4 * _MOST:
+            open_, empty = behind[behind % 2 == 0], behind[behind % 2 == 1]
+            if steps.numel() * len(open_) > len(self._kinds) * 4 * _MOST:
                 self._refuse()
-            found = [(steps + free).flatten()]
-            if place < last:
-                found += [(steps[:-1] + free + 1).flatten(), steps[-1] + bound]
-            tails.append(torch.cat(found).unique())
+            any_, last = (steps + open_).flatten(), torch.cat([(steps[:-1] + open_ + 1).flatten(), steps[-1] + empty])
+            # Behind the last class of a group only open codes are left, so taking all of it leads nowhere.
+            found = (last - 1 if first else torch.cat([any_, last])) if bound else any_
+            tails.append(found.unique())
             if len(tails[-1]) > 2 * _MOST:
                 self._refuse()
         return tails[::-1]
@@ -100,8 +108,7 @@ class Subsets:
     @cached_property
     def totals(self) -> Tensor:
         """Every ``T`` above 0 that can go, rising, whole numbers."""
-        codes = self._tails[0]
-        found = codes[codes % 2 == 1] // 2
+        found = self._tails[0] // 2
         return found[found > 0]
 
     def best(self, scores: Tensor, total: int) -> Tensor:
@@ -162,11 +169,12 @@ class Subsets:
     def _ways(self, total: int) -> list[Tensor]:
         """For every class a table ``states x (m + 1)``: the state that taking so many leads to, or -1."""
         if total not in self._known:
-            states, tables = torch.tensor([2 * total + 1]), []
-            for (size, members), tail in zip(self._classes, self._tails[1:], strict=True):
+            states, tables = torch.tensor([2 * total]), []
+            for (size, members, first, bound), tail in zip(self._kinds, self._tails[1:], strict=True):
                 take = torch.arange(len(members) + 1)
                 left = states[:, None] // 2 - size * take
-                code = 2 * left + (states[:, None] % 2) * (take == len(members))
+                empty = torch.ones_like(states) if first and bound else states % 2
+                code = 2 * left + empty[:, None] * (take == len(members))
                 place = torch.searchsorted(tail, code).clamp_max(len(tail) - 1)
                 there = (left >= 0) & (tail[place] == code)
                 states = code[there].unique()

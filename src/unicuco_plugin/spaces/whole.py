@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down
-from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, units_of
+from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, stays, units_of
 from unicuco_plugin.spaces.sublayer_moves import SublayerMoves
 from unicuco_plugin.spaces.subsets import Subsets
 from unicuco_plugin.spaces.units import number_blocks
@@ -33,7 +33,7 @@ class WholeUnits(WeightedUnits):
     Attributes:
         unit_names: Full module names of the ``d`` units, in the order of the model.
         unit_params: Parameters of each.
-        needed: Indices of the units of which at least one stays; all where it is empty.
+        needed: Groups of indices; of each at least one unit stays, of all units where there is no group.
         what: What a unit is called.
 
     Raises:
@@ -43,7 +43,7 @@ class WholeUnits(WeightedUnits):
 
     unit_names: tuple[str, ...]
     unit_params: tuple[int, ...]
-    needed: tuple[int, ...] = ()
+    needed: tuple[tuple[int, ...], ...] = ()
     name: str = ""
     what: str = "unit"
     smooth: bool = False
@@ -54,8 +54,9 @@ class WholeUnits(WeightedUnits):
 
     def __post_init__(self) -> None:
         check_count(len(self.unit_names), f"{self.what}s")
-        if not set(self.needed) <= set(range(len(self.unit_names))):
-            raise StrategyError(f"needed must be in [0, {len(self.unit_names)}), got {list(self.needed)}")
+        named = [index for group in self.needed for index in group]
+        if not all(self.needed) or len(set(named)) < len(named) or not set(named) <= set(range(len(self.unit_names))):
+            raise StrategyError(f"needed must be groups of indices in [0, {len(self.unit_names)}), got {self.needed}")
         if not len(self.sets.totals):
             raise StrategyError(f"a space of {self.what}s must have one that can go, got {len(self.unit_names)}")
 
@@ -81,10 +82,9 @@ class WholeUnits(WeightedUnits):
         # Totals are below 2^53: as float64 they are exact.
         place = int(torch.searchsorted(totals.double(), torch.tensor(least, dtype=torch.float64)))
         if place == len(totals):
-            needed = " that generation needs" if self.needed else ""
             raise RequestError(
-                f"sparsity must be at most {round_down(self._most)} for {self.name}: one of {len(self.sets.keepers)} "
-                f"{self.what}s{needed} has to stay, got {sparsity:.6g}"
+                f"sparsity must be at most {round_down(self._most)} for {self.name}: "
+                f"{stays(self.sets.groups, self.what, needed=bool(self.needed))}, got {sparsity:.6g}"
             )
         return int(totals[place])
 
@@ -110,20 +110,22 @@ class WholeUnits(WeightedUnits):
             As ``DepthSpace.relax``, which it equals where all units have one size.
         """
         soft = logits.sigmoid()
-        order = self._last_kept(logits.detach()).argsort(dim=-1, descending=True, stable=True)
+        scores = self._kept_last(logits.detach())
+        order = scores.argsort(dim=-1, descending=True, stable=True)
         n = self.params[order]
         taken = n.cumsum(-1) - 0.5 * n < (soft.detach() @ self.params)[:, None]
         taken[:, 0], taken[:, -1] = True, False
+        taken &= scores.gather(-1, order) > -torch.inf
         hard = torch.zeros_like(soft).scatter(-1, order, taken.to(soft))
         return hard + soft - soft.detach()
 
-    def _last_kept(self, scores: Tensor) -> Tensor:
-        """The scores, those of each row's lowest needed unit below all others."""
-        if not self.needed:
-            return scores
-        keepers = torch.tensor(self.sets.keepers)
-        last = keepers[scores[:, keepers].flip(-1).argmin(-1).neg() + len(keepers) - 1]  # of equal ones the last
-        return scores.scatter(-1, last[:, None], -torch.inf)
+    def _kept_last(self, scores: Tensor) -> Tensor:
+        """The scores, those of the lowest unit of each needed group below all others."""
+        for group in self.needed:
+            members = torch.tensor(group)
+            lowest = members[scores[:, members].argmin(-1)]
+            scores = scores.scatter(-1, lowest[:, None], -torch.inf)
+        return scores
 
     def project(self, scores: Tensor, sparsity: float) -> Tensor:
         """Remove the set whose scores have the largest sum, of those with the fewest parameters that reach the share.
@@ -157,7 +159,7 @@ class WholeUnits(WeightedUnits):
         Four in five sets are at a budget up to ``most``, the fifth at any, as in ``DepthSpace.first``.
         """
         d = len(self.units)
-        able = [index for index in range(d) if self.needed != (index,)]
+        able = [index for index in range(d) if (index,) not in self.needed]
         singles = len(able) if count >= 2 * d else max(1, count // 2)
         rows = [row_of(d, [able[index * len(able) // singles]]) for index in range(min(singles, count))]
         seen = {self.key(row) for row in rows}

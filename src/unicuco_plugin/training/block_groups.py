@@ -18,6 +18,6 @@ def group_blocks(space: SublayerSpace) -> Groups | None:
     params = torch.zeros(len(names), dtype=torch.float64).index_add(0, space.blocks, space.params)
     if len(names) < _FEWEST:
         return None
-    needed = tuple(space.blocks[list(space.needed)].unique().tolist())
+    needed = tuple(tuple(space.blocks[list(group)].unique().tolist()) for group in space.needed)
     inner = SublayerSpace(names, tuple(int(n) for n in params.tolist()), needed)
     return Groups(inner, space.blocks, "whole blocks")

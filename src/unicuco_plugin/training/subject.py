@@ -158,7 +158,7 @@ def _sublayer(decoder: Decoder) -> Subject:
     sizes, params = measure_sizes(decoder), sublayer_params(decoder)
     check_silence(decoder)
     # Halves are listed pair after pair; a block leaves when both go.
-    needed = tuple(2 * block + half for block in needed_blocks(decoder) for half in range(2))
+    needed = tuple(tuple(2 * block + half for block in group for half in range(2)) for group in needed_blocks(decoder))
     space = make_space("sublayer", tuple(params), tuple(params.values()), needed=needed)
     # What only half a block lacks is zeroed and stays in the files.
     table = _table(sizes, tuple(params.values()), (0,) * len(params))
