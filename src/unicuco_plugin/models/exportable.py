@@ -161,8 +161,18 @@ def _check_structured(sketch: Callable[[], PreTrainedModel], layout: str | None,
             refused = refused or error
         else:
             return
-    if refused is not None:
-        raise refused
+    if refused is None:
+        return
+    if compensate and layout is None:  # what neither form can do with biases, the stock one may without
+        try:
+            _check_structured(sketch, "stock", compensate=False)
+        except UnsupportedModelError:
+            raise refused from None
+        raise UnsupportedModelError(
+            f"{clip(str(refused).partition('; take')[0], 170)}, and the stock form has no room for biases; pass "
+            "--no-compensate, and prune with --format stock"
+        ) from refused
+    raise refused
 
 
 def _few_parts(decoder: Decoder, *, compensate: bool) -> KeptParts:

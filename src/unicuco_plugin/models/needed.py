@@ -23,7 +23,7 @@ def needed_blocks(decoder: Decoder) -> tuple[tuple[int, ...], ...]:
     """
     groups = [_counting(decoder)]
     kinds = getattr(decoder.config, "layer_types", None)
-    if isinstance(kinds, list) and len(kinds) == len(decoder.blocks):
+    if isinstance(kinds, list) and len(kinds) == len(decoder.blocks) and len(set(kinds)) > 1:
         for kind in dict.fromkeys(kinds):
             group = tuple(index for index, other in enumerate(kinds) if other == kind)
             if not set(group) & set(groups[0]) and _asks_for(decoder.config, group):
@@ -69,8 +69,6 @@ def _asks_for(config: PreTrainedConfig, group: tuple[int, ...]) -> bool:
 
 def _allowed(config: PreTrainedConfig, gone: Collection[int]) -> bool:
     kept = [index for index in range(config.num_hidden_layers) if index not in gone]
-    if not kept:
-        return False
     try:
         type(config).from_dict(shrink_config(config, kept).to_dict())
     except Exception:  # whatever a family or the hub's checks raise

@@ -53,7 +53,10 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
         raise UnsupportedModelError(f"{label}: its blocks must be {decoder.model.base_model_prefix}.layers")
     for name, part in parts.items():
         if name.rpartition(".")[2] not in ("self_attn", "mlp") or not has_compact_names(part):
-            raise UnsupportedModelError(f"{label}: expected modules self_attn and mlp in every block, got {name}")
+            raise UnsupportedModelError(
+                f"{label}: the compact form needs modules self_attn and mlp in every block, got {name}; take --format "
+                "stock (in a recipe format: stock)"
+            )
     if len(parts) < 2 * len(decoder.blocks):
         whole = next(block for block in decoder.block_names if block not in leaving_blocks(decoder, parts))
         raise UnsupportedModelError(

@@ -48,11 +48,9 @@ def check_blocks(request: PeerRequest) -> DepthSpace:
     return space
 
 
-def may_go(space: DepthSpace, gone: Collection[int], sparsity: float) -> bool:
-    """Whether these blocks may go on the way to a share: it can do without what then has to stay of each group."""
-    left = [set(group) - set(gone) for group in space.needed or (range(len(space.units)),)]
-    most = (1.0 - sparsity + _SLACK) * sum(space.block_params)
-    return all(left) and sum(min(space.block_params[index] for index in group) for group in left) <= most
+def may_go(space: DepthSpace, gone: Collection[int]) -> bool:
+    """Whether these blocks may go: of each group that generation needs one stays."""
+    return all(set(group) - set(gone) for group in space.needed or (range(len(space.units)),))
 
 
 def drop_ranked(

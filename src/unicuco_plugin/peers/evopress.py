@@ -81,9 +81,8 @@ class EvoPress:
             kinds, sizes = sublayer_names(decoder), sublayer_params(decoder)
         if any(len({sizes[name] for name in kind}) > 1 for kind in kinds):
             raise RequestError(
-                f"evopress removes a number of {'blocks' if whole else 'attentions and as many MLPs'}, which is a share "
-                "of the parameters only where all have one size, and those of this model differ; "
-                f"{'take another peer, such as greedy' if whole else 'train a profile'}, got sparsity {request.sparsity}"
+                "evopress removes a number of blocks, which is a share of the parameters only where all have one size, "
+                f"and those of this model differ; take another peer, such as greedy, got sparsity {request.sparsity}"
             )
         if not whole:
             check_silence(decoder)

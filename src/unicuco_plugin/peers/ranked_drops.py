@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.errors import CalibrationError, RequestError, round_down
 from unicuco_plugin.models.bypass import bypassed
 from unicuco_plugin.models.calibration import calibration_hash
 from unicuco_plugin.models.fingerprint import fingerprint
@@ -86,7 +86,12 @@ class Greedy:
                 request.progress(PeerProgress("dropping blocks", share, round(request.sparsity * total), tokens))
                 if len(dropped) == len(rounds):
                     left = [index for index in range(len(space.units)) if index not in dropped]
-                    able = [index for index in left if may_go(space, [*dropped, index], request.sparsity)]
+                    able = [index for index in left if may_go(space, [*dropped, index])]
+                    if not able:
+                        raise RequestError(
+                            f"sparsity must be at most {round_down(share / total)} for greedy, which has dropped all "
+                            f"blocks but those that have to stay, got {request.sparsity:.6g}"
+                        )
                     rounds.add(_drop_next(evaluator, dropped, able))
                 step = rounds[len(dropped)]
                 dropped.append(step["block"])

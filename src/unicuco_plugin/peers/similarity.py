@@ -124,7 +124,7 @@ def _windows(request: PeerRequest) -> list[range]:
     least = (request.sparsity - _SLACK) * sum(space.block_params)
     for length in range(1, count):
         found = [range(start, start + length) for start in range(count - length + 1)]
-        reached = [w for w in found if sum(space.block_params[i] for i in w) >= least and may_go(space, w, 0.0)]
+        reached = [w for w in found if sum(space.block_params[i] for i in w) >= least and may_go(space, w)]
         if reached:
             return reached
     if space.needed:
