@@ -33,7 +33,10 @@ def test_hybrids_need_one_block_of_each_group_and_generate_with_any_one(family):
     assert groups == HYBRIDS[family]
     for group in groups:
         # Transformers' own: its cache's, or its configuration's when somebody loads it.
-        with pytest.raises(Exception, match=r"`get_seq_length` can only be|expects at least one"), dropped(model, group):
+        with (
+            pytest.raises(Exception, match=r"`get_seq_length` can only be|expects at least one"),
+            dropped(model, group),
+        ):
             generate(type(model)._from_config(type(model.config).from_dict(model.config.to_dict())))
         for stays in group:
             gone = [index for index in group if index != stays]

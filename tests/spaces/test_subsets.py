@@ -37,7 +37,9 @@ def sets_of(found):
     """Every set that removes something and leaves one of those that are needed."""
     groups = found.needed or (range(len(found.sizes)),)
     rows = itertools.product((0.0, 1.0), repeat=len(found.sizes))
-    return torch.tensor([x for x in rows if any(x) and not any(all(x[i] for i in g) for g in groups)], dtype=torch.float64)
+    return torch.tensor(
+        [x for x in rows if any(x) and not any(all(x[i] for i in g) for g in groups)], dtype=torch.float64
+    )
 
 
 def weights(found, x):
@@ -73,7 +75,9 @@ def test_random_sets_reach_every_set_of_a_total_and_each_composition_alike(neede
         rows = sets_of(found)
         rows = rows[weights(found, rows) == total]
         assert {tuple(row) for row in x.tolist()} == {tuple(row) for row in rows.tolist()}
-        compositions = [tuple(sorted(s for s, gone in zip(found.sizes, row, strict=True) if gone)) for row in x.tolist()]
+        compositions = [
+            tuple(sorted(s for s, gone in zip(found.sizes, row, strict=True) if gone)) for row in x.tolist()
+        ]
         if not needed:  # else units of one size are two classes, needed and not
             shares = [compositions.count(kind) / 600 for kind in set(compositions)]
             assert all(share == pytest.approx(1 / len(shares), abs=0.08) for share in shares)

@@ -17,7 +17,9 @@ SIZES = st.one_of(
 SHARE = st.floats(1e-6, 1.0, exclude_max=True)
 # Two kinds of mixer, two of MLPs: every half of four sizes, as in LFM2-MoE.
 HALVES = SublayerSpace(
-    tuple(f"model.layers.{i}.{half}" for i in range(4) for half in ("mixer", "mlp")), (4, 6, 4, 12, 5, 6, 5, 12), ((4, 5),)
+    tuple(f"model.layers.{i}.{half}" for i in range(4) for half in ("mixer", "mlp")),
+    (4, 6, 4, 12, 5, 6, 5, 12),
+    ((4, 5),),
 )
 
 
@@ -39,7 +41,9 @@ def spaces(draw):
 def sets_of(space):
     groups = space.needed or (range(len(space.units)),)
     rows = itertools.product((0.0, 1.0), repeat=len(space.units))
-    return torch.tensor([x for x in rows if any(x) and not any(all(x[i] for i in g) for g in groups)], dtype=torch.float64)
+    return torch.tensor(
+        [x for x in rows if any(x) and not any(all(x[i] for i in g) for g in groups)], dtype=torch.float64
+    )
 
 
 def allowed(space, x):

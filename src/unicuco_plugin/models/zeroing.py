@@ -15,6 +15,7 @@ from unicuco_plugin.models.plain_sizes import BIAS_FIELDS, set_fields
 
 __all__ = ["check_any_room", "check_room", "close_zeros", "zero_modules"]
 
+
 def check_room(decoder: Decoder, parts: KeptParts) -> None:
     """Refuse biases that a family's own configuration cannot tell of.
 

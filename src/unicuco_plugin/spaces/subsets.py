@@ -37,9 +37,7 @@ _EXACT = 2**53
 def units_by_size(sizes: tuple[int, ...], among: Sequence[int] | None = None) -> dict[int, Tensor]:
     """Each size, rising → indices of the units that have it, of all or of those ``among``."""
     places = range(len(sizes)) if among is None else among
-    return {
-        size: torch.tensor([i for i in places if sizes[i] == size]) for size in sorted({sizes[i] for i in places})
-    }
+    return {size: torch.tensor([i for i in places if sizes[i] == size]) for size in sorted({sizes[i] for i in places})}
 
 
 @dataclass(frozen=True)
