@@ -61,7 +61,12 @@ class Profile:
         self.record = record
         try:
             self.search_space = make_space(
-                record.space, record.units, record.sizes.unit_params, record.bounds, record.sizes.parts, record.needed
+                record.space,
+                record.units,
+                record.sizes.unit_params,
+                record.bounds,
+                record.sizes.parts,
+                needed=record.needed,
             )
             self.posterior = Posterior.from_tensors(tensors["surrogate"], record.target)
             self.posterior.check_units(len(record.units))

@@ -35,8 +35,8 @@ def check_cuts(decoder: Decoder) -> dict[str, Parts]:
     """Find the parts of every attention and MLP, and make sure on a few tokens that they can go one by one.
 
     Every module is run three times on what enters it in the dense model: with most of its parts masked before the
-    output projection, with weights selected (as in training), and with smaller linears (as in a compact checkpoint, where
-    its linears have the names that this can be written with).
+    output projection, with weights selected (as in training), and with smaller linears (as in a compact checkpoint, for
+    which its linears need the usual names).
 
     Args:
         decoder: The dense model; as it was afterwards, however it ends. Without weights, on the meta device, names and

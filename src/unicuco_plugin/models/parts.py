@@ -69,10 +69,10 @@ def find_parts(decoder: Decoder) -> dict[str, Parts]:
     for half in ("attention", "mlp"):
         if all(part.kind != half for part in found.values()):
             sublayer_names(decoder)  # which says it better, where there is no such module at all
-            raise next(error for name, error in refused.items() if name in _all_names(decoder, half))
-    for name, error in refused.items():
+            raise next(reason for name, reason in refused.items() if name in _all_names(decoder, half))
+    for name, reason in refused.items():
         if type(decoder.model.get_submodule(name)) in split:
-            raise error
+            raise reason
     return found
 
 

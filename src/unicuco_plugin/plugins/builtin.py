@@ -65,7 +65,7 @@ def unicuco_list(kind: str) -> Iterable[str]:
 
 
 @hookimpl
-def unicuco_make_space(
+def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing that is by name alone
     name: str,
     units: tuple[str, ...],
     params: tuple[int, ...],

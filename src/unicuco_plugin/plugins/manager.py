@@ -98,6 +98,7 @@ def make_space(
     params: tuple[int, ...],
     bounds: tuple[tuple[float, float], ...] = (),
     parts: tuple[tuple[int, int], ...] = (),
+    *,
     needed: tuple[tuple[int, ...], ...] = (),
 ) -> Space:
     """Build a space by name.
