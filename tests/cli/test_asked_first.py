@@ -3,7 +3,8 @@
 import pytest
 import transformers as tf
 import yaml
-from tiny import tiny_tokenizer
+from depth_strategies import whole_block_strategy
+from tiny import tiny_model, tiny_tokenizer
 
 REFUSAL = "error: MixtralForCausalLM: llm-compressor splits its experts into linears and saves names that Transformers"
 
@@ -59,3 +60,19 @@ def test_every_command_asks_before_a_weight_is_read(command, unicuco, unread, te
     assert lines[-1].startswith(REFUSAL)
     assert len(lines[-1]) <= 300
     assert not output.exists() or not [path for path in output.iterdir() if not path.name.startswith(".unicuco")]
+
+
+def test_a_strategy_by_hand_that_takes_all_attention_is_refused_before_a_weight_is_read(unicuco, tmp_path):
+    model = tiny_model("lfm2")
+    model.config.architectures = ["Lfm2ForCausalLM"]
+    model.config.save_pretrained(tmp_path / "hybrid")  # the configuration alone
+    tiny_tokenizer(tmp_path / "hybrid")
+    (tmp_path / "s.json").write_text(whole_block_strategy(model, (2, 5)).to_json())
+    ways = ("--strategy", tmp_path / "s.json", "--output", tmp_path / "out")
+    result = unicuco("prune", "--model", tmp_path / "hybrid", *ways)
+    assert result.exit_code == 1
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith(
+        "error: units must leave one of the 2 blocks model.layers.2, model.layers.5: Transformers'"
+    )
+    assert len(message) <= 300
