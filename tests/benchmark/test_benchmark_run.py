@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from own_code import write_own_code
 
 from unicuco_plugin.benchmark import run as benchmark_run
 from unicuco_plugin.benchmark.plan import BenchmarkPlan
 from unicuco_plugin.benchmark.run import run_benchmark
-from unicuco_plugin.errors import JournalError
+from unicuco_plugin.errors import JournalError, UnsupportedModelError
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.evolution import EvolutionSettings
 
@@ -147,3 +148,12 @@ def test_peers_of_structured_pruning_are_compared_with_the_same_parts(data, tmp_
     assert [row["method"] for row in rows] == list(methods)
     assert all(row["sparsity"] >= 0.3 - 1e-9 for row in rows)
     assert all(row["divergence"]["b"]["mean"] > 0 for row in rows)
+
+
+def test_code_of_the_models_own_runs_when_it_is_trusted_and_else_is_refused(data, tmp_path):
+    fields = {"model": str(write_own_code(tmp_path / "dense")), "seeds": [0], "ablations": {}, "budgets": [0.3]}
+    plan = BenchmarkPlan.model_validate(data | fields)
+    with pytest.raises(UnsupportedModelError, match="--trust-remote-code"):
+        run_benchmark(plan, tmp_path / "out")
+    rows = run_benchmark(plan, tmp_path / "out", trust_remote_code=True)["rows"]
+    assert [row["method"] for row in rows] == ["ours", "shortgpt", "greedy"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from compressed_tensors.offload import remove_dispatch, set_onload_device
 from tiny import FAMILIES, tiny_model
 
 from unicuco_plugin.errors import StrategyError
@@ -84,3 +85,33 @@ def test_bypassing_nothing_runs_nothing():
 def test_indices_are_checked_first():
     with pytest.raises(StrategyError, match="block index must be an integer"):
         bypass_blocks(find_decoder(tiny_model("llama")), [9])
+
+
+# How the toolkit's offloading may come and go around a bypass; each ends with the model as it was.
+WALKS = {
+    "offloaded meanwhile": ("bypass", "offload", "restore", "release"),
+    "offloaded and released meanwhile": ("bypass", "offload", "release", "restore"),
+    "offloaded all along": ("offload", "bypass", "restore", "release"),
+    "released meanwhile": ("offload", "bypass", "release", "restore"),
+}
+
+
+@pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)
+def test_no_removal_of_the_toolkits_offloading_brings_a_bypass_back(walk):
+    model = tiny_model("llama")
+    dense, decoder, undo = logits(model), find_decoder(model), []
+
+    def restore():
+        undo.pop()()
+
+    with dropped(model, [1, 3]):
+        taken_out = logits(model)
+    steps = {
+        "bypass": lambda: undo.append(bypass_blocks(decoder, [1, 3])),
+        "offload": lambda: set_onload_device(model, "cpu"),
+        "restore": restore,
+        "release": lambda: remove_dispatch(model),
+    }
+    for step in walk:
+        steps[step]()
+        assert torch.equal(logits(model), taken_out if undo else dense), step

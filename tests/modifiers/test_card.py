@@ -11,7 +11,7 @@ from unicuco_plugin.modifiers.caveat import find_caveat
 
 
 @pytest.fixture(scope="module")
-def strategy():
+def strategy(machine):
     return whole_block_strategy(tiny_model("llama"))
 
 

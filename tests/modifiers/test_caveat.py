@@ -8,12 +8,12 @@ from unicuco_plugin.modifiers.caveat import find_caveat
 
 
 @pytest.fixture(scope="module")
-def depth():
+def depth(machine):
     return whole_block_strategy(tiny_model("llama"), [1])
 
 
 @pytest.fixture(scope="module")
-def sparse(depth):
+def sparse(depth, machine):
     return depth.model_copy(update={"space": "sparsity", "levels": "f00d"})
 
 

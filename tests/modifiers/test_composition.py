@@ -35,7 +35,7 @@ CASES = [(family, partner) for family in FAMILIES for partner in PARTNERS]
 
 
 @pytest.fixture(scope="module")
-def exports(checkpoint, calibration, token_ids, tmp_path_factory):
+def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
     """Export every case; return (logits in memory, what a fresh process found) of each."""
     folder = tmp_path_factory.mktemp("exports")
     in_memory = {}

@@ -17,7 +17,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @pytest.fixture(scope="module")
-def slim(smollm2, tmp_path_factory):
+def slim(smollm2, tmp_path_factory, machine):
     return prune_with_recipe(smollm2, RECIPES / "structured.yaml", tmp_path_factory.mktemp("slim") / "out")
 
 

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 import transformers as tf
+from own_code import write_own_code
 from safetensors.torch import load_file, save_file
 from structured_parts import mixed_parts
 from structured_strategies import structured_strategy
-from tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_tokenizer
 
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.models.checkpoint import read_shapes
@@ -39,26 +40,6 @@ def drafting(tmp_path):
     save_file(tensors | {HEAD: torch.ones(48, 32)}, folder / "model.safetensors", metadata={"format": "pt"})
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mtp_num_hidden_layers": 1}))
-    return folder
-
-
-@pytest.fixture
-def own_code(tmp_path):
-    """A Llama that comes with code of its own."""
-    folder = tmp_path / "dense"
-    tiny_model("llama").save_pretrained(folder)
-    tiny_tokenizer(folder)
-    (folder / "configuration_my.py").write_text(
-        'from transformers import LlamaConfig\nclass MyConfig(LlamaConfig):\n    model_type = "my_llama"\n'
-    )
-    (folder / "modeling_my.py").write_text(
-        "from transformers import LlamaForCausalLM\nfrom .configuration_my import MyConfig\n"
-        "class MyForCausalLM(LlamaForCausalLM):\n    config_class = MyConfig\n"
-    )
-    path = folder / "config.json"
-    auto = {"AutoConfig": "configuration_my.MyConfig", "AutoModelForCausalLM": "modeling_my.MyForCausalLM"}
-    names = {"model_type": "my_llama", "architectures": ["MyForCausalLM"], "auto_map": auto}
-    path.write_text(json.dumps(json.loads(path.read_text()) | names))
     return folder
 
 
@@ -99,7 +80,8 @@ def test_a_draft_head_stays_behind_where_sizes_change(checkpoint, tmp_path):
     assert done.notes == ()
 
 
-def test_a_model_with_its_own_code_is_exported_with_it(own_code, depth_strategy, tmp_path):
+def test_a_model_with_its_own_code_is_exported_with_it(depth_strategy, tmp_path):
+    own_code = write_own_code(tmp_path / "dense")
     strategy = depth_strategy(load_model(own_code, trust_remote_code=True))
     modifier = SparsityProfileModifier(strategy=strategy)
     done = prune_with_recipe(own_code, modifier, tmp_path / "out", trust_remote_code=True)

@@ -15,7 +15,7 @@ from loguru import logger
 from sparsity_strategies import linear_sizes, sparsity_strategy, uneven_units
 from tiny import tiny_tokenizer
 
-from unicuco_plugin.errors import ExportError, ModelMismatchError, RecipeError, StrategyError
+from unicuco_plugin.errors import CalibrationError, ExportError, ModelMismatchError, RecipeError, StrategyError
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.modifiers import oneshot as oneshots
 from unicuco_plugin.modifiers.oneshot import prune_with_recipe
@@ -237,6 +237,25 @@ def test_a_pass_without_text_is_refused_before_the_toolkit_starts(name, checkpoi
     recipe = [SparsityProfileModifier(strategy=sparsity_strategy(model)), engine(name)]
     with pytest.raises(RecipeError, match="reads calibration text, got none; give oneshot a dataset"):
         oneshot(model=model, recipe=recipe)
+    assert sum(zeros_of(model).values()) == 0
+
+
+@pytest.mark.parametrize("make", [sparsity_strategy, whole_block_strategy])
+def test_a_dataset_of_messages_is_refused_and_told_how_to_become_text(make, checkpoint, tmp_path):
+    import datasets
+
+    said = [{"role": "user", "content": "w1 w2 w3"}]
+    model = load_model(checkpoint("llama"))
+    data = datasets.Dataset.from_dict({"messages": [said] * 8})
+    # Shuffled, PyTorch's sampler is the first to stumble, before any modifier is asked.
+    options = {"dataset": data, "max_seq_length": 8, "shuffle_calibration_samples": False}
+    with pytest.raises(CalibrationError, match="got none; llm-compressor reads columns text or input_ids alone"):
+        oneshot(
+            model=model,
+            recipe=[SparsityProfileModifier(strategy=make(model)), engine()],
+            tokenizer=tiny_tokenizer(tmp_path),
+            **options,
+        )
     assert sum(zeros_of(model).values()) == 0
 
 

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from accelerator import kept_parameters
 from compact_fresh import read_fresh
 from structured_parts import A, M, masked_logits, mixed_parts, uniform_parts
 from structured_strategies import structured_strategy
@@ -54,7 +55,7 @@ def source(tmp_path, strategy_file):
 
 
 @pytest.fixture(scope="module")
-def exports(checkpoint, calibration, token_ids, tmp_path_factory):
+def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
     """Export every case; return logits in memory and what fresh processes found, with our package and without it."""
     folder, in_memory = tmp_path_factory.mktemp("exports"), {}
     for family, partner in CASES:
@@ -183,10 +184,9 @@ def test_a_failure_gives_everything_back(layout, source, checkpoint, tmp_path, m
     )
     with pytest.raises(UnsupportedModelError, match="not closed"):
         prune_with_recipe(model, modifier, tmp_path / "out")
-    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {
-        n: tuple(p.shape) for n, p in before.items()
-    }
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    after = kept_parameters(model)
+    assert {name: tuple(p.shape) for name, p in after.items()} == {n: tuple(p.shape) for n, p in before.items()}
+    assert all(torch.equal(p, before[name]) for name, p in after.items())
     assert torch.equal(model(token_ids).logits, logits)
     assert not (tmp_path / "out").exists()
 

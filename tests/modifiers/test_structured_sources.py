@@ -23,7 +23,7 @@ TINY = Settings(
 
 
 @pytest.fixture(scope="module")
-def profile(checkpoint, tmp_path_factory):
+def profile(checkpoint, tmp_path_factory, machine):
     folder = tmp_path_factory.mktemp("profile")
     generator = torch.Generator().manual_seed(3)
     words = torch.randint(0, 124, (40, 50), generator=generator).tolist()

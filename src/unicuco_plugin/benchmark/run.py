@@ -34,13 +34,17 @@ JOURNAL = "benchmark.sqlite"
 Progress = Callable[[PeerProgress], None]
 
 
-def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda _: None) -> dict[str, Any]:
+def run_benchmark(
+    plan: BenchmarkPlan, output: Path, progress: Progress = lambda _: None, *, trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Run every cell that the journal in ``output`` does not hold yet.
 
     Args:
         plan: What to run.
         output: A folder for the journal, trained profiles and searches; made if it is missing.
         progress: Called often.
+        trust_remote_code: Whether code in the model's own repository may run; whoever runs a benchmark says so, not its
+            YAML.
 
     Returns:
         Plain JSON data: ``rows``, one a cell, with what was answered, spent, and measured on every text and window;
@@ -51,11 +55,12 @@ def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda
         UnsupportedModelError, CalibrationError, LevelsError, RequestError: See those who raise them.
         KeyboardInterrupt: If interrupted; the next run goes on.
     """
-    check_exportable(load_config(plan.model), plan.space)
-    texts = Texts(plan)
+    code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    check_exportable(load_config(plan.model, **code), plan.space, **code)
+    texts = Texts(plan, **code)
     output.mkdir(parents=True, exist_ok=True)
     progress(PeerProgress("loading the model", 0, 1))
-    decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device))
+    decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device, **code))
     header = {
         "model": str(fingerprint(decoder.model)),
         "dtype": str(decoder.model.dtype).removeprefix("torch."),
@@ -63,7 +68,7 @@ def run_benchmark(plan: BenchmarkPlan, output: Path, progress: Progress = lambda
         "space": plan.space,
     }
     with Journal.open(output / JOURNAL, header, resume=True) as journal:
-        run = _Run(plan, output, texts, decoder, journal, progress)
+        run = _Run(plan, output, texts, decoder, journal, progress, trust_remote_code)
         rows = run.rows()
     facts = {"model": display_name(plan.model), **header, "fingerprint": header["model"]}
     return facts | {
@@ -83,6 +88,7 @@ class _Run:
     decoder: Decoder
     journal: Journal
     progress: Progress
+    trust_remote_code: bool
     stage: str = ""
     done: int = 0
     total: int = 0
@@ -219,6 +225,7 @@ class _Run:
             settings=cell.settings,
             device=self.plan.device,
             dtype=self.plan.dtype,
+            trust_remote_code=self.trust_remote_code,
             resume=True,
             shared=Shared(self.journal, measuring.append),
             progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens),

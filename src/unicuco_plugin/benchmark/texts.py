@@ -1,5 +1,7 @@
 """The windows that a benchmark calibrates and measures on."""
 
+from typing import Any
+
 from torch import Tensor
 
 from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell, Text
@@ -16,6 +18,7 @@ class Texts:
 
     Args:
         plan: Names the texts.
+        trust_remote_code: Whether code in the model's own repository may run.
 
     Raises:
         CalibrationError: If a text is missing, unreadable or too short, or the model cannot be given such
@@ -23,9 +26,10 @@ class Texts:
         UnsupportedModelError: If the model has no tokenizer.
     """
 
-    def __init__(self, plan: BenchmarkPlan) -> None:
+    def __init__(self, plan: BenchmarkPlan, *, trust_remote_code: bool = False) -> None:
         self._plan = plan
-        self._tokenizer, self._reach = load_tokenizer(plan.model), load_reach(plan.model)
+        code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        self._tokenizer, self._reach = load_tokenizer(plan.model, **code), load_reach(plan.model, **code)
         self._larger: dict[int, Tensor] = {}
         self.calibration: Tensor = self._cut("calibration", plan.calibration)
         self.evaluation: dict[str, Tensor] = {

@@ -21,8 +21,9 @@ _TEXTS = ("results.json", "results.md")
 @click.command()
 @click.argument("plan", type=click.Path(path_type=Path), metavar="FILE.yaml")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder for everything it makes.")
+@click.option("--trust-remote-code", is_flag=True, help="Let code in the model's own repository run.")
 @debug_option
-def benchmark(plan: Path, output: Path) -> None:
+def benchmark(plan: Path, output: Path, trust_remote_code: bool) -> None:
     """Compare methods: run FILE.yaml's methods at its budgets and seeds, and write tables and pictures.
 
     Everything that is done is kept at once. After Ctrl-C, or anything worse, the same command goes on from there, and
@@ -44,7 +45,7 @@ def benchmark(plan: Path, output: Path) -> None:
     remove_drafts(output)
     try:
         with ProgressBars("answers") as bars:
-            result = run_benchmark(read, output, bars)
+            result = run_benchmark(read, output, bars, trust_remote_code=trust_remote_code)
             bars.finish()
     except KeyboardInterrupt:
         say(f"\nstopped; {output} keeps what is done, go on with the same command", err=True)

@@ -13,6 +13,7 @@ from unicuco_plugin.errors import LevelsError, quoted
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.storage import exchange_data, kept_tensors, read_kept
 
 __all__ = ["Stitcher", "stitch", "swapped"]
 
@@ -38,7 +39,7 @@ class Stitcher:
     def __init__(self, decoder: Decoder, levels: Levels, *, cache_bytes: int = _CACHE_BYTES) -> None:
         self._levels = levels
         self._linears = _find(decoder, levels)
-        self._dense = {name: linear.weight.data for name, linear in self._linears.items()}
+        self._dense = {name: read_kept(linear, "weight") for name, linear in self._linears.items()}
         self._counts = dict.fromkeys(self._linears, 0)
         self._cache_bytes = cache_bytes
 
@@ -70,14 +71,15 @@ class Stitcher:
             dense = self._dense[name]
             decode = partial(self._decode, name)
             weight = realise(self._levels.linear(name), dense, count, decode) if count else dense
-            self._linears[name].weight.data = weight
+            exchange_data(self._linears[name], "weight", weight)
             self._counts[name] = count
         return tuple(changed)
 
     def restore(self) -> None:
         """Put the dense weights back: the same tensors, not copies."""
         for name, linear in self._linears.items():
-            linear.weight.data = self._dense[name]
+            if self._counts[name]:
+                exchange_data(linear, "weight", self._dense[name])
             self._counts[name] = 0
 
     def __enter__(self) -> Self:
@@ -130,14 +132,14 @@ def stitch(decoder: Decoder, levels: Levels, plan: Mapping[str, int]) -> None:
 @contextmanager
 def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Let linears have other weights until the end of the block; then their own again, the same tensors."""
-    own = {name: linears[name].weight.data for name in weights}
+    own = {name: read_kept(linears[name], "weight") for name in weights}
     try:
         for name, weight in weights.items():
-            linears[name].weight.data = weight
+            exchange_data(linears[name], "weight", weight)
         yield
     finally:
         for name, weight in own.items():
-            linears[name].weight.data = weight
+            exchange_data(linears[name], "weight", weight)
 
 
 def _find(decoder: Decoder, levels: Levels) -> dict[str, nn.Linear]:
@@ -145,7 +147,9 @@ def _find(decoder: Decoder, levels: Levels) -> dict[str, nn.Linear]:
     for name, entry in levels.record.linears.items():
         if name not in linears:
             raise LevelsError(f"level database {levels.folder} has {name}, the model has no linear of that name")
-        shape, dtype = tuple(linears[name].weight.shape), str(linears[name].weight.dtype).removeprefix("torch.")
+        with kept_tensors():
+            weight = linears[name].weight
+        shape, dtype = tuple(weight.shape), str(weight.dtype).removeprefix("torch.")
         if shape != entry.shape or dtype != levels.record.dtype:
             raise LevelsError(
                 f"level database {levels.folder}: {name} is {entry.shape} in {levels.record.dtype} there, "

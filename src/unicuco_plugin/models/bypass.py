@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import MethodType
 from typing import Any
 
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 
 from unicuco_plugin.models.block_output import BlockOutput
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.forwards import replace_forward
+from unicuco_plugin.models.storage import compute_device
 
 __all__ = ["bypass_blocks", "bypassed"]
 
@@ -43,19 +44,11 @@ def bypass_blocks(decoder: Decoder, indices: Iterable[int]) -> Callable[[], None
     if not chosen:
         return lambda: None
     form = _output_form(decoder)
-    blocks = [decoder.blocks[index] for index in chosen]
-    # Another tool may already have put a forward of its own on the instance.
-    before = [vars(block).get("forward") for block in blocks]
-    for block in blocks:
-        block.forward = MethodType(_pass(form), block)
+    undo = [replace_forward(decoder.blocks[index], _pass(form)) for index in chosen]
 
     def restore() -> None:
-        while blocks:
-            block, forward = blocks.pop(), before.pop()
-            if forward is None:
-                del block.forward
-            else:
-                block.forward = forward
+        for put_back in undo:
+            put_back()
 
     return restore
 
@@ -89,7 +82,7 @@ def _output_form(decoder: Decoder) -> BlockOutput:
         raise _Probed(output)
 
     hook = decoder.blocks[0].register_forward_hook(stop)
-    token = torch.zeros(1, 1, dtype=torch.long, device=decoder.model.get_input_embeddings().weight.device)
+    token = torch.zeros(1, 1, dtype=torch.long, device=compute_device(decoder.model))
     try:
         decoder.model(input_ids=token, use_cache=False)
     except _Probed as probed:

@@ -14,6 +14,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.models.fingerprint import config_fingerprint
 from unicuco_plugin.models.loadability import is_passed_over
+from unicuco_plugin.models.storage import kept_tensors
 
 __all__ = ["check_checkpoint", "read_shapes", "read_tensors", "write_config_fields"]
 
@@ -126,7 +127,8 @@ def _read_headers(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _tensor_differences(saved: dict[str, tuple[int, ...]], model: PreTrainedModel) -> list[str]:
-    state = model.state_dict(keep_vars=True)
+    with kept_tensors():
+        state = model.state_dict(keep_vars=True)
     tensors = {}
     groups: dict[int, set[str]] = {}
     for name, tensor in state.items():

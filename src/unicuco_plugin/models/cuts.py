@@ -18,6 +18,7 @@ from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.reduction import reduced
 from unicuco_plugin.models.shrink import has_compact_names, slice_modules
+from unicuco_plugin.models.storage import compute_device
 from unicuco_plugin.models.sublayers import check_silence
 
 __all__ = ["check_cuts"]
@@ -50,7 +51,7 @@ def check_cuts(decoder: Decoder) -> dict[str, Parts]:
             one that goes whole gives more than zeros; the message names the module.
     """
     found = find_parts(decoder)
-    device = decoder.model.get_input_embeddings().weight.device
+    device = compute_device(decoder.model)
     if device.type == "meta":  # no weights, no numbers: whether there could be an export is asked again with them
         return found
     check_silence(decoder, list(found))

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import ModelMismatchError, quoted
+from unicuco_plugin.models.storage import kept_tensors, read_kept
 
 __all__ = ["Fingerprint", "config_fingerprint", "fingerprint"]
 
@@ -69,8 +70,11 @@ def fingerprint(model: PreTrainedModel) -> Fingerprint:
     """
     lines = []
     # named_parameters gives a tied parameter once, under its first name.
-    for name, parameter in model.named_parameters():
-        for part, tensor in _unfuse(model, name, parameter.detach()):
+    with kept_tensors():
+        names = [name for name, _ in model.named_parameters()]
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        for part, tensor in _unfuse(model, name, read_kept(model.get_submodule(parent), child)):
             lines.append(f"{part}:{tuple(tensor.shape)}:{_hash(tensor)}\n")
     digest = hashlib.sha256("".join(sorted(lines)).encode())
     return Fingerprint(config_fingerprint(model.config), digest.hexdigest()[:_DIGITS])

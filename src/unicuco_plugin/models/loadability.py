@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import clip
+from unicuco_plugin.models.storage import kept_tensors
 
 __all__ = ["build_sketch", "disk_state", "find_unfit", "has_own_code", "is_passed_over", "list_unfit", "quiet_loading"]
 
@@ -39,8 +40,10 @@ def disk_state(model: PreTrainedModel, state: Mapping[str, Tensor] | None = None
         model: Whose rules hold.
         state: Tensors by their names in memory; those of the model by default.
     """
-    given = model.state_dict(keep_vars=True) if state is None else state
-    return dict(revert_weight_conversion(model, {name: t.detach().to("meta") for name, t in given.items()}))
+    with kept_tensors():
+        given = model.state_dict(keep_vars=True) if state is None else state
+        tensors = {name: tensor.detach().to("meta") for name, tensor in given.items()}
+    return dict(revert_weight_conversion(model, tensors))
 
 
 def find_unfit(kind: Any, config: PreTrainedConfig, state: Mapping[str, Tensor]) -> list[str]:  # noqa: ANN401

@@ -8,6 +8,7 @@ from torch import nn
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.storage import count_parameters
 from unicuco_plugin.models.sublayers import sublayer_names
 
 __all__ = ["Parts", "find_parts", "leaving_blocks"]
@@ -106,7 +107,7 @@ def _attention(name: str, module: nn.Module) -> Parts:
         # Norms of queries and keys are shared by all heads; one over all heads together would mix groups.
         if inner.rpartition(".")[0] not in (*_ATTENTION, last) and tuple(parameter.shape) != (head_dim,):
             raise UnsupportedModelError(f"{name}: cannot be split into head groups, since {inner} spans them")
-    params = sum(p.numel() for linear in (query, key, value) for p in linear.parameters()) + output.weight.numel()
+    params = sum(count_parameters(linear) for linear in (query, key, value)) + output.weight.numel()
     rows = {"q_proj": query.out_features // groups, "k_proj": head_dim, "v_proj": head_dim}
     width = output.in_features // groups
     return Parts(name, "attention", groups, width, head_dim, f"{name}.{last}", params // groups, rows)
@@ -120,7 +121,7 @@ def _mlp(name: str, module: nn.Module) -> Parts:
     for inner, _ in module.named_parameters():
         if inner.rpartition(".")[0] not in names:
             raise UnsupportedModelError(f"{name}: cannot be split into neurons, since {inner} spans them")
-    params = sum(p.numel() for linear in (gate, up) for p in linear.parameters()) + down.weight.numel()
+    params = sum(count_parameters(linear) for linear in (gate, up)) + down.weight.numel()
     rows, neurons = dict.fromkeys(names[:2], 1), down.in_features
     return Parts(name, "mlp", neurons, 1, 1, f"{name}.{names[2]}", params // neurons, rows)
 

@@ -1,15 +1,17 @@
 """Modules without some of their parts, for a while: nothing is computed for what is gone, nothing is copied whole."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.models.compact import HEAD_COUNTS
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.forwards import replace_forward
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.parts import Parts
+from unicuco_plugin.models.storage import exchanged
 
 __all__ = ["reduced"]
 
@@ -47,12 +49,12 @@ def _take_out(module: nn.Module, part: Parts, indices: tuple[int, ...]) -> list[
     if len(indices) == part.count:
         return []
     undo = [_count_heads(module, part, len(indices))] if part.kind == "attention" else []
+    changed = ExitStack()
     for name, width in part.rows.items():
-        linear = module.get_submodule(name)
-        undo += [_select(linear, tensor, 0, indices, width) for tensor in ("weight", "bias")]
+        changed.enter_context(_selected(module.get_submodule(name), ("weight", "bias"), 0, indices, width))
     output = module.get_submodule(part.output.removeprefix(f"{part.name}."))
-    undo.append(_select(output, "weight", 1, indices, part.width))
-    return undo
+    changed.enter_context(_selected(output, ("weight",), 1, indices, part.width))
+    return [*undo, changed.close]
 
 
 def _count_heads(module: nn.Module, part: Parts, groups: int) -> _Undo:
@@ -62,36 +64,23 @@ def _count_heads(module: nn.Module, part: Parts, groups: int) -> _Undo:
     return lambda: vars(module).update(before)
 
 
-def _select(linear: nn.Module, name: str, dim: int, indices: tuple[int, ...], width: int) -> _Undo:
-    """Put a selection in the place of a parameter; the parameter itself is kept aside."""
-    before = linear._parameters[name]
-    if before is not None:
-        index = (torch.tensor(indices)[:, None] * width + torch.arange(width)).flatten().to(before.device)
-        chosen = before.detach().index_select(dim, index)
-        linear._parameters[name] = nn.Parameter(chosen, requires_grad=False)
-
-    def undo() -> None:
-        linear._parameters[name] = before
-
-    return undo
+def _selected(
+    linear: nn.Module, names: Iterable[str], dim: int, indices: tuple[int, ...], width: int
+) -> AbstractContextManager[None]:
+    """Let a linear compute with some rows or columns of its parameters; these are kept aside."""
+    index = (torch.tensor(indices)[:, None] * width + torch.arange(width)).flatten()
+    own = {name: value.detach() for name in names if (value := getattr(linear, name)) is not None}
+    return exchanged(linear, {name: value.index_select(dim, index.to(value.device)) for name, value in own.items()})
 
 
 def _stand_in(module: nn.Module, part: Parts) -> _Undo:
     """Let a module give zeros; attentions return their weights beside, which nobody asks for."""
-    before = module.__dict__.get("forward")
 
-    def forward(hidden_states: Tensor, *_: object, **__: object) -> Tensor | tuple[Tensor, None]:
+    def forward(_: nn.Module, hidden_states: Tensor, *__: object, **___: object) -> Tensor | tuple[Tensor, None]:
         zeros = torch.zeros_like(hidden_states)
         return (zeros, None) if part.kind == "attention" else zeros
 
-    def undo() -> None:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
-
-    module.__dict__["forward"] = forward
-    return undo
+    return replace_forward(module, forward)
 
 
 def _add(module: nn.Module, bias: Tensor) -> _Undo:

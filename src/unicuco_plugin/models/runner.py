@@ -13,6 +13,7 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.block_output import BlockOutput
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.finite import FiniteStates
+from unicuco_plugin.models.forwards import replace_forward
 
 __all__ = ["BlockRunner"]
 
@@ -218,19 +219,17 @@ class BlockRunner:
         """Let ``function`` of states and the call's rest stand for every block, until the end of the ``with``."""
 
         def stand_in(output: BlockOutput) -> Callable[..., object]:
-            return lambda *args, **kwargs: output.of(function(*_Call.split(args, kwargs)))
+            return lambda _, *args, **kwargs: output.of(function(*_Call.split(args, kwargs)))
 
-        saved = [(block, block.__dict__.get("forward")) for block in self.decoder.blocks]
+        undo = [
+            replace_forward(block, stand_in(output))
+            for block, output in zip(self.decoder.blocks, self._outputs, strict=True)
+        ]
         try:
-            for block, output in zip(self.decoder.blocks, self._outputs, strict=True):
-                block.__dict__["forward"] = stand_in(output)
             yield
         finally:
-            for block, forward in saved:
-                if forward is None:
-                    block.__dict__.pop("forward", None)
-                else:
-                    block.__dict__["forward"] = forward
+            for put_back in undo:
+                put_back()
 
 
 def _at(index: int, look: Callable[[int, tuple[Any, ...], dict[str, Any]], None]) -> Callable[..., None]:

@@ -19,6 +19,7 @@ from unicuco_plugin.files.received import read_bytes
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import Tokenizer
 from unicuco_plugin.models.reach import Reach
+from unicuco_plugin.models.storage import compute_device
 
 __all__ = ["generate_windows", "own_cache"]
 
@@ -97,7 +98,7 @@ def _sample(model: PreTrainedModel, tokenizer: Tokenizer, length: int, generator
     ids = torch.full((_BATCH, length), _first_token(model, tokenizer), dtype=torch.int64)
     cache = None
     for position in range(1, length):
-        tokens = ids[:, position - 1 : position].to(model.device)
+        tokens = ids[:, position - 1 : position].to(compute_device(model))
         output = model(input_ids=tokens, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
         # Drawn on the CPU, so that one seed means one sequence of draws on every device.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from compressed_tensors.offload.cache import DiskCache
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
@@ -26,6 +27,7 @@ from unicuco_plugin.models.loadability import has_own_code
 from unicuco_plugin.models.parts import Parts, find_parts, leaving_blocks
 from unicuco_plugin.models.plain_sizes import SIZE_FIELDS, plain_fields, set_fields
 from unicuco_plugin.models.snapshot import Snapshot
+from unicuco_plugin.models.storage import kept_tensors, materialise, read_kept, settle, write_tensor
 from unicuco_plugin.models.structure import check_structure
 from unicuco_plugin.models.surgery import drop_blocks
 
@@ -112,26 +114,29 @@ def slice_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
         if not kept:
             setattr(module, output, _silent(old[output], bias))
             continue
-        if part.kind == "attention":
-            resize_attention(module, len(kept), bias=bias is not None)
-        else:
-            resize_mlp(module, len(kept), bias=bias is not None)
+        with kept_tensors():  # new linears lie where the old ones are kept
+            if part.kind == "attention":
+                resize_attention(module, len(kept), bias=bias is not None)
+            else:
+                resize_mlp(module, len(kept), bias=bias is not None)
         for child, width in part.rows.items():
             _copy_rows(old[child], module.get_submodule(child), _spread(kept, width))
         _copy_columns(old[output], module.get_submodule(output), _spread(kept, part.width), bias)
     return linears.restore
 
 
-def _silent(output: nn.Module, bias: Tensor | None) -> nn.Linear:
-    weight = output.get_parameter("weight")
-    rows, columns = weight.shape
-    silent = nn.utils.skip_init(
-        nn.Linear, columns, rows, bias=bias is not None, device=weight.device, dtype=weight.dtype
-    )
+def _silent(output: nn.Module, bias: Tensor | None) -> nn.Module:
+    with kept_tensors():
+        weight = output.get_parameter("weight")
+        rows, columns = weight.shape
+        silent = nn.utils.skip_init(
+            nn.Linear, columns, rows, bias=bias is not None, device=weight.device, dtype=weight.dtype
+        )
+    materialise(silent, output)
     silent.weight.zero_()
     if bias is not None:
         silent.bias.copy_(bias)
-    return silent.requires_grad_(weight.requires_grad).train(output.training)
+    return settle(silent.requires_grad_(weight.requires_grad).train(output.training), output)
 
 
 @torch.no_grad()
@@ -162,7 +167,7 @@ def close_shape(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
 
 def _put_removed(decoder: Decoder, name: str, bias: Tensor | None) -> None:
     parent, _, child = name.rpartition(".")
-    block, weight = decoder.model.get_submodule(parent), decoder.model.get_input_embeddings().weight
+    block, embedding = decoder.model.get_submodule(parent), decoder.model.get_input_embeddings()
     old, width, biased = block.get_submodule(child), decoder.config.hidden_size, bias is not None
     removed: RemovedMLP = (
         RemovedAttention(width, bias=biased, layer_idx=old.layer_idx)
@@ -171,7 +176,10 @@ def _put_removed(decoder: Decoder, name: str, bias: Tensor | None) -> None:
     )
     if removed.bias is not None and bias is not None:
         removed.bias.copy_(bias)
-    setattr(block, child, removed.to(weight.device, weight.dtype).train(old.training))
+    with kept_tensors():
+        weight = embedding.get_parameter("weight")
+    where = "cpu" if isinstance(embedding._parameters, DiskCache) else weight.device
+    setattr(block, child, settle(removed.to(where, weight.dtype).train(old.training), embedding))
 
 
 def _layer_sizes(decoder: Decoder, block: str, parts: KeptParts) -> dict[str, Any]:
@@ -213,19 +221,24 @@ def _spread(kept: tuple[int, ...], width: int) -> Tensor:
 
 def _copy_rows(old: nn.Module, new: nn.Module, rows: Tensor) -> None:
     if new is not old:
+        materialise(new, old)
         for name, parameter in new.named_parameters():
-            parameter.copy_(old.get_parameter(name).index_select(0, rows.to(parameter.device)))
+            kept = read_kept(old, name)
+            parameter.copy_(kept.index_select(0, rows.to(kept.device)))
+        settle(new, old)
 
 
 def _copy_columns(old: nn.Module, new: nn.Module, columns: Tensor, bias: Tensor | None) -> None:
-    before, weight = old.get_parameter("weight"), new.get_parameter("weight")
-    own = dict(old.named_parameters()).get("bias")
+    own = read_kept(old, "bias") if getattr(old, "bias", None) is not None else None
     if new is not old:
-        weight.copy_(before.index_select(1, columns.to(weight.device)))
+        materialise(new, old)
+        kept = read_kept(old, "weight")
+        new.get_parameter("weight").copy_(kept.index_select(1, columns.to(kept.device)))
         if own is not None:
             new.get_parameter("bias").copy_(own)
         elif bias is not None:
             new.get_parameter("bias").zero_()
+        settle(new, old)
     if bias is not None:
-        target = new.get_parameter("bias")
-        target.add_(bias.to(target))
+        before = read_kept(new, "bias")
+        write_tensor(new, "bias", before + bias.to(before))

@@ -18,6 +18,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.storage import kept_tensors
 
 __all__ = ["ModelSizes", "measure_sizes", "tensor_bytes"]
 
@@ -89,7 +90,8 @@ def measure_sizes(decoder: Decoder) -> ModelSizes:
     model = decoder.model
     tensors = _saved_tensors(model)
     digits = _digits(tensors)
-    parameters = dict(model.named_parameters())
+    with kept_tensors():
+        parameters = dict(model.named_parameters())
     groups = [
         {key: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")} for name in decoder.block_names
     ]
@@ -129,7 +131,9 @@ def _saved_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """What a checkpoint holds, by name, without data; each shared tensor once, under its first name."""
     seen: set[int] = set()
     tensors = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    with kept_tensors():
+        state = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
             tensors[name] = torch.empty_like(tensor, device="meta")

@@ -3,6 +3,8 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from unicuco_plugin.models.storage import kept_tensors
+
 __all__ = ["Snapshot"]
 
 
@@ -15,9 +17,11 @@ class Snapshot:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model, self._kind = model, type(model)
-        self._modules = [
-            (module, dict(vars(module)), dict(module._modules), dict(module._parameters)) for module in model.modules()
-        ]
+        with kept_tensors():
+            self._modules = [
+                (module, dict(vars(module)), dict(module._modules), dict(module._parameters))
+                for module in model.modules()
+            ]
         self._configs: list[tuple[object, dict[str, object]]] = []
         seen: set[int] = set()
         for module in model.modules():
@@ -32,9 +36,10 @@ class Snapshot:
         for module, attributes, modules, parameters in self._modules:
             vars(module).clear()
             vars(module).update(attributes)
-            for own, before in ((module._modules, modules), (module._parameters, parameters)):
-                own.clear()
-                own.update(before)
+            with kept_tensors():
+                for own, before in ((module._modules, modules), (module._parameters, parameters)):
+                    own.clear()
+                    own.update(before)
         for config, fields in self._configs:
             vars(config).clear()
             vars(config).update(fields)

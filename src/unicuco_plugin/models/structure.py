@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import UnsupportedModelError, quoted
+from unicuco_plugin.models.storage import kept_tensors
 
 __all__ = ["check_structure"]
 
@@ -63,9 +64,9 @@ def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Itera
 
 def _checkpoint_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     """Shapes by the names that a checkpoint has: the toolkit unfuses experts in memory, as they are on disk."""
-    tensors = {
-        name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict(keep_vars=True).items()
-    }
+    with kept_tensors():
+        state = model.state_dict(keep_vars=True)
+    tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
     return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, tensors).items()}
 
 

@@ -10,6 +10,13 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.storage import (
+    compute_device,
+    count_parameters,
+    kept_tensors,
+    read_kept,
+    write_tensor,
+)
 
 __all__ = ["HALVES", "check_outputs", "check_silence", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
 
@@ -48,7 +55,7 @@ def sublayer_params(decoder: Decoder) -> dict[str, int]:
         UnsupportedModelError: See :func:`sublayer_names`.
     """
     names = [name for pair in zip(*sublayer_names(decoder), strict=True) for name in pair]
-    return {name: sum(p.numel() for p in decoder.model.get_submodule(name).parameters()) for name in names}
+    return {name: count_parameters(decoder.model.get_submodule(name)) for name in names}
 
 
 def check_outputs(decoder: Decoder) -> None:
@@ -93,27 +100,17 @@ def zero_outputs(decoder: Decoder, names: Iterable[str]) -> Callable[[], None]:
         UnsupportedModelError: If a sub-layer has no output projection that is known, or still gives something without
             it; the model is then as it was.
     """
-    before: list[tuple[nn.Parameter, Tensor]] = []
-
-    def restore() -> None:
-        while before:
-            parameter, values = before.pop()
-            with torch.no_grad():
-                parameter.copy_(values)
-
+    outputs = _Outputs()
     chosen = list(names)
     try:
         for name in chosen:
-            outputs = _output_parameters(decoder, name)
-            before += [(parameter, parameter.detach().clone()) for parameter in outputs]
-            for parameter in outputs:
-                parameter.zero_()
+            outputs.zero(decoder, name)
         if chosen:
             _watch(decoder, chosen)
     except BaseException:
-        restore()
+        outputs.restore()
         raise
-    return restore
+    return outputs.restore
 
 
 @torch.no_grad()
@@ -131,37 +128,47 @@ def check_silence(decoder: Decoder, names: Sequence[str] | None = None) -> None:
     """
     if names is None:
         names = [name for half in sublayer_names(decoder) for name in half]
-    before: list[tuple[nn.Parameter, Tensor]] = []
-
-    def restore() -> None:
-        while before:
-            parameter, values = before.pop()
-            parameter.copy_(values)
-
-    def silence(name: str, *_: object) -> None:
-        for parameter in _output_parameters(decoder, name):
-            before.append((parameter, parameter.detach().clone()))
-            parameter.zero_()
-
+    outputs = _Outputs()
     hooks = []
     try:
         for name in names:
             module = decoder.model.get_submodule(name)
-            hooks.append(module.register_forward_pre_hook(partial(silence, name)))
-            hooks.append(module.register_forward_hook(lambda *_: restore()))
+            hooks.append(module.register_forward_pre_hook(partial(lambda name, *_: outputs.zero(decoder, name), name)))
+            hooks.append(module.register_forward_hook(lambda *_: outputs.restore()))
         _watch(decoder, names)
     finally:
-        restore()
+        outputs.restore()
         for hook in hooks:
             hook.remove()
 
 
-def _output_parameters(decoder: Decoder, name: str) -> list[nn.Parameter]:
-    """Weights and biases of a sub-layer's last linear; of every expert's, where there are experts."""
+class _Outputs:
+    """Output projections that were zeroed, and what they held."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[nn.Module, str, Tensor]] = []
+
+    def zero(self, decoder: Decoder, name: str) -> None:
+        """Zero those of one sub-layer."""
+        for module, parameter in _output_parameters(decoder, name):
+            values = read_kept(module, parameter)
+            self._before.append((module, parameter, values.clone()))
+            write_tensor(module, parameter, torch.zeros_like(values))
+
+    def restore(self) -> None:
+        """Put everything back; calling it again does nothing."""
+        while self._before:
+            write_tensor(*self._before.pop())
+
+
+def _output_parameters(decoder: Decoder, name: str) -> list[tuple[nn.Module, str]]:
+    """Weights and biases of a sub-layer's last linear, of every expert's where there are experts: whose, and which."""
+    with kept_tensors():
+        names = [inner for inner, _ in decoder.model.get_submodule(name).named_parameters()]
+    # Experts that a family fuses keep their projections as parameters, not as modules.
     found = [
-        parameter
-        for inner, parameter in decoder.model.get_submodule(name).named_parameters()
-        # Experts that a family fuses keep their projections as parameters, not as modules.
+        (decoder.model.get_submodule(f"{name}.{inner}".rpartition(".")[0]), inner.rpartition(".")[2])
+        for inner in names
         if inner.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2] in _OUTPUTS
     ]
     if not found:
@@ -178,7 +185,7 @@ def _watch(decoder: Decoder, names: Sequence[str]) -> None:
 
     hooks = [decoder.model.get_submodule(name).register_forward_hook(partial(look, name)) for name in names]
     try:
-        ids = torch.arange(2, device=decoder.model.get_input_embeddings().weight.device)[None]
+        ids = torch.arange(2, device=compute_device(decoder.model))[None]
         decoder.model(input_ids=ids, use_cache=False)
     finally:
         for hook in hooks:

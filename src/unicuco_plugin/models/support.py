@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from unicuco_plugin.errors import UnsupportedModelError, quoted
+from unicuco_plugin.models.storage import kept_tensors
 
 __all__ = ["check_config", "check_model"]
 
@@ -104,7 +105,9 @@ def check_model(model: PreTrainedModel, blocks_name: str, count: int) -> None:
         )
     inside = re.compile(rf"{re.escape(blocks_name)}\.(\d+)\.")
     owner: dict[int, tuple[str, int]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    with kept_tensors():
+        named = list(model.named_parameters(remove_duplicate=False))
+    for name, parameter in named:
         match = inside.match(name)
         place = int(match[1]) if match else count
         other, other_place = owner.setdefault(id(parameter), (name, place))

@@ -13,6 +13,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Gene
 from unicuco_plugin.errors import ExportError, clip
 from unicuco_plugin.models.checkpoint import read_tensors
 from unicuco_plugin.models.loadability import find_unfit, has_own_code, list_unfit, quiet_loading
+from unicuco_plugin.models.storage import compute_device, read_all
 
 __all__ = ["check_loading", "check_verdict"]
 
@@ -114,7 +115,7 @@ def _check_code(folder: Path, model: PreTrainedModel) -> None:
 def _compare_tensors(loaded: PreTrainedModel, model: PreTrainedModel) -> None:
     """Compare what has one name in both bit for bit; experts that the toolkit has split have others, and are run."""
     have = loaded.state_dict()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in read_all(model):
         other = have.get(name)
         if other is None or other.is_meta or tensor.is_meta:
             continue
@@ -168,7 +169,7 @@ def _compare_runs(loaded: PreTrainedModel, model: PreTrainedModel) -> None:
 
 
 def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    output: Any = model(input_ids=ids.to(model.device), use_cache=False)
+    output: Any = model(input_ids=ids.to(compute_device(model)), use_cache=False)
     logits: Tensor = output.logits.float().cpu()
     return logits
 
@@ -201,7 +202,7 @@ def _still(model: nn.Module) -> Iterator[None]:
 def _place(folder: Path, model: PreTrainedModel) -> torch.device | None:
     """Where a second copy has room: beside the model, or on the CPU."""
     need = _COPY * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    device = model.device
+    device = compute_device(model)
     if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0]:
         return device
     return torch.device("cpu") if need < _free_memory() else None

@@ -12,6 +12,7 @@ from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.linears import Linears
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.plain_sizes import BIAS_FIELDS, set_fields
+from unicuco_plugin.models.storage import kept_tensors, read_kept, settle
 
 __all__ = ["check_any_room", "check_room", "close_zeros", "zero_modules"]
 
@@ -68,17 +69,15 @@ def zero_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
         linears.remember(module)
         output = part.output.rpartition(".")[2]
         for child in (*part.rows, output):
-            copied = _copy(module.get_submodule(child), bias=child == output and name in parts.biases)
-            setattr(module, child, copied)
-            for parameter in copied.parameters() if child != output else ():
-                parameter[_gone(part, kept, part.rows[child]).to(parameter.device)] = 0
-        last = module.get_submodule(output)
-        weight, bias = last.get_parameter("weight"), dict(last.named_parameters()).get("bias")
-        weight[:, _gone(part, kept, part.width).to(weight.device)] = 0
-        if bias is not None and not kept:
-            bias.zero_()
-        if bias is not None and name in parts.biases:
-            bias.add_(parts.biases[name].to(bias))
+            old = module.get_submodule(child)
+            copied = _copy(old, bias=child == output and name in parts.biases)
+            if child != output:
+                for parameter in copied.parameters():
+                    parameter[_gone(part, kept, part.rows[child]).to(parameter.device)] = 0
+            else:
+                copied.weight[:, _gone(part, kept, part.width).to(copied.weight.device)] = 0
+                _set_bias(copied.bias, parts.biases.get(name), keep=bool(kept))
+            setattr(module, child, settle(copied, old))
     return linears.restore
 
 
@@ -98,8 +97,16 @@ def close_zeros(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
     return frozenset(changed)
 
 
+def _set_bias(own: Tensor | None, bias: Tensor | None, *, keep: bool) -> None:
+    if own is not None and not keep:
+        own.zero_()
+    if own is not None and bias is not None:
+        own.add_(bias.to(own))
+
+
 def _copy(linear: nn.Module, *, bias: bool) -> nn.Linear:
-    weight, own = linear.get_parameter("weight"), dict(linear.named_parameters()).get("bias")
+    weight = read_kept(linear, "weight")
+    own = read_kept(linear, "bias") if getattr(linear, "bias", None) is not None else None
     rows, columns = weight.shape
     made = nn.utils.skip_init(
         nn.Linear, columns, rows, bias=bias or own is not None, device=weight.device, dtype=weight.dtype
@@ -107,7 +114,9 @@ def _copy(linear: nn.Module, *, bias: bool) -> nn.Linear:
     made.weight.copy_(weight)
     if made.bias is not None:
         made.bias.zero_() if own is None else made.bias.copy_(own)
-    return made.requires_grad_(weight.requires_grad).train(linear.training)
+    with kept_tensors():
+        asks = linear.get_parameter("weight").requires_grad
+    return made.requires_grad_(asks).train(linear.training)
 
 
 def _gone(part: Parts, kept: tuple[int, ...], width: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import load_config
 from unicuco_plugin.models.output_folder import check_output
+from unicuco_plugin.models.storage import kept_tensors
 from unicuco_plugin.modifiers.recipe import is_text
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.structured import StructuredOptions, find_beside
@@ -77,7 +78,8 @@ def least_bytes(modifiers: Sequence[Modifier], model: nn.Module) -> int:
     if not all(isinstance(modifier, known) for modifier in modifiers):
         return 0
     profiles = [modifier for modifier in modifiers if isinstance(modifier, SparsityProfileModifier)]
-    dense = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    with kept_tensors():
+        dense = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
     # Embeddings and the head stay, whatever is removed of the blocks.
     late = [1.0 - largest_share(vars(modifier)) for modifier in profiles if modifier.late is not None]
     found = [strategy.bytes for modifier in profiles for strategy in modifier.resolve()]

@@ -8,6 +8,8 @@ from compressed_tensors.registry import standardize_lookup_name
 from llmcompressor.modeling.offset_norm import NormCalibrationModule
 from torch import nn
 
+from unicuco_plugin.models.storage import read_kept, write_tensor
+
 __all__ = ["exact_norms"]
 
 
@@ -24,16 +26,14 @@ def exact_norms(model: nn.Module) -> Iterator[None]:
     swapped = {standardize_lookup_name(name) for name in NormCalibrationModule.registered_names()}
     swapped |= {standardize_lookup_name(name) for name in NormCalibrationModule.registered_aliases()}
     norms = [
-        (weight, weight.detach().clone())
+        (module, read_kept(module, "weight").clone())
         for module in model.modules()
-        if standardize_lookup_name(type(module).__name__) in swapped
-        for name, weight in module.named_parameters(recurse=False)
-        if name == "weight"
+        if standardize_lookup_name(type(module).__name__) in swapped and "weight" in module._parameters
     ]
     try:
         yield
     finally:
-        for weight, before in norms:
+        for module, before in norms:
             rounded = ((1.0 + before.float()).to(before.dtype).float() - 1.0).to(before.dtype)
-            if torch.equal(weight.detach(), rounded):
-                weight.data.copy_(before)
+            if torch.equal(read_kept(module, "weight"), rounded):
+                write_tensor(module, "weight", before)

@@ -21,6 +21,7 @@ from unicuco_plugin.models.loadability import has_own_code
 from unicuco_plugin.models.loading import Tokenizer, load_model, load_tokenizer
 from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.staging import staged_folder
+from unicuco_plugin.models.storage import kept_tensors
 from unicuco_plugin.modifiers.achieved import Achieved
 from unicuco_plugin.modifiers.asked_first import ask_first, least_bytes
 from unicuco_plugin.modifiers.card import write_card
@@ -135,13 +136,9 @@ def prune_with_recipe(
     check_modifiers(built.modifiers, live)
     for modifier in profiles:
         modifier.check(live)
-    windows = calibration
-    if windows is not None and not isinstance(windows, Tensor):
-        windows = windows(live, tokenizer)
-    if windows is not None:
-        Reach.of(live).check(windows)
     with staged_folder(output, overwrite=overwrite, need=least_bytes(built.modifiers, live)) as stage:
         try:
+            windows = _windows(calibration, live, tokenizer)
             _run(live, built, tokenizer, windows, pipeline, trust=trust_remote_code or has_own_code(live))
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
             params = _count(live)
@@ -175,6 +172,14 @@ def _load(model: str | Path | nn.Module, name: str, hub: dict[str, Any], **place
         return load_model(name, **hub, **place)
     check_weights(model, name or "the model")
     return model
+
+
+def _windows(calibration: Tensor | Calibrate | None, live: Any, tokenizer: Tokenizer | None) -> Tensor | None:  # noqa: ANN401
+    """Calibration windows, written by the model itself where a function is to ask it: which takes a while."""
+    windows = calibration if calibration is None or isinstance(calibration, Tensor) else calibration(live, tokenizer)
+    if windows is not None:
+        Reach.of(live).check(windows)
+    return windows
 
 
 def _build_recipe(recipe: str | Path | Modifier | Sequence[Modifier]) -> Recipe:
@@ -235,12 +240,13 @@ def _calibration_data(windows: Tensor) -> dict[str, Any]:
 
 def _count(model: nn.Module) -> int:
     """Parameters of the model, without the scales that the toolkit hangs onto quantised layers."""
-    own = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if not hasattr(model.get_submodule(name.rpartition(".")[0]), "quantization_scheme")
-        or name.endswith((".weight", ".bias"))
-    ]
+    with kept_tensors():
+        own = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if not hasattr(model.get_submodule(name.rpartition(".")[0]), "quantization_scheme")
+            or name.endswith((".weight", ".bias"))
+        ]
     return sum(parameter.numel() for parameter in own)
 
 

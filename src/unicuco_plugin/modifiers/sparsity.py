@@ -13,6 +13,7 @@ from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.modifiers.achieved import Achieved, LinearSparsity
 from unicuco_plugin.modifiers.engine_rounding import ENGINES, Follower, Setting, round_plan, tolerance
 from unicuco_plugin.modifiers.plan_check import PlanCheck, PlannedLinear, count_zeros
+from unicuco_plugin.modifiers.windows import check_samples
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
 
@@ -228,7 +229,9 @@ def check_text(spaces: Sequence[str], levels: str | None, state: State) -> None:
 
     Raises:
         RecipeError: If a pass carries a sparsity strategy out, and the toolkit has no calibration data.
+        CalibrationError: If it has some without samples.
     """
+    check_samples(None if state.data is None else state.data.calib)
     if "sparsity" in spaces and levels is None and (state.data is None or state.data.calib is None):
         raise RecipeError("a sparsity strategy's pass reads calibration text, got none; give oneshot a dataset")
 

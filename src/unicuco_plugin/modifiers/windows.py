@@ -1,6 +1,6 @@
 """Calibration windows taken back out of what the toolkit calibrates with."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 import torch
@@ -8,7 +8,26 @@ from torch import Tensor
 
 from unicuco_plugin.errors import CalibrationError
 
-__all__ = ["gather_windows"]
+__all__ = ["check_samples", "gather_windows"]
+
+# The toolkit takes away every column that it does not read, and with the last column all samples.
+_EMPTY = (
+    "calibration data must have at least one sample, got none; llm-compressor reads columns text or input_ids alone: "
+    "write messages as text first by tokenizer.apply_chat_template(row['messages'], tokenize=False)"
+)
+
+
+def check_samples(batches: object) -> None:
+    """Refuse a data loader of the toolkit's without samples, on which its passes stop without a word.
+
+    Args:
+        batches: The toolkit's calibration data, if there is any.
+
+    Raises:
+        CalibrationError: If it has a length, and that is 0.
+    """
+    if isinstance(batches, Sized) and len(batches) == 0:
+        raise CalibrationError(_EMPTY)
 
 
 def gather_windows(batches: Iterable[Mapping[str, Any]]) -> Tensor:
@@ -35,7 +54,7 @@ def gather_windows(batches: Iterable[Mapping[str, Any]]) -> Tensor:
         samples += [row[kept] for row, kept in zip(ids, mask, strict=True)]
     lengths = {len(sample) for sample in samples}
     if not lengths or lengths == {0}:
-        raise CalibrationError("calibration data must have at least one sample, got none")
+        raise CalibrationError(_EMPTY)
     if len(lengths) == 1:
         return torch.stack(samples)
     joined, length = torch.cat(samples), max(lengths)

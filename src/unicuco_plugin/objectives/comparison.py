@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError
 from unicuco_plugin.models.finite import check_finite
+from unicuco_plugin.models.storage import compute_device
 
 __all__ = ["Comparison", "Estimate", "compare_models"]
 
@@ -95,7 +96,7 @@ def compare_models(
     """
     if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
         raise CalibrationError(f"windows must be m x L with m at least 1 and L at least 2, got {tuple(windows.shape)}")
-    device = next(dense.parameters()).device
+    device = compute_device(dense)
     models = (dense,) if pruned is None else (dense, pruned)
     names = ("dense", "pruned")[: len(models)]
     nlls: list[list[float]] = [[] for _ in models]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.storage import count_parameters
 from unicuco_plugin.objectives.kl import Direction, kl_sums
 from unicuco_plugin.objectives.work import Tell, ignore
 
@@ -30,9 +31,9 @@ class DivergenceHead:
     @property
     def blocks(self) -> float:
         """Work of one comparison, in blocks of the model: as many as its head has weights."""
-        block = sum(parameter.numel() for parameter in self.runner.decoder.blocks[0].parameters())
+        block = count_parameters(self.runner.decoder.blocks[0])
         head = self.runner.decoder.model.get_output_embeddings()
-        return sum(parameter.numel() for parameter in head.parameters()) / max(block, 1) if head is not None else 1.0
+        return count_parameters(head) / max(block, 1) if head is not None else 1.0
 
     def divergences(self, dense: Tensor, finals: Sequence[Tensor], tell: Tell = ignore) -> list[tuple[float, ...]]:
         """Mean divergence per window of each model.

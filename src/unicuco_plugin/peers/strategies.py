@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.parts import find_parts, leaving_blocks
 from unicuco_plugin.models.sizes import measure_sizes
+from unicuco_plugin.models.storage import count_parameters
 from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.peers.blocks import depth_space
 from unicuco_plugin.request import Request
@@ -81,7 +82,7 @@ def _part_params(decoder: Decoder, units: Mapping[str, float]) -> tuple[int, int
         gone = round(share * part.count)
         gains = 0 < gone < part.count and getattr(output, "bias", None) is None
         biases += gains
-        whole = sum(parameter.numel() for parameter in decoder.model.get_submodule(name).parameters())
+        whole = count_parameters(decoder.model.get_submodule(name))
         lost += whole if gone == part.count else gone * part.params
         lost -= output.get_parameter("weight").shape[0] if gains else 0
     return lost, biases

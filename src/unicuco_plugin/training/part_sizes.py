@@ -5,6 +5,7 @@ import torch
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.parts import Parts, find_parts, leaving_blocks
 from unicuco_plugin.models.sizes import measure_sizes, tensor_bytes
+from unicuco_plugin.models.storage import count_parameters, kept_tensors
 from unicuco_plugin.profile_record import SizeTable
 
 __all__ = ["measure_parts"]
@@ -50,10 +51,11 @@ def measure_parts(decoder: Decoder, *, round_to: int, compensate: bool) -> SizeT
 def _module(decoder: Decoder, part: Parts, *, compensate: bool) -> tuple[tuple[int, int], tuple[int, int]]:
     """What leaves beside its parts when it goes whole, and the bias that it gains when it goes in part."""
     module = decoder.model.get_submodule(part.name)
-    tensors = {f"{part.name}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
+    with kept_tensors():
+        tensors = {f"{part.name}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
     output = decoder.model.get_submodule(part.output)
     weight = output.get_parameter("weight")
-    rest = sum(parameter.numel() for parameter in module.parameters()) - part.count * part.params
+    rest = count_parameters(module) - part.count * part.params
     rest_bytes = tensor_bytes(decoder, tensors) - part.count * part.params * weight.element_size()
     if not compensate or getattr(output, "bias", None) is not None:
         return (rest, rest_bytes), (0, 0)

@@ -1,0 +1,39 @@
+"""A machine with an accelerator, seen from one without: what is offloaded is read as a fresh copy each time."""
+
+import torch
+from compressed_tensors.offload.cache.cpu import CPUCache
+
+from unicuco_plugin.models.storage import kept_tensors
+
+__all__ = ["copy_on_read", "kept_parameters"]
+
+
+def copy_on_read(monkeypatch):
+    """Let the toolkit's cache give a copy of a kept tensor, as it does where the device is another one.
+
+    Returns:
+        A list that grows by the bytes of every copy.
+    """
+    read = []
+
+    def onload(_, kept):
+        if kept is None:
+            return None
+        with torch.no_grad():
+            fresh = kept.detach().clone()
+        read.append(fresh.nbytes)
+        if fresh.is_floating_point():
+            fresh.requires_grad_(kept.requires_grad)
+        # A parameter stays a parameter, with whatever the toolkit has noted on it.
+        fresh.__class__ = kept.__class__
+        fresh.__dict__.update(kept.__dict__)
+        return fresh
+
+    monkeypatch.setattr(CPUCache, "onload", onload)
+    return read
+
+
+def kept_parameters(model):
+    """Name to parameter, each once, whether the toolkit still offloads the model (as after a failed run) or not."""
+    with kept_tensors():
+        return dict(model.named_parameters())
