@@ -160,7 +160,7 @@ class WholeUnits(WeightedUnits):
         """
         d = len(self.units)
         able = [index for index in range(d) if (index,) not in self.needed]
-        singles = len(able) if count >= 2 * d else max(1, count // 2)
+        singles = min(len(able), max(1, count // 2))
         rows = [row_of(d, [able[index * len(able) // singles]]) for index in range(min(singles, count))]
         seen = {self.key(row) for row in rows}
         largest = max(1, sum(budget <= most + _SLACK for budget in self.budgets))
