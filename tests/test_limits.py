@@ -1,11 +1,19 @@
 """Limits on parameters and bytes where shares come in steps, on the packaged structured profile."""
 
+import itertools
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.limits import Limits
+from unicuco_plugin.profile_record import SizeTable
+from unicuco_plugin.request import Request
+from unicuco_plugin.search.contest import Candidate
+from unicuco_plugin.spaces.depth import UnevenBlocks
 from unicuco_plugin.spaces.structured import StructuredSpace
 
 PROFILE = load_profile("smollm2-135m-instruct-structured")
@@ -57,3 +65,57 @@ def test_the_least_that_can_be_asked_has_one_step_left():
         PROFILE.answer(max_params=100)
     least = PROFILE.answer(sparsity=PROFILE.search_space.most).params
     assert PROFILE.answer(max_params=least).params == least
+
+
+class Random:
+    """A contest that any set at the budget may win."""
+
+    def __init__(self, space, seed):
+        self._space, self._generator = space, torch.Generator().manual_seed(seed)
+
+    def best(self, budgets):
+        rows = [self._space.random(1, budget, self._generator)[0] for budget in budgets]
+        return [Candidate(row, "archive", 0.0, 0.0, self._space.key(row)) for row in rows]
+
+
+@st.composite
+def tables(draw):
+    """Blocks of unequal sizes, with bytes of their own and, in some, blocks that generation needs."""
+    sizes = tuple(draw(st.lists(st.integers(20, 60), min_size=3, max_size=7)))
+    extra = draw(st.lists(st.integers(0, 9), min_size=len(sizes), max_size=len(sizes)))
+    needed = tuple(sorted(draw(st.sets(st.integers(0, len(sizes) - 1), max_size=2))))
+    space = UnevenBlocks(tuple(f"model.layers.{i}" for i in range(len(sizes))), sizes, (needed,) if needed else ())
+    table = SizeTable(
+        unit_params=sizes, unit_bytes=tuple(2 * n + e for n, e in zip(sizes, extra, strict=True)), dtype="bfloat16",
+        total_params=sum(sizes) + 10, total_bytes=2 * sum(sizes) + sum(extra) + 20,
+    )  # fmt: skip
+    return space, table
+
+
+@given(tables(), st.sampled_from(["max_params", "max_bytes"]), st.floats(0.01, 0.99), st.integers(0, 2**30))
+def test_limits_on_uneven_blocks_come_down_to_the_least_that_keeps_them_by_enumeration(case, kind, share, seed):
+    space, table = case
+    column = ("max_params", "max_bytes").index(kind)
+    whole = (table.total_params, table.total_bytes)
+
+    def facts(candidate):
+        return (*table.left(space.units, candidate.x.tolist(), physical=True), 0.0)
+
+    limits = Limits(space, Random(space, seed), facts, whole, table.densest)
+    limit = max(1, round(share * whole[column]))
+    groups = space.needed or (range(len(space.units)),)
+    rows = [x for x in itertools.product((0.0, 1.0), repeat=len(space.units)) if any(x)]
+    rows = [x for x in rows if not any(all(x[i] for i in group) for group in groups)]
+    found = {}  # parameters that go -> what each such set leaves
+    for x in rows:
+        gone = sum(n for n, taken in zip(space.unit_params, x, strict=True) if taken)
+        found.setdefault(gone, []).append(table.left(space.units, x, physical=True)[column])
+    try:
+        budget = limits.budget_of(Request.of(**{kind: limit}))
+    except RequestError:
+        assert max(found[max(found)]) > limit
+        return
+    gone = round(budget * sum(space.unit_params))
+    assert min(found[gone]) <= limit
+    # Every smaller total has a set that is too large, else it would have been taken.
+    assert all(max(found[total]) > limit for total in found if total < gone)

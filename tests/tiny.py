@@ -80,6 +80,7 @@ _GPT = _NAMELESS | {"n_embd": 32, "n_head": 4, "n_positions": 256}
 _FALCON = {"num_key_value_heads": ..., "intermediate_size": ...}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 _MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+_LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 # Families that call their blocks, or whose blocks return, in other ways. Not all of them can be saved without blocks.
 OTHERS: dict[str, Callable[..., tf.PreTrainedModel]] = {
     "bamba": _make("BambaForCausalLM", "BambaConfig", attn_layer_indices=[1, 3], **_MAMBA),
@@ -108,9 +109,33 @@ OTHERS: dict[str, Callable[..., tf.PreTrainedModel]] = {
         mamba_dt_rank=4,
         use_mamba_kernels=False,
     ),
+    "lfm2": _make(
+        "Lfm2ForCausalLM",
+        "Lfm2Config",
+        layer_types=["conv", "conv", "full_attention"] * 4,
+        block_auto_adjust_ff_dim=False,
+    ),
     "mamba": _make("MambaForCausalLM", "MambaConfig", state_size=4),
     "mpt": _make("MptForCausalLM", "MptConfig", **_NAMELESS, d_model=32, n_heads=4, max_seq_len=256),
     "nemotron": _make("NemotronForCausalLM", "NemotronConfig"),
+    "nemotron_h": _make(
+        "NemotronHForCausalLM",
+        "NemotronHConfig",
+        head_dim=8,
+        layers_block_type=["mamba", "attention", "mlp"] * 4,
+        ssm_state_size=4,
+        mamba_num_heads=8,
+        mamba_head_dim=8,
+        n_groups=1,
+        chunk_size=8,
+        use_mamba_kernels=False,
+    ),
+    "olmo_hybrid": _make(
+        "OlmoHybridForCausalLM",
+        "OlmoHybridConfig",
+        layer_types=["linear_attention", "linear_attention", "full_attention"] * 4,
+        **_LINEAR,
+    ),
     "openai-gpt": _make("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", **_GPT),
     "phi": _make("PhiForCausalLM", "PhiConfig"),
     "qwen2_moe": _make(
@@ -121,15 +146,15 @@ OTHERS: dict[str, Callable[..., tf.PreTrainedModel]] = {
         shared_expert_intermediate_size=16,
         output_router_logits=True,
     ),
+    "qwen3_5": _make(
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5TextConfig",
+        head_dim=8,
+        layer_types=["linear_attention", "linear_attention", "full_attention"] * 4,
+        **_LINEAR,
+    ),
     "qwen3_next": _make(
-        "Qwen3NextForCausalLM",
-        "Qwen3NextConfig",
-        **_MOE,
-        shared_expert_intermediate_size=16,
-        linear_num_value_heads=4,
-        linear_num_key_heads=2,
-        linear_key_head_dim=8,
-        linear_value_head_dim=8,
+        "Qwen3NextForCausalLM", "Qwen3NextConfig", **_MOE, **_LINEAR, shared_expert_intermediate_size=16
     ),
     "rwkv": _make("RwkvForCausalLM", "RwkvConfig", attention_hidden_size=32, context_length=64),
     "stablelm": _make(

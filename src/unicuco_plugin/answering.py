@@ -61,7 +61,12 @@ class Profile:
         self.record = record
         try:
             self.search_space = make_space(
-                record.space, record.units, record.sizes.unit_params, record.bounds, record.sizes.parts
+                record.space,
+                record.units,
+                record.sizes.unit_params,
+                record.bounds,
+                record.sizes.parts,
+                needed=record.needed,
             )
             self.posterior = Posterior.from_tensors(tensors["surrogate"], record.target)
             self.posterior.check_units(len(record.units))
@@ -81,7 +86,7 @@ class Profile:
         confirmed = {key for key, entry in self._entries.items() if entry.confirmed}
         self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
         whole = (record.sizes.total_params, record.sizes.total_bytes)
-        self._limits = Limits(self.search_space, self._contest, self._facts, whole)
+        self._limits = Limits(self.search_space, self._contest, self._facts, whole, record.sizes.densest)
 
     @property
     def name(self) -> str:

@@ -21,6 +21,8 @@ _BISECTIONS = 7
 _CORRECTIONS = 30
 # The least correction, a tenth of a parameter in a million.
 _LEAST = 1e-7
+# Parameters: more than rounding leaves of a share, and less than any two totals of whole units differ by.
+_ONE = 0.5
 
 
 class Limits:
@@ -31,12 +33,19 @@ class Limits:
         contest: Knows the best of each budget.
         facts: What a strategy leaves.
         whole: Parameters and bytes of the dense checkpoint.
+        densest: The most parameters and bytes that leave with one parameter of a unit that goes whole.
     """
 
     def __init__(
-        self, space: Space, contest: Contest, facts: Callable[[Candidate], Facts], whole: tuple[int, int]
+        self,
+        space: Space,
+        contest: Contest,
+        facts: Callable[[Candidate], Facts],
+        whole: tuple[int, int],
+        densest: tuple[float, float],
     ) -> None:
         self._space, self._contest, self._facts_of, self._whole = space, contest, facts, whole
+        self._densest = densest
 
     def budget_of(self, request: Request) -> float:
         """The sparsity that a request comes down to; not for ``preference``.
@@ -63,7 +72,20 @@ class Limits:
             raise RequestError(
                 f"{request.kind} must be at least {self._facts[-1][column]} for this profile, with {last}, got {limit}"
             )
-        return self._just_within(limit, column, min(fits)) if self._space.smooth else min(fits)
+        return (self._just_within if self._space.smooth else self._next_within)(limit, column, min(fits))
+
+    def _next_within(self, limit: int, column: int, enough: float) -> float:
+        """The least share of whole units whose best leaves no more than a limit; ``enough`` is a budget that does."""
+        if not self._densest[column]:  # a plugin's units, whose weight nobody knows
+            return enough
+        total = self._space.params.sum().item()
+        share = (self._whole[column] - limit) / (self._densest[column] * total)
+        while (budget := self._space.reaching(share)) < enough - _ONE / total:
+            [best] = self._contest.best([budget])
+            if self._facts_of(best)[column] <= limit:
+                return budget
+            share = budget + _ONE / total
+        return enough
 
     def _just_within(self, limit: int, column: int, enough: float) -> float:
         """The least share whose best leaves no more than a limit, to one step; ``enough`` is a budget that does."""

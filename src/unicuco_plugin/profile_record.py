@@ -108,6 +108,12 @@ class SizeTable(_Frozen):
             if found != count:
                 raise ValueError(f"sizes.{name} must have one entry for each of {count} units, got {found}")
 
+    @property
+    def densest(self) -> tuple[float, float]:
+        """The most parameters (one) and bytes that leave with one parameter of a unit that goes whole."""
+        pairs = zip(self.unit_bytes, self.unit_params, strict=True)
+        return 1.0, max((size / params for size, params in pairs if params), default=0.0)
+
     def left(self, units: Sequence[str], shares: Sequence[float], *, physical: bool) -> tuple[int, int]:
         """Parameters and bytes of the checkpoint of a strategy.
 
@@ -148,6 +154,7 @@ class ProfileRecord(_Frozen):
         target: What the surrogate models, ``log`` or ``raw`` divergence.
         units: All unit names.
         bounds: Least and largest share of each; empty where the space knows them by itself.
+        needed: Groups of indices of units: of each one has to stay for the model to generate; empty where any will do.
         sizes: What they weigh.
         ideal, nadir: Of the objectives (size, quality), frozen when training ended.
         shift, shift_std: How the logarithm of a confirmed divergence differs from the surrogate's prediction.
@@ -166,6 +173,7 @@ class ProfileRecord(_Frozen):
     target: Literal["log", "raw"]
     units: tuple[Name, ...] = Field(min_length=1, max_length=_MOST_UNITS)
     bounds: tuple[tuple[float, float], ...] = ()
+    needed: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()
     sizes: SizeTable
     ideal: tuple[Logarithm, Logarithm]
     nadir: tuple[Logarithm, Logarithm]
@@ -198,6 +206,8 @@ class ProfileRecord(_Frozen):
             raise ValueError(f"bounds must have one entry for each of {count} units, got {len(self.bounds)}")
         if not all(0.0 <= low <= high <= 1.0 for low, high in self.bounds):
             raise ValueError("bounds must be (least, largest) shares in [0, 1]")
+        if any(index >= count for group in self.needed for index in group):
+            raise ValueError(f"needed must be groups of indices of {count} units, got {quoted(self.needed)}")
         if len({entry.strategy for entry in self.archive}) < len(self.archive):
             raise ValueError("archive must hold each strategy once")
         return self

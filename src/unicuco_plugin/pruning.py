@@ -1,5 +1,6 @@
 """A strategy applied to a model in memory: checked against it, then its blocks dropped and its sub-layers silenced."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -8,6 +9,7 @@ from unicuco_plugin.errors import ModelMismatchError, StrategyError, quoted
 from unicuco_plugin.models.decoder import Decoder, find_decoder
 from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
 from unicuco_plugin.models.kept_parts import KeptParts
+from unicuco_plugin.models.needed import check_needed
 from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.models.structured import apply_parts
 from unicuco_plugin.models.sublayers import sublayer_names, zero_outputs
@@ -98,7 +100,7 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
 
     Raises:
         StrategyError: If the strategy is of another space, names a unit that is not a block of this model, keeps a
-            part of a block, or leaves no block.
+            part of a block, or leaves no block, or none that generation needs.
     """
     if strategy.space != "depth":
         raise StrategyError(f"space must be 'depth' for blocks to be dropped, got {quoted(strategy.space)}")
@@ -111,7 +113,14 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
     for name, share in strategy.units.items():
         if share != 1.0:
             raise StrategyError(f"units[{quoted(name)}] must be 1.0, since a block goes as a whole, got {share}")
-    return decoder.check_indices([index[name] for name in strategy.units])
+    return _checked(decoder, [index[name] for name in strategy.units])
+
+
+def _checked(decoder: Decoder, indices: Sequence[int]) -> tuple[int, ...]:
+    """Blocks that may go together, ascending."""
+    chosen = decoder.check_indices(indices)
+    check_needed(decoder, chosen)
+    return chosen
 
 
 def removed_parts(decoder: Decoder, strategy: Strategy) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -126,7 +135,7 @@ def removed_parts(decoder: Decoder, strategy: Strategy) -> tuple[tuple[int, ...]
 
     Raises:
         StrategyError: If the strategy is of another space, names a unit that the model lacks, keeps a part of one, or
-            leaves nothing.
+            leaves nothing, or no block that generation needs.
         UnsupportedModelError: If the model keeps a sub-layer in no module of its own.
     """
     if strategy.space != "sublayer":
@@ -139,7 +148,7 @@ def removed_parts(decoder: Decoder, strategy: Strategy) -> tuple[tuple[int, ...]
         if share != 1.0:
             raise StrategyError(f"units[{quoted(name)}] must be 1.0, since a sub-layer goes as a whole, got {share}")
     whole, lone = split_halves(strategy.units)
-    return decoder.check_indices([decoder.block_names.index(block) for block in whole]), lone
+    return _checked(decoder, [decoder.block_names.index(block) for block in whole]), lone
 
 
 def check_parts(decoder: Decoder, strategy: Strategy, parts: KeptParts) -> None:

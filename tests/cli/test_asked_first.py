@@ -5,7 +5,8 @@ import json
 import pytest
 import transformers as tf
 import yaml
-from tiny import tiny_tokenizer
+from depth_strategies import whole_block_strategy
+from tiny import tiny_model, tiny_tokenizer
 from tiny_moe import MIXTURES
 
 REFUSAL = "error: llama: Transformers builds no model from its configuration: "
@@ -81,3 +82,19 @@ def test_experts_that_transformers_would_not_find_quantised_are_refused_before_a
         "error: QuantizationModifier: MixtralForCausalLM would not load again: Transformers reads quantised experts in "
         "FP8 or packed integers alone; use FP8_DYNAMIC or W4A16"
     )
+
+
+def test_a_strategy_by_hand_that_takes_all_attention_is_refused_before_a_weight_is_read(unicuco, tmp_path):
+    model = tiny_model("lfm2")
+    model.config.architectures = ["Lfm2ForCausalLM"]
+    model.config.save_pretrained(tmp_path / "hybrid")  # the configuration alone
+    tiny_tokenizer(tmp_path / "hybrid")
+    (tmp_path / "s.json").write_text(whole_block_strategy(model, (2, 5)).to_json())
+    ways = ("--strategy", tmp_path / "s.json", "--output", tmp_path / "out")
+    result = unicuco("prune", "--model", tmp_path / "hybrid", *ways)
+    assert result.exit_code == 1
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith(
+        "error: units must leave one of the 2 blocks model.layers.2, model.layers.5: Transformers'"
+    )
+    assert len(message) <= 300

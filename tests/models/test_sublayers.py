@@ -98,3 +98,9 @@ def test_a_half_that_adds_the_states_itself_is_refused_in_training_as_in_pruning
     with pytest.raises(UnsupportedModelError, match=f"^{name}: {message}"):
         zero_outputs(decoder, [name])
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("family", "has"), [("falcon_h1", "has self_attn beside mamba"), ("nemotron_h", "has none")])
+def test_blocks_without_two_halves_are_refused_for_what_they_have(family, has):
+    with pytest.raises(UnsupportedModelError, match=rf"^space sublayer needs each attention as one module, .*0 {has}$"):
+        sublayer_names(find_decoder(tiny_model(family, blocks=2)))

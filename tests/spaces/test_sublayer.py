@@ -114,8 +114,3 @@ def test_units_and_keys_go_there_and_back():
     assert SPACE.key(x) == "0,3"
     with pytest.raises(StrategyError, match=r"^units\['model.layers.0'\] must be a known sub-layer with share 0 or 1"):
         SPACE.from_units({"model.layers.0": 1.0})
-
-
-def test_units_of_many_sizes_are_refused():
-    with pytest.raises(StrategyError, match=r"^sub-layers must have at most 3 sizes, got 4$"):
-        SublayerSpace(NAMES[:4], (1, 2, 3, 4))

@@ -22,8 +22,15 @@ def test_a_block_weighs_what_its_sublayers_weigh_and_takes_both():
     torch.testing.assert_close(space.sparsity(groups.expand(x)), groups.space.sparsity(x))
 
 
-def test_blocks_of_too_many_sizes_are_not_searched_first():
-    assert group_blocks(space_of((1, 1), (1, 2), (2, 2), (2, 3))) is None
+def test_blocks_of_many_sizes_are_searched_first_too():
+    groups = group_blocks(space_of((1, 1), (1, 2), (2, 2), (2, 3)))
+    assert groups.space.unit_params == (2, 3, 4, 5)
+
+
+def test_what_generation_needs_of_units_it_needs_of_their_blocks():
+    space = space_of((10, 30), (10, 30), (10, 27))
+    bound = SublayerSpace(space.unit_names, space.unit_params, ((2, 3),))
+    assert group_blocks(bound).space.needed == ((1,),)
 
 
 @pytest.mark.parametrize("sizes", [((10, 30),), ((10, 30), (10, 27))])

@@ -1,7 +1,6 @@
 """Training from a checkpoint and a text to a profile, broken off in every way."""
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import json
 import os
@@ -28,7 +27,7 @@ from unicuco_plugin.models.selfcalibration import own_cache
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import JOURNAL, run, subject, train_profile
+from unicuco_plugin.training import JOURNAL, run, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=10, epochs=1, steps=5, pool=32, picks=2,
@@ -354,14 +353,6 @@ def test_a_model_of_one_block_is_refused(save_model, tmp_path, text):
     model = save_model(blocks=1)
     with pytest.raises(UnsupportedModelError, match=r"^LlamaForCausalLM: a profile needs two or more blocks, got 1$"):
         train_profile(model, tmp_path / "profile", calibration=[text], settings=TINY)
-
-
-def test_blocks_of_unequal_size_are_refused(tmp_path, text, dense, monkeypatch):
-    measured = subject.measure_sizes
-    unequal = lambda decoder: dataclasses.replace(measured(decoder), block_params=(1, 2, 2, 2, 2, 2))  # noqa: E731
-    monkeypatch.setattr(subject, "measure_sizes", unequal)
-    with pytest.raises(UnsupportedModelError, match=r"a profile needs blocks of one size, got 1 to 2 parameters"):
-        train_profile(dense, tmp_path / "profile", calibration=[text], settings=TINY)
 
 
 def test_an_unknown_objective_is_refused_before_there_is_a_journal(dense, text, tmp_path):

@@ -17,7 +17,7 @@ from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.reduction import reduced
-from unicuco_plugin.models.shrink import slice_modules
+from unicuco_plugin.models.shrink import has_compact_names, slice_modules
 from unicuco_plugin.models.storage import compute_device
 from unicuco_plugin.models.sublayers import check_silence
 
@@ -36,7 +36,8 @@ def check_cuts(decoder: Decoder) -> dict[str, Parts]:
     """Find the parts of every attention and MLP, and make sure on a few tokens that they can go one by one.
 
     Every module is run three times on what enters it in the dense model: with most of its parts masked before the
-    output projection, with weights selected (as in training), and with smaller linears (as in a checkpoint).
+    output projection, with weights selected (as in training), and with smaller linears (as in a compact checkpoint, for
+    which its linears need the usual names).
 
     Args:
         decoder: The dense model; as it was afterwards, however it ends. Without weights, on the meta device, names and
@@ -53,7 +54,7 @@ def check_cuts(decoder: Decoder) -> dict[str, Parts]:
     device = compute_device(decoder.model)
     if device.type == "meta":  # no weights, no numbers: whether there could be an export is asked again with them
         return found
-    check_silence(decoder)
+    check_silence(decoder, list(found))
 
     def compare(part: Parts, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         _compare(decoder, part, partial(module.forward, *args, **kwargs), output)
@@ -90,7 +91,10 @@ def _compare(decoder: Decoder, part: Parts, call: Callable[[], Any], output: obj
 
     what = "one head group" if part.kind == "attention" else f"{len(kept)} neurons"
     masked = run(_masked(decoder, part, kept))
-    for changed in (reduced(decoder, parts, [part]), _sliced(decoder, parts)):
+    ways = [reduced(decoder, parts, [part])]
+    if has_compact_names(part):
+        ways.append(_sliced(decoder, parts))
+    for changed in ways:
         try:
             cut = run(changed)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:

@@ -13,8 +13,8 @@ from unicuco_plugin.models.support import check_config, check_model
 __all__ = ["Decoder", "find_decoder"]
 
 # The names under which the families in Transformers keep a block's two halves.
-_ATTENTION = ("self_attn", "attention", "self_attention", "attn", "linear_attn")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe")
+_ATTENTION = ("self_attn", "attention", "self_attention", "attn", "linear_attn", "conv", "mamba")
+_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe", "shared_mlp")
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,22 @@ class Decoder:
     def sublayers(self, index: int) -> dict[str, str]:
         """Map ``"attention"`` and ``"mlp"`` to their full module names in one block.
 
-        A half that is not one module of its own is absent (OPT's MLP is two linears of the block itself).
+        Whatever mixes tokens counts as attention: linear attention, a convolution, a state space. A half that is not
+        one module of its own is absent: OPT's MLP is two linears of the block itself, Falcon-H1 has an attention and a
+        state space beside each other.
 
         Args:
             index: The block, in [0, blocks).
         """
-        children = dict(self.blocks[index].named_children())
-        found = {}
-        for half, names in (("attention", _ATTENTION), ("mlp", _MLP)):
-            name = next((name for name in names if name in children), None)
-            if name is not None:
-                found[half] = f"{self.blocks_name}.{index}.{name}"
-        return found
+        return {half: names[0] for half, names in self.halves(index).items() if len(names) == 1}
+
+    def halves(self, index: int) -> dict[str, list[str]]:
+        """Map ``"attention"`` and ``"mlp"`` to the full names of all such modules in one block."""
+        children, block = dict(self.blocks[index].named_children()), self.block_names[index]
+        return {
+            half: [f"{block}.{name}" for name in names if name in children]
+            for half, names in (("attention", _ATTENTION), ("mlp", _MLP))
+        }
 
     def linears(self, index: int) -> dict[str, nn.Linear]:
         """Every linear layer of one block by its full module name, in the order of ``named_modules``.

@@ -31,7 +31,7 @@ def check_exportable(
     layout: str | None = None,
     compensate: bool = True,
     trust_remote_code: bool = False,
-) -> None:
+) -> Decoder:
     """Refuse a model whose pruned checkpoint could not be written, or would not load.
 
     On the meta device: the configuration must build a model; the names that its tensors have on disk must load again;
@@ -46,6 +46,9 @@ def check_exportable(
         layout: ``compact`` or ``stock`` for ``structured``; None lets either do.
         compensate: For ``structured``: whether biases will stand for what is removed.
         trust_remote_code: Whether code in the model's own repository may run.
+
+    Returns:
+        The model without weights, whole again, for questions about a strategy.
 
     Raises:
         UnsupportedModelError: With the reason, whose rule it is, and what can be done.
@@ -63,6 +66,7 @@ def check_exportable(
     elif space == "structured":
         _check_structured(sketch, layout, compensate=compensate)
     # Learned positions and the window, the tokenizer and the rows of the embedding: the place to ask for them.
+    return decoder
 
 
 def sketch_model(
@@ -141,8 +145,18 @@ def _check_structured(sketch: Callable[[], PreTrainedModel], layout: str | None,
             refused = refused or error
         else:
             return
-    if refused is not None:
-        raise refused
+    if refused is None:
+        return
+    if compensate and layout is None:  # what neither form can do with biases, the stock one may without
+        try:
+            _check_structured(sketch, "stock", compensate=False)
+        except UnsupportedModelError:
+            raise refused from None
+        raise UnsupportedModelError(
+            f"{clip(str(refused).partition('; take')[0], 170)}, and the stock form has no room for biases; pass "
+            "--no-compensate, and prune with --format stock"
+        ) from refused
+    raise refused
 
 
 def _few_parts(decoder: Decoder, *, compensate: bool) -> KeptParts:

@@ -48,13 +48,9 @@ def reduced(decoder: Decoder, kept: KeptParts, parts: Iterable[Parts]) -> Iterat
 def _take_out(module: nn.Module, part: Parts, indices: tuple[int, ...]) -> list[_Undo]:
     if len(indices) == part.count:
         return []
-    if part.kind == "attention":
-        rows = {"q_proj": part.width, "k_proj": part.head_dim, "v_proj": part.head_dim}
-    else:
-        rows = {"gate_proj": 1, "up_proj": 1}
     undo = [_count_heads(module, part, len(indices))] if part.kind == "attention" else []
     changed = ExitStack()
-    for name, width in rows.items():
+    for name, width in part.rows.items():
         changed.enter_context(_selected(module.get_submodule(name), ("weight", "bias"), 0, indices, width))
     output = module.get_submodule(part.output.removeprefix(f"{part.name}."))
     changed.enter_context(_selected(output, ("weight",), 1, indices, part.width))

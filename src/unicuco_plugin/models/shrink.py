@@ -24,14 +24,14 @@ from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.kept_parts import KeptParts
 from unicuco_plugin.models.linears import Linears
 from unicuco_plugin.models.loadability import has_own_code
-from unicuco_plugin.models.parts import Parts, find_parts
+from unicuco_plugin.models.parts import Parts, find_parts, leaving_blocks
 from unicuco_plugin.models.plain_sizes import SIZE_FIELDS, plain_fields, set_fields
 from unicuco_plugin.models.snapshot import Snapshot
 from unicuco_plugin.models.storage import kept_tensors, materialise, read_kept, settle, write_tensor
 from unicuco_plugin.models.structure import check_structure
 from unicuco_plugin.models.surgery import drop_blocks
 
-__all__ = ["check_shrinkable", "close_shape", "gone_blocks", "slice_modules"]
+__all__ = ["check_shrinkable", "close_shape", "gone_blocks", "has_compact_names", "slice_modules"]
 
 # How many multi-token-prediction layers lie beside a model; llm-compressor copies their tensors where there are any.
 _DRAFT_HEADS = frozenset({"mtp_num_hidden_layers", "num_mtp_layers", "num_nextn_predict_layers"})
@@ -53,9 +53,18 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
         decoder.model.config
     ):
         raise UnsupportedModelError(f"{label}: its blocks must be {decoder.model.base_model_prefix}.layers")
-    for name in parts:
-        if name.rpartition(".")[2] not in ("self_attn", "mlp"):
-            raise UnsupportedModelError(f"{label}: expected modules self_attn and mlp in every block, got {name}")
+    for name, part in parts.items():
+        if name.rpartition(".")[2] not in ("self_attn", "mlp") or not has_compact_names(part):
+            raise UnsupportedModelError(
+                f"{label}: the compact form needs modules self_attn and mlp in every block, got {name}; take --format "
+                "stock (in a recipe format: stock)"
+            )
+    if len(parts) < 2 * len(decoder.blocks):
+        whole = next(block for block in decoder.block_names if block not in leaving_blocks(decoder, parts))
+        raise UnsupportedModelError(
+            f"{label}: {whole} has modules without parts, and the compact form has a size for every attention and MLP; "
+            "take --format stock (in a recipe format: stock)"
+        )
     for part in parts.values():
         if getattr(decoder.config, field := SIZE_FIELDS[part.kind], None) != part.count:
             raise UnsupportedModelError(f"{part.name}: has {part.count} parts, but the configuration's {field} differs")
@@ -67,6 +76,14 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
     if not hasattr(decoder.config, "is_heterogeneous"):
         raise UnsupportedModelError(f"{label}: structured pruning needs a Transformers with per_layer_config (5.17)")
     return parts
+
+
+def has_compact_names(part: Parts) -> bool:
+    """Whether a module's linears have the names that the compact form's code looks for."""
+    return (*part.rows, part.output.rpartition(".")[2]) in (
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        ("gate_proj", "up_proj", "down_proj"),
+    )
 
 
 def gone_blocks(decoder: Decoder, parts: KeptParts) -> tuple[int, ...]:
@@ -100,13 +117,10 @@ def slice_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
         with kept_tensors():  # new linears lie where the old ones are kept
             if part.kind == "attention":
                 resize_attention(module, len(kept), bias=bias is not None)
-                query, key = _spread(kept, part.width), _spread(kept, part.head_dim)
-                rows = {"q_proj": query, "k_proj": key, "v_proj": key}
             else:
                 resize_mlp(module, len(kept), bias=bias is not None)
-                rows = dict.fromkeys(("gate_proj", "up_proj"), torch.tensor(kept))
-        for child, index in rows.items():
-            _copy_rows(old[child], module.get_submodule(child), index)
+        for child, width in part.rows.items():
+            _copy_rows(old[child], module.get_submodule(child), _spread(kept, width))
         _copy_columns(old[output], module.get_submodule(output), _spread(kept, part.width), bias)
     return linears.restore
 

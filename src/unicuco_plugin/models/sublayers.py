@@ -1,7 +1,7 @@
 """A block's two halves, attention and MLP, removed separately: one that is removed adds zero."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
@@ -39,7 +39,10 @@ def sublayer_names(decoder: Decoder) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for half, names in zip(HALVES, found, strict=True):
             name = decoder.sublayers(index).get(half)
             if name is None:
-                raise UnsupportedModelError(f"space sublayer needs each {half} as one module, {block} has none")
+                several = " beside ".join(other.rpartition(".")[2] for other in decoder.halves(index)[half])
+                raise UnsupportedModelError(
+                    f"space sublayer needs each {half} as one module, {block} has {several or 'none'}"
+                )
             names.append(name)
     return tuple(found[0]), tuple(found[1])
 
@@ -112,18 +115,20 @@ def zero_outputs(decoder: Decoder, names: Iterable[str]) -> Callable[[], None]:
 
 
 @torch.no_grad()
-def check_silence(decoder: Decoder) -> None:
-    """Make sure that every attention and MLP gives nothing but zeros without its output projection.
+def check_silence(decoder: Decoder, names: Sequence[str] | None = None) -> None:
+    """Make sure that attentions and MLPs give nothing but zeros without their output projection.
 
     A sub-layer that adds the states itself (MPT's MLP, both of Bloom's) does not: its zeros would cut the stream.
 
     Args:
         decoder: The model; as it was afterwards. Two tokens pass it once, and one projection at a time is copied.
+        names: Their full names; every attention and MLP if left out.
 
     Raises:
         UnsupportedModelError: As :func:`zero_outputs` of all of them would.
     """
-    names = [name for half in sublayer_names(decoder) for name in half]
+    if names is None:
+        names = [name for half in sublayer_names(decoder) for name in half]
     outputs = _Outputs()
     hooks = []
     try:
@@ -172,7 +177,7 @@ def _output_parameters(decoder: Decoder, name: str) -> list[tuple[nn.Module, str
     return found
 
 
-def _watch(decoder: Decoder, names: list[str]) -> None:
+def _watch(decoder: Decoder, names: Sequence[str]) -> None:
     """Run the model on two tokens, and refuse the first of the sub-layers that gives anything but zeros."""
 
     def look(name: str, _: nn.Module, __: object, output: _Output) -> None:

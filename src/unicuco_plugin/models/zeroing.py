@@ -16,12 +16,6 @@ from unicuco_plugin.models.storage import kept_tensors, read_kept, settle
 
 __all__ = ["check_any_room", "check_room", "close_zeros", "zero_modules"]
 
-# The linears of a module, and which attribute of its parts says how many outputs one of them owns.
-_WIDTHS = {
-    "attention": {"q_proj": "width", "k_proj": "head_dim", "v_proj": "head_dim", "o_proj": ""},
-    "mlp": {"gate_proj": "width", "up_proj": "width", "down_proj": ""},
-}
-
 
 def check_room(decoder: Decoder, parts: KeptParts) -> None:
     """Refuse biases that a family's own configuration cannot tell of.
@@ -74,12 +68,12 @@ def zero_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
         part, module = found[name], decoder.model.get_submodule(name)
         linears.remember(module)
         output = part.output.rpartition(".")[2]
-        for child, width in _WIDTHS[part.kind].items():
+        for child in (*part.rows, output):
             old = module.get_submodule(child)
             copied = _copy(old, bias=child == output and name in parts.biases)
             if child != output:
                 for parameter in copied.parameters():
-                    parameter[_gone(part, kept, getattr(part, width)).to(parameter.device)] = 0
+                    parameter[_gone(part, kept, part.rows[child]).to(parameter.device)] = 0
             else:
                 copied.weight[:, _gone(part, kept, part.width).to(copied.weight.device)] = 0
                 _set_bias(copied.bias, parts.biases.get(name), keep=bool(kept))

@@ -18,7 +18,7 @@ from unicuco_plugin.modifiers.recipe import is_text
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.structured import StructuredOptions, find_beside
 from unicuco_plugin.modifiers.ways import find_inputs, largest_share
-from unicuco_plugin.pruning import check_config
+from unicuco_plugin.pruning import check_config, removed_parts
 
 __all__ = ["ask_first", "least_bytes"]
 
@@ -59,7 +59,8 @@ def ask_first(
             modifier.structured = find_beside(modifier.structured, file.parent)
         modifier.check_recipe(list(modifiers))
     config = load_config(name, **hub) if isinstance(model, str | Path) else model.config
-    for strategy in [strategy for modifier in profiles for strategy in modifier.resolve()]:
+    strategies = [strategy for modifier in profiles for strategy in modifier.resolve()]
+    for strategy in strategies:
         check_config(config, strategy.model)
     kind: Any = None if isinstance(model, str | Path) else type(model)
     options: dict[str, Any] = {"kind": kind, "trust_remote_code": hub["trust_remote_code"]}
@@ -68,7 +69,10 @@ def ask_first(
     for space in spaces or (None,):
         # Parts that a strategy removes whole need no bias; which others do is known when they are chosen.
         layout = (profiles[0].structured or StructuredOptions()).format if space == "structured" else None
-        check_exportable(config, space, share=share, layout=layout, compensate=False, **options)
+        decoder = check_exportable(config, space, share=share, layout=layout, compensate=False, **options)
+        for strategy in strategies:
+            if strategy.space == space and space in ("depth", "sublayer"):
+                removed_parts(decoder, strategy)
     if any(isinstance(modifier, QuantizationMixin) for modifier in modifiers):
         check_quantised_experts(sketch_model(config, **options), modifiers)
 

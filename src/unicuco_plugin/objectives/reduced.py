@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.parts import Parts, find_parts
+from unicuco_plugin.models.parts import Parts, find_parts, leaving_blocks
 from unicuco_plugin.models.reduction import reduced
 from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.objectives.evaluator import evaluate_changes
@@ -40,8 +40,11 @@ class ReducedWalk:
         self, runner: BlockRunner, windows: Tensor, *, batch_windows: int = 8, cache_bytes: int = 2**28
     ) -> None:
         self._decoder = runner.decoder
-        parts = list(find_parts(runner.decoder).values())
-        self._blocks = blocks = list(zip(parts[::2], parts[1::2], strict=True))
+        parts = find_parts(runner.decoder)
+        names = runner.decoder.block_names
+        self._blocks = blocks = [[p for p in parts.values() if p.name.startswith(f"{name}.")] for name in names]
+        leaving = leaving_blocks(runner.decoder, parts)
+        self._leaving = [name in leaving for name in names]
         self._known: dict[Hashable, KeptParts] = {}
         # Not a method: a walk that refers to its owner keeps its states until the garbage collector comes by.
         changed = partial(_reduced, runner.decoder, blocks, self._known)
@@ -56,13 +59,14 @@ class ReducedWalk:
         self._known.clear()
         for kept in candidates:
             kept.check(self._decoder)
-        return [tuple(self._change(pair, kept) for pair in self._blocks) for kept in candidates]
+        blocks = list(zip(self._blocks, self._leaving, strict=True))
+        return [tuple(self._change(parts, kept, leaves=leaves) for parts, leaves in blocks) for kept in candidates]
 
-    def _change(self, pair: tuple[Parts, Parts], kept: KeptParts) -> Hashable:
-        touched = [part.name for part in pair if part.name in kept.kept or part.name in kept.biases]
+    def _change(self, parts: Sequence[Parts], kept: KeptParts, *, leaves: bool) -> Hashable:
+        touched = [part.name for part in parts if part.name in kept.kept or part.name in kept.biases]
         if not touched:
             return None
-        if not kept.biases.keys() & set(touched) and all(kept.kept.get(part.name) == () for part in pair):
+        if leaves and not kept.biases.keys() & set(touched) and all(kept.kept.get(part.name) == () for part in parts):
             return SKIPPED
         # Thousands of indices a block: what stands for them is short.
         digest = hashlib.sha256()
@@ -77,7 +81,7 @@ class ReducedWalk:
 
 def _reduced(
     decoder: Decoder,
-    blocks: Sequence[tuple[Parts, Parts]],
+    blocks: Sequence[Sequence[Parts]],
     known: Mapping[Hashable, KeptParts],
     index: int,
     change: Hashable,

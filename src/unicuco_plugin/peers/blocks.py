@@ -2,25 +2,26 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
 from unicuco_plugin.errors import RequestError, round_down
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.needed import needed_blocks
 from unicuco_plugin.models.sizes import measure_sizes
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.spaces.depth import DepthSpace
 
-__all__ = ["blocks_to_drop", "check_blocks", "depth_space", "drop_ranked", "drop_result"]
+__all__ = ["blocks_to_drop", "check_blocks", "depth_space", "drop_ranked", "drop_result", "may_go"]
 
 # Shares are sums of floats: a budget that is a block boundary must not cost one block more.
 _SLACK = 1e-9
 
 
 def depth_space(decoder: Decoder) -> DepthSpace:
-    """The space of a model's blocks."""
-    return DepthSpace(decoder.block_names, measure_sizes(decoder).block_params)
+    """A model's blocks as a ranking removes them: its shortest run that reaches a share of their parameters."""
+    return DepthSpace(decoder.block_names, measure_sizes(decoder).block_params, needed_blocks(decoder))
 
 
 def blocks_to_drop(count: int, sparsity: float) -> int:
@@ -45,6 +46,11 @@ def check_blocks(request: PeerRequest) -> DepthSpace:
     space = depth_space(request.decoder)
     space.project(torch.zeros(1, len(space.units)), request.sparsity)
     return space
+
+
+def may_go(space: DepthSpace, gone: Collection[int]) -> bool:
+    """Whether these blocks may go: of each group that generation needs one stays."""
+    return all(set(group) - set(gone) for group in space.needed or (range(len(space.units)),))
 
 
 def drop_ranked(

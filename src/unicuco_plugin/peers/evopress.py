@@ -9,6 +9,7 @@ from torch import Tensor
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.calibration import calibration_hash
 from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.models.needed import check_needed
 from unicuco_plugin.models.sublayers import check_silence, sublayer_names, sublayer_params
 from unicuco_plugin.objectives.evaluator import NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
@@ -105,6 +106,8 @@ class EvoPress:
         found = _evolve(request, problem, settings, {"space": space})
         names = [name for kind in kinds for name in kind]
         units = {name: 1.0 for name, gone in zip(names, found.genome, strict=True) if gone}
+        blocks_gone = [block for block in range(count) if all(found.genome[block::count])]
+        check_needed(decoder, blocks_gone)
         sparsity = sum(sizes[name] for name in units) / sum(sizes.values())
         return PeerResult(space, units, sparsity, found.tokens, found.seconds, _details(found, settings))
 

@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
-from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.errors import CalibrationError, RequestError, round_down
 from unicuco_plugin.models.bypass import bypassed
 from unicuco_plugin.models.calibration import calibration_hash
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.objectives.comparison import compare_models
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
-from unicuco_plugin.peers.blocks import check_blocks, drop_ranked, drop_result
+from unicuco_plugin.peers.blocks import check_blocks, drop_ranked, drop_result, may_go
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 from unicuco_plugin.peers.rounds import Rounds
 
@@ -59,7 +59,7 @@ class ShortenedLlama:
 
 @dataclass(frozen=True)
 class Greedy:
-    """Drops one block after another, each time the one without which the divergence rises least.
+    """Drops one block after another, each time the one without which the divergence rises least, until a share is gone.
 
     Source:
         The iteration of SLEB (Song et al. 2024), on KL(dense‖pruned) instead of its log-likelihood.
@@ -85,7 +85,14 @@ class Greedy:
             while share < (request.sparsity - _SLACK) * total:
                 request.progress(PeerProgress("dropping blocks", share, round(request.sparsity * total), tokens))
                 if len(dropped) == len(rounds):
-                    rounds.add(_drop_next(evaluator, dropped, len(space.units)))
+                    left = [index for index in range(len(space.units)) if index not in dropped]
+                    able = [index for index in left if may_go(space, [*dropped, index])]
+                    if not able:
+                        raise RequestError(
+                            f"sparsity must be at most {round_down(share / total)} for greedy, which has dropped all "
+                            f"blocks but those that have to stay, got {request.sparsity:.6g}"
+                        )
+                    rounds.add(_drop_next(evaluator, dropped, able))
                 step = rounds[len(dropped)]
                 dropped.append(step["block"])
                 values.append(step["divergence"])
@@ -111,9 +118,8 @@ def _without(request: PeerRequest, index: int) -> dict[str, float]:
     return {"nll": nll, "seconds": time.perf_counter() - started}
 
 
-def _drop_next(evaluator: BlockEvaluator, dropped: list[int], count: int) -> dict[str, float | int]:
+def _drop_next(evaluator: BlockEvaluator, dropped: list[int], left: list[int]) -> dict[str, float | int]:
     started = time.perf_counter()
-    left = [index for index in range(count) if index not in dropped]
     found = evaluator.evaluate([[*dropped, index] for index in left])
     value, block = min((evaluation.value, index) for evaluation, index in zip(found, left, strict=True))
     tokens = sum(evaluation.tokens for evaluation in found)

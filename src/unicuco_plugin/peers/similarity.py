@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.finite import check_finite
 from unicuco_plugin.models.runner import BlockRunner
-from unicuco_plugin.peers.blocks import blocks_to_drop, check_blocks, depth_space, drop_ranked, drop_result
+from unicuco_plugin.peers.blocks import check_blocks, drop_ranked, drop_result, may_go
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 
 __all__ = ["CosineWindow", "ShortGpt", "WeightSubcloning", "mean_change", "mean_cosine"]
@@ -117,14 +118,20 @@ def mean_change(before: Tensor, after: Tensor) -> float:
 
 
 def _windows(request: PeerRequest) -> list[range]:
-    """All runs of as few blocks as reach the budget; more blocks only where blocks differ in size and none reaches."""
-    params = depth_space(request.decoder).block_params
-    count = len(params)
-    for length in range(max(1, blocks_to_drop(count, request.sparsity)), count):
+    """All runs of as few blocks as reach the budget and leave one that generation needs."""
+    space = check_blocks(request)
+    count = len(space.units)
+    least = (request.sparsity - _SLACK) * sum(space.block_params)
+    for length in range(1, count):
         found = [range(start, start + length) for start in range(count - length + 1)]
-        reached = [w for w in found if sum(params[i] for i in w) >= (request.sparsity - _SLACK) * sum(params)]
+        reached = [w for w in found if sum(space.block_params[i] for i in w) >= least and may_go(space, w)]
         if reached:
             return reached
+    if space.needed:
+        raise RequestError(
+            f"cosine_window drops blocks in a row, and no row of them reaches sparsity {request.sparsity:.6g} and "
+            "leaves the blocks that generation needs; take another peer, such as shortgpt"
+        )
     return [range(count - 1), range(1, count)]
 
 

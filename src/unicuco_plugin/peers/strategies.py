@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.parts import find_parts, leaving_blocks
 from unicuco_plugin.models.sizes import measure_sizes
+from unicuco_plugin.models.storage import count_parameters
 from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.peers.blocks import depth_space
 from unicuco_plugin.request import Request
@@ -50,10 +51,13 @@ def make_strategy(
     """
     sizes = measure_sizes(decoder)
     whole = tuple(unit for unit, share in units.items() if share == 1.0)
-    blocks = {"depth": tuple(units), "sublayer": split_halves(units)[0], "structured": split_halves(whole)[0]}
-    leaving = blocks.get(space, ())
-    gone = [index for index, name in enumerate(decoder.block_names) if name in leaving]
-    staying = {unit: share for unit, share in units.items() if unit.rpartition(".")[0] not in leaving}
+    blocks = {"depth": tuple(units), "sublayer": split_halves(units)[0]}
+    if space == "structured":
+        leaving = leaving_blocks(decoder, find_parts(decoder))
+        blocks[space] = tuple(block for block, names in leaving.items() if set(whole) >= set(names))
+    left_out = blocks.get(space, ())
+    gone = [index for index, name in enumerate(decoder.block_names) if name in left_out]
+    staying = {unit: share for unit, share in units.items() if unit.rpartition(".")[0] not in left_out}
     lost, biases = _part_params(decoder, staying) if space == "structured" else (0, 0)
     return Strategy(
         space=space,
@@ -71,13 +75,14 @@ def make_strategy(
 
 def _part_params(decoder: Decoder, units: Mapping[str, float]) -> tuple[int, int]:
     """Parameters that blocks which stay lack in the compact checkpoint, and how many biases they gain."""
-    parts, whole, lost, biases = find_parts(decoder), sublayer_params(decoder), 0, 0
+    parts, lost, biases = find_parts(decoder), 0, 0
     for name, share in units.items():
         part = parts[name]
         output = decoder.model.get_submodule(part.output)
         gone = round(share * part.count)
         gains = 0 < gone < part.count and getattr(output, "bias", None) is None
         biases += gains
-        lost += whole[name] if gone == part.count else gone * part.params
+        whole = count_parameters(decoder.model.get_submodule(name))
+        lost += whole if gone == part.count else gone * part.params
         lost -= output.get_parameter("weight").shape[0] if gains else 0
     return lost, biases

@@ -9,7 +9,7 @@ from unicuco_plugin.objectives.ranking import RANKINGS, Ranking
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins.hookspecs import hookimpl
 from unicuco_plugin.search.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
-from unicuco_plugin.spaces.depth import DepthSpace
+from unicuco_plugin.spaces.depth import make_depth
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.structured import StructuredSpace
@@ -65,21 +65,22 @@ def unicuco_list(kind: str) -> Iterable[str]:
 
 
 @hookimpl
-def unicuco_make_space(
+def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing that is by name alone
     name: str,
     units: tuple[str, ...],
     params: tuple[int, ...],
     bounds: tuple[tuple[float, float], ...],
     parts: tuple[tuple[int, int], ...],
+    needed: tuple[tuple[int, ...], ...],
 ) -> Space | None:
     """``depth``, ``sublayer``, ``sparsity`` and ``structured``; see the classes."""
     if name == "sparsity":
         return SparsitySpace(units, params, bounds)
     if name == "sublayer":
-        return SublayerSpace(units, params)
+        return SublayerSpace(units, params, needed)
     if name == "structured":
         return StructuredSpace(units, params, parts)
-    return DepthSpace(units, params) if name == "depth" else None
+    return make_depth(units, params, needed) if name == "depth" else None
 
 
 @hookimpl

@@ -35,19 +35,21 @@ def unicuco_list(kind: str) -> Iterable[str]:  # type: ignore[empty-body]  # a s
 
 
 @hookspec(firstresult=True)
-def unicuco_make_space(
+def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing that is by name alone
     name: str,
     units: tuple[str, ...],
     params: tuple[int, ...],
     bounds: tuple[tuple[float, float], ...],
     parts: tuple[tuple[int, int], ...],
+    needed: tuple[tuple[int, ...], ...],
 ) -> Space | None:
     """Build the space called ``name`` over a model's units; return None to pass.
 
     Called once when training starts and once when a profile is loaded, with the units' full module names (blocks,
     unless the space is ``sparsity``, ``sublayer`` or ``structured``), their parameters, the least and largest share of
-    each, empty where nobody set any, and for ``structured`` how many equal parts each has and how many of them go
-    together. No answer is an ``UnknownNameError``.
+    each, empty where nobody set any, for ``structured`` how many equal parts each has and how many of them go together,
+    and groups of indices of units: of each one has to stay for the model to generate; empty where any one will do. No
+    answer is an ``UnknownNameError``.
     """
 
 

@@ -98,6 +98,8 @@ def make_space(
     params: tuple[int, ...],
     bounds: tuple[tuple[float, float], ...] = (),
     parts: tuple[tuple[int, int], ...] = (),
+    *,
+    needed: tuple[tuple[int, ...], ...] = (),
 ) -> Space:
     """Build a space by name.
 
@@ -105,7 +107,8 @@ def make_space(
         UnknownNameError: If no plugin knows it.
         PluginError: If a plugin fails.
     """
-    made: Space = _ask("space", name, "unicuco_make_space", units=units, params=params, bounds=bounds, parts=parts)
+    given = {"units": units, "params": params, "bounds": bounds, "parts": parts, "needed": needed}
+    made: Space = _ask("space", name, "unicuco_make_space", **given)
     return made
 
 

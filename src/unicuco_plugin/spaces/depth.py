@@ -1,4 +1,8 @@
-"""The space of whole decoder blocks: each one stays or goes."""
+"""The space of whole decoder blocks: each one stays or goes.
+
+Where all blocks have one size a budget is a number of blocks (:class:`DepthSpace`), else it is in parameters
+(:class:`UnevenBlocks`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,9 +12,10 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, round_down
-from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, units_of
+from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, stays, units_of
+from unicuco_plugin.spaces.whole import WholeUnits
 
-__all__ = ["DepthSpace"]
+__all__ = ["DepthSpace", "UnevenBlocks", "make_depth"]
 
 # Shares are sums of floats: a budget that is a block boundary must not cost one block more.
 _SLACK = 1e-9
@@ -20,12 +25,13 @@ _SLACK = 1e-9
 class DepthSpace:
     """Strategies over whole blocks: ``x_i`` is 1 where block ``i`` is removed, else 0.
 
-    At least one block always stays. All blocks of a model are assumed to matter by their parameters only for the
-    budget; swaps keep the number of blocks, which is the budget where blocks have one size.
+    At least one block always stays. Swaps keep the number of blocks, which is the budget where blocks have one size.
+    Where they have not, :meth:`project` is what a ranking of blocks makes of a budget: peers follow it so.
 
     Attributes:
         block_names: Full module names of the ``d`` blocks, in order.
         block_params: Parameters of each.
+        needed: Groups of indices; of each at least one block stays, of all blocks where there is no group.
 
     Raises:
         StrategyError: If there are fewer than two blocks, or more than 640.
@@ -33,6 +39,7 @@ class DepthSpace:
 
     block_names: tuple[str, ...]
     block_params: tuple[int, ...]
+    needed: tuple[tuple[int, ...], ...] = ()
     name: str = "depth"
     smooth: bool = False
     stepped: bool = False
@@ -103,30 +110,37 @@ class DepthSpace:
     def project(self, scores: Tensor, sparsity: float) -> Tensor:
         """Remove blocks in order of falling score, the fewest that reach the share.
 
+        Of each group that is needed the last in order stays that the share can do without.
+
         Args:
             scores: ``p x d``.
             sparsity: Share of block parameters to remove, at least; in (0, 1).
 
         Raises:
-            RequestError: If it takes all blocks.
+            RequestError: If it takes all blocks, or all of a group.
         """
-        if sparsity > self.budgets[-1] + _SLACK:
+        share = self.params / self.params.sum()
+        groups = [torch.tensor(group) for group in self.needed or (range(len(self.units)),)]
+        lightest = [share[group].min().item() for group in groups]
+        if 1.0 - sum(lightest) < sparsity - _SLACK:
             raise RequestError(
-                f"sparsity must be at most {round_down(self.budgets[-1])} for depth: one of {len(self.units)} blocks "
-                f"has to stay, got {sparsity:.6g}"
+                f"sparsity must be at most {round_down(1.0 - sum(lightest))} for depth: "
+                f"{stays([group.tolist() for group in groups], 'block', needed=bool(self.needed))}, got {sparsity:.6g}"
             )
         order = scores.argsort(dim=-1, descending=True, stable=True)
-        reached = self.params[order].cumsum(-1) / self.params.sum()
-        taken = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], -1) < sparsity - _SLACK
-        x = torch.zeros(scores.shape, dtype=torch.float64).scatter(-1, order, taken.double())
-        return self._leave_one(x, order, sparsity)
-
-    def _leave_one(self, x: Tensor, order: Tensor, sparsity: float) -> Tensor:
-        """Where all blocks went, put back the last in order that the share can do without."""
-        spare = 1.0 - self.params / self.params.sum() >= sparsity - _SLACK
-        for row in (x.sum(-1) == x.shape[-1]).nonzero()[:, 0].tolist():
-            x[row, order[row][spare[order[row]]][-1]] = 0.0
-        return x
+        rank, free = order.argsort(-1), torch.full((len(scores),), 1.0 - sum(lightest) - sparsity + _SLACK)
+        may = torch.ones(scores.shape, dtype=torch.bool)
+        for group, least in zip(groups, lightest, strict=True):
+            # What the others of the group weigh more than its lightest must not exceed what is to spare.
+            able = share[group] - least <= free[:, None]
+            kept = group[rank[:, group].masked_fill(~able, -1).argmax(-1)]
+            may.scatter_(-1, kept[:, None], value=False)
+            free = free - (share[kept] - least)
+        able = may.gather(-1, order)
+        reached = (share[order] * able).cumsum(-1)
+        before = torch.cat([torch.zeros_like(reached[:, :1]), reached[:, :-1]], -1)
+        taken = able & (before < sparsity - _SLACK)
+        return torch.zeros(scores.shape, dtype=torch.float64).scatter(-1, order, taken.double())
 
     def near(self, X: Tensor, sparsity: float) -> Tensor:
         """The strategies that are at the budget already; half a block cannot go."""
@@ -198,3 +212,21 @@ class DepthSpace:
     def parse(self, key: str) -> Tensor:
         """The inverse of ``key``, ``d``."""
         return parse_key(len(self.units), key)
+
+
+@dataclass(frozen=True)
+class UnevenBlocks(WholeUnits):
+    """Strategies over blocks that differ in size, or of which generation needs some; see :class:`WholeUnits`."""
+
+    name: str = "depth"
+    what: str = "block"
+    physical: bool = True
+
+
+def make_depth(
+    names: tuple[str, ...], params: tuple[int, ...], needed: tuple[tuple[int, ...], ...] = ()
+) -> DepthSpace | UnevenBlocks:
+    """The space ``depth`` of a model's blocks: by their number where all have one size and any may be the last."""
+    if len(set(params)) == 1 and not needed:
+        return DepthSpace(names, params)
+    return UnevenBlocks(names, params, needed)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unicuco_plugin.errors import StrategyError, quoted
 
-__all__ = ["check_count", "key_of", "named_units", "parse_key", "row_of", "units_of"]
+__all__ = ["check_count", "key_of", "named_units", "parse_key", "row_of", "stays", "units_of"]
 
 
 # Exchanges of a removed unit with a kept one are listed: a quarter of the square of the units, each as long as they.
@@ -22,6 +22,12 @@ def check_count(count: int, what: str) -> None:
     """
     if not 1 < count <= _MOST_UNITS:
         raise StrategyError(f"a space of {what} must have 2 to {_MOST_UNITS} of them, got {count}")
+
+
+def stays(groups: Sequence[Sequence[int]], what: str, *, needed: bool) -> str:
+    """Say what has to stay: one of each group of units, each called ``what``."""
+    counts = " and ".join(f"one of {len(group)} {what}s" for group in groups)
+    return f"{counts}{' that generation needs' if needed else ''} {'has' if len(groups) == 1 else 'have'} to stay"
 
 
 def row_of(count: int, removed: Iterable[int]) -> Tensor:

@@ -1,35 +1,36 @@
 """Moves from one set of sub-layers to others with as many parameters."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-__all__ = ["SublayerMoves", "units_by_size"]
+from unicuco_plugin.spaces.subsets import units_by_size
+
+__all__ = ["SublayerMoves"]
 
 # Units of the smaller size that a move may trade for one of the larger.
 _TRADED = 4
-
-
-def units_by_size(sizes: Sequence[int]) -> dict[int, Tensor]:
-    """Each size, rising → indices of the units that have it."""
-    return {size: torch.tensor([i for i, n in enumerate(sizes) if n == size]) for size in sorted(set(sizes))}
 
 
 @dataclass(frozen=True)
 class SublayerMoves:
     """Swaps of two units or two whole blocks, and trades of one unit for smaller ones.
 
+    A move never takes the last unit of a group that is needed.
+
     Attributes:
         sizes: Parameters of each of ``d`` units.
         blocks: The block of each, whole numbers from 0.
+        needed: Groups of indices of units; of each at least one stays.
     """
 
     sizes: tuple[int, ...]
     blocks: tuple[int, ...]
+    needed: tuple[tuple[int, ...], ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         """All moves of each row, ``p x d`` to ``p x moves x d``.
@@ -38,6 +39,9 @@ class SublayerMoves:
         """
         found = [self._swapped(x), *self._blocks_swapped(x), *self._traded(x)]
         row, moved = (torch.cat(parts) for parts in zip(*found, strict=True))
+        for group in self.needed:
+            allowed = (moved[:, list(group)] == 0).any(-1)
+            row, moved = row[allowed], moved[allowed]
         order = row.argsort(stable=True)
         row, count = row[order], row.bincount(minlength=len(x))
         place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]

@@ -3,7 +3,7 @@
 import torch
 
 from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.parts import Parts, find_parts
+from unicuco_plugin.models.parts import Parts, find_parts, leaving_blocks
 from unicuco_plugin.models.sizes import measure_sizes, tensor_bytes
 from unicuco_plugin.models.storage import count_parameters, kept_tensors
 from unicuco_plugin.profile_record import SizeTable
@@ -30,8 +30,8 @@ def measure_parts(decoder: Decoder, *, round_to: int, compensate: bool) -> SizeT
     counted = {name: _module(decoder, part, compensate=compensate) for name, part in parts.items()}
     width = sizes.bytes_per_param
     blocks: dict[str, tuple[int, int]] = {}
-    for index, block in enumerate(decoder.block_names):
-        inside = [name for name in parts if name.startswith(f"{block}.")]
+    for block, inside in leaving_blocks(decoder, parts).items():
+        index = decoder.block_names.index(block)
         params = sum(parts[n].params * parts[n].count + counted[n][0][0] for n in inside)
         size = sum(parts[n].params * parts[n].count * width + counted[n][0][1] for n in inside)
         blocks[block] = (sizes.block_params[index] - params, sizes.block_bytes[index] - size)

@@ -13,6 +13,7 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.coverage import measure_coverage
 from unicuco_plugin.models.cuts import check_cuts
 from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.needed import needed_blocks
 from unicuco_plugin.models.parts import find_parts
 from unicuco_plugin.models.sizes import ModelSizes, measure_sizes
 from unicuco_plugin.models.sublayers import check_silence, sublayer_params
@@ -153,19 +154,16 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) ->
     label = type(decoder.model).__name__
     if len(sizes.block_params) < 2:
         raise UnsupportedModelError(f"{label}: a profile needs two or more blocks, got {len(sizes.block_params)}")
-    if len(set(sizes.block_params)) > 1:
-        raise UnsupportedModelError(
-            f"{label}: a profile needs blocks of one size, got {min(sizes.block_params)} to {max(sizes.block_params)} "
-            "parameters; a strategy written by hand can still be applied"
-        )
-    space = make_space(name, decoder.block_names, sizes.block_params)
+    space = make_space(name, decoder.block_names, sizes.block_params, needed=needed_blocks(decoder))
     return Subject(space, _table(sizes, sizes.block_params, sizes.block_bytes))
 
 
 def _sublayer(decoder: Decoder) -> Subject:
     sizes, params = measure_sizes(decoder), sublayer_params(decoder)
     check_silence(decoder)
-    space = make_space("sublayer", tuple(params), tuple(params.values()))
+    # Halves are listed pair after pair; a block leaves when both go.
+    needed = tuple(tuple(2 * block + half for block in group for half in range(2)) for group in needed_blocks(decoder))
+    space = make_space("sublayer", tuple(params), tuple(params.values()), needed=needed)
     # What only half a block lacks is zeroed and stays in the files.
     table = _table(sizes, tuple(params.values()), (0,) * len(params))
     groups = group_blocks(space) if isinstance(space, SublayerSpace) else None  # a plugin may have its own
