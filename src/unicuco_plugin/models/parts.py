@@ -12,7 +12,9 @@ from unicuco_plugin.models.sublayers import sublayer_names
 __all__ = ["Parts", "find_parts"]
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_MLP = ("gate_proj", "up_proj", "down_proj")
+# An MLP without a gate has neurons all the same.
+_GATED = ("gate_proj", "up_proj", "down_proj")
+_MLP = ("up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def find_parts(decoder: Decoder) -> dict[str, Parts]:
 
     Raises:
         UnsupportedModelError: If a module is not made of separate linears for queries, keys, values and output, or
-            for gate, up and down; or has parameters that parts share in a way not known.
+            for (gate,) up and down; or has parameters that parts share in a way not known.
     """
     found = {}
     for pair in zip(*sublayer_names(decoder), strict=True):
@@ -74,13 +76,16 @@ def _attention(name: str, module: nn.Module) -> Parts:
 
 
 def _mlp(name: str, module: nn.Module) -> Parts:
-    gate, up, down = _linears(name, module, _MLP)
-    if not gate.out_features == up.out_features == down.in_features:
-        raise UnsupportedModelError(f"{name}: gate_proj, up_proj and down_proj disagree on the number of neurons")
-    for inner, _ in module.named_parameters():
-        if inner.rpartition(".")[0] not in _MLP:
+    children = dict(module.named_children())
+    expected = _MLP if "up_proj" in children and "gate_proj" not in children else _GATED
+    *inputs, down = _linears(name, module, expected)
+    if {linear.out_features for linear in inputs} != {down.in_features}:
+        raise UnsupportedModelError(f"{name}: {', '.join(expected)} disagree on the number of neurons")
+    for inner, parameter in module.named_parameters():
+        # A number or two of an activation are shared by all neurons.
+        if inner.rpartition(".")[0] not in expected and parameter.numel() > 1:
             raise UnsupportedModelError(f"{name}: cannot be split into neurons, since {inner} spans them")
-    params = sum(p.numel() for linear in (gate, up) for p in linear.parameters()) + down.weight.numel()
+    params = sum(p.numel() for linear in inputs for p in linear.parameters()) + down.weight.numel()
     return Parts(name, "mlp", down.in_features, 1, 1, f"{name}.down_proj", params // down.in_features)
 
 

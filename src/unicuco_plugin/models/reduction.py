@@ -49,7 +49,7 @@ def _take_out(module: nn.Module, part: Parts, indices: tuple[int, ...]) -> list[
     if part.kind == "attention":
         rows = {"q_proj": part.width, "k_proj": part.head_dim, "v_proj": part.head_dim}
     else:
-        rows = {"gate_proj": 1, "up_proj": 1}
+        rows = {name: 1 for name, _ in module.named_children() if name in ("gate_proj", "up_proj")}
     undo = [_count_heads(module, part, len(indices))] if part.kind == "attention" else []
     for name, width in rows.items():
         linear = module.get_submodule(name)

@@ -101,7 +101,7 @@ def slice_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
             rows = {"q_proj": query, "k_proj": key, "v_proj": key}
         else:
             resize_mlp(module, len(kept), bias=bias is not None)
-            rows = dict.fromkeys(("gate_proj", "up_proj"), torch.tensor(kept))
+            rows = {child: torch.tensor(kept) for child in ("gate_proj", "up_proj") if child in old}
         for child, index in rows.items():
             _copy_rows(old[child], module.get_submodule(child), index)
         _copy_columns(old[output], module.get_submodule(output), _spread(kept, part.width), bias)

@@ -73,7 +73,7 @@ def zero_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
         part, module = found[name], decoder.model.get_submodule(name)
         linears.remember(module)
         output = part.output.rpartition(".")[2]
-        for child in _WIDTHS[part.kind]:
+        for child in _WIDTHS[part.kind].keys() & dict(module.named_children()).keys():
             copied = _copy(module.get_submodule(child), bias=child == output and name in parts.biases)
             setattr(module, child, copied)
             for parameter in copied.parameters() if child != output else ():
