@@ -15,7 +15,7 @@ from pathlib import Path
 from zoo.cells import SPACES, Cage, Reader, quietly
 from zoo.families import ANIMALS
 from zoo.shards import read_shard, shard
-from zoo.table import DOCUMENT, OUTCOMES, write_outcomes, write_table
+from zoo.table import DOCUMENT, OUTCOMES, replace_table, write_outcomes
 
 
 def main() -> int:
@@ -47,8 +47,8 @@ def main() -> int:
         print(f"{len(missing)} configurations are still to be measured, such as {missing[0]}")
     else:
         found = {name: json.loads(file.read_text(encoding="utf8")) for name, file in files.items()}
-        write_outcomes(OUTCOMES, found)
-        write_table(DOCUMENT, found)
+        write_outcomes(found)
+        DOCUMENT.write_text(replace_table(DOCUMENT.read_text(encoding="utf8"), found), encoding="utf8")
         print(f"written: {OUTCOMES}, {DOCUMENT}")
     return min(wrong, 100)
 

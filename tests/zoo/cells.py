@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from tiny import WORDS
 from transformers.utils import logging
 from zoo.families import save
 
-from unicuco_plugin.errors import UnicucoError, UnsupportedModelError
+from unicuco_plugin.errors import RecipeError, UnicucoError, UnsupportedModelError
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.models.calibration import load_windows
@@ -44,6 +45,9 @@ SPACES = ("depth", "sublayer", "sparsity", "structured")
 RIGHT = "right"
 # Of what may go; of four blocks that is two.
 _SHARE = 0.4
+# What training asks of a model and a strategy written by hand does not.
+_OF_TRAINING = ("a profile needs blocks of one size", "a profile needs two or more blocks", "a level database is made of")
+_DIGITS = re.compile(r"\d+")
 # Zeros in rows of 32 weights come in thirty-seconds, rounded one by one.
 _ROUNDING = 0.02
 _SMALLEST = Settings(
@@ -95,7 +99,7 @@ class Cage:
         self.text.write_text("\n\n".join(" ".join(chance.choices(WORDS, k=50)) for _ in range(20)), encoding="utf8")
 
     def outcome(self, space: str) -> str:
-        """``right``, ``refused: …`` or ``wrong: …``."""
+        """``right``, ``refused: …``, ``refused in training: …`` (pruning by hand works) or ``wrong: …``."""
         try:
             with _hurry():
                 return self._train_and_prune(space)
@@ -116,9 +120,24 @@ class Cage:
                 return f"wrong: refused late, {late}: {refusal}"
             return self._refused_in_pruning(space, str(refusal))
         strategy = profile.answer(sparsity=_SHARE)
-        done = self._prune(space, profile=str(self.home / f"{space}-profile"), request={"sparsity": _SHARE})
+        answer = {"profile": str(self.home / f"{space}-profile"), "request": {"sparsity": _SHARE}}
+        done, way = self._prune_somehow(space, answer)
         wrong = self.reader.judge(self._job(space, done, strategy))
-        return f"wrong: {wrong}" if wrong else RIGHT
+        return f"wrong: {wrong}" if wrong else RIGHT + way
+
+    def _prune_somehow(self, space: str, answer: dict[str, Any]) -> tuple[Export, str]:
+        """By default, or in the other way that users have; says which."""
+        try:
+            return self._prune(space, **answer), ""
+        except UnsupportedModelError:
+            if space != "structured":
+                raise
+            stock = {"format": "stock", "compensate": False}
+            return self._prune(space, **answer, structured=stock), " (format stock)"
+        except RecipeError:
+            if space != "sparsity":
+                raise
+            return self._prune(space, **answer, levels=str(self.home / "sparsity-levels")), " (from levels)"
 
     def _train(self, space: str, progress: Callable[[Any], None]) -> Any:
         units = None
@@ -142,7 +161,7 @@ class Cage:
         return folder
 
     def _windows(self) -> torch.Tensor:
-        return load_windows([str(self.text)], load_tokenizer(self.dense), count=16, length=16, seed=0)
+        return load_windows([str(self.text)], load_tokenizer(self.dense), count=8, length=16, seed=0)
 
     def _worked(self, space: str, stages: list[str]) -> str:
         """What had been begun before a refusal; empty where only the model was looked at."""
@@ -154,21 +173,24 @@ class Cage:
 
     def _prune(self, space: str, **source: Any) -> Export:
         modifiers: list[Any] = [SparsityProfileModifier(**source)]
-        if space == "sparsity":
+        if space == "sparsity" and "levels" not in source:
             # Its masks leave other weights as they were, so that the dense model can be masked by hand.
             from llmcompressor.modifiers.pruning import WandaPruningModifier
 
             modifiers.append(WandaPruningModifier(sparsity=0.5, ignore=["re:.*lm_head"]))
-        windows = self._windows() if space == "sparsity" else None
+        windows = self._windows() if len(modifiers) > 1 else None
         return prune_with_recipe(self.dense, modifiers, self.home / f"{space}-pruned", calibration=windows)
 
     def _refused_in_pruning(self, space: str, reason: str) -> str:
         try:
             self._prune(space, strategy=self._by_hand(space).to_dict())
         except UnsupportedModelError as refusal:
-            if str(refusal) == reason:
+            # Which block is named depends on the strategy.
+            if _DIGITS.sub("N", str(refusal)) == _DIGITS.sub("N", reason):
                 return f"refused: {reason}"
             return f"wrong: train refuses: {reason}; prune: {refusal}"
+        if any(words in reason for words in _OF_TRAINING):
+            return f"refused in training: {reason}"
         return f"wrong: train refuses what prune does: {reason}"
 
     def _by_hand(self, space: str) -> Strategy:
@@ -197,6 +219,8 @@ class Cage:
         elif space == "sparsity":
             assert done.achieved is not None
             job["zeros"] = done.achieved.total("exported")
+            # Levels change what they keep.
+            job["solved"] = [linear.name for linear in done.achieved.linears] if done.achieved.levels else []
             off = abs(job["zeros"] / done.achieved.weights - strategy.sparsity)
             assert off < _ROUNDING, f"{off:.1%} more or less of the weights are zero than was asked"
         else:

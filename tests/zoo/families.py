@@ -23,7 +23,7 @@ _SIZES: Mapping[str, Any] = {
     "topk_group": 1, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
     # latent attention, and indexed
     "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
-    "index_n_heads": 2, "index_head_dim": 16, "index_topk": 8, "o_lora_rank": 16, "o_groups": 2,
+    "index_n_heads": 2, "index_head_dim": 16, "index_topk": 32, "o_lora_rank": 16, "o_groups": 2,
     # linear attention and state spaces
     "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1, "mamba_chunk_size": 8,

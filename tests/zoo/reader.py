@@ -30,7 +30,7 @@ def judge(job: dict[str, Any]) -> str:
     ids = torch.randint(3, 128, (2, PROMPT + WRITTEN), generator=torch.Generator().manual_seed(3))
     plain = logits(dense, ids)
     if job["space"] == "sparsity":
-        wrong = mask(dense, pruned, job["zeros"])
+        wrong = mask(dense, pruned, job["zeros"], {f"{name}.weight" for name in job["solved"]})
         if wrong:
             return wrong
     else:
@@ -98,13 +98,18 @@ def add(_: nn.Module, __: tuple[Any, ...], output: Tensor, *, gone: bool, bias: 
     return output if bias is None else output + bias
 
 
-def mask(dense: nn.Module, pruned: nn.Module, zeros: int) -> str:
-    """Zero in the dense model what is zero in the other one; say so where that is not what was asked."""
+def mask(dense: nn.Module, pruned: nn.Module, zeros: int, solved: set[str]) -> str:
+    """Zero in the dense model what is zero in the other one; say so where that is not what was asked.
+
+    Linears that were ``solved`` keep other weights than they had; these are taken over.
+    """
     other, added = pruned.state_dict(), 0
     with torch.no_grad():
         for name, tensor in dense.state_dict().items():
             kept = (other[name] != 0) | (tensor == 0)
             added += int((~kept).sum())
+            if name in solved:
+                tensor.copy_(other[name])
             tensor.mul_(kept)
             if not torch.equal(tensor, other[name]):
                 return f"{name} is not the dense one with zeros in it"
