@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,21 @@ settings.register_profile("unicuco", deadline=None)
 settings.load_profile("unicuco")
 
 ROOT = Path(__file__).resolve().parents[1]
+# Helpers in folders of their own (zoo) import those beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("zoo")
+    group.addoption("--zoo-tenth", default=os.environ.get("ZOO_TENTH"), help="1 to 10; by default the day's, in UTC")
+    group.addoption("--zoo-shard", default="1/1", help="with -m zoo: K/N, the K-th of N parts")
+
+
+def pytest_configure(config):
+    from zoo.shards import tenth_of_today
+
+    # Told to every process of a parallel run, so that all of them collect the same whatever the hour.
+    os.environ["ZOO_TENTH"] = str(config.getoption("--zoo-tenth") or tenth_of_today())
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from tiny import WORDS
 from transformers.utils import logging
 from zoo.families import save
 
-from unicuco_plugin.errors import RecipeError, UnicucoError, UnsupportedModelError
+from unicuco_plugin.errors import ExportError, UnicucoError, UnsupportedModelError
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.models.calibration import load_windows
@@ -46,7 +46,8 @@ RIGHT = "right"
 # Of what may go; of four blocks that is two.
 _SHARE = 0.4
 # What training asks of a model and a strategy written by hand does not.
-_OF_TRAINING = ("a profile needs blocks of one size", "a profile needs two or more blocks", "a level database is made of")
+_OF_TRAINING = ("a profile needs blocks of one size", "a profile needs two or more blocks", "a level database is made of",
+                "cannot be run one by one")
 _DIGITS = re.compile(r"\d+")
 # Zeros in rows of 32 weights come in thirty-seconds, rounded one by one.
 _ROUNDING = 0.02
@@ -102,8 +103,8 @@ class Cage:
         """``right``, ``refused: …``, ``refused in training: …`` (pruning by hand works) or ``wrong: …``."""
         try:
             with _hurry():
-                return self._train_and_prune(space)
-        except Exception as error:
+                return self._train_and_prune(space).replace(f"{self.dense}", "dense")
+        except Exception as error:  # whatever went wrong is what is to be told
             kind = "" if isinstance(error, UnicucoError) else f"{type(error).__name__}: "
             return f"wrong: {kind}{error}"
         finally:
@@ -134,8 +135,8 @@ class Cage:
                 raise
             stock = {"format": "stock", "compensate": False}
             return self._prune(space, **answer, structured=stock), " (format stock)"
-        except RecipeError:
-            if space != "sparsity":
+        except ExportError as error:
+            if space != "sparsity" or "cannot trace" not in str(error):
                 raise
             return self._prune(space, **answer, levels=str(self.home / "sparsity-levels")), " (from levels)"
 
@@ -183,15 +184,17 @@ class Cage:
 
     def _refused_in_pruning(self, space: str, reason: str) -> str:
         try:
-            self._prune(space, strategy=self._by_hand(space).to_dict())
+            strategy = self._by_hand(space)
+            done = self._prune(space, strategy=strategy.to_dict())
         except UnsupportedModelError as refusal:
             # Which block is named depends on the strategy.
             if _DIGITS.sub("N", str(refusal)) == _DIGITS.sub("N", reason):
                 return f"refused: {reason}"
             return f"wrong: train refuses: {reason}; prune: {refusal}"
-        if any(words in reason for words in _OF_TRAINING):
-            return f"refused in training: {reason}"
-        return f"wrong: train refuses what prune does: {reason}"
+        if not any(words in reason for words in _OF_TRAINING):
+            return f"wrong: train refuses what prune does: {reason}"
+        wrong = self.reader.judge(self._job(space, done, strategy))
+        return f"wrong: by hand: {wrong}" if wrong else f"refused in training: {reason}"
 
     def _by_hand(self, space: str) -> Strategy:
         """The smallest strategy there is: something of the second block goes."""
@@ -221,7 +224,7 @@ class Cage:
             job["zeros"] = done.achieved.total("exported")
             # Levels change what they keep.
             job["solved"] = [linear.name for linear in done.achieved.linears] if done.achieved.levels else []
-            off = abs(job["zeros"] / done.achieved.weights - strategy.sparsity)
+            off = abs(job["zeros"] - done.achieved.total("planned")) / done.achieved.weights
             assert off < _ROUNDING, f"{off:.1%} more or less of the weights are zero than was asked"
         else:
             job["own_code"] = done.layout == "compact"

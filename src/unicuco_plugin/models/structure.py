@@ -49,7 +49,8 @@ def check_structure(model: PreTrainedModel) -> None:
 
 
 def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Iterator[str]:
-    have, want = _checkpoint_shapes(model), _checkpoint_shapes(fresh)
+    # By the model's own conversions: how it was loaded decides under which names it is saved.
+    have, want = _checkpoint_shapes(model, model), _checkpoint_shapes(fresh, model)
     for name, shape in want.items():
         if name not in have:
             yield f"{name} is missing"
@@ -61,12 +62,12 @@ def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Itera
             yield f"{name} is unexpected"
 
 
-def _checkpoint_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+def _checkpoint_shapes(model: PreTrainedModel, rules: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     """Shapes by the names that a checkpoint has: the toolkit unfuses experts in memory, as they are on disk."""
     tensors = {
         name: torch.empty_like(tensor, device="meta") for name, tensor in model.state_dict(keep_vars=True).items()
     }
-    return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, tensors).items()}
+    return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(rules, tensors).items()}
 
 
 def _attribute_differences(module: nn.Module, fresh: nn.Module, name: str = "") -> Iterator[str]:
