@@ -3,6 +3,8 @@
 import pytest
 import torch
 from tiny import FAMILIES, tiny_model, unfuse_experts
+from transformers import GPTNeoXForCausalLM
+from zoo.families import build
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.structure import check_structure
@@ -74,3 +76,9 @@ def test_a_number_that_is_another_is_named():
     model.model.layers[0].self_attn.scaling *= 1 + 1e-9
     with pytest.raises(UnsupportedModelError, match=r"layers\.0\.self_attn\.scaling is 0\.35\d+, expected 0\.35"):
         check_structure(model)
+
+
+def test_a_tied_head_that_has_another_name_on_disk_is_the_same_after_loading(tmp_path):
+    # GPT-NeoX is saved as embed_out, and only what was renamed in loading is renamed in saving.
+    build("gpt_neox-sequential").save_pretrained(tmp_path)
+    check_structure(GPTNeoXForCausalLM.from_pretrained(tmp_path))

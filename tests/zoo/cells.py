@@ -18,7 +18,6 @@ from unittest import mock
 import torch
 from tiny import WORDS
 from transformers.utils import logging
-from zoo.families import save
 
 from unicuco_plugin.errors import ExportError, UnicucoError, UnsupportedModelError
 from unicuco_plugin.levels.build import build_levels
@@ -38,6 +37,7 @@ from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.strategy import Strategy, split_halves
 from unicuco_plugin.training import JOURNAL, train_profile
 from unicuco_plugin.training.subject import Units
+from zoo.families import save
 
 __all__ = ["RIGHT", "SPACES", "Cage", "Reader", "quietly"]
 
@@ -46,8 +46,12 @@ RIGHT = "right"
 # Of what may go; of four blocks that is two.
 _SHARE = 0.4
 # What training asks of a model and a strategy written by hand does not.
-_OF_TRAINING = ("a profile needs blocks of one size", "a profile needs two or more blocks", "a level database is made of",
-                "cannot be run one by one")
+_OF_TRAINING = (
+    "a profile needs blocks of one size",
+    "a profile needs two or more blocks",
+    "a level database is made of",
+    "cannot be run one by one",
+)
 _DIGITS = re.compile(r"\d+")
 # Zeros in rows of 32 weights come in thirty-seconds, rounded one by one.
 _ROUNDING = 0.02

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from zoo.cells import Cage, Reader
 from zoo.families import ANIMALS
 from zoo.shards import TENTHS, read_shard, shard

@@ -34,7 +34,8 @@ _SLIDES = {"layer_types": [_FULL, _SLIDING, _SLIDING, _FULL]}
 _DENSE_FIRST = {"first_k_dense_replace": 1}
 # Latent attention has as many keys as queries.
 _LATENT = {"num_key_value_heads": 4}
-_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_LATENT_ATTENTION = "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 youtu"
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,25 @@ class Animal:
 
 # Families for which the common sizes are enough.
 _PLAIN = """
-afmoe apertus arcee biogpt bitnet bloom cohere cohere2 cohere2_moe cwm deepseek_v4 diffllama doge ernie4_5 ernie4_5_moe exaone4 exaone_moe falcon_mamba flex_olmo gemma gemma2 glm
-glm4 glm4_moe gpt-sw3 gpt2 gpt_bigcode gpt_neox gpt_neox_japanese gpt_oss granite
-granite_swa granitemoe granitemoe_swa granitemoeshared helium hrm_text hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4
-hyperclovax jais2 jetmoe laguna lfm2 llama llama4_text mamba mellum mimo_v2_flash minimax minimax_m2 ministral
-ministral3 mistral mixtral modernbert-decoder mpt nanochat nemotron olmo olmo2 olmo3 olmo_hybrid olmoe openai-gpt
-persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next recurrent_gemma rwkv
-seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma
-""".split()
+afmoe apertus arcee biogpt bitnet bloom cohere cohere2 cohere2_moe cwm deepseek_v4 diffllama doge ernie4_5
+ernie4_5_moe exaone4 exaone_moe falcon_mamba flex_olmo gemma gemma2 glm glm4 glm4_moe gpt-sw3 gpt2 gpt_bigcode
+gpt_neox gpt_neox_japanese gpt_oss granite granite_swa granitemoe granitemoe_swa granitemoeshared helium hrm_text
+hunyuan_v1_dense hunyuan_v1_moe hy_v3 hy_v4 hyperclovax jais2 jetmoe laguna lfm2 llama llama4_text mamba mellum
+mimo_v2_flash minimax minimax_m2 ministral ministral3 mistral mixtral modernbert-decoder mpt nanochat nemotron olmo
+olmo2 olmo3 olmo_hybrid olmoe openai-gpt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5_moe_text qwen3_5_text
+qwen3_moe qwen3_next recurrent_gemma rwkv seed_oss smollm3 solar_open stablelm starcoder2 vaultgemma
+"""
 
 # What other families need to be built, or to be small.
 _SPECIAL: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(
-        """axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 youtu""".split(), _LATENT
+        _LATENT_ATTENTION.split(), _LATENT
     ),
-    **dict.fromkeys(["codegen", "gptj"], {"rotary_dim": 4}),
+    "codegen": {"rotary_dim": 4},
+    "gptj": {"rotary_dim": 4},
     "aria_text": {"moe_num_experts": 4, "moe_num_shared_experts": 1},
     "bamba": {"attn_layer_indices": [1, 3]},
-    "cohere_compass_text": {"head_dim": ..., "rope_parameters": {kind: _ROPE | {"mrope_section": [2, 1, 1]} for kind in (_FULL, _SLIDING)}, **_SLIDES},
+    "cohere_compass_text": {"head_dim": ..., "rope_parameters": {_FULL: _ROPE, _SLIDING: _ROPE}, **_SLIDES},
     "cpmant": {"dim_head": 8, "dim_ff": 48, "prompt_length": 4, "prompt_types": 4},
     "ctrl": {"dff": 48, "n_positions": 256},
     "dbrx": {
@@ -102,8 +104,8 @@ _SPECIAL: Mapping[str, Mapping[str, Any]] = {
         "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
     },
     "kimi_linear": {
-        "linear_head_dim": 8, "linear_num_heads": 4, "q_lora_rank": None, "layer_types": ["linear_attention", _FULL] * 2,
-        **_LATENT,
+        "linear_head_dim": 8, "linear_num_heads": 4, "q_lora_rank": None,
+        "layer_types": ["linear_attention", _FULL] * 2, **_LATENT,
     },
     "lfm2_moe": {"layer_types": ["conv", _FULL] * 2, "num_dense_layers": 2},
     "longcat_flash": {
@@ -162,7 +164,7 @@ _VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
     "llama-two_blocks": ("llama", {"num_hidden_layers": 2}),
     "llama-wide_heads": ("llama", {"head_dim": 16}),
-    "llama4_text-dense": ("llama4_text", {"interleave_moe_layer_step": 8, "moe_layers": [], "intermediate_size_mlp": 48}),
+    "llama4_text-dense": ("llama4_text", {"moe_layers": [], "intermediate_size_mlp": 48}),
     "mistral-full": ("mistral", {"sliding_window": None}),
     "mixtral-top1": ("mixtral", {"num_experts_per_tok": 1, "sliding_window": None}),
     "nemotron_h-experts": (
@@ -193,7 +195,7 @@ _VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 ANIMALS: Mapping[str, Animal] = dict(
     sorted(
         {
-            **{name: Animal(name) for name in _PLAIN},
+            **{name: Animal(name) for name in _PLAIN.split()},
             **{name: Animal(name, fields) for name, fields in _SPECIAL.items()},
             **{name: Animal(family, fields) for name, (family, fields) in _VARIANTS.items()},
         }.items()

@@ -20,7 +20,9 @@ _DRAFTS = "gemma4_assistant gemma4_unified_assistant"
 OUTSIDE: Mapping[str, str] = {
     **dict.fromkeys(_ENCODERS.split(), "an encoder, or one unless it is told otherwise"),
     **dict.fromkeys(_ENCODER_DECODERS.split(), "the decoder of an encoder-decoder"),
-    **dict.fromkeys(_WRAPPERS.split(), "a wrapper of several kinds of input or output; its text model, where it has one, is here"),
+    **dict.fromkeys(
+        _WRAPPERS.split(), "a wrapper of several kinds of input or output; its text model, where it has one, is here"
+    ),
     **dict.fromkeys(_DRAFTS.split(), "drafts for another model, from whose states it reads"),
     "blt": "works on patches of bytes, between transformers of its own",
 }

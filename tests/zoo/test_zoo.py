@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.support import check_config
 from zoo.cells import SPACES
 from zoo.families import ANIMALS, build
 from zoo.outside import OUTSIDE
 from zoo.shards import TENTHS, read_shard, shard, tenth_of_today
 from zoo.table import DOCUMENT, read_outcomes, render_table, replace_table
-
-from unicuco_plugin.errors import UnsupportedModelError
-from unicuco_plugin.models.support import check_config
 
 # Needs parts of a configuration of its own before there is one.
 UNBUILT = {"musicgen", "musicgen_melody"}

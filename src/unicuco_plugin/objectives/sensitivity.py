@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.gradients import gradients_inside
 from unicuco_plugin.models.finite import check_finite
+from unicuco_plugin.models.gradients import gradients_inside
 
 __all__ = ["TOKEN_COST", "measure_slopes", "uniform_plan"]
 
