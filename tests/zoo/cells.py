@@ -16,13 +16,12 @@ from typing import Any, Self
 from unittest import mock
 
 import torch
-from tiny import WORDS
+from tiny import VOCABULARY, WORDS
 from transformers.utils import logging
 
 from unicuco_plugin.errors import ExportError, UnicucoError, UnsupportedModelError
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
-from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.decoder import find_decoder
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.fingerprint import fingerprint
@@ -99,9 +98,11 @@ class Cage:
         self.name, self.home, self.reader = name, home, reader
         self.dense = home / "dense"
         save(name, self.dense)
-        self.text = home / "text.txt"
+        text = home / "text.txt"
         chance = random.Random(0)  # noqa: S311
-        self.text.write_text("\n\n".join(" ".join(chance.choices(WORDS, k=50)) for _ in range(20)), encoding="utf8")
+        text.write_text("\n\n".join(" ".join(chance.choices(WORDS, k=50)) for _ in range(20)), encoding="utf8")
+        # Qwen2's class of tokenizers, which Transformers takes whatever the folder says, reads none of these words.
+        self.sources = [str(text)] if load_tokenizer(self.dense)(WORDS[0])["input_ids"] else []
 
     def outcome(self, space: str) -> str:
         """``right``, ``refused: …``, ``refused in training: …`` (pruning by hand works) or ``wrong: …``."""
@@ -151,7 +152,7 @@ class Cage:
         elif space == "structured":
             units = Units(round_to=8)
         return train_profile(
-            self.dense, self.home / f"{space}-profile", space=space, units=units, calibration=[str(self.text)],
+            self.dense, self.home / f"{space}-profile", space=space, units=units, calibration=self.sources,
             settings=_SMALLEST, progress=progress,
         )  # fmt: skip
 
@@ -166,7 +167,7 @@ class Cage:
         return folder
 
     def _windows(self) -> torch.Tensor:
-        return load_windows([str(self.text)], load_tokenizer(self.dense), count=8, length=16, seed=0)
+        return torch.randint(4, VOCABULARY, (8, 16), generator=torch.Generator().manual_seed(0))
 
     def _worked(self, space: str, stages: list[str]) -> str:
         """What had been begun before a refusal; empty where only the model was looked at."""
@@ -188,7 +189,7 @@ class Cage:
 
     def _refused_in_pruning(self, space: str, reason: str) -> str:
         try:
-            strategy = self._by_hand(space)
+            strategy = self._by_hand(space, reason)
             done = self._prune(space, strategy=strategy.to_dict())
         except UnsupportedModelError as refusal:
             # Which block is named depends on the strategy.
@@ -200,12 +201,14 @@ class Cage:
         wrong = self.reader.judge(self._job(space, done, strategy))
         return f"wrong: by hand: {wrong}" if wrong else f"refused in training: {reason}"
 
-    def _by_hand(self, space: str) -> Strategy:
-        """The smallest strategy there is: something of the second block goes."""
+    def _by_hand(self, space: str, reason: str) -> Strategy:
+        """The smallest strategy there is: something of the second block goes, of its halves the one with a reason."""
         model = load_model(self.dense)
         block = f"{_blocks(model)}.1"
         inside = [name.removeprefix(f"{block}.") for name, _ in model.get_submodule(block).named_children()]
-        half = f"{block}.{next((name for name in inside if 'att' in name), inside[0])}"
+        told = re.findall(r"\.(\w+):", reason)
+        inside.sort(key=lambda name: name not in told)
+        half = f"{block}.{next((name for name in inside if name in told or 'att' in name), inside[0])}"
         linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
         linear = next((name for name in linears if name.startswith(f"{block}.")), half)
         units = {"depth": {block: 1.0}, "sparsity": {linear: 0.5}}.get(space, {half: 1.0})

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from unicuco_plugin.errors import UnsupportedModelError, quoted
+from unicuco_plugin.errors import UnsupportedModelError, clip, quoted
 
 __all__ = ["check_structure"]
 
@@ -37,10 +37,13 @@ def check_structure(model: PreTrainedModel) -> None:
     label = type(model).__name__
     config = copy.deepcopy(model.config)
     try:
+        # Some rules are held only when a configuration is read.
+        type(config).from_dict(config.to_dict())
         with torch.device("meta"):
             fresh = type(model)._from_config(config)
     except Exception as error:
-        raise UnsupportedModelError(f"{label}: its configuration no longer builds a model: {error}") from error
+        reason = clip(" ".join(str(error).split()), 180, middle=True)
+        raise UnsupportedModelError(f"{label}: its configuration no longer builds a model: {reason}") from error
     differences = [*_tensor_differences(model, fresh), *_attribute_differences(model, fresh)]
     if differences:
         more = len(differences) - _NAMED
