@@ -87,6 +87,6 @@ def test_a_tied_head_that_has_another_name_on_disk_is_the_same_after_loading(tmp
 
 def test_a_configuration_that_can_be_held_and_not_read_is_refused_in_one_line():
     # OLMo-Hybrid wants both kinds of attention, and says so when config.json is read.
-    with pytest.raises(UnsupportedModelError, match="no longer builds a model: .*validate_architecture") as caught:
+    with pytest.raises(UnsupportedModelError, match=r"no longer builds a model: .*validate_architecture") as caught:
         drop_blocks(build("olmo_hybrid"), [3])
     assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300

@@ -41,12 +41,12 @@ def main() -> int:
                     print(f"{name:30} {space:11} {time.perf_counter() - began:5.1f} s  {known[space]}", flush=True)
                     file.write_text(json.dumps(known), encoding="utf8")
             wrong += sum(outcome.startswith("wrong") for outcome in known.values())
-    files = {name: asked.into / f"{name}.json" for name in ANIMALS}
-    missing = [name for name, file in files.items() if not file.exists()]
+    files = {name: asked.into / f"{name}.json" for name in ANIMALS if (asked.into / f"{name}.json").exists()}
+    found = {name: json.loads(file.read_text(encoding="utf8")) for name, file in files.items()}
+    missing = [name for name in ANIMALS if found.get(name, {}).keys() != set(SPACES)]
     if missing:
         print(f"{len(missing)} configurations are still to be measured, such as {missing[0]}")
     else:
-        found = {name: json.loads(file.read_text(encoding="utf8")) for name, file in files.items()}
         write_outcomes(found)
         DOCUMENT.write_text(replace_table(DOCUMENT.read_text(encoding="utf8"), found), encoding="utf8")
         print(f"written: {OUTCOMES}, {DOCUMENT}")

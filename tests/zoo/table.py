@@ -73,7 +73,7 @@ def _counts(found: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def _word(outcome: str) -> str:
-    word = outcome.partition(":")[0]
+    word = outcome.partition(":")[0].partition(" (")[0]
     return "by hand" if word == "refused in training" else word
 
 
