@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-import zlib
+import sys
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -17,27 +17,21 @@ settings.register_profile("unicuco", deadline=None)
 settings.load_profile("unicuco")
 
 ROOT = Path(__file__).resolve().parents[1]
+# Helpers in folders of their own (zoo) import those beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_addoption(parser):
-    """Machines that share a suite take a part of it each."""
-    parser.addoption("--shard", metavar="I/N", type=_read_shard, help="run the I-th of N parts of the tests, from 0")
+    group = parser.getgroup("zoo")
+    group.addoption("--zoo-tenth", default=os.environ.get("ZOO_TENTH"), help="1 to 10; by default the day's, in UTC")
+    group.addoption("--zoo-shard", default="1/1", help="with -m zoo: K/N, the K-th of N parts")
 
 
-def _read_shard(value):
-    index, _, count = value.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise pytest.UsageError(f"--shard must be I/N with 0 <= I < N, such as 0/4; got {value!r}")
-    return int(index), int(count)
+def pytest_configure(config):
+    from zoo.shards import tenth_of_today
 
-
-def pytest_collection_modifyitems(config, items):
-    """Keep the tests of this shard: by their names, so that a new test moves no other."""
-    if config.getoption("--shard"):
-        index, count = config.getoption("--shard")
-        kept = [item for item in items if zlib.crc32(item.nodeid.encode()) % count == index]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+    # Told to every process of a parallel run, so that all of them collect the same whatever the hour.
+    os.environ["ZOO_TENTH"] = str(config.getoption("--zoo-tenth") or tenth_of_today())
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -28,9 +28,9 @@ def test_the_hosted_workflow_runs_every_python_that_the_package_names():
     jobs = yaml.safe_load(_read(".github/workflows/ci.yml"))["jobs"]
     assert set(jobs["checks"]["strategy"]["matrix"]["python"]) == named
     shards = jobs["zoo"]["strategy"]["matrix"]["shard"]
-    assert shards == list(range(len(shards)))
+    assert shards == list(range(1, len(shards) + 1))
     commands = " ".join(step.get("run", "") for step in jobs["zoo"]["steps"])
-    assert f"--shard ${{{{ matrix.shard }}}}/{len(shards)} " in commands
+    assert f"--zoo-shard ${{{{ matrix.shard }}}}/{len(shards)} " in commands
 
 
 def test_the_version_to_cite_is_that_of_the_package():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny import tiny_model
+from zoo.families import build
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.decoder import find_decoder
@@ -68,3 +69,13 @@ def test_queries_that_form_no_groups_are_refused():
     decoder.blocks[0].self_attn.q_proj = torch.nn.Linear(32, 24)
     with pytest.raises(UnsupportedModelError, match="do not form groups"):
         find_parts(decoder)
+
+
+@pytest.mark.parametrize("family", ["nemotron", "arcee", "apertus"])
+def test_an_mlp_without_a_gate_is_made_of_neurons(family):
+    model = build(family)
+    mlps = [part for part in find_parts(find_decoder(model)).values() if part.kind == "mlp"]
+    for part in mlps:
+        module = model.get_submodule(part.name)
+        assert part.params == 2 * model.config.hidden_size
+        assert part.count == module.down_proj.in_features

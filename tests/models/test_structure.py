@@ -3,9 +3,12 @@
 import pytest
 import torch
 from tiny import FAMILIES, tiny_model, unfuse_experts
+from transformers import GPTNeoXForCausalLM
+from zoo.families import build
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.structure import check_structure
+from unicuco_plugin.models.surgery import drop_blocks
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,3 +77,16 @@ def test_a_number_that_is_another_is_named():
     model.model.layers[0].self_attn.scaling *= 1 + 1e-9
     with pytest.raises(UnsupportedModelError, match=r"layers\.0\.self_attn\.scaling is 0\.35\d+, expected 0\.35"):
         check_structure(model)
+
+
+def test_a_tied_head_that_has_another_name_on_disk_is_the_same_after_loading(tmp_path):
+    # GPT-NeoX is saved as embed_out, and only what was renamed in loading is renamed in saving.
+    build("gpt_neox-sequential").save_pretrained(tmp_path)
+    check_structure(GPTNeoXForCausalLM.from_pretrained(tmp_path))
+
+
+def test_a_configuration_that_can_be_held_and_not_read_is_refused_in_one_line():
+    # OLMo-Hybrid wants both kinds of attention, and says so when config.json is read.
+    with pytest.raises(UnsupportedModelError, match=r"no longer builds a model: .*validate_architecture") as caught:
+        drop_blocks(build("olmo_hybrid"), [3])
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300

@@ -40,3 +40,10 @@ def test_other_errors_keep_their_first_line():
     assert str(found) == "llm-compressor failed on this recipe: RuntimeError: first"
     assert len(str(explain_failure(RuntimeError("x" * 5000)))) <= 300
     assert str(explain_failure(KeyError())) == "llm-compressor failed on this recipe: KeyError: no reason given"
+
+
+def test_a_model_that_the_toolkit_cannot_trace_is_told_with_the_way_around_it():
+    text = str(explain_failure(RuntimeError("--- <Autowrapped SomeModel 140661994484368>:9 ---\nreturn position_ids")))
+    assert text.startswith("llm-compressor cannot trace this family's forward pass")
+    assert "--engine levels" in text
+    assert len(text) <= 300

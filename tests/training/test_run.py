@@ -17,6 +17,7 @@ import killable_training
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from zoo.families import save
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import CalibrationError, JournalError, ProfileError, UnknownNameError, UnsupportedModelError
@@ -219,6 +220,12 @@ def test_arguments_that_cannot_be_met_are_refused(dense, text, tmp_path, changes
     with pytest.raises(refusal[0], match=refusal[1]):
         train_profile(dense, tmp_path / "p", **arguments)
     assert not (tmp_path / "p" / RECORD).exists()
+
+
+def test_blocks_that_hand_on_more_than_states_are_refused_before_text_is_read(tmp_path):
+    save("glm_moe_dsa", tmp_path / "dense")
+    with pytest.raises(UnsupportedModelError, match="cannot be run one by one"):
+        train_profile(tmp_path / "dense", tmp_path / "p", space="sublayer", calibration=["nowhere.txt"], settings=TINY)
 
 
 def test_an_output_that_is_a_file_is_refused(dense, tmp_path):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.gradients import frozen
+from unicuco_plugin.models.gradients import gradients_inside
 from unicuco_plugin.models.parts import Parts, find_parts
 from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.models.storage import compute_device
@@ -114,11 +114,10 @@ def measure_effects(
     def watch(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         args[0].register_hook(partial(note, name, args[0].detach()))
 
-    with frozen(decoder.model), _watched(decoder, parts, watch), torch.enable_grad():
+    with gradients_inside(decoder.model), _watched(decoder, parts, watch), torch.enable_grad():
         for window in windows:
             ids = window[None].to(compute_device(decoder.model))
-            embedded = decoder.model.get_input_embeddings()(ids).detach().requires_grad_(True)
-            logits = decoder.model(inputs_embeds=embedded, use_cache=False).logits[0, :-1].float()
+            logits = decoder.model(input_ids=ids, use_cache=False).logits[0, :-1].float()
             cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="sum").backward()
     return {name: replace(known, effect=found[name] / len(windows)) for name, known in statistics.items()}
 

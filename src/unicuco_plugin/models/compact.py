@@ -161,13 +161,15 @@ def resize_mlp(module: nn.Module, neurons: int, *, bias: bool) -> None:
     """Give an MLP new linears for so many neurons; weights are whatever memory held.
 
     Args:
-        module: With linears ``gate_proj``, ``up_proj``, ``down_proj``.
+        module: With linears ``up_proj``, ``down_proj`` and, where it has a gate, ``gate_proj``.
         neurons: Inputs of ``down_proj``.
         bias: Whether ``down_proj`` shall have a bias, if it has none.
     """
-    gate, up, down = (cast(nn.Linear, module.get_submodule(name)) for name in ("gate_proj", "up_proj", "down_proj"))
-    module.gate_proj = _linear(gate, gate.in_features, neurons)
-    module.up_proj = _linear(up, up.in_features, neurons)
+    children = dict(module.named_children())
+    for name in [name for name in ("gate_proj", "up_proj") if name in children]:
+        linear = cast(nn.Linear, children[name])
+        setattr(module, name, _linear(linear, linear.in_features, neurons))
+    down = cast(nn.Linear, children["down_proj"])
     module.down_proj = _linear(down, neurons, down.out_features, bias=bias)
     if "intermediate_size" in vars(module):
         vars(module)["intermediate_size"] = neurons

@@ -14,9 +14,10 @@ from unicuco_plugin.models.sublayers import sublayer_names
 __all__ = ["Parts", "find_parts", "leaving_blocks"]
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj")
-# The last linear of an attention, by the names that families give it; gate, up and down of an MLP.
+# The last linear of an attention, by the names that families give it; gate, up and down of an MLP, or up and down.
 _OUTPUTS = ("o_proj", "out_proj")
 _MLPS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+_UNGATED = ("up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def find_parts(decoder: Decoder) -> dict[str, Parts]:
 
     Raises:
         UnsupportedModelError: If no attention is made of separate linears for queries, keys, values and output, or no
-            MLP of such for gate, up and down; or a module has parameters that parts share in a way not known, where
+            MLP of such for (gate,) up and down; or a module has parameters that parts share in a way not known, where
             others of its class have parts.
     """
     found: dict[str, Parts] = {}
@@ -114,16 +115,21 @@ def _attention(name: str, module: nn.Module) -> Parts:
 
 
 def _mlp(name: str, module: nn.Module) -> Parts:
-    names = next((names for names in _MLPS if hasattr(module, names[-1])), _MLPS[0])
-    gate, up, down = _linears(name, module, names)
-    if not gate.out_features == up.out_features == down.in_features:
-        raise UnsupportedModelError(f"{name}: {', '.join(names[:2])} and {names[2]} disagree on the number of neurons")
-    for inner, _ in module.named_parameters():
-        if inner.rpartition(".")[0] not in names:
+    names: tuple[str, ...] = next((names for names in _MLPS if hasattr(module, names[-1])), _MLPS[0])
+    if hasattr(module, "up_proj") and not hasattr(module, "gate_proj"):
+        names = _UNGATED
+    *inputs, down = _linears(name, module, names)
+    if {linear.out_features for linear in inputs} != {down.in_features}:
+        raise UnsupportedModelError(
+            f"{name}: {', '.join(names[:-1])} and {names[-1]} disagree on the number of neurons"
+        )
+    for inner, parameter in module.named_parameters():
+        # A number or two of an activation are shared by all neurons.
+        if inner.rpartition(".")[0] not in names and parameter.numel() > 1:
             raise UnsupportedModelError(f"{name}: cannot be split into neurons, since {inner} spans them")
-    params = sum(count_parameters(linear) for linear in (gate, up)) + down.weight.numel()
-    rows, neurons = dict.fromkeys(names[:2], 1), down.in_features
-    return Parts(name, "mlp", neurons, 1, 1, f"{name}.{names[2]}", params // neurons, rows)
+    params = sum(count_parameters(linear) for linear in inputs) + down.weight.numel()
+    rows, neurons = dict.fromkeys(names[:-1], 1), down.in_features
+    return Parts(name, "mlp", neurons, 1, 1, f"{name}.{names[-1]}", params // neurons, rows)
 
 
 def _linears(name: str, module: nn.Module, expected: tuple[str, ...]) -> list[nn.Linear]:

@@ -69,8 +69,9 @@ def set_fields(decoder: Decoder, fields: Mapping[str, Any]) -> None:
     for field in fields.keys() & _BIASED.keys():
         child, linears = _BIASED[field]
         for block in decoder.blocks:
-            for name in linears:
-                _give_bias(block.get_submodule(f"{child}.{name}"))
+            module = block.get_submodule(child)
+            for linear in [linear for name, linear in module.named_children() if name in linears]:
+                _give_bias(linear)
     check_structure(decoder.model)
 
 

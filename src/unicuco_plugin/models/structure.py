@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from unicuco_plugin.errors import UnsupportedModelError, quoted
+from unicuco_plugin.errors import UnsupportedModelError, clip, quoted
 from unicuco_plugin.models.experts import fused_shapes
 
 __all__ = ["check_structure"]
@@ -38,10 +38,13 @@ def check_structure(model: PreTrainedModel) -> None:
     label = type(model).__name__
     config = copy.deepcopy(model.config)
     try:
+        # Some rules are held only when a configuration is read.
+        type(config).from_dict(config.to_dict())
         with torch.device("meta"):
             fresh = type(model)._from_config(config)
     except Exception as error:
-        raise UnsupportedModelError(f"{label}: its configuration no longer builds a model: {error}") from error
+        reason = clip(" ".join(str(error).split()), 180, middle=True)
+        raise UnsupportedModelError(f"{label}: its configuration no longer builds a model: {reason}") from error
     differences = [*_tensor_differences(model, fresh), *_attribute_differences(model, fresh)]
     if differences:
         more = len(differences) - _NAMED
@@ -50,7 +53,8 @@ def check_structure(model: PreTrainedModel) -> None:
 
 
 def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Iterator[str]:
-    have, want = _checkpoint_shapes(model), _checkpoint_shapes(fresh)
+    # By the model's own conversions: how it was loaded decides under which names it is saved.
+    have, want = _checkpoint_shapes(model, model), _checkpoint_shapes(fresh, model)
     for name, shape in want.items():
         if name not in have:
             yield f"{name} is missing"
@@ -59,7 +63,7 @@ def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Itera
     yield from (f"{name} is unexpected" for name in sorted(have.keys() - want.keys()))
 
 
-def _checkpoint_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+def _checkpoint_shapes(model: PreTrainedModel, rules: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     """Shapes by the names that a checkpoint has, whether experts are linears in memory or not."""
     quantised = tuple(f"{name}." for name, module in model.named_modules() if _is_quantised(module))
     tensors = {
@@ -67,7 +71,7 @@ def _checkpoint_shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
         for name, tensor in fused_shapes(model).items()
         if name.endswith((".weight", ".bias")) or not (quantised and name.startswith(quantised))
     }
-    tensors = revert_weight_conversion(model, tensors)
+    tensors = revert_weight_conversion(rules, tensors)
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 

@@ -17,10 +17,13 @@ __all__ = ["check_config", "check_model"]
 
 # Families for which a dropped or reloaded model was seen to differ from the bypassed one.
 REFUSED: Mapping[str, str] = {
+    "cpmant": "Transformers lets its tokens see those behind them, so it predicts none",
     "gemma3n": "its blocks share key-value caches and per-layer embeddings",
     "gemma3n_text": "its blocks share key-value caches and per-layer embeddings",
     "gpt_neo": "its attention pattern is regenerated from attention_types on reload",
     "llama4_text": "llm-compressor takes its experts apart in the multimodal model alone, and fails on this one",
+    "trocr": "they read what an encoder of pictures writes",
+    "xlnet": "Transformers lets its tokens see those behind them, so it predicts none",
 }
 
 # Settings that tie a block to its place or to other blocks: field → the values under which it does not.
@@ -30,6 +33,9 @@ _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "scale_attn_by_inverse_layer_idx": (None, False),
     "per_layer_config": (None, {}),
 }
+
+# Parts of a configuration that read something else than text.
+_OTHER_SENSES = {"vision_config", "audio_config", "audio_encoder_config"}
 
 
 def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
@@ -58,7 +64,7 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
             "models can be pruned"
         )
     text = config.get_text_config(decoder=True)
-    if text is not config:
+    if text is not config or _OTHER_SENSES & getattr(config, "sub_configs", {}).keys():
         raise UnsupportedModelError(
             f"{label}: {config.model_type} is a multimodal wrapper; give its text model saved as a causal language "
             "model of its own"
@@ -78,10 +84,10 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
 
 
 def _is_encoder(config: PreTrainedConfig) -> bool:
-    """Whether the family fills masks; some (BERT) can be told to be decoders."""
-    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
-    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and getattr(config, "is_decoder", True)
-    return masked and not causal
+    """Whether the family fills masks, or reads for another one; some can be told to be decoders, or causal (XLM)."""
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING or config.model_type == "bert-generation"
+    told = getattr(config, "is_decoder", getattr(config, "causal", True))
+    return masked and not (type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and told)
 
 
 def check_model(model: PreTrainedModel, blocks_name: str, count: int) -> None:

@@ -13,12 +13,20 @@ _NAMED = 2
 # As the toolkit lists linears whose columns a group size does not divide.
 _INDIVISIBLE = re.compile(r"- (\S+) \(columns=(\d+), group_size=(\d+)\)")
 
+# In the error of a model that it could not take apart.
+_TRACED = "<Autowrapped "
+
 
 def explain_failure(error: Exception) -> UnicucoError:
     """Make the error to raise of one that the toolkit raised."""
     found = _INDIVISIBLE.findall(str(error))
     if found:
         return _indivisible([(name, int(columns), int(group)) for name, columns, group in found])
+    if _TRACED in str(error):
+        return ExportError(
+            "llm-compressor cannot trace this family's forward pass to calibrate block by block; stitch from a level "
+            "database instead (--engine levels --levels DIR, in a recipe levels: DIR), or run it with pipeline basic"
+        )
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
     return ExportError(f"llm-compressor failed on this recipe: {type(error).__name__}: {clip(reason, 200)}")
 

@@ -24,7 +24,7 @@ from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.decoder import Decoder
 from unicuco_plugin.models.finite import check_finite
-from unicuco_plugin.models.gradients import frozen
+from unicuco_plugin.models.gradients import gradients_inside
 from unicuco_plugin.models.storage import compute_device, read_kept
 
 __all__ = ["TOKEN_COST", "measure_slopes", "uniform_plan"]
@@ -60,7 +60,7 @@ def measure_slopes(
     """
     linears = decoder.all_linears()
     found = dict.fromkeys(levels.sizes, 0.0)
-    with frozen(decoder.model), Stitcher(decoder, levels, cache_bytes=cache_bytes) as stitcher:
+    with gradients_inside(decoder.model), Stitcher(decoder, levels, cache_bytes=cache_bytes) as stitcher:
         # Made when a linear is reached: all of them together are as large as the model.
         changes = {
             name: partial(_change, levels, read_kept(linears[name], "weight"), name, plan.get(name, 0), cache_bytes)
@@ -102,8 +102,7 @@ def _log_probabilities(decoder: Decoder, window: Tensor) -> Tensor:
 @torch.enable_grad()
 def _backward(decoder: Decoder, window: Tensor, log_p: Tensor) -> None:
     ids = window[None].to(compute_device(decoder.model))
-    embedded = decoder.model.get_input_embeddings()(ids).detach().requires_grad_(True)
-    log_q = decoder.model(inputs_embeds=embedded, use_cache=False).logits[0].float().log_softmax(-1)
+    log_q = decoder.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
     torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean").backward()
 
 

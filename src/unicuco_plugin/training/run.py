@@ -20,6 +20,7 @@ from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
 from unicuco_plugin.models.reach import Reach
+from unicuco_plugin.models.runner import BlockRunner
 from unicuco_plugin.models.selfcalibration import generate_windows, own_cache
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.objectives.ranked_parts import RankedParts
@@ -135,6 +136,7 @@ def train_profile(
     decoder = find_decoder(dense)
     reference = ModelReference(name=display_name(model), fingerprint=str(fingerprint(dense)))
     subject = find_subject(space, decoder, reference.fingerprint, units or Units())
+    BlockRunner(decoder, settings.rank_seq_length)  # what cannot be run block by block is refused before text is read
     tokenizer = load_tokenizer(model, **hub)
     dense.to(device)
     progress(Progress("reading calibration text" if calibration else "writing calibration text", 0, 1, 0, ""))
