@@ -19,11 +19,11 @@ from common import decoder_of, write_result
 from torch import Tensor
 
 from unicuco_plugin.answering import load_profile
-from unicuco_plugin.models.calibration import load_windows
-from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.surgery import dropped
 from unicuco_plugin.models.loading import load_tokenizer
-from unicuco_plugin.models.surgery import dropped
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.texts.calibration import load_windows
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.benchmark.provenance import provenance
-from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.strategy import Strategy
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from common import ROOT, SHARED, decoder_of, write_result
 
-from unicuco_plugin.models.calibration import load_windows
+from unicuco_plugin.evaluation.comparison import Estimate
 from unicuco_plugin.models.loading import load_tokenizer
-from unicuco_plugin.objectives.comparison import Estimate
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.texts.calibration import load_windows
 
 SOURCES = ("calib_wikipedia.txt", "calib_webtext.txt")
 LONGEST = 512

@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from unicuco_plugin.answering import load_profile
-from unicuco_plugin.search.posterior import Z90
+from unicuco_plugin.policy.posterior import Z90
 
 FOLDS = 5
 

@@ -176,7 +176,7 @@ def _watch(area: str, trace: int, kill_at: int | None) -> None:
 
     sys.addaudithook(hook)
     _announce(os, "fsync", lambda *_: note("os.fsync", ""))
-    from unicuco_plugin.search.journal import Journal  # noqa: PLC0415 - it is imported by then
+    from unicuco_plugin.journal.journal import Journal  # noqa: PLC0415 - it is imported by then
 
     for method in ("record", "write_note"):
         _announce(Journal, method, lambda *_, name=method: note(f"journal.{name}", ""), after=True)
@@ -198,6 +198,6 @@ def _announce(owner: Any, name: str, note: Callable[..., None], *, after: bool =
 
 def _forbid_exchange() -> None:
     """Have the file system know no exchange: renaming is what is left."""
-    from unicuco_plugin.models import staging  # noqa: PLC0415 - as above
+    from unicuco_plugin.models.checkpoints import staging  # noqa: PLC0415 - as above
 
     vars(staging)["exchange"] = lambda *_: False

@@ -25,14 +25,14 @@ import torch
 from common import TEXTS, decoder_of, reference_windows, write_result
 from torch import Tensor
 
+from unicuco_plugin.evaluation.comparison import compare_models
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.record import Inputs, LevelSettings
 from unicuco_plugin.levels.stitch import swapped
 from unicuco_plugin.levels.store import Levels, LinearLevels
-from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.objectives.comparison import compare_models
+from unicuco_plugin.texts.calibration import load_windows
 
 Change = Callable[[LinearLevels], LinearLevels]
 LADDER, BETWEEN = (0.5, 0.6, 0.7), (0.55, 0.65)

@@ -28,10 +28,10 @@ from unicuco_plugin.levels.gather import Hessians, gather_hessians
 from unicuco_plugin.levels.record import LADDER
 from unicuco_plugin.levels.store import write_linear
 from unicuco_plugin.levels.sweep import Factor, Solved, factor_hessian, solve_levels
-from unicuco_plugin.models.calibration import load_windows
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.texts.calibration import load_windows
 
 BLOCK_SIZE, DAMPING = 128, 1e-2
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.plugins.manager import make_scalarization
-from unicuco_plugin.search.descent import propose_neighbours
+from unicuco_plugin.policy.descent import propose_neighbours
+from unicuco_plugin.policy.scalarization import Scaling
+from unicuco_plugin.policy.stratnet import StratNet, preference_grid, train_stratnet
 from unicuco_plugin.search.exploration import quality_of
-from unicuco_plugin.search.scalarization import Scaling
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.stratnet import StratNet, preference_grid, train_stratnet
 
 SEEDS = (0, 1, 2)
 STEPS = (300, 1200)

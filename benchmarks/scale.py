@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from unicuco_plugin.levels.build import LevelProgress, build_levels
 from unicuco_plugin.levels.record import LevelSettings
-from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.objectives.sensitivity import measure_slopes, uniform_plan
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.spaces.plan import plan_counts

@@ -15,7 +15,7 @@ from common import write_result
 from torch import Tensor
 
 from unicuco_plugin.answering import load_profile
-from unicuco_plugin.search.shift import Shift
+from unicuco_plugin.policy.shift import Shift
 
 
 def main() -> None:

@@ -22,14 +22,14 @@ from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModif
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.models.calibration import load_windows
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.modifiers.oneshot import prune
+from unicuco_plugin.modifiers.export.oneshot import prune
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.texts.calibration import load_windows
 
 ENGINES = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}
 

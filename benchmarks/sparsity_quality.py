@@ -25,19 +25,19 @@ from common import TEXTS, decoder_of, reference_windows, write_result
 from llmcompressor.modifiers.pruning import SparseGPTModifier
 
 from unicuco_plugin.answering import Profile, load_profile
+from unicuco_plugin.evaluation.comparison import compare_models
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.calibration import load_windows
-from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.modifiers.oneshot import prune
+from unicuco_plugin.modifiers.export.oneshot import prune
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
-from unicuco_plugin.objectives.comparison import compare_models
 from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.request import Request
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Divergence, Strategy
+from unicuco_plugin.texts.calibration import load_windows
 
 PEERS = ("uniform", "owl", "dlp", "atp", "evopress")
 TIMES = 10

@@ -23,12 +23,12 @@ from torch import Tensor
 from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.levels.realise import choose_rows
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
-from unicuco_plugin.search.posterior import Z90
+from unicuco_plugin.policy.posterior import Z90
 from unicuco_plugin.search.surrogate import fit_surrogate
 from unicuco_plugin.spaces.plan import plan_counts
+from unicuco_plugin.texts.calibration import load_windows
 
 HALF = 30
 WITHIN = 0.01

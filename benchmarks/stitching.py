@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common import write_result
 
-from unicuco_plugin.modifiers.oneshot import prune
+from unicuco_plugin.modifiers.export.oneshot import prune
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
 

@@ -25,10 +25,10 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
-from unicuco_plugin.search.stratnet import sample_preferences
+from unicuco_plugin.policy.stratnet import sample_preferences
+from unicuco_plugin.texts.calibration import load_windows
 
 HALF = 30
 ONE_BUDGET = 8

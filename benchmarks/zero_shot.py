@@ -25,12 +25,12 @@ from typing import Any
 
 from common import SHARED, decoder_of, write_result
 
+from unicuco_plugin.evaluation.tasks import Scores, compare_tasks, find_tasks, mean_of_tasks, run_tasks
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.surgery import dropped
 from unicuco_plugin.models.loading import load_tokenizer
-from unicuco_plugin.models.surgery import dropped
-from unicuco_plugin.objectives.tasks import Scores, compare_tasks, find_tasks, mean_of_tasks, run_tasks
 from unicuco_plugin.spaces.plan import plan_counts
 
 TASKS = ("arc_challenge", "arc_easy", "piqa", "social_iqa", "subject_verb", "wikihow_goal", "winogrande")

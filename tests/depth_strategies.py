@@ -1,10 +1,12 @@
-"""Strategies that drop whole blocks of a model, for the tests of everything after the search."""
+"""Strategies that drop whole blocks of a model, or halves of some, for the tests of everything after the search."""
 
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["whole_block_strategy"]
+__all__ = ["SUBLAYERS", "sublayer_strategy", "whole_block_strategy"]
+
+SUBLAYERS = {f"model.layers.{name}": 1.0 for name in ("1.self_attn", "1.mlp", "3.self_attn", "4.mlp")}
 
 
 def whole_block_strategy(model, indices=(1, 3), **changes) -> Strategy:
@@ -25,3 +27,8 @@ def whole_block_strategy(model, indices=(1, 3), **changes) -> Strategy:
         }
         | changes
     )
+
+
+def sublayer_strategy(model, units=SUBLAYERS, **changes) -> Strategy:
+    """The same for attentions and MLPs; of block 1 both."""
+    return whole_block_strategy(model, **({"space": "sublayer", "units": units} | changes))

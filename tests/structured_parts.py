@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.parts import find_parts
 
 # Families whose modules come apart; Gemma's norms stand behind its modules too.
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma3", "gemma2", "smollm3", "granite"]

@@ -2,9 +2,9 @@
 
 from depth_strategies import whole_block_strategy
 
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.strategy import Strategy
 
 __all__ = ["structured_strategy"]

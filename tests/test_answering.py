@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from unicuco_plugin.answering import PACKAGED, Profile, load_profile, packaged_profiles
 from unicuco_plugin.errors import ProfileError, RequestError, UnknownNameError
+from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.profile import write_profile
 from unicuco_plugin.request import Request
-from unicuco_plugin.search.stratnet import StratNet
 from unicuco_plugin.strategy import Strategy
 
 

@@ -20,10 +20,15 @@ ROOMS = [
     "request",
     "strategy",
     "models",
+    "texts",
     "pruning",
     "levels",
     "spaces",
+    "scores",
     "objectives",
+    "evaluation",
+    "journal",
+    "policy",
     "search",
     "peers",
     "plugins",
@@ -37,9 +42,23 @@ ROOMS = [
     "report",
     "cli",
 ]
+# Rooms within a room, in the same way; modules that lie beside them come where their names stand.
+INNER = {
+    "models": ["tensors", "blocks", "checkpoints", "parts", "loading", "reach", "exportable"],
+    "modifiers": [
+        "toolkit",
+        "recipes",
+        "sources",
+        "carriers",
+        "sparsity_profile",
+        "registration",
+        "recipe",
+        "export",
+    ],
+}
 
 # The only rooms that may know these packages.
-HOSTS = {"transformers": {"models"}, "llmcompressor": {"levels", "modifiers", "cli"}}
+HOSTS = {"transformers": {"models", "texts"}, "llmcompressor": {"levels", "modifiers", "cli"}}
 
 MOST_LINES = 300
 
@@ -51,6 +70,17 @@ def room_of(module):
     """The room of a source file; None for the package root, which may import anything."""
     first = module.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return None if first == "__init__" else first
+
+
+def inner_of(module):
+    """The room within a room, or the module beside such."""
+    parts = module.relative_to(PACKAGE).parts
+    return parts[1].removesuffix(".py") if len(parts) > 1 else ""
+
+
+def comes_before(target, own, chain):
+    """Whether one may be imported by the other; what is no room within is a name of the package itself."""
+    return target not in chain or own not in chain or chain.index(target) <= chain.index(own)
 
 
 def name_of(module):
@@ -82,8 +112,10 @@ def wrong_imports(tree, module, rooms=ROOMS):
         top, _, rest = name.partition(".")
         allowed = room is None or room in HOSTS.get(top, {room})
         if top == "unicuco_plugin" and room is not None:
-            target = rest.partition(".")[0]
+            target, _, inside = rest.partition(".")
             allowed = target in rooms and rooms.index(target) <= rooms.index(room)
+            if target == room and room in INNER:
+                allowed = comes_before(inside.partition(".")[0], inner_of(module), INNER[room])
         if not allowed:
             found.append(f"{room}, line {line}: {name}")
     return found
@@ -147,6 +179,14 @@ def test_a_module_stands_in_a_room_of_the_chain(module):
     assert room_of(module) in {None, *ROOMS}
 
 
+def test_rooms_within_rooms_are_the_chains_of_the_architecture_page():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf8")
+    for room, chain in INNER.items():
+        assert f"`{room}/`: {', '.join(f'`{name}`' for name in chain)}." in page
+        found = {inner_of(module) for module in MODULES if room_of(module) == room} - {"__init__"}
+        assert found == set(chain)
+
+
 @every_module
 def test_a_module_imports_only_from_earlier_rooms_and_its_own(module):
     assert wrong_imports(parse(module), module) == []
@@ -165,6 +205,8 @@ def test_a_module_imports_only_from_earlier_rooms_and_its_own(module):
         ("search/gp.py", "from transformers.utils import logging"),
         ("report/card.py", "from llmcompressor import oneshot"),
         ("models/drop.py", "import llmcompressor.modifiers"),
+        ("models/blocks/drop.py", "from unicuco_plugin.models.parts.cuts import check_cuts"),
+        ("modifiers/recipes/prune.py", "from unicuco_plugin.modifiers.export.card import write_card"),
     ],
 )
 def test_the_direction_test_sees_a_wrong_import(place, source):
@@ -174,7 +216,7 @@ def test_the_direction_test_sees_a_wrong_import(place, source):
 @pytest.mark.parametrize(
     ("place", "source"),
     [
-        ("search/gp.py", "from .journal import Journal\nfrom ..errors import JournalError\nimport torch"),
+        ("search/gp.py", "from .kernel import Kernel\nfrom ..errors import JournalError\nimport torch"),
         ("models/drop.py", "from transformers import AutoConfig"),
         ("modifiers/prune.py", "import llmcompressor.core\nfrom unicuco_plugin.models import blocks"),
         ("__init__.py", "from unicuco_plugin.cli.main import main\nfrom unicuco_plugin import plugins"),

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.limits import Limits
+from unicuco_plugin.policy.contest import Candidate
 from unicuco_plugin.profile_record import SizeTable
 from unicuco_plugin.request import Request
-from unicuco_plugin.search.contest import Candidate
 from unicuco_plugin.spaces.depth import UnevenBlocks
 from unicuco_plugin.spaces.structured import StructuredSpace
 

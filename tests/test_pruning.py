@@ -8,10 +8,10 @@ from structured_strategies import structured_strategy
 from tiny import FAMILIES, tiny_model
 
 from unicuco_plugin.errors import ModelMismatchError, StrategyError
-from unicuco_plugin.models.bypass import bypassed
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.kept_parts import KeptParts
+from unicuco_plugin.models.blocks.bypass import bypassed
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.pruning import apply_strategy, check_model, check_parts, dropped_blocks
 from unicuco_plugin.strategy import ModelReference
 

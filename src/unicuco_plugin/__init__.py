@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from unicuco_plugin.levels.build import build_levels
     from unicuco_plugin.levels.record import LevelSettings
     from unicuco_plugin.levels.store import Levels
-    from unicuco_plugin.models.calibration import load_windows
-    from unicuco_plugin.models.decoder import find_decoder
-    from unicuco_plugin.models.demo import find_smollm2
+    from unicuco_plugin.models.blocks.decoder import find_decoder
+    from unicuco_plugin.models.checkpoints.demo import find_smollm2
     from unicuco_plugin.models.loading import load, load_tokenizer
-    from unicuco_plugin.modifiers.oneshot import Export, prune
+    from unicuco_plugin.modifiers.export.oneshot import Export, prune
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
     from unicuco_plugin.objectives.divergence import DivergenceObjective
     from unicuco_plugin.objectives.objective import Evaluation, Objective, ObjectiveRequest, ReportingObjective
-    from unicuco_plugin.objectives.ranking import Ranking
     from unicuco_plugin.peers.peer import Peer, PeerRequest, PeerResult
     from unicuco_plugin.plugins.hookspecs import hookimpl
     from unicuco_plugin.plugins.manager import plugin_manager
     from unicuco_plugin.pruning import apply_strategy
     from unicuco_plugin.request import Request
+    from unicuco_plugin.scores.ranking import Ranking
     from unicuco_plugin.search.progress import Progress
     from unicuco_plugin.search.settings import PRESETS, Settings
     from unicuco_plugin.spaces.space import Space
     from unicuco_plugin.strategy import Strategy
+    from unicuco_plugin.texts.calibration import load_windows
     from unicuco_plugin.training import Units, train_profile
 
     __version__: str
@@ -79,7 +79,7 @@ __all__ = [
 _HOMES = {
     "DivergenceObjective": "objectives.divergence",
     "Evaluation": "objectives.objective",
-    "Export": "modifiers.oneshot",
+    "Export": "modifiers.export.oneshot",
     "LevelSettings": "levels.record",
     "Levels": "levels.store",
     "Objective": "objectives.objective",
@@ -90,7 +90,7 @@ _HOMES = {
     "PeerResult": "peers.peer",
     "Profile": "answering",
     "Progress": "search.progress",
-    "Ranking": "objectives.ranking",
+    "Ranking": "scores.ranking",
     "ReportingObjective": "objectives.objective",
     "Request": "request",
     "Settings": "search.settings",
@@ -101,15 +101,15 @@ _HOMES = {
     "Units": "training",
     "apply_strategy": "pruning",
     "build_levels": "levels.build",
-    "find_decoder": "models.decoder",
-    "find_smollm2": "models.demo",
+    "find_decoder": "models.blocks.decoder",
+    "find_smollm2": "models.checkpoints.demo",
     "hookimpl": "plugins.hookspecs",
     "load": "models.loading",
     "load_profile": "answering",
     "load_tokenizer": "models.loading",
-    "load_windows": "models.calibration",
+    "load_windows": "texts.calibration",
     "plugin_manager": "plugins.manager",
-    "prune": "modifiers.oneshot",
+    "prune": "modifiers.export.oneshot",
     "train_profile": "training",
 }
 

@@ -15,22 +15,22 @@ from torch import Tensor
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
 from unicuco_plugin.levels.record import identify_levels
 from unicuco_plugin.limits import Facts, Limits
+from unicuco_plugin.objectives.floor import floored
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
+from unicuco_plugin.policy.contest import Candidate, Contest, safest
+from unicuco_plugin.policy.evidence import Evidence
+from unicuco_plugin.policy.posterior import Z90, Posterior
+from unicuco_plugin.policy.scalarization import Z_STAR, Scaling
+from unicuco_plugin.policy.shift import Shift
+from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.profile import read_profile
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
-from unicuco_plugin.search.contest import Candidate, Contest, safest
-from unicuco_plugin.search.evidence import Evidence
-from unicuco_plugin.search.floor import floored
-from unicuco_plugin.search.posterior import Z90, Posterior
-from unicuco_plugin.search.scalarization import Z_STAR, Scaling
-from unicuco_plugin.search.shift import Shift
-from unicuco_plugin.search.stratnet import StratNet
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 
 if TYPE_CHECKING:
-    from unicuco_plugin.objectives.ranked_parts import RankedParts
+    from unicuco_plugin.scores.ranked_parts import RankedParts
 
 __all__ = ["PACKAGED", "Profile", "load_profile", "packaged_profiles"]
 
@@ -120,7 +120,7 @@ class Profile:
             ProfileError: If the profile's space has no parts.
         """
         # Here, because it needs Transformers, which answering a request must not wait for.
-        from unicuco_plugin.objectives.ranked_parts import RankedParts  # noqa: PLC0415
+        from unicuco_plugin.scores.ranked_parts import RankedParts  # noqa: PLC0415
 
         if self._parts is None:
             raise ProfileError(f"profile {self.name} of space {quoted(self.space)} has no ranked parts")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from functools import cached_property
 
 from unicuco_plugin.errors import RequestError, round_up
+from unicuco_plugin.policy.contest import Candidate, Contest
 from unicuco_plugin.request import Request
-from unicuco_plugin.search.contest import Candidate, Contest
 from unicuco_plugin.spaces.space import Space
 
 __all__ = ["Facts", "Limits"]

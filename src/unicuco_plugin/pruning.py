@@ -6,14 +6,14 @@ from typing import Any, TypeVar
 from torch import nn
 
 from unicuco_plugin.errors import ModelMismatchError, StrategyError, quoted
-from unicuco_plugin.models.decoder import Decoder, find_decoder
-from unicuco_plugin.models.fingerprint import Fingerprint, config_fingerprint, fingerprint
-from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.needed import check_needed
-from unicuco_plugin.models.parts import find_parts
-from unicuco_plugin.models.structured import apply_parts
-from unicuco_plugin.models.sublayers import sublayer_names, zero_outputs
-from unicuco_plugin.models.surgery import drop_blocks
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.fingerprint import Fingerprint, config_fingerprint, fingerprint
+from unicuco_plugin.models.blocks.needed import check_needed
+from unicuco_plugin.models.blocks.sublayers import sublayer_names, zero_outputs
+from unicuco_plugin.models.blocks.surgery import drop_blocks
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.parts.structured import apply_parts
 from unicuco_plugin.strategy import ModelReference, Strategy, split_halves
 
 __all__ = [

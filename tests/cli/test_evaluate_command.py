@@ -8,18 +8,18 @@ from depth_strategies import whole_block_strategy
 from structured_parts import mixed_parts
 from structured_strategies import structured_strategy
 
-from unicuco_plugin.models import demo as model_of_demo
-from unicuco_plugin.models.calibration import load_windows
-from unicuco_plugin.models.kept_parts_file import write_kept_parts
+from unicuco_plugin.evaluation.comparison import compare_models
+from unicuco_plugin.models.checkpoints import demo as model_of_demo
 from unicuco_plugin.models.loading import load_config, load_model, load_tokenizer
-from unicuco_plugin.objectives.comparison import compare_models
+from unicuco_plugin.models.parts.kept_parts_file import write_kept_parts
+from unicuco_plugin.texts.calibration import load_windows
 
 WINDOWS = ["--windows", "3", "--seq-length", "16"]
 
 
 @pytest.fixture(scope="session")
 def pruned(dense, tmp_path_factory):
-    from unicuco_plugin.models.surgery import drop_blocks
+    from unicuco_plugin.models.blocks.surgery import drop_blocks
 
     model = load_model(dense)
     drop_blocks(model, [1, 3])
@@ -53,7 +53,7 @@ pruning_stage:
 
 @pytest.mark.parametrize("space", ["depth", "structured"])
 def test_a_pruned_and_quantised_checkpoint_can_be_evaluated(space, unicuco, dense, text, tmp_path):
-    from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+    from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 
     model, parts = load_model(dense), mixed_parts(biases=True)
     strategy = whole_block_strategy(model) if space == "depth" else structured_strategy(model, parts)

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from unicuco_plugin.levels.record import LevelSettings
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import Units, train_profile
 

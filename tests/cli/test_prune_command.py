@@ -7,7 +7,7 @@ import pytest
 from sparsity_strategies import linear_sizes, sparsity_strategy
 
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.modifiers import oneshot
+from unicuco_plugin.modifiers.export import oneshot
 from unicuco_plugin.strategy import Strategy
 
 WAYS = "give one of --profile or --peer with a request, --strategy, --recipe and --evopress"

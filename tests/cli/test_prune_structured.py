@@ -7,8 +7,8 @@ from structured_parts import A, M, mixed_parts
 from structured_strategies import structured_strategy
 
 import unicuco_plugin
-from unicuco_plugin.models.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
 from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
 
 
 @pytest.fixture

@@ -12,17 +12,17 @@ from mutations import mutate_bytes, mutate_json
 from safetensors.torch import save_file
 from tiny import VOCABULARY, tiny_model
 
+from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.levels import record as record_module
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models import archive as archive_module
-from unicuco_plugin.models.archive import pack_folder, unpack_archive
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.kept_parts_file import read_kept_parts, write_kept_parts
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.checkpoints import archive as archive_module
+from unicuco_plugin.models.checkpoints.archive import pack_folder, unpack_archive
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.kept_parts_file import read_kept_parts, write_kept_parts
 from unicuco_plugin.report.levels import describe_levels, levels_data
-from unicuco_plugin.search.journal import Journal, Measurement
 
 HEADER = {"model": "m", "seed": 0}
 ROWS = [Measurement(f"{index}", "rank", index / 7, (0.1, index / 3), 512, 0.5) for index in range(40)]

@@ -26,10 +26,10 @@ from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.gather import gather_hessians
 from unicuco_plugin.levels.record import RECORD, LevelSettings, read_record, write_record
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.models.runner import BlockRunner
 
 
 def test_a_linear_that_no_token_reaches_has_no_levels_and_a_resumed_build_knows(tmp_path):
@@ -324,7 +324,7 @@ from pathlib import Path
 from tiny import VOCABULARY, tiny_model
 from unicuco_plugin.levels import build as building
 from unicuco_plugin.levels.record import LevelSettings, write_file
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
 torch.set_num_threads(1)
 windows = torch.randint(3, VOCABULARY, (6, 16), generator=torch.Generator().manual_seed(0))
 settings = LevelSettings(sparsities=(0.3, 0.5, 0.8), block_size=20, batch_windows=4, inputs="dense")

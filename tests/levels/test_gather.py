@@ -9,8 +9,8 @@ from torch import nn
 from unicuco_plugin.errors import CalibrationError
 from unicuco_plugin.levels.gather import Hessians, _accumulate, gather_hessians, mean_states
 from unicuco_plugin.levels.stitch import swapped
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 
 FAMILIES = ["llama", "qwen3", "gemma3", "phi3", "gpt_neox", "opt"]
 

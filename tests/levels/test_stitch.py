@@ -8,7 +8,7 @@ from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.stitch import Stitcher, stitch
 from unicuco_plugin.levels.store import Levels, LinearLevels
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
 
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
 

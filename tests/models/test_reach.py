@@ -4,10 +4,10 @@ import transformers as tf
 from tiny import FAMILIES, VOCABULARY, tiny_model, tiny_tokenizer
 
 from unicuco_plugin.errors import CalibrationError
-from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.models.reach import Reach, load_reach
-from unicuco_plugin.models.selfcalibration import generate_windows
+from unicuco_plugin.texts.calibration import load_windows
+from unicuco_plugin.texts.selfcalibration import generate_windows
 
 SMALL = {"vocab_size": VOCABULARY, "num_hidden_layers": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 LEARNED = {

@@ -5,9 +5,9 @@ import torch
 from structured_parts import FAMILIES, masked_logits, mixed_parts
 from tiny import tiny_model
 
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.linears import Linears
-from unicuco_plugin.models.structured import FORMATS
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.structured import FORMATS
+from unicuco_plugin.models.tensors.linears import Linears
 
 IDS = torch.arange(3, 43)[None]
 

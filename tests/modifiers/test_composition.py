@@ -13,7 +13,7 @@ from llmcompressor.core import reset_session
 from llmcompressor.modifiers.pruning import WandaPruningModifier
 
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.pruning import apply_strategy
 
 FRESH = Path(__file__).with_name("fresh_process.py")

@@ -16,11 +16,11 @@ from tiny import tiny_tokenizer
 from tiny_moe import MIXTURES, tiny_mixture
 
 from unicuco_plugin.errors import RecipeError, UnsupportedModelError
-from unicuco_plugin.models.coverage import Coverage
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.coverage import Coverage
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.modifiers import oneshot as exporting
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.export import oneshot as exporting
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
 # A pattern of experts every second block cannot lose one block; no configuration says so.
@@ -205,7 +205,7 @@ def test_quantised_experts_that_transformers_would_not_find_are_refused_before_a
 def test_a_share_beyond_what_linears_have_is_refused_by_the_modifier(mixture, calibration, monkeypatch, tmp_path):
     # A family whose linears are as few is refused before; here a model in memory stands for it.
     model = load_model(mixture("mixtral"))
-    monkeypatch.setattr("unicuco_plugin.models.coverage.measure_coverage", lambda _: Coverage(1, 4))
+    monkeypatch.setattr("unicuco_plugin.models.blocks.coverage.measure_coverage", lambda _: Coverage(1, 4))
     recipe = [uniform(), WandaPruningModifier(sparsity=0.5, ignore=HEAD)]
     with pytest.raises(
         UnsupportedModelError, match=r"25\.0% of the weights of its blocks, so a sparsity of 0\.5 cannot"

@@ -4,18 +4,17 @@ import pytest
 import torch
 from accelerator import copy_on_read
 from compressed_tensors.offload import load_offloaded_model, set_onload_device
-from depth_strategies import whole_block_strategy
+from depth_strategies import sublayer_strategy, whole_block_strategy
 from llmcompressor.modifiers.pruning import SparseGPTModifier
 from safetensors.torch import load_file
 from sparsity_strategies import sparsity_strategy
 from structured_parts import mixed_parts
 from structured_strategies import structured_strategy
-from test_removal import sublayer_strategy
 from transformers import AutoModelForCausalLM
 
-from unicuco_plugin.models.kept_parts_file import write_kept_parts
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.models.parts.kept_parts_file import write_kept_parts
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
 

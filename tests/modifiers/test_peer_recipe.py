@@ -10,9 +10,9 @@ from sparsity_strategies import linear_sizes
 from tiny import tiny_model
 
 from unicuco_plugin.errors import RecipeError, StrategyError
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.peers.evopress_files import write_drops, write_levels
 from unicuco_plugin.peers.peer import PeerRequest

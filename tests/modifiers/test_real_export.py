@@ -10,7 +10,7 @@ import torch
 from depth_strategies import whole_block_strategy
 
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
 pytestmark = pytest.mark.slow

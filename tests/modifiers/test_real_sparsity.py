@@ -8,11 +8,11 @@ from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModif
 from sparsity_strategies import linear_sizes, sparsity_strategy
 
 from unicuco_plugin.answering import load_profile
-from unicuco_plugin.models.calibration import load_windows
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.spaces.plan import plan_counts
+from unicuco_plugin.texts.calibration import load_windows
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -7,11 +7,11 @@ import torch
 
 import unicuco_plugin
 from unicuco_plugin.answering import load_profile
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.evaluation.comparison import compare_models
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.models.parts import find_parts
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
-from unicuco_plugin.objectives.comparison import compare_models
+from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

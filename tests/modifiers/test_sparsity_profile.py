@@ -12,11 +12,11 @@ from tiny import FAMILIES
 
 from unicuco_plugin import answering
 from unicuco_plugin.errors import ExportError, ModelMismatchError, RecipeError, RequestError, StrategyError
-from unicuco_plugin.models import checkpoint as checkpoints
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.checkpoints import checkpoint as checkpoints
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.modifiers import removal
+from unicuco_plugin.modifiers.carriers import removal
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.strategy import Strategy

@@ -13,10 +13,10 @@ from tiny import tiny_model
 
 import unicuco_plugin
 from unicuco_plugin.errors import RecipeError, StrategyError, UnsupportedModelError
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
 WEIGHTS = "{num_bits: 4, type: int, strategy: group, group_size: 16}"  # 128 does not divide 32
@@ -105,7 +105,7 @@ def test_a_partner_sees_only_what_is_left(exports, case):
 
 
 def load_names(path):
-    from unicuco_plugin.models.checkpoint import read_shapes
+    from unicuco_plugin.models.checkpoints.checkpoint import read_shapes
 
     return [name for name in read_shapes(path) if "bias" not in name]
 
@@ -186,7 +186,7 @@ def test_a_failure_gives_everything_back(layout, source, checkpoint, tmp_path, m
         raise UnsupportedModelError("not closed")
 
     monkeypatch.setattr(
-        f"unicuco_plugin.models.{'shrink' if layout == 'compact' else 'plain_sizes'}.check_structure", fail
+        f"unicuco_plugin.models.parts.{'shrink' if layout == 'compact' else 'plain_sizes'}.check_structure", fail
     )
     with pytest.raises(UnsupportedModelError, match="not closed"):
         prune_with_recipe(model, modifier, tmp_path / "out")

@@ -9,9 +9,9 @@ from tiny import tiny_model
 
 import unicuco_plugin
 from unicuco_plugin.errors import ExportError, RecipeError, UnicucoError, UnsupportedModelError
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import Units, train_profile

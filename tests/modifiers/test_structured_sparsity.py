@@ -12,8 +12,8 @@ from structured_strategies import structured_strategy
 from tiny import tiny_model
 
 from unicuco_plugin.errors import RecipeError
-from unicuco_plugin.models.kept_parts_file import write_kept_parts
-from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+from unicuco_plugin.models.parts.kept_parts_file import write_kept_parts
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
 ENGINES = ["SparseGPTModifier", "WandaPruningModifier"]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import UnknownNameError
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.sublayers import sublayer_names, zero_outputs
-from unicuco_plugin.models.surgery import dropped
-from unicuco_plugin.objectives.comparison import compare_models
+from unicuco_plugin.evaluation.comparison import compare_models
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.sublayers import sublayer_names, zero_outputs
+from unicuco_plugin.models.blocks.surgery import dropped
 from unicuco_plugin.objectives.divergence import DivergenceObjective
 from unicuco_plugin.objectives.evaluator import DROPPED, KEPT, NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.objective import ObjectiveRequest

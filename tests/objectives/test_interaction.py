@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tiny import VOCABULARY, tiny_model
 
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.objectives.interaction import InteractionMeter, assign_ratios, gaussian_entropy, measure_path
 from unicuco_plugin.objectives.prefixes import PrefixWalk
-from unicuco_plugin.objectives.ranked_parts import rank_parts
-from unicuco_plugin.objectives.ranking import RANKINGS
+from unicuco_plugin.scores.ranked_parts import rank_parts
+from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.structured import StructuredSpace
 
 WINDOWS = torch.randint(3, VOCABULARY, (3, 16), generator=torch.Generator().manual_seed(0))

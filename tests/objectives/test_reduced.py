@@ -7,13 +7,13 @@ import torch
 from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import StrategyError
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.objectives.prefixes import PrefixWalk
-from unicuco_plugin.objectives.ranked_parts import rank_parts
-from unicuco_plugin.objectives.ranking import RANKINGS
 from unicuco_plugin.objectives.reduced import ReducedEvaluator
+from unicuco_plugin.scores.ranked_parts import rank_parts
+from unicuco_plugin.scores.ranking import RANKINGS
 
 WINDOWS = torch.randint(3, VOCABULARY, (3, 16), generator=torch.Generator().manual_seed(0))
 UNITS = [

@@ -8,7 +8,7 @@ from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.levels.stitch import stitch
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.objectives.divergence import DivergenceObjective
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.objectives.sensitivity import TOKEN_COST, measure_slopes, uniform_plan

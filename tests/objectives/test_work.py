@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.objectives.objective import ObjectiveRequest, ReportingObjective
 from unicuco_plugin.objectives.work import Work

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.models.surgery import dropped
+from unicuco_plugin.models.blocks.surgery import dropped
 from unicuco_plugin.peers import ranked_drops
 from unicuco_plugin.peers.ranked_drops import Greedy, ShortenedLlama
 

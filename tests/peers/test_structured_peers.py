@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.objectives.interaction import InteractionMeter, assign_ratios
-from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
-from unicuco_plugin.objectives.ranking import RANKINGS
 from unicuco_plugin.peers.parts import parts_space
 from unicuco_plugin.peers.structured import Interaction, flap_shares
 from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.structured import StructuredSpace
 
 SPACE = StructuredSpace(("a.0.self_attn", "a.0.mlp"), (200, 1000), ((2, 1), (100, 1)))

@@ -5,9 +5,9 @@ import torch
 from tiny import tiny_model
 
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.needed import check_needed
-from unicuco_plugin.models.sizes import measure_sizes
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.needed import check_needed
+from unicuco_plugin.models.blocks.sizes import measure_sizes
 from unicuco_plugin.peers.evopress import EvoPress
 from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.peers.ranked_drops import Greedy, ShortenedLlama

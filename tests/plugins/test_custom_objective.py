@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import VOCABULARY, WORDS, tiny_model, tiny_tokenizer
 
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.objectives.divergence import DivergenceObjective
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.plugins.manager import list_plugins, make_objective, plugin_manager

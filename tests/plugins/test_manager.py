@@ -9,7 +9,6 @@ import torch
 
 import unicuco_plugin
 from unicuco_plugin.errors import PluginError, RequestError, UnknownNameError
-from unicuco_plugin.objectives.ranking import RANKINGS
 from unicuco_plugin.plugins import builtin, manager
 from unicuco_plugin.plugins.manager import (
     GROUP,
@@ -22,7 +21,8 @@ from unicuco_plugin.plugins.manager import (
     make_space,
     plugin_manager,
 )
-from unicuco_plugin.search.scalarization import tchebycheff
+from unicuco_plugin.policy.scalarization import tchebycheff
+from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.depth import DepthSpace
 
 hookimpl = unicuco_plugin.hookimpl

@@ -8,9 +8,9 @@ import pytest
 from depth_strategies import whole_block_strategy
 from tiny import tiny_model
 
-from unicuco_plugin.modifiers.achieved import Achieved, LinearSparsity
-from unicuco_plugin.modifiers.caveat import find_caveat
-from unicuco_plugin.modifiers.oneshot import Export
+from unicuco_plugin.modifiers.carriers.achieved import Achieved, LinearSparsity
+from unicuco_plugin.modifiers.export.caveat import find_caveat
+from unicuco_plugin.modifiers.export.oneshot import Export
 from unicuco_plugin.report.export import describe_export, export_data
 
 

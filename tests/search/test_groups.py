@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
+from unicuco_plugin.journal.journal import Journal, Measurement
+from unicuco_plugin.journal.measuring import RANK, JournaledMeasure
 from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.policy.scalarization import tchebycheff
 from unicuco_plugin.search.groups import Groups, explore_groups
-from unicuco_plugin.search.journal import Journal, Measurement
-from unicuco_plugin.search.measuring import RANK, JournaledMeasure
-from unicuco_plugin.search.scalarization import tchebycheff
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
 from unicuco_plugin.spaces.sublayer import SublayerSpace

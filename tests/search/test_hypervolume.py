@@ -4,14 +4,26 @@ import time
 import pytest
 import torch
 from botorch.utils.multi_objective.hypervolume import Hypervolume
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from unicuco_plugin.search.hypervolume import hypervolume, non_dominated, reference_point, select_by_improvement
+from unicuco_plugin.policy.scalarization import Scaling
+from unicuco_plugin.search.hypervolume import (
+    hypervolume,
+    non_dominated,
+    reference_point,
+    scale_front,
+    select_by_improvement,
+)
 
 # Few distinct values, so that ties, duplicates and points on or beyond the reference are common.
 GRID = st.sampled_from([-1.5, -1.0, -0.5, 0.0, 0.25, 0.5, 1.0, 2.0])
 R = torch.tensor([1.0, 1.0], dtype=torch.float64)
+UNIT = st.floats(-0.5, 2.0)
+
+
+def pair(a, b):
+    return torch.tensor([[a, b]], dtype=torch.float64)
 
 
 def points(least=0, most=8, values=GRID):
@@ -114,3 +126,27 @@ def test_the_papers_pool_takes_well_under_a_second_a_pick():
     started = time.process_time()
     assert len(select_by_improvement(pool, front, R, 10)) == 10
     assert time.process_time() - started < 5.0  # 0.3 s here; the bound leaves room for a busy machine
+
+
+def test_a_scale_is_not_stretched_by_dominated_points():
+    F = torch.tensor([[1.0, 0.0], [0.4, 2.0], [0.7, 0.5], [0.9, 60.0]], dtype=torch.float64)
+    assert scale_front(F) == Scaling(ideal=(0.4, 0.0), nadir=(1.0, 2.0))
+
+
+@given(a=UNIT, b=UNIT)
+def test_from_a_single_point_both_objectives_keep_their_unit(a, b):
+    scaling = scale_front(pair(a, b))
+    assert scaling == Scaling(ideal=(a, b), nadir=(a + 1.0, b + 1.0))
+
+
+@given(rows=st.lists(st.tuples(UNIT, UNIT), min_size=1, max_size=6))
+def test_a_scale_bounds_every_point_of_the_front(rows):
+    F = torch.tensor(rows, dtype=torch.float64)
+    assume(bool(((F - F[0]).abs().amax(dim=0) > 1e-3).all()))
+    scaled = scale_front(F).scale(F)
+    assert (scaled > -1e-9).all()
+
+
+def test_no_scaling_from_an_empty_front():
+    with pytest.raises(ValueError, match=r"^F must hold at least one point, got shape \(0, 2\)$"):
+        scale_front(torch.empty(0, 2, dtype=torch.float64))

@@ -2,8 +2,8 @@
 
 import torch
 
+from unicuco_plugin.policy.posterior import matern52
 from unicuco_plugin.search.kernel import make_kernel
-from unicuco_plugin.search.posterior import matern52
 from unicuco_plugin.search.surrogate import fit_surrogate
 
 

@@ -6,7 +6,7 @@ from botorch.models import SingleTaskGP
 from botorch.models.utils.gpytorch_modules import get_covar_module_with_dim_scaled_prior
 from gpytorch.kernels import ScaleKernel
 
-from unicuco_plugin.search.posterior import Z90
+from unicuco_plugin.policy.posterior import Z90
 from unicuco_plugin.search.surrogate import HeldOut, fit_surrogate
 
 D = 8

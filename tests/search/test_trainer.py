@@ -6,9 +6,9 @@ import pytest
 import torch
 from analytic import SETTINGS, SPACE, AnalyticMeasure, AnalyticObjective, optimum, value_of
 
-from unicuco_plugin.search.journal import Journal, Measurement
-from unicuco_plugin.search.measuring import JournaledMeasure
-from unicuco_plugin.search.scalarization import pbi, tchebycheff, weighted_sum
+from unicuco_plugin.journal.journal import Journal, Measurement
+from unicuco_plugin.journal.measuring import JournaledMeasure
+from unicuco_plugin.policy.scalarization import pbi, tchebycheff, weighted_sum
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
 from unicuco_plugin.spaces.depth import DepthSpace

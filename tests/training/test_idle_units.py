@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from unicuco_plugin.search.floor import LEAST
+from unicuco_plugin.objectives.floor import LEAST
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import train_profile
 

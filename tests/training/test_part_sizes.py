@@ -4,11 +4,11 @@ import pytest
 import torch
 from tiny import VOCABULARY, tiny_model
 
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.parts import find_parts
-from unicuco_plugin.models.structured import apply_parts
-from unicuco_plugin.objectives.ranked_parts import rank_parts
-from unicuco_plugin.objectives.ranking import RANKINGS
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.parts.structured import apply_parts
+from unicuco_plugin.scores.ranked_parts import rank_parts
+from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.training.part_sizes import measure_parts
 
 WINDOWS = torch.randint(3, VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(0))

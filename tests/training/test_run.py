@@ -21,13 +21,13 @@ from zoo.families import save
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import CalibrationError, JournalError, ProfileError, UnknownNameError, UnsupportedModelError
-from unicuco_plugin.models.calibration import calibration_hash, load_windows
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.selfcalibration import own_cache
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.texts.calibration import calibration_hash, load_windows
+from unicuco_plugin.texts.selfcalibration import own_cache
 from unicuco_plugin.training import JOURNAL, run, train_profile
 
 TINY = Settings(
@@ -272,7 +272,7 @@ def test_ctrl_c_leaves_a_profile_that_answers_and_resuming_completes_it(trained,
 
 
 def test_two_runs_on_one_output_do_not_mix(dense, text, tmp_path):
-    from unicuco_plugin.search.journal import Journal
+    from unicuco_plugin.journal.journal import Journal
 
     output = tmp_path / "p"
     with Journal.open(output / JOURNAL, {}, resume=False), pytest.raises(JournalError, match="in use by another"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.peers.layerwise import Owl
 from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.spaces.sparsity import SparsitySpace

@@ -8,15 +8,15 @@ from tiny import tiny_tokenizer
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import CalibrationError, LevelsError, ProfileError, RequestError, StrategyError
-from unicuco_plugin.models.calibration import load_windows
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.models.parts import find_parts
-from unicuco_plugin.models.reduction import reduced
+from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.parts.reduction import reduced
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.peers.parts import parts_space
 from unicuco_plugin.plugins.manager import make_objective
 from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.texts.calibration import load_windows
 from unicuco_plugin.training import Units, train_profile
 
 pytestmark = pytest.mark.slow

@@ -5,9 +5,9 @@ import torch
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.sublayers import sublayer_params
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.objectives.evaluator import BlockEvaluator, lacking_parts
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.search.settings import Settings

@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import RequestError, StrategyError
-from unicuco_plugin.models.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.sizes import measure_sizes
+from unicuco_plugin.models.blocks.sublayers import sublayer_params
 from unicuco_plugin.models.loading import load_model
-from unicuco_plugin.models.sizes import measure_sizes
-from unicuco_plugin.models.sublayers import sublayer_params
 from unicuco_plugin.pruning import apply_strategy, removed_parts
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.strategy import Strategy

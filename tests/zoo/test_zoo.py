@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from unicuco_plugin.errors import UnsupportedModelError
-from unicuco_plugin.models.support import check_config
+from unicuco_plugin.models.blocks.support import check_config
 from zoo.cells import SPACES
 from zoo.families import ANIMALS, build
 from zoo.outside import OUTSIDE

@@ -13,20 +13,20 @@ from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.benchmark.plan import METHODS, BenchmarkPlan, Cell
 from unicuco_plugin.benchmark.texts import Texts
 from unicuco_plugin.errors import ExportError, JournalError, ProfileError, RequestError
+from unicuco_plugin.evaluation.comparison import Estimate
 from unicuco_plugin.files.names import check_own_folder
+from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable
-from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import display_name, load_config, load_model
-from unicuco_plugin.objectives.comparison import Estimate
-from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
-from unicuco_plugin.objectives.ranking import RANKINGS
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
-from unicuco_plugin.search.journal import Journal, Measurement
+from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.training import Shared, Units, train_profile
 
 __all__ = ["JOURNAL", "run_benchmark"]

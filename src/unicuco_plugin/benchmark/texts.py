@@ -6,9 +6,9 @@ from torch import Tensor
 
 from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell, Text
 from unicuco_plugin.errors import CalibrationError
-from unicuco_plugin.models.calibration import calibration_hash, load_windows
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.models.reach import load_reach
+from unicuco_plugin.texts.calibration import calibration_hash, load_windows
 
 __all__ = ["Texts"]
 

@@ -92,7 +92,7 @@ def _one_thread() -> Iterator[None]:
 
 def _find_model() -> tuple[str, bool]:
     """The model's place, and whether its weights are others than the profile's."""
-    from unicuco_plugin.models.demo import HUB_NAME
+    from unicuco_plugin.models.checkpoints.demo import HUB_NAME
     from unicuco_plugin.models.loading import load_config, materialise_smollm2
 
     try:
@@ -111,7 +111,7 @@ def _find_model() -> tuple[str, bool]:
 
 
 def _prune(model: str, profile: str, request: Request, folder: Path, *, accept: bool, overwrite: bool) -> None:
-    from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+    from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
     modifier = SparsityProfileModifier(profile=profile, request=request.to_dict(), accept_other_weights=accept)
@@ -119,8 +119,8 @@ def _prune(model: str, profile: str, request: Request, folder: Path, *, accept: 
 
 
 def _compare(model: str, folder: Path, text: str | None) -> None:
+    from unicuco_plugin.evaluation.comparison import compare_models
     from unicuco_plugin.models.loading import load_model, load_tokenizer
-    from unicuco_plugin.objectives.comparison import compare_models
 
     dense, pruned, tokenizer = load_model(model), load_model(folder), load_tokenizer(model)
     _head("4. Both models on the same text" + ("" if text else ", written by the dense model"))
@@ -133,11 +133,11 @@ def _compare(model: str, folder: Path, text: str | None) -> None:
 
 def _windows(model: Any, tokenizer: Any, text: str | None) -> "Tensor":  # noqa: ANN401 - Transformers is untyped
     if text is not None:
-        from unicuco_plugin.models.calibration import load_windows
         from unicuco_plugin.models.reach import Reach
+        from unicuco_plugin.texts.calibration import load_windows
 
         return load_windows([text], tokenizer, count=_WINDOWS, length=_LENGTH, seed=0, reach=Reach.of(model))
-    from unicuco_plugin.models.selfcalibration import generate_windows
+    from unicuco_plugin.texts.selfcalibration import generate_windows
 
     return generate_windows(model, tokenizer, count=_WINDOWS, length=_LENGTH, seed=0, cache_dir=cache_folder())
 

@@ -14,8 +14,8 @@ from unicuco_plugin.report.comparison import comparison_data, describe_compariso
 from unicuco_plugin.report.tasks import describe_tasks, task_data
 
 if TYPE_CHECKING:  # slow to import
+    from unicuco_plugin.evaluation.tasks import TaskComparison
     from unicuco_plugin.models.loading import Tokenizer
-    from unicuco_plugin.objectives.tasks import TaskComparison
 
 __all__ = ["evaluate"]
 
@@ -47,11 +47,11 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     tasks = [name.strip() for name in (fields["tasks"] or "").split(",") if name.strip()]
     if not text and not tasks:
         raise click.UsageError("give TEXT, --tasks or both")
-    from unicuco_plugin.models.calibration import load_windows
+    from unicuco_plugin.evaluation.comparison import compare_models
+    from unicuco_plugin.evaluation.tasks import find_tasks
     from unicuco_plugin.models.loading import find_model, load_model, load_tokenizer
     from unicuco_plugin.models.reach import load_reach
-    from unicuco_plugin.objectives.comparison import compare_models
-    from unicuco_plugin.objectives.tasks import find_tasks
+    from unicuco_plugin.texts.calibration import load_windows
 
     hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
     place = {"dtype": fields["dtype"], "device": fields["device"]}
@@ -96,7 +96,7 @@ def _run_tasks(
     fields: dict[str, Any],
 ) -> "list[TaskComparison]":
     """Both models on the same documents, and the mean over tasks."""
-    from unicuco_plugin.objectives.tasks import compare_tasks, mean_of_tasks, run_tasks
+    from unicuco_plugin.evaluation.tasks import compare_tasks, mean_of_tasks, run_tasks
 
     options = {name: fields[name] for name in ("limit", "batch_size")}
     dense, *pruned = [run_tasks(model, tokenizer, tasks, manager, **options) for model in models if model is not None]

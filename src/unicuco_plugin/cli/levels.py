@@ -66,19 +66,19 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
 
     Each finished linear is on the disk. After Ctrl-C, or anything worse, the same command with --resume goes on.
     """
-    from unicuco_plugin.modifiers.toolkit_log import set_toolkit_verbosity
+    from unicuco_plugin.modifiers.toolkit.log import set_toolkit_verbosity
 
     set_toolkit_verbosity(verbose=False)  # first: importing more of the toolkit already makes it talk
     from unicuco_plugin.levels.build import build_levels
     from unicuco_plugin.levels.folder import check_output
     from unicuco_plugin.levels.record import LevelSettings
-    from unicuco_plugin.models.calibration import load_windows
-    from unicuco_plugin.models.decoder import find_decoder
+    from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.exportable import check_exportable
     from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
     from unicuco_plugin.models.reach import load_reach
-    from unicuco_plugin.models.selfcalibration import generate_windows, own_cache
     from unicuco_plugin.report.levels import describe_levels
+    from unicuco_plugin.texts.calibration import load_windows
+    from unicuco_plugin.texts.selfcalibration import generate_windows, own_cache
 
     ladder = {} if fields["sparsities"] is None else {"sparsities": fields["sparsities"]}
     settings = LevelSettings.of(inputs=fields["inputs"], **ladder)

@@ -29,7 +29,7 @@ def pack(checkpoint_dir: Path, output: Path, overwrite: bool, as_json: bool) -> 
     Every file of the folder is in it. No tool loads it as a model: unpack it first, which gives every file back bit
     for bit. The archive appears complete or not at all.
     """
-    from unicuco_plugin.models.archive import pack_folder
+    from unicuco_plugin.models.checkpoints.archive import pack_folder
 
     done = pack_folder(checkpoint_dir, output, overwrite=overwrite)
     say(archive_data(done) if as_json else describe_pack(done))

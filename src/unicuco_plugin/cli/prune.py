@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # it brings torch with it
     from llmcompressor.modifiers import Modifier
     from torch import Tensor
 
-    from unicuco_plugin.modifiers.oneshot import Calibrate
+    from unicuco_plugin.modifiers.export.oneshot import Calibrate
 
 __all__ = ["prune"]
 
@@ -86,8 +86,8 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     _check_ways(fields, request)
     if verbose:
         os.environ.pop(QUIET, None)
-    from unicuco_plugin.models.output_folder import check_output
-    from unicuco_plugin.modifiers.oneshot import prune_with_recipe
+    from unicuco_plugin.models.checkpoints.output_folder import check_output
+    from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 
     model = fields["model"]
     inputs = [*(fields[name] for name in _INPUTS), *fields["calibration"]]
@@ -197,7 +197,7 @@ def _pass(engine: str) -> "Modifier":
 
 def _write_own(fields: dict[str, Any]) -> "Calibrate":
     """Windows that the dense model writes once it is loaded."""
-    from unicuco_plugin.models.selfcalibration import generate_windows
+    from unicuco_plugin.texts.selfcalibration import generate_windows
 
     names = {"samples": "count", "seq_length": "length", "seed": "seed"}
     options = {name: fields[field] for field, name in names.items()}
@@ -209,9 +209,9 @@ def _windows(fields: dict[str, Any]) -> "Tensor | None":
     """Calibration windows, where there is text for them."""
     if not fields["calibration"]:
         return None
-    from unicuco_plugin.models.calibration import load_windows
     from unicuco_plugin.models.loading import load_tokenizer
     from unicuco_plugin.models.reach import load_reach
+    from unicuco_plugin.texts.calibration import load_windows
 
     hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
     tokenizer = load_tokenizer(fields["model"], **hub)

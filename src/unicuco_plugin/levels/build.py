@@ -16,12 +16,12 @@ from unicuco_plugin.levels.gather import gather_hessians, mean_states
 from unicuco_plugin.levels.record import Calibration, LevelSettings, LevelsRecord, write_record
 from unicuco_plugin.levels.store import Levels, LinearLevels, write_linear
 from unicuco_plugin.levels.sweep import factor_hessian, solve_levels
-from unicuco_plugin.models.calibration import calibration_hash
-from unicuco_plugin.models.coverage import check_share, measure_coverage
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.blocks.coverage import check_share, measure_coverage
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.strategy import ModelReference
+from unicuco_plugin.texts.calibration import calibration_hash
 
 __all__ = ["LevelProgress", "build_levels"]
 

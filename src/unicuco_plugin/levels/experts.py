@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
-from unicuco_plugin.models.experts import find_fused, fuse_experts, fused_tensors
+from unicuco_plugin.models.blocks.experts import find_fused, fuse_experts, fused_tensors
 
 __all__ = ["as_linears", "split_experts"]
 

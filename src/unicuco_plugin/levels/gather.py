@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError, LevelsError
 from unicuco_plugin.levels.stitch import swapped
-from unicuco_plugin.models.experts import find_split
-from unicuco_plugin.models.finite import check_finite
-from unicuco_plugin.models.linears import FEW
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.blocks.experts import find_split
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.linears import FEW
 
 __all__ = ["Hessians", "gather_hessians", "mean_states"]
 

@@ -94,7 +94,7 @@ class Calibration(_Frozen):
 
     Attributes:
         sources: Where they came from.
-        hash: Of their token ids, see :func:`unicuco_plugin.models.calibration.calibration_hash`.
+        hash: Of their token ids, see :func:`unicuco_plugin.texts.calibration.calibration_hash`.
         windows, length: How many, of how many tokens.
     """
 

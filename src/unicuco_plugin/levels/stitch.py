@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import LevelsError, quoted
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.storage import exchange_data, kept_tensors, read_kept
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.tensors.storage import exchange_data, kept_tensors, read_kept
 
 __all__ = ["Stitcher", "stitch", "swapped"]
 

@@ -8,16 +8,16 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
-from unicuco_plugin.models.config import shrink_config
-from unicuco_plugin.models.coverage import check_share
-from unicuco_plugin.models.decoder import Decoder, find_decoder
-from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.loadability import build_sketch, disk_state, find_unfit
-from unicuco_plugin.models.parts import find_parts
-from unicuco_plugin.models.structured import apply_parts
-from unicuco_plugin.models.sublayers import check_outputs
-from unicuco_plugin.models.surgery import dropped
-from unicuco_plugin.models.zeroing import check_any_room
+from unicuco_plugin.models.blocks.config import shrink_config
+from unicuco_plugin.models.blocks.coverage import check_share
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.sublayers import check_outputs
+from unicuco_plugin.models.blocks.surgery import dropped
+from unicuco_plugin.models.checkpoints.loadability import build_sketch, disk_state, find_unfit
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.parts.structured import apply_parts
+from unicuco_plugin.models.parts.zeroing import check_any_room
 
 __all__ = ["check_exportable", "sketch_model"]
 

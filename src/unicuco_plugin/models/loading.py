@@ -18,10 +18,10 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from unicuco_plugin.errors import UnsupportedModelError, clip, quoted
-from unicuco_plugin.models.compact import FILE, compact_class
-from unicuco_plugin.models.demo import materialise_smollm2
-from unicuco_plugin.models.finite import check_weights
-from unicuco_plugin.models.support import check_config
+from unicuco_plugin.models.blocks.support import check_config
+from unicuco_plugin.models.checkpoints.demo import materialise_smollm2
+from unicuco_plugin.models.parts.compact import FILE, compact_class
+from unicuco_plugin.models.tensors.finite import check_weights
 
 __all__ = [
     "Tokenizer",

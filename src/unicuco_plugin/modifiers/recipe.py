@@ -11,8 +11,8 @@ from llmcompressor.recipe import Recipe
 from unicuco_plugin.errors import RecipeError, UnicucoError
 from unicuco_plugin.files.refusal import refusal, show
 from unicuco_plugin.files.yaml_tree import compose_yaml, line_of, plain_values, read_yaml
-from unicuco_plugin.modifiers.own_recipe import OwnRecipe, check_modifiers
-from unicuco_plugin.modifiers.recipe_values import fields_of, find_fault, find_pattern_fault
+from unicuco_plugin.modifiers.recipes.own_recipe import OwnRecipe, check_modifiers
+from unicuco_plugin.modifiers.recipes.recipe_values import fields_of, find_fault, find_pattern_fault
 from unicuco_plugin.modifiers.registration import register
 
 __all__ = ["build_recipe", "check_pipeline", "check_recipe", "is_text"]

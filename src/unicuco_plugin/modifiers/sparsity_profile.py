@@ -11,20 +11,20 @@ from pydantic import PrivateAttr, ValidationError, field_validator, model_valida
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
-from unicuco_plugin.models.decoder import find_decoder
-from unicuco_plugin.modifiers.achieved import Achieved
-from unicuco_plugin.modifiers.entries import EvoPressEntry, LateEntry, PeerEntry, ProfileEntry
-from unicuco_plugin.modifiers.handlers import HANDLERS, SpaceHandler, check_spaces
-from unicuco_plugin.modifiers.identity import carry_over, check_identity
-from unicuco_plugin.modifiers.lifecycle import find_alone, ran_to_its_end
-from unicuco_plugin.modifiers.limit_check import check_shape
-from unicuco_plugin.modifiers.own_recipe import adopt_recipe, check_modifiers
-from unicuco_plugin.modifiers.removal import correct_experts
-from unicuco_plugin.modifiers.sparsity import check_carrier, check_text
-from unicuco_plugin.modifiers.stitching import StitchHandler
-from unicuco_plugin.modifiers.structured import StructuredHandler, StructuredOptions, check_options
-from unicuco_plugin.modifiers.ways import check_ways, known_parts, plain_way, trace_source
-from unicuco_plugin.modifiers.windows import gather_windows
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.handlers import HANDLERS, SpaceHandler, check_spaces
+from unicuco_plugin.modifiers.carriers.removal import correct_experts
+from unicuco_plugin.modifiers.carriers.sparsity import check_carrier, check_text
+from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
+from unicuco_plugin.modifiers.carriers.structured import StructuredHandler, StructuredOptions, check_options
+from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
+from unicuco_plugin.modifiers.sources.entries import EvoPressEntry, LateEntry, PeerEntry, ProfileEntry
+from unicuco_plugin.modifiers.sources.identity import carry_over, check_identity
+from unicuco_plugin.modifiers.sources.limit_check import check_shape
+from unicuco_plugin.modifiers.sources.ways import check_ways, known_parts, plain_way, trace_source
+from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
+from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.peers.peer import PeerProgress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy

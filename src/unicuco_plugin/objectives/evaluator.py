@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.runner import BlockRunner
-from unicuco_plugin.models.sublayers import silenced, sublayer_names
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.blocks.sublayers import silenced, sublayer_names
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unicuco_plugin.models.finite import check_finite
-from unicuco_plugin.models.runner import BlockRunner
-from unicuco_plugin.models.storage import count_parameters
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.storage import count_parameters
 from unicuco_plugin.objectives.kl import Direction, kl_sums
 from unicuco_plugin.objectives.work import Tell, ignore
 

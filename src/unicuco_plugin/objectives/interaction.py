@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.finite import check_finite
-from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.objectives.reduced import ReducedWalk
 from unicuco_plugin.spaces.structured import StructuredSpace
 

@@ -11,8 +11,8 @@ from unicuco_plugin.spaces.space import Space
 
 if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting for Transformers
     from unicuco_plugin.levels.store import Levels
-    from unicuco_plugin.models.decoder import Decoder
-    from unicuco_plugin.objectives.ranked_parts import RankedParts
+    from unicuco_plugin.models.blocks.decoder import Decoder
+    from unicuco_plugin.scores.ranked_parts import RankedParts
 
 __all__ = ["Evaluation", "Objective", "ObjectiveRequest", "Report", "ReportingObjective", "evaluate_reporting"]
 
@@ -26,7 +26,7 @@ class Evaluation:
 
     Attributes:
         value: Mean over the windows; at least 0, lower is better. For the built-in divergence nats per token. Values
-            below 1e-4 compare as equal (``search/floor.py``): a measure on another scale is to be multiplied up.
+            below 1e-4 compare as equal (``objectives/floor.py``): a measure on another scale is to be multiplied up.
         per_window: The same for each window.
         tokens: Evaluation tokens: scored positions.
         seconds: This candidate's equal share of its batch's wall time.

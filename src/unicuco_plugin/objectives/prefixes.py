@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.objectives.work import Tell, ignore
 
 __all__ = ["SKIPPED", "PrefixWalk"]

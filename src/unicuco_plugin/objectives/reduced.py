@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.kept_parts import KeptParts
-from unicuco_plugin.models.parts import Parts, find_parts, leaving_blocks
-from unicuco_plugin.models.reduction import reduced
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks
+from unicuco_plugin.models.parts.reduction import reduced
 from unicuco_plugin.objectives.evaluator import evaluate_changes
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction

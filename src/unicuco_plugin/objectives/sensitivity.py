@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.finite import check_finite
-from unicuco_plugin.models.gradients import gradients_inside
-from unicuco_plugin.models.storage import compute_device, read_kept
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.gradients import gradients_inside
+from unicuco_plugin.models.tensors.storage import compute_device, read_kept
 
 __all__ = ["TOKEN_COST", "measure_slopes", "uniform_plan"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from unicuco_plugin.errors import CalibrationError, LevelsError, UnknownNameError
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.objectives.evaluator import DROPPED, KEPT, BlockEvaluator, lacking_parts
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
-from unicuco_plugin.objectives.ranked_parts import RankedParts
 from unicuco_plugin.objectives.reduced import ReducedEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.objectives.work import ignore
+from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.plan import plan_counts
 
 __all__ = ["UnitsEvaluator"]

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest
 
 __all__ = ["block_scores"]

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unicuco_plugin.models.finite import check_finite
+from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 import torch
 
 from unicuco_plugin.errors import RequestError, round_down
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.needed import needed_blocks
-from unicuco_plugin.models.sizes import measure_sizes
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.needed import needed_blocks
+from unicuco_plugin.models.blocks.sizes import measure_sizes
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.spaces.depth import DepthSpace
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from unicuco_plugin.errors import RequestError, round_down
 
 if TYPE_CHECKING:
-    from unicuco_plugin.models.decoder import Decoder
+    from unicuco_plugin.models.blocks.decoder import Decoder
 
 __all__ = ["BOUNDS", "block_sizes", "check_budget", "meet_budget", "name_units"]
 

@@ -7,10 +7,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.models.calibration import calibration_hash
-from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.models.needed import check_needed
-from unicuco_plugin.models.sublayers import check_silence, sublayer_names, sublayer_params
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.needed import check_needed
+from unicuco_plugin.models.blocks.sublayers import check_silence, sublayer_names, sublayer_params
 from unicuco_plugin.objectives.evaluator import NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space
@@ -20,6 +19,7 @@ from unicuco_plugin.peers.evolution import Evolution, EvolutionSettings, Found, 
 from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_step, uniform_counts
 from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, PeerResult, Setting, choose_space
 from unicuco_plugin.peers.rounds import Rounds
+from unicuco_plugin.texts.calibration import calibration_hash
 
 __all__ = ["EvoPress", "drop_settings", "level_settings"]
 

@@ -17,7 +17,7 @@ from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.received import read_text
 
 if TYPE_CHECKING:
-    from unicuco_plugin.models.decoder import Decoder
+    from unicuco_plugin.models.blocks.decoder import Decoder
 
 __all__ = [
     "STEP",

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from unicuco_plugin.models.finite import check_finite
+from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.peers.activations import block_scores
 from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError, round_down
-from unicuco_plugin.models.cuts import check_cuts
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.parts import find_parts
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.parts.cuts import check_cuts
+from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.peers.peer import PeerResult
 from unicuco_plugin.spaces.structured import ROUND_TO, StructuredSpace
 

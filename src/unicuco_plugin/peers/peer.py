@@ -11,7 +11,7 @@ from unicuco_plugin.errors import RequestError
 
 if TYPE_CHECKING:  # plugins are listed without waiting for Transformers
     from unicuco_plugin.levels.store import Levels
-    from unicuco_plugin.models.decoder import Decoder
+    from unicuco_plugin.models.blocks.decoder import Decoder
 
 __all__ = ["OPTIONAL", "Peer", "PeerProgress", "PeerRequest", "PeerResult", "Setting", "choose_space"]
 

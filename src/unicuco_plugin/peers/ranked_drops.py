@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from unicuco_plugin.errors import CalibrationError, RequestError, round_down
-from unicuco_plugin.models.bypass import bypassed
-from unicuco_plugin.models.calibration import calibration_hash
-from unicuco_plugin.models.fingerprint import fingerprint
-from unicuco_plugin.objectives.comparison import compare_models
+from unicuco_plugin.evaluation.comparison import compare_models
+from unicuco_plugin.models.blocks.bypass import bypassed
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.peers.blocks import check_blocks, drop_ranked, drop_result, may_go
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 from unicuco_plugin.peers.rounds import Rounds
+from unicuco_plugin.texts.calibration import calibration_hash
 
 __all__ = ["Greedy", "ShortenedLlama"]
 

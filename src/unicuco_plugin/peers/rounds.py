@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from unicuco_plugin.search.journal import Journal
+from unicuco_plugin.journal.journal import Journal
 
 __all__ = ["Rounds"]
 

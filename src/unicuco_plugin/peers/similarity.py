@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.models.finite import check_finite
-from unicuco_plugin.models.runner import BlockRunner
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.peers.blocks import check_blocks, drop_ranked, drop_result, may_go
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.parts import find_parts, leaving_blocks
-from unicuco_plugin.models.sizes import measure_sizes
-from unicuco_plugin.models.storage import count_parameters
-from unicuco_plugin.models.sublayers import sublayer_params
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.sizes import measure_sizes
+from unicuco_plugin.models.blocks.sublayers import sublayer_params
+from unicuco_plugin.models.parts.parts import find_parts, leaving_blocks
+from unicuco_plugin.models.tensors.storage import count_parameters
 from unicuco_plugin.peers.blocks import depth_space
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import ModelReference, Source, Strategy, split_halves

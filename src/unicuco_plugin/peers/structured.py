@@ -1,6 +1,6 @@
 """Peers that remove head groups and neurons: how much of each module goes, by several rules.
 
-Which parts of a module go is not theirs to say: whoever applies a strategy ranks parts (``objectives/ranked_parts``).
+Which parts of a module go is not theirs to say: whoever applies a strategy ranks parts (``scores/ranked_parts``).
 """
 
 import time
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.objectives.interaction import ROUNDS, InteractionMeter, measure_path
-from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
-from unicuco_plugin.objectives.ranking import RANKINGS
 from unicuco_plugin.peers.parts import embed, kind_space, parts_result, parts_space, within_kind
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
+from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.structured import StructuredSpace
 
 __all__ = ["AttentionOnly", "Flap", "Interaction", "MlpOnly", "StructuredUniform", "flap_shares"]

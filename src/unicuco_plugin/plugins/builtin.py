@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from functools import partial
 
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
-from unicuco_plugin.objectives.ranking import RANKINGS, Ranking
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins.hookspecs import hookimpl
-from unicuco_plugin.search.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
+from unicuco_plugin.policy.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
+from unicuco_plugin.scores.ranking import RANKINGS, Ranking
 from unicuco_plugin.spaces.depth import make_depth
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.sparsity import SparsitySpace

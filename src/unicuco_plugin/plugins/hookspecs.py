@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import pluggy
 
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
-from unicuco_plugin.objectives.ranking import Ranking
 from unicuco_plugin.peers.peer import Peer
-from unicuco_plugin.search.scalarization import Scalarization
+from unicuco_plugin.policy.scalarization import Scalarization
+from unicuco_plugin.scores.ranking import Ranking
 from unicuco_plugin.spaces.space import Space
 
 __all__ = [

@@ -12,10 +12,10 @@ import pluggy
 
 from unicuco_plugin.errors import PluginError, UnicucoError, UnknownNameError, quoted
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
-from unicuco_plugin.objectives.ranking import Ranking
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins import builtin, hookspecs
-from unicuco_plugin.search.scalarization import Scalarization
+from unicuco_plugin.policy.scalarization import Scalarization
+from unicuco_plugin.scores.ranking import Ranking
 from unicuco_plugin.spaces.space import Space
 
 __all__ = [

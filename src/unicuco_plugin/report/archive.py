@@ -7,7 +7,7 @@ from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.report.table import format_bytes
 
 if TYPE_CHECKING:  # it brings NumPy with it
-    from unicuco_plugin.models.archive import Packed
+    from unicuco_plugin.models.checkpoints.archive import Packed
 
 __all__ = ["archive_data", "describe_pack", "describe_unpack"]
 

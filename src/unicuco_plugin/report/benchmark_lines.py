@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unicuco_plugin.objectives.comparison import Estimate
+from unicuco_plugin.evaluation.comparison import Estimate
 
 __all__ = ["Line", "distinct", "lines_of", "paired_error", "total_seconds"]
 

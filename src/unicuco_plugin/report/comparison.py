@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unicuco_plugin.report.table import format_table
 
 if TYPE_CHECKING:  # it brings torch with it
-    from unicuco_plugin.objectives.comparison import Comparison, Estimate
+    from unicuco_plugin.evaluation.comparison import Comparison, Estimate
 
 __all__ = ["comparison_data", "describe_comparisons", "estimate_data", "show_estimate"]
 

@@ -9,7 +9,7 @@ from unicuco_plugin.report.table import format_bytes, format_count, format_secon
 from unicuco_plugin.strategy import Strategy
 
 if TYPE_CHECKING:  # it brings the toolkit with it
-    from unicuco_plugin.modifiers.oneshot import Export
+    from unicuco_plugin.modifiers.export.oneshot import Export
 
 __all__ = ["describe_export", "export_data"]
 

@@ -7,7 +7,7 @@ from unicuco_plugin.report.comparison import estimate_data, show_estimate
 from unicuco_plugin.report.table import format_table
 
 if TYPE_CHECKING:  # it brings torch with it
-    from unicuco_plugin.objectives.tasks import TaskComparison
+    from unicuco_plugin.evaluation.tasks import TaskComparison
 
 __all__ = ["describe_tasks", "task_data"]
 

@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from unicuco_plugin.search.contest import Contest
-from unicuco_plugin.search.descent import move_beside, propose_neighbours
-from unicuco_plugin.search.evidence import compare
-from unicuco_plugin.search.hypervolume import reference_point, select_by_improvement
-from unicuco_plugin.search.journal import Measurement
-from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, Measure
-from unicuco_plugin.search.posterior import Bound, Posterior
-from unicuco_plugin.search.prior import Prior
+from unicuco_plugin.journal.journal import Measurement
+from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, Measure
+from unicuco_plugin.policy.contest import Contest
+from unicuco_plugin.policy.descent import move_beside, propose_neighbours
+from unicuco_plugin.policy.evidence import compare
+from unicuco_plugin.policy.posterior import Bound, Posterior
+from unicuco_plugin.policy.prior import Prior
+from unicuco_plugin.policy.scalarization import Scalarization, Scaling
+from unicuco_plugin.policy.stratnet import StratNet, sample_preferences, train_stratnet
+from unicuco_plugin.search.hypervolume import reference_point, scale_front, select_by_improvement
 from unicuco_plugin.search.progress import Progress
-from unicuco_plugin.search.scalarization import Scalarization, Scaling
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.stratnet import StratNet, sample_preferences, train_stratnet
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
 from unicuco_plugin.spaces.space import Space
 
@@ -154,7 +154,7 @@ class Exploration:
             scales=self.space.scales,
         )
         posterior = self._surrogate.posterior
-        scaling = Scaling.from_front(self._measured())
+        scaling = scale_front(self._measured())
 
         def objectives(scores: Tensor) -> Tensor:
             return scaling.scale(self._objectives(posterior, self.space.relax(scores)))

@@ -18,7 +18,9 @@ from botorch.utils.multi_objective.box_decompositions.non_dominated import FastN
 from botorch.utils.multi_objective.pareto import is_non_dominated
 from torch import Tensor
 
-__all__ = ["hypervolume", "non_dominated", "reference_point", "select_by_improvement"]
+from unicuco_plugin.policy.scalarization import Scaling
+
+__all__ = ["hypervolume", "non_dominated", "reference_point", "scale_front", "select_by_improvement"]
 
 # The paper gives no reference point. A tenth of the front's range beyond its nadir keeps the two end points worth
 # something; unlike 1.1 x nadir it also holds for targets below zero, such as a log divergence (docs/method.md).
@@ -37,6 +39,26 @@ def non_dominated(F: Tensor) -> Tensor:
     """
     mask: Tensor = is_non_dominated(F, maximize=False, deduplicate=False)
     return mask
+
+
+def scale_front(F: Tensor) -> Scaling:
+    """Read ideal and nadir off the non-dominated rows.
+
+    Args:
+        F: An ``n x 2`` tensor of objective values, minimised, ``n >= 1``; dominated rows do not stretch the scale.
+
+    Returns:
+        The scaling. An objective that does not vary over the front keeps its unit: its nadir is ideal + 1.
+
+    Raises:
+        ValueError: If ``F`` is empty, or a value on the front is not finite.
+    """
+    if len(F) == 0:
+        raise ValueError(f"F must hold at least one point, got shape {tuple(F.shape)}")
+    front = F[non_dominated(F)].to(torch.float64)
+    ideal, nadir = front.amin(dim=0).tolist(), front.amax(dim=0).tolist()
+    nadir = [high if high > low else low + 1.0 for low, high in zip(ideal, nadir, strict=True)]
+    return Scaling(ideal=(ideal[0], ideal[1]), nadir=(nadir[0], nadir[1]))
 
 
 def hypervolume(F: Tensor, r: Tensor) -> float:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unicuco_plugin.search.journal import Measurement
-from unicuco_plugin.search.posterior import Posterior
-from unicuco_plugin.search.scalarization import Scaling
-from unicuco_plugin.search.stratnet import StratNet
+from unicuco_plugin.journal.journal import Measurement
+from unicuco_plugin.policy.posterior import Posterior
+from unicuco_plugin.policy.scalarization import Scaling
+from unicuco_plugin.policy.stratnet import StratNet
 
 __all__ = ["TrainingResult"]
 

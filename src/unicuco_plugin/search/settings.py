@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Generator
 
-from unicuco_plugin.search.posterior import Bound, Target
+from unicuco_plugin.policy.posterior import Bound, Target
 
 __all__ = ["PRESETS", "Settings"]
 

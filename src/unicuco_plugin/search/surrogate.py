@@ -16,9 +16,9 @@ from gpytorch.means import Mean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from torch import Tensor
 
+from unicuco_plugin.policy.posterior import LEVEL, Z90, Posterior, Target
+from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.search.kernel import make_kernel
-from unicuco_plugin.search.posterior import LEVEL, Z90, Posterior, Target
-from unicuco_plugin.search.prior import Prior
 
 __all__ = ["Fit", "HeldOut", "Surrogate", "fit_surrogate"]
 

@@ -5,16 +5,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from unicuco_plugin.journal.journal import Measurement
+from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, Measure
+from unicuco_plugin.policy.prior import Prior
+from unicuco_plugin.policy.scalarization import Z_STAR, Scalarization
+from unicuco_plugin.policy.stratnet import GRID, imitate, preference_grid
 from unicuco_plugin.search.exploration import Exploration, most_measurements, quality_of
 from unicuco_plugin.search.groups import Groups, explore_groups
-from unicuco_plugin.search.journal import Measurement
-from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, Measure
-from unicuco_plugin.search.prior import Prior
 from unicuco_plugin.search.progress import Progress
 from unicuco_plugin.search.result import TrainingResult
-from unicuco_plugin.search.scalarization import Z_STAR, Scalarization
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.search.stratnet import GRID, imitate, preference_grid
 from unicuco_plugin.spaces.space import Space
 
 __all__ = ["train"]

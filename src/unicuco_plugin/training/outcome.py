@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from scipy.stats import t as student_t
 
+from unicuco_plugin.journal.journal import Measurement
+from unicuco_plugin.objectives.floor import LEAST
+from unicuco_plugin.policy.evidence import compare
 from unicuco_plugin.profile_record import ArchiveEntry, Confirmation, ProfileRecord, SizeTable
-from unicuco_plugin.search.evidence import compare
-from unicuco_plugin.search.floor import LEAST
-from unicuco_plugin.search.journal import Measurement
 from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.space import Space

@@ -2,10 +2,10 @@
 
 import torch
 
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.parts import Parts, find_parts, leaving_blocks
-from unicuco_plugin.models.sizes import measure_sizes, tensor_bytes
-from unicuco_plugin.models.storage import count_parameters, kept_tensors
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.sizes import measure_sizes, tensor_bytes
+from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks
+from unicuco_plugin.models.tensors.storage import count_parameters, kept_tensors
 from unicuco_plugin.profile_record import SizeTable
 
 __all__ = ["measure_parts"]

@@ -14,25 +14,25 @@ from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.errors import JournalError, ProfileError
-from unicuco_plugin.models.calibration import calibration_hash, load_windows
-from unicuco_plugin.models.decoder import Decoder, find_decoder
+from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
+from unicuco_plugin.journal.memory import RememberedObjective
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.exportable import check_exportable
-from unicuco_plugin.models.fingerprint import fingerprint
 from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
 from unicuco_plugin.models.reach import Reach
-from unicuco_plugin.models.runner import BlockRunner
-from unicuco_plugin.models.selfcalibration import generate_windows, own_cache
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
-from unicuco_plugin.objectives.ranked_parts import RankedParts
 from unicuco_plugin.plugins.manager import make_objective, make_scalarization
 from unicuco_plugin.profile import RECORD, is_profile, write_profile
-from unicuco_plugin.search.journal import Journal
-from unicuco_plugin.search.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
-from unicuco_plugin.search.memory import RememberedObjective
+from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.search.progress import Progress
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
 from unicuco_plugin.strategy import ModelReference
+from unicuco_plugin.texts.calibration import calibration_hash, load_windows
+from unicuco_plugin.texts.selfcalibration import generate_windows, own_cache
 from unicuco_plugin.training.outcome import build_record
 from unicuco_plugin.training.subject import Subject, Units, check_units, find_subject
 

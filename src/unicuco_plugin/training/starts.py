@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.peers.layerwise import Dlp, Owl
 from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.spaces.space import Space

@@ -23,11 +23,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.decoder import Decoder
+from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.objectives.sensitivity import TOKEN_COST, measure_slopes
-from unicuco_plugin.search.journal import Journal
-from unicuco_plugin.search.prior import Prior
+from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.training.starts import Allocation, find_starts, layerwise_scores

@@ -8,21 +8,21 @@ from typing import Any
 from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError, StrategyError, UnsupportedModelError
+from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.coverage import measure_coverage
-from unicuco_plugin.models.cuts import check_cuts
-from unicuco_plugin.models.decoder import Decoder
-from unicuco_plugin.models.needed import needed_blocks
-from unicuco_plugin.models.parts import find_parts
-from unicuco_plugin.models.sizes import ModelSizes, measure_sizes
-from unicuco_plugin.models.sublayers import check_silence, sublayer_params
-from unicuco_plugin.objectives.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.models.blocks.coverage import measure_coverage
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.needed import needed_blocks
+from unicuco_plugin.models.blocks.sizes import ModelSizes, measure_sizes
+from unicuco_plugin.models.blocks.sublayers import check_silence, sublayer_params
+from unicuco_plugin.models.parts.cuts import check_cuts
+from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.plugins.manager import make_ranking, make_space
+from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.profile_record import SizeTable
+from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.search.groups import Groups
-from unicuco_plugin.search.journal import Journal
-from unicuco_plugin.search.prior import Prior
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.sparsity import BOUNDS
 from unicuco_plugin.spaces.structured import ROUND_TO, StructuredSpace

@@ -1,0 +1,1 @@
+"""Two checkpoints beside each other, on text and on tasks."""

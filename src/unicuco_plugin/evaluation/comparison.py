@@ -1,0 +1,140 @@
+r"""A dense and a pruned model beside each other on windows of text: perplexities and divergence.
+
+Notation
+    m: windows; L: tokens in a window
+    nll: ``-log p(x_{i+1} | x_1 … x_i)``, a mean over the L - 1 positions of a window that have a next token
+    divergence: ``sum_v p(v) (log p(v) - log q(v))``, dense p and pruned q, a mean over all L positions
+    se: standard error over windows, ``s / sqrt(m)`` with the sample standard deviation s; windows are taken as
+        independent, tokens within one are not
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.storage import compute_device
+
+__all__ = ["Comparison", "Estimate", "compare_models"]
+
+# Beyond this the exponential is no float.
+_MOST_EXPONENT = 709.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over windows.
+
+    Attributes:
+        mean: The mean.
+        standard_error: Its standard error over windows; NaN for a single window.
+    """
+
+    mean: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        """Estimate from one value a window."""
+        mean = math.fsum(values) / len(values)
+        if len(values) == 1:
+            return cls(mean, math.nan)
+        variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        return cls(mean, math.sqrt(variance / len(values)))
+
+    def exp(self) -> "Estimate":
+        """The exponential, with its standard error to first order; infinite where floats end."""
+        mean = math.exp(self.mean) if self.mean < _MOST_EXPONENT else math.inf
+        return Estimate(mean, mean * self.standard_error)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models make of the same windows.
+
+    Attributes:
+        dense: Negative log-likelihood of the dense model, nats per token.
+        pruned: The same of the pruned model; None without one.
+        divergence: Mean KL(dense‖pruned), nats per token; None without a pruned model.
+        tokens: Positions scored.
+    """
+
+    dense: Estimate
+    pruned: Estimate | None
+    divergence: Estimate | None
+    tokens: int
+
+
+@torch.inference_mode()
+def compare_models(
+    dense: nn.Module,
+    pruned: nn.Module | None,
+    windows: Tensor,
+    *,
+    positions: int = 128,
+    report: Callable[[int], None] = lambda _: None,
+) -> Comparison:
+    """Run both models window by window and compare their distributions in float32.
+
+    Args:
+        dense: A causal language model in evaluation mode.
+        pruned: Another with the same vocabulary, on the same device, or None for the dense one alone.
+        windows: An ``m x L`` integer tensor of token ids, L at least 2.
+        positions: Positions whose float32 distributions exist at one time.
+        report: Called with the number of windows that are done, 0 included.
+
+    Returns:
+        The means over windows with their standard errors.
+
+    Raises:
+        CalibrationError: If there is no window, or windows are shorter than 2 tokens.
+        EvaluationError: If what a model gives on a window is not finite.
+    """
+    if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
+        raise CalibrationError(f"windows must be m x L with m at least 1 and L at least 2, got {tuple(windows.shape)}")
+    device = compute_device(dense)
+    models = (dense,) if pruned is None else (dense, pruned)
+    names = ("dense", "pruned")[: len(models)]
+    nlls: list[list[float]] = [[] for _ in models]
+    divergences: list[float] = []
+    for done, window in enumerate(windows.to(device)):
+        report(done)
+        logits = [model(input_ids=window[None], use_cache=False).logits[0] for model in models]
+        sums = _sums(logits, window, positions)
+        for name, total, rows in zip(names, sums, logits, strict=False):
+            check_finite(f"negative log-likelihood of the {name} model on window {done}", [total], rows.dtype)
+        check_finite(f"divergence on window {done}", sums[-1:], logits[-1].dtype)
+        for values, total in zip(nlls, sums, strict=False):
+            values.append(total / (len(window) - 1))
+        divergences.append(sums[-1] / len(window))
+    report(len(windows))
+    return Comparison(
+        dense=Estimate.of(nlls[0]),
+        pruned=None if pruned is None else Estimate.of(nlls[1]),
+        divergence=None if pruned is None else Estimate.of(divergences),
+        tokens=windows.numel(),
+    )
+
+
+def _sums(logits: Sequence[Tensor], window: Tensor, positions: int) -> list[float]:
+    """Sums over one window: the negative log-likelihood of each model, then the divergence of the last from the first.
+
+    Args:
+        logits: ``L x vocabulary`` tensors, one or two.
+        window: ``L`` token ids.
+        positions: Rows taken at a time.
+    """
+    sums = [0.0] * (len(logits) + 1)
+    for start in range(0, len(window), positions):
+        chunk = slice(start, start + positions)
+        logs = [rows[chunk].log_softmax(-1, dtype=torch.float32) for rows in logits]
+        following = window[start + 1 : start + positions + 1, None]
+        for place, log in enumerate(logs):
+            sums[place] -= log[: len(following)].gather(1, following).double().sum().item()
+        if len(logs) == 2:
+            sums[-1] += torch.linalg.vecdot(logs[0].exp(), logs[0] - logs[1]).double().sum().item()
+    return sums

@@ -1,0 +1,253 @@
+"""Runs a decoder's blocks one by one on states of our choosing, and its head on any final state."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.blocks.block_output import BlockOutput
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.tensors.finite import FiniteStates
+from unicuco_plugin.models.tensors.forwards import replace_forward
+
+__all__ = ["BlockRunner"]
+
+# Batch shapes whose calls are kept: the usual one and what is left over at the end.
+_SHAPES = 2
+# Windows and tokens that the first look at a model takes.
+_WINDOWS, _TOKENS = 2, 3
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How the model called a block: everything beside the states.
+
+    Attributes:
+        args: Positional arguments, without the states.
+        kwargs: The others, without the states.
+        keyword: The name under which the states came; None where they came first.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    keyword: str | None
+
+    @classmethod
+    def split(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, "_Call"]:
+        """Tell the states from the rest."""
+        if args:
+            return args[0], cls(args[1:], dict(kwargs), None)
+        name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+        return kwargs[name], cls((), {key: value for key, value in kwargs.items() if key != name}, name)
+
+    def __call__(self, block: nn.Module, states: Tensor) -> Any:  # noqa: ANN401 - whatever the block returns
+        if self.keyword is None:
+            return block(states, *self.args, **self.kwargs)
+        return block(*self.args, **{self.keyword: states}, **self.kwargs)
+
+
+class BlockRunner:
+    """Calls each block as the model itself would at the batch at hand.
+
+    What the model hands a block beside the states (masks, rotary tables, biases of positions, …) is taken from a
+    forward pass of the model over a batch of the same shape, in which no block computes anything. A first look, with a
+    few tokens, makes sure that this is right: that each block is given what the one before returned, and nothing that
+    depends on the text or on another block. This knows no family and copies no weight.
+
+    Args:
+        decoder: The dense model; every call leaves it as it was.
+        length: Tokens in a window.
+
+    Raises:
+        UnsupportedModelError: If the model's blocks cannot be run one by one.
+        EvaluationError: If a block gives values that are not finite.
+    """
+
+    def __init__(self, decoder: Decoder, length: int) -> None:
+        self.decoder = decoder
+        self.length = length
+        self._outputs: list[BlockOutput] = []
+        self._calls: OrderedDict[tuple[int, ...], list[_Call]] = OrderedDict()
+        # A balance of experts cannot be told of blocks that were not run.
+        routers = vars(decoder.config).get("output_router_logits", False)
+        self._options = {"use_cache": False, **({"output_router_logits": False} if routers else {})}
+        self._finite = FiniteStates(decoder.block_names)
+        self._look()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        device: torch.device = self.decoder.model.device
+        return device
+
+    @torch.inference_mode()
+    def _look(self) -> None:
+        """Run the whole model on a few tokens, and compare its calls with those on others without any block."""
+        tokens = torch.arange(2 * _WINDOWS * min(self.length, _TOKENS), device=self.device)
+        tokens %= self.decoder.model.get_input_embeddings().num_embeddings
+        some, others = tokens.view(2, _WINDOWS, -1)
+        calls: list[_Call] = []
+        order: list[int] = []
+        left: list[Tensor] = []
+        names, label = self.decoder.block_names, type(self.decoder.model).__name__
+
+        def before(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states, call = _Call.split(args, kwargs)
+            if left and not _same(states, left[-1]):
+                raise UnsupportedModelError(
+                    f"{label}: what enters {names[index]} is not what leaves the block before it, so its blocks "
+                    "cannot be run one by one"
+                )
+            calls.append(call)
+            order.append(index)
+
+        def after(index: int, output: object) -> None:
+            self._outputs.append(BlockOutput.read(output, names[index]))
+            left.append(self._outputs[-1].states(output))
+            self._finite.add(index, left[-1])
+
+        hooks = []
+        for index, block in enumerate(self.decoder.blocks):
+            hooks.append(block.register_forward_pre_hook(_at(index, before), with_kwargs=True))
+            hooks.append(block.register_forward_hook(_after(index, after)))
+        try:
+            self.decoder.model.base_model(input_ids=some, **self._options)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._finite.check()
+        if order != list(range(len(names))):
+            raise UnsupportedModelError(f"{label}: does not run its {len(names)} blocks once each in their order")
+        self.embed(others)
+        for name, here, there in zip(names, calls, self._calls.popitem()[1], strict=True):
+            if not _same((here.args, here.kwargs), (there.args, there.kwargs)):
+                raise UnsupportedModelError(
+                    f"{label}: {name} is given more than states and positions, which depends on the text or on other "
+                    "blocks, so its blocks cannot be run one by one"
+                )
+
+    @torch.inference_mode()
+    def embed(self, windows: Tensor) -> Tensor:
+        """Return the states that enter the first block.
+
+        Args:
+            windows: ``b x length`` token ids.
+
+        Returns:
+            ``b x length x hidden`` states in the model's dtype.
+        """
+        entering: list[Tensor] = []
+        calls: list[_Call] = []
+
+        def keep(states: Tensor, call: _Call) -> Tensor:
+            if not calls:
+                entering.append(states)
+            calls.append(call)
+            return states
+
+        with self._replaced(keep):
+            self.decoder.model.base_model(input_ids=windows.to(self.device), **self._options)
+        self._calls[tuple(windows.shape)] = calls
+        if len(self._calls) > _SHAPES:
+            self._calls.popitem(last=False)
+        return entering[0]
+
+    @torch.inference_mode()
+    def run(self, index: int, states: Tensor) -> Tensor:
+        """Run block ``index`` on ``b x length x hidden`` states; returns states of the same shape.
+
+        Raises:
+            EvaluationError: If they, or states of an earlier call, are not finite. On an accelerator that is found out
+                at the last block, after some calls, or in :meth:`check`.
+        """
+        shape = (states.shape[0], states.shape[1])
+        if shape not in self._calls:
+            self.embed(torch.zeros(shape, dtype=torch.long))
+        self._calls.move_to_end(shape)
+        output = self._calls[shape][index](self.decoder.blocks[index], states)
+        result = self._outputs[index].states(output)
+        self._finite.add(index, result)
+        return result
+
+    def check(self) -> None:
+        """Make sure that whatever has left a block so far is finite.
+
+        Raises:
+            EvaluationError: If it is not; the message names the block.
+        """
+        self._finite.check()
+
+    @torch.inference_mode()
+    def logits(self, states: Tensor) -> Tensor:
+        """Return the model's own logits (final norm, head, scaling, capping) for states that leave the last block.
+
+        Args:
+            states: ``b x p x hidden`` states, at any positions.
+
+        Returns:
+            ``b x p x vocabulary`` logits in the model's dtype.
+        """
+        logits: Tensor = self._finish(self.decoder.model, states).logits
+        return logits
+
+    @torch.inference_mode()
+    def normed(self, states: Tensor) -> Tensor:
+        """Return what the head is given, behind the final norm, for states that leave the last block.
+
+        Args:
+            states: ``b x p x hidden`` states, at any positions.
+
+        Returns:
+            ``b x p x hidden`` states in the model's dtype.
+        """
+        final: Tensor = self._finish(self.decoder.model.base_model, states).last_hidden_state
+        return final
+
+    def _finish(self, model: Any, states: Tensor) -> Any:  # noqa: ANN401 - Transformers is untyped
+        """What a model gives once ``states`` have left its last block."""
+        positions = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+        with self._replaced(lambda _, __: states):
+            return model(input_ids=positions, **self._options)
+
+    @contextmanager
+    def _replaced(self, function: Callable[[Tensor, _Call], Tensor]) -> Iterator[None]:
+        """Let ``function`` of states and the call's rest stand for every block, until the end of the ``with``."""
+
+        def stand_in(output: BlockOutput) -> Callable[..., object]:
+            return lambda _, *args, **kwargs: output.of(function(*_Call.split(args, kwargs)))
+
+        undo = [
+            replace_forward(block, stand_in(output))
+            for block, output in zip(self.decoder.blocks, self._outputs, strict=True)
+        ]
+        try:
+            yield
+        finally:
+            for put_back in undo:
+                put_back()
+
+
+def _at(index: int, look: Callable[[int, tuple[Any, ...], dict[str, Any]], None]) -> Callable[..., None]:
+    return lambda _, args, kwargs: look(index, args, kwargs)
+
+
+def _after(index: int, look: Callable[[int, object], None]) -> Callable[..., None]:
+    return lambda _, __, output: look(index, output)
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two arguments hold the same numbers; of objects that are no numbers the kind is compared."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one is other or torch.equal(one, other.to(one.device))
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(_same(*pair) for pair in zip(one, other, strict=True))
+    return one == other if isinstance(one, bool | int | float | str) else True

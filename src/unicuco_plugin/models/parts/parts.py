@@ -1,0 +1,143 @@
+"""What attentions and MLPs are made of: head groups and neurons that can go one by one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.sublayers import sublayer_names
+from unicuco_plugin.models.tensors.storage import count_parameters
+
+__all__ = ["Parts", "find_parts", "leaving_blocks"]
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj")
+# The last linear of an attention, by the names that families give it; gate, up and down of an MLP, or up and down.
+_OUTPUTS = ("o_proj", "out_proj")
+_MLPS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
+_UNGATED = ("up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one module.
+
+    Part ``i`` owns the inputs ``[i * width, (i + 1) * width)`` of the module's output projection.
+
+    Attributes:
+        name: Full module name of the attention or MLP.
+        kind: ``"attention"``: parts are key-value head groups; ``"mlp"``: parts are neurons.
+        count: How many parts there are.
+        width: Inputs of the output projection for each part: query heads of a group times head size, or 1.
+        head_dim: Size of a head; 1 for an MLP.
+        output: Full name of the output projection.
+        params: Parameters that go with one part; an output projection's own bias is not among them.
+        rows: Name of each of the module's other linears -> outputs of it that one part owns.
+    """
+
+    name: str
+    kind: Literal["attention", "mlp"]
+    count: int
+    width: int
+    head_dim: int
+    output: str
+    params: int
+    rows: Mapping[str, int]
+
+
+def find_parts(decoder: Decoder) -> dict[str, Parts]:
+    """Find the parts of every attention and MLP, block after block, attention first.
+
+    In a model of several kinds of blocks, modules of a class that has no parts stay whole and are not listed: linear
+    attention beside attention, experts beside MLPs.
+
+    Raises:
+        UnsupportedModelError: If no attention is made of separate linears for queries, keys, values and output, or no
+            MLP of such for (gate,) up and down; or a module has parameters that parts share in a way not known, where
+            others of its class have parts.
+    """
+    found: dict[str, Parts] = {}
+    refused: dict[str, UnsupportedModelError] = {}
+    for index in range(len(decoder.blocks)):
+        for half, names in decoder.halves(index).items():
+            for name in names:
+                try:
+                    found[name] = (_attention if half == "attention" else _mlp)(name, decoder.model.get_submodule(name))
+                except UnsupportedModelError as error:
+                    refused[name] = error
+    split = {type(decoder.model.get_submodule(name)) for name in found}
+    for half in ("attention", "mlp"):
+        if all(part.kind != half for part in found.values()):
+            sublayer_names(decoder)  # which says it better, where there is no such module at all
+            raise next(reason for name, reason in refused.items() if name in _all_names(decoder, half))
+    for name, reason in refused.items():
+        if type(decoder.model.get_submodule(name)) in split:
+            raise reason
+    return found
+
+
+def _all_names(decoder: Decoder, half: str) -> set[str]:
+    return {name for index in range(len(decoder.blocks)) for name in decoder.halves(index)[half]}
+
+
+def leaving_blocks(decoder: Decoder, parts: Mapping[str, Parts]) -> dict[str, tuple[str, str]]:
+    """Blocks of which nothing is left without their attention and their MLP -> the names of these two."""
+    found = {}
+    for index, block in enumerate(decoder.block_names):
+        names = decoder.sublayers(index)
+        if names.keys() == {"attention", "mlp"} and parts.keys() >= set(names.values()):
+            found[block] = (names["attention"], names["mlp"])
+    return found
+
+
+def _attention(name: str, module: nn.Module) -> Parts:
+    last = next((child for child in _OUTPUTS if hasattr(module, child)), _OUTPUTS[0])
+    query, key, value, output = _linears(name, module, (*_ATTENTION, last))
+    head_dim = getattr(module, "head_dim", None)
+    if not isinstance(head_dim, int) or key.out_features % head_dim:
+        raise UnsupportedModelError(f"{name}: head_dim must divide {key.out_features} key outputs, got {head_dim}")
+    groups = key.out_features // head_dim
+    if value.out_features != key.out_features or query.out_features % key.out_features:
+        raise UnsupportedModelError(f"{name}: its query, key and value heads do not form groups")
+    # Queries may come with as many gates beside them (Qwen3-Next), head by head.
+    if output.in_features % groups or query.out_features % output.in_features:
+        raise UnsupportedModelError(f"{name}: {last} has {output.in_features} inputs, expected {query.out_features}")
+    for inner, parameter in module.named_parameters():
+        # Norms of queries and keys are shared by all heads; one over all heads together would mix groups.
+        if inner.rpartition(".")[0] not in (*_ATTENTION, last) and tuple(parameter.shape) != (head_dim,):
+            raise UnsupportedModelError(f"{name}: cannot be split into head groups, since {inner} spans them")
+    params = sum(count_parameters(linear) for linear in (query, key, value)) + output.weight.numel()
+    rows = {"q_proj": query.out_features // groups, "k_proj": head_dim, "v_proj": head_dim}
+    width = output.in_features // groups
+    return Parts(name, "attention", groups, width, head_dim, f"{name}.{last}", params // groups, rows)
+
+
+def _mlp(name: str, module: nn.Module) -> Parts:
+    names: tuple[str, ...] = next((names for names in _MLPS if hasattr(module, names[-1])), _MLPS[0])
+    if hasattr(module, "up_proj") and not hasattr(module, "gate_proj"):
+        names = _UNGATED
+    *inputs, down = _linears(name, module, names)
+    if {linear.out_features for linear in inputs} != {down.in_features}:
+        raise UnsupportedModelError(
+            f"{name}: {', '.join(names[:-1])} and {names[-1]} disagree on the number of neurons"
+        )
+    for inner, parameter in module.named_parameters():
+        # A number or two of an activation are shared by all neurons.
+        if inner.rpartition(".")[0] not in names and parameter.numel() > 1:
+            raise UnsupportedModelError(f"{name}: cannot be split into neurons, since {inner} spans them")
+    params = sum(count_parameters(linear) for linear in inputs) + down.weight.numel()
+    rows, neurons = dict.fromkeys(names[:-1], 1), down.in_features
+    return Parts(name, "mlp", neurons, 1, 1, f"{name}.{names[-1]}", params // neurons, rows)
+
+
+def _linears(name: str, module: nn.Module, expected: tuple[str, ...]) -> list[nn.Linear]:
+    children = dict(module.named_children())
+    for child in expected:
+        if not isinstance(children.get(child), nn.Linear):
+            raise UnsupportedModelError(
+                f"{name}: {type(module).__name__} has no linear {child}, which splitting it into parts needs; fused "
+                "projections and experts are not supported: take the space depth or sublayer"
+            )
+    return [linear for child in expected if isinstance(linear := children[child], nn.Linear)]

@@ -1,0 +1,1 @@
+"""How a strategy of each space is carried out while the toolkit runs."""

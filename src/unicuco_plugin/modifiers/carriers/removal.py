@@ -1,0 +1,143 @@
+"""Units that go whole inside the toolkit's lifecycle: blocks are bypassed while it runs and dropped when it ends."""
+
+import weakref
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from llmcompressor.modifiers import Modifier
+from llmcompressor.transformers.compression.compressed_tensors_utils import modify_save_pretrained
+from loguru import logger
+from torch import nn
+
+from unicuco_plugin.models.blocks.bypass import bypass_blocks
+from unicuco_plugin.models.blocks.config import shrink_fields
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.experts import find_split, fuse_experts
+from unicuco_plugin.models.blocks.sublayers import zero_outputs
+from unicuco_plugin.models.blocks.surgery import drop_blocks
+from unicuco_plugin.models.checkpoints.checkpoint import check_checkpoint, write_config_fields
+from unicuco_plugin.models.checkpoints.generation import shipped_generation
+from unicuco_plugin.models.checkpoints.verdict import check_loading
+from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.pruning import removed_parts
+from unicuco_plugin.strategy import Strategy
+
+__all__ = ["RemovalHandler", "correct_experts", "correct_saving"]
+
+
+class RemovalHandler:
+    """Applies one strategy of the space ``depth`` or ``sublayer`` to one model.
+
+    The blocks must still be there when the toolkit restores the norms that it swaps for calibration, by name; so they
+    are bypassed first and dropped after that. A sub-layer whose block keeps its other half stays, with an output
+    projection of zeros.
+
+    Args:
+        model: The model that the toolkit works on.
+        strategy: A strategy of those spaces, already checked to be this model's.
+
+    Raises:
+        StrategyError: If its units are not parts of the model.
+        UnsupportedModelError: If the model cannot be pruned.
+    """
+
+    achieved: Achieved | None = None
+
+    def __init__(self, model: nn.Module, strategy: Strategy) -> None:
+        self._model = model
+        self._indices, self._silent = removed_parts(find_decoder(model), strategy)
+        self._names = frozenset(strategy.units)
+        self._wake: Callable[[], None] = lambda: None
+        self._restore: Callable[[], None] = lambda: None
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """The units that go, by full module name."""
+        return self._names
+
+    def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
+        """Silence and bypass: later modifiers calibrate on what is left.
+
+        Raises:
+            UnsupportedModelError: If a sub-layer cannot be silenced.
+        """
+        decoder = find_decoder(self._model)
+        self._wake = zero_outputs(decoder, self._silent)
+        self._restore = bypass_blocks(decoder, self._indices)
+
+    def finish(self) -> None:
+        """Drop the blocks for good, and make every later save of the model right.
+
+        Raises:
+            UnsupportedModelError: If the configuration cannot describe what is left; the model then has all its blocks.
+        """
+        self._restore()
+        if self._indices:
+            decoder = find_decoder(self._model)
+            kept = [index for index in range(len(decoder.blocks)) if index not in self._indices]
+            fields = frozenset(shrink_fields(decoder.config, kept))
+            drop_blocks(self._model, self._indices)
+            correct_saving(self._model, fields)
+        if self._silent:
+            logger.info(
+                f"SparsityProfileModifier: {len(self._indices)} blocks dropped; {len(self._silent)} sub-layers whose "
+                "block stays have an output projection of zeros, which saves no bytes"
+            )
+
+    def undo(self) -> None:
+        """Give blocks their own forward and sub-layers their weights back; calling it again does nothing."""
+        self._restore()
+        self._wake()
+
+
+def correct_experts(model: Any) -> None:  # noqa: ANN401 - a Transformers model
+    """Make every later save right of a model whose experts the toolkit has taken apart; others are left alone."""
+    if find_split(model):
+        correct_saving(model)
+
+
+def correct_saving(
+    model: Any,  # noqa: ANN401 - save_pretrained is replaced on it
+    fields: frozenset[str] = frozenset(),
+    also: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Wrap ``model.save_pretrained`` once more, so that what it writes is the pruned model, its experts fused again.
+
+    The toolkit's own save copies the original ``config.json``, block count included, and the checkpoint would reload
+    with random blocks and no error. What is written here is read back and compared with the model.
+
+    Args:
+        model: The pruned model.
+        fields: The configuration fields that dropping blocks changed.
+        also: Writes more files into the folder.
+    """
+    # Once ours is in place the toolkit takes the model for wrapped and would never add its own.
+    modify_save_pretrained(model)
+    save = model.save_pretrained
+    inside = getattr(save, "_unicuco_fields", None)
+    if inside is not None:  # a second pruning of the same model
+        inside.update(fields)
+        save._unicuco_also.append(also)
+        return
+    reference = weakref.ref(model)
+    written, writers = set(fields), [also]
+
+    @wraps(save)
+    def save_pretrained(save_directory: str | Path, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        live = reference()
+        fuse_experts(live)  # which the toolkit has taken apart, and saves under names that Transformers does not load
+        with shipped_generation(live, Path(save_directory)):
+            save(save_directory, *args, **kwargs)
+        write_config_fields(Path(save_directory), live, sorted(written))
+        for write in writers:
+            write(Path(save_directory))
+        check_checkpoint(Path(save_directory), live)
+        check_loading(Path(save_directory), live)
+
+    # The toolkit's sign that a save is already wrapped.
+    save_pretrained._overridden = True  # type: ignore[attr-defined]
+    save_pretrained._unicuco_fields = written  # type: ignore[attr-defined]
+    save_pretrained._unicuco_also = writers  # type: ignore[attr-defined]
+    model.save_pretrained = save_pretrained

@@ -1,0 +1,151 @@
+"""The model card of an exported checkpoint: what was removed, by which request, and what that is known to cost."""
+
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from unicuco_plugin.escaping import code_block, code_span, escape_markdown
+from unicuco_plugin.modifiers.export.caveat import say_layout
+from unicuco_plugin.strategy import Divergence, Strategy
+
+__all__ = ["write_card"]
+
+# What the hub lets a model be called; anything else could end the line of the front matter.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_LONGEST_RECIPE = 80
+_PACKAGES = ("unicuco-plugin", "llmcompressor", "transformers", "torch")
+
+
+def write_card(
+    base_model: str,
+    strategies: tuple[Strategy, ...],
+    params: int,
+    recipe: str,
+    *,
+    caveat: str = "",
+    layout: str = "",
+    own_code: bool = False,
+) -> str:
+    """Write the README.md of a checkpoint.
+
+    Args:
+        base_model: The dense model's name on the hub, or its folder.
+        strategies: What was applied; empty for a recipe without a strategy.
+        params: Parameters of the exported checkpoint before any quantisation.
+        recipe: The text of ``recipe.yaml``.
+        caveat: What keeps the strategies' divergences from being the checkpoint's.
+        layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
+        own_code: Whether the model comes with code of its own.
+
+    Returns:
+        Markdown with the front matter that the hub reads.
+    """
+    name = base_model.rstrip("/").rpartition("/")[2] or base_model
+    on_hub = _HUB_NAME.fullmatch(base_model) is not None
+    front = ["---", "library_name: transformers", *([f"base_model: {base_model}"] if on_hub else [])]
+    front += ["tags:", "- pruned", "- unicuco-plugin", "- llm-compressor", "---"]
+    shown = code_span(base_model if on_hub else name)
+    lines = [*front, "", f"# {escape_markdown(name)}, pruned", "", f"Base model: {shown}. Parameters: {params:,}.", ""]
+    for strategy in strategies:
+        lines += _describe(strategy, caveat)
+    if not strategies:
+        lines += ["The recipe below was applied, and no strategy.", ""]
+    lines += ["## Load", "", *([say_layout(layout), ""] if layout else [])]
+    lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    code = ", trust_remote_code=True" if layout == "compact" or own_code else ""
+    lines += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})']
+    lines += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")', "```", ""]
+    lines += ["## Recipe", "", "`llmcompressor.oneshot` makes this checkpoint again from the base model with:", ""]
+    # With a sparsity for every linear a recipe is longer than all the rest.
+    short = len(recipe.splitlines()) <= _LONGEST_RECIPE
+    lines += [code_block(recipe.strip(), "yaml")] if short else ["`recipe.yaml`, beside this file."]
+    lines += ["", "## Versions", "", "| package | version |", "|---|---|"]
+    lines += [f"| {package} | {version(package)} |" for package in _PACKAGES]
+    return "\n".join(lines) + "\n"
+
+
+def _describe(strategy: Strategy, caveat: str) -> list[str]:
+    request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
+    zeroed = strategy.space == "sparsity"
+    lines = [f"## What was {'zeroed' if zeroed else 'removed'}", ""]
+    lines += [f"Request: {request} (space {code_span(strategy.space)}{_say_source(strategy)}).", ""]
+    lines += _list_zeroed(strategy) if zeroed else _list_removed(strategy)
+    if strategy.silenced:
+        lines += [
+            f"{len(strategy.silenced)} of these share a block with a half that stays: their output projection is zero, "
+            "so that they add nothing, and they save no bytes. Blocks that lost both halves are gone from the files.",
+            "",
+        ]
+    lines += ["## Divergence", "", _explain(strategy.divergence, caveat), ""]
+    return lines
+
+
+def _say_source(strategy: Strategy) -> str:
+    if strategy.source == "evopress_file":
+        return ", from a file of EvoPress"
+    return f", answered by the method {code_span(strategy.peer)}" if strategy.peer else ""
+
+
+def _list_removed(strategy: Strategy) -> list[str]:
+    whole = [unit for unit, share in strategy.units.items() if share == 1.0]
+    partial = {unit: share for unit, share in strategy.units.items() if share != 1.0}
+    lines = [f"{len(whole)} units removed whole, named as in the base model:", ""] if whole else []
+    lines += [f"- {code_span(unit)}" for unit in whole]
+    lines += [f"- {code_span(unit)}: {share:.4f} of its weights" for unit, share in partial.items()]
+    return [*lines, "", f"Share of prunable weights removed: {strategy.sparsity:.4f}.", ""]
+
+
+def _list_zeroed(strategy: Strategy) -> list[str]:
+    return [
+        f"Share of the base model's prunable weights set to zero: {strategy.sparsity:.4f}. The sparsity is "
+        "unstructured: zeros lie anywhere in a weight matrix and are stored like any other number, so neither the "
+        "files nor the memory get smaller by it (a later quantisation apart). `unicuco pack` stores such a folder "
+        "without its zeros, for transfer. `sparsity.json` has the planned and the achieved zeros of every linear.",
+        "",
+        "Share of each unit's weights set to zero, named as in the base model:",
+        "",
+        *_tabulate(strategy.units),
+        "",
+    ]
+
+
+def _tabulate(units: Mapping[str, float]) -> list[str]:
+    """A row for each numbered block and a column for each part of it, experts together; other names one by one."""
+    matches = {name: re.fullmatch(r"(.+\.\d+)(?:\.(.+))?", name, re.DOTALL) for name in units}
+    cells: dict[tuple[str, str], list[float]] = {}
+    for name, match in matches.items():
+        if match:
+            part = re.sub(r"(?<=\bexperts\.)\d+", "*", match[2] or "all")
+            cells.setdefault((match[1], part), []).append(units[name])
+    rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
+    lines = [f"- {code_span(name)}: {units[name]:.4f}" for name, match in matches.items() if not match]
+    if cells:
+        lines += [
+            *([""] if lines else []),
+            f"| block | {' | '.join(map(escape_markdown, columns))} |",
+            "|---|" + "---|" * len(columns),
+        ]
+    for row in rows:
+        shown = (_say_range(cells.get((row, column), [])) for column in columns)
+        lines.append(f"| {code_span(row, table=True)} | {' | '.join(shown)} |")
+    return lines
+
+
+def _say_range(shares: list[float]) -> str:
+    ends = dict.fromkeys(f"{share:.4f}" for share in (min(shares), max(shares))) if shares else ()
+    return " to ".join(ends)
+
+
+def _explain(divergence: Divergence | None, caveat: str) -> str:
+    if divergence is None:
+        return "Not measured: what proposed this strategy does not tell. `unicuco evaluate` measures it."
+    low, high = divergence.interval90
+    value = f"{divergence.mean:.4f} nats per token, 90 % interval {low:.4f} to {high:.4f}"
+    if divergence.carried_over:
+        how = "carried over: found on other weights of the same structure, not measured on these"
+    elif divergence.measured:
+        how = "measured on held-out calibration windows"
+    else:
+        how = "predicted, not measured"
+    beside = f" This is the profile's, {escape_markdown(caveat)}." if caveat else ""
+    return f"Mean KL(dense‖pruned): {value} ({how}).{beside}"

@@ -1,0 +1,90 @@
+"""Which recipes leave quantised experts that Transformers loads."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from compressed_tensors.compressors.format import infer_module_format
+from compressed_tensors.quantization import QuantizationScheme
+from compressed_tensors.utils import match_targets
+from llmcompressor.modifiers import Modifier
+from llmcompressor.modifiers.quantization import QuantizationMixin
+from torch import nn
+
+from unicuco_plugin.errors import RecipeError
+from unicuco_plugin.models.blocks.experts import disk_names, find_fused, find_split
+
+__all__ = ["check_quantised_experts"]
+
+_PACKED = "pack-quantized"
+
+
+def check_quantised_experts(model: Any, modifiers: Sequence[Modifier]) -> None:  # noqa: ANN401 - a Transformers model
+    """Refuse a recipe after which Transformers would not find a mixture's experts.
+
+    It has its own form of experts, one tensor for all, and makes it from quantised linears of each expert: of all or
+    of none, of families whose files hold linears, in FP8 or packed integers. Of experts that were left out it finds
+    the tensors in an FP8 checkpoint alone.
+
+    Args:
+        model: The model, or a sketch of it on the meta device.
+        modifiers: All of the recipe.
+
+    Raises:
+        RecipeError: With the reason, and what can be done.
+    """
+    names = [*find_fused(model), *find_split(model)]
+    for modifier in modifiers:
+        if not names or not isinstance(modifier, QuantizationMixin):
+            continue
+        groups = [group for group in modifier.resolved_config.config_groups.values() if group.weights is not None]
+        files = disk_names(model, names[0])
+        if not groups or not (linears := files or dict.fromkeys(("gate_proj", "up_proj", "down_proj"))):
+            continue
+        schemes = [_scheme_of(f"{name}.0.{linear}", groups, modifier.ignore) for name in names for linear in linears]
+        reason = _explain(groups, [scheme for scheme in schemes if scheme is not None], len(schemes), bool(files))
+        if reason:
+            raise RecipeError(f"{type(modifier).__name__}: {type(model).__name__} would not load again: {reason}")
+
+
+def _scheme_of(name: str, groups: Sequence[QuantizationScheme], ignore: Sequence[str]) -> QuantizationScheme | None:
+    linear = nn.Linear(1, 1, device="meta")
+    if match_targets(name, linear, ignore):
+        return None
+    return next((group for group in groups if match_targets(name, linear, group.targets)), None)
+
+
+def _explain(
+    groups: Sequence[QuantizationScheme], experts: Sequence[QuantizationScheme], count: int, in_files: bool
+) -> str:
+    kinds = set(_kinds(experts or groups))
+    if not experts:
+        if in_files and "fp8" not in kinds:
+            return (
+                "where other linears are quantised so, Transformers wants the experts quantised too; take experts out "
+                "of ignore (a packed scheme such as W4A16), or use FP8_DYNAMIC"
+            )
+        return ""
+    if not in_files:
+        return (
+            "its files hold all experts in one tensor, and Transformers does not make that of quantised linears; "
+            "ignore the experts (re:.*experts.*)"
+        )
+    if len(experts) < count:
+        return "Transformers wants all linears of the experts quantised or none; change ignore or targets"
+    if not kinds <= {"fp8", "packed"}:
+        return "Transformers reads quantised experts in FP8 or packed integers alone; use FP8_DYNAMIC or W4A16"
+    return ""
+
+
+def _kinds(groups: Sequence[QuantizationScheme]) -> Iterator[str]:
+    for group in groups:
+        weights = group.weights
+        if (
+            weights is not None
+            and weights.type == "float"
+            and weights.num_bits == torch.finfo(torch.float8_e4m3fn).bits
+        ):
+            yield "fp8"
+        else:
+            yield "packed" if infer_module_format(nn.Linear, group).value == _PACKED else "other"

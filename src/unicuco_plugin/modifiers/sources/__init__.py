@@ -1,0 +1,1 @@
+"""Where a strategy comes from: a profile, a file, a peer."""

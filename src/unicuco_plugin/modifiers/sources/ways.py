@@ -1,0 +1,92 @@
+"""The ways to say where a strategy comes from, one of which a modifier is given."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unicuco_plugin.modifiers.sources.entries import EvoPressEntry, PeerEntry, ProfileEntry
+from unicuco_plugin.peers.evopress_files import read_either
+from unicuco_plugin.scores.ranked_parts import RankedParts
+from unicuco_plugin.strategy import Strategy
+
+__all__ = ["check_ways", "find_inputs", "known_parts", "largest_share", "plain_way", "trace_source"]
+
+_WAYS = ("profile", "strategy", "profiles", "peer", "evopress")
+
+
+def plain_way(value: object) -> object:
+    """Write paths and strategies as a recipe holds them: as text and as mappings."""
+    match value:
+        case Path():
+            return str(value)
+        case Strategy():
+            return value.to_dict()
+        case list():
+            return [plain_way(entry) for entry in value]
+        case _:
+            return value
+
+
+def check_ways(fields: Mapping[str, Any]) -> None:
+    """Hold the fields of a modifier that say where its strategy comes from against each other.
+
+    Raises:
+        ValueError: If not exactly one way is given, a request is missing or too much, or a list is empty.
+    """
+    given = [way for way in _WAYS if fields[way] is not None]
+    if len(given) != 1:
+        raise ValueError(f"give exactly one of {', '.join(_WAYS)}; got {', '.join(given) or 'none'}")
+    asked = "peer" if fields["peer"] else "profile"
+    if (fields[asked] is None) != (fields["request"] is None):
+        raise ValueError(f"{asked} and request go together: {asked}: NAME, request: {{sparsity: 0.25}}")
+    if fields["peer"] is not None and list(fields["request"] or ()) != ["sparsity"]:
+        raise ValueError(f"request must be for sparsity with a peer, got {fields['request']}")
+    if fields["profiles"] == [] or fields["strategy"] == []:
+        raise ValueError(f"{given[0]} must not be empty")
+
+
+def find_inputs(fields: Mapping[str, Any]) -> list[str]:
+    """Names of the files and folders that a modifier with these fields reads."""
+    strategies = fields["strategy"] if isinstance(fields["strategy"], list) else [fields["strategy"]]
+    named = [fields["profile"], fields["levels"], *(entry.profile for entry in fields["profiles"] or ())]
+    named += [strategy for strategy in strategies if isinstance(strategy, str)]
+    named += [] if fields["structured"] is None else [fields["structured"].kept_parts]
+    named += [] if fields["peer"] is None else [fields["peer"].levels, fields["peer"].journal]
+    named += [] if fields["evopress"] is None else [fields["evopress"].file]
+    return [name for name in named if name is not None]
+
+
+def largest_share(fields: Mapping[str, Any]) -> float:
+    """The most that a source which has not yet seen the model may remove of it, as far as can be said."""
+    if fields["evopress"] is not None:
+        found = read_either(Path(fields["evopress"].file))
+        return 0.0 if isinstance(found, dict) else sum(drop != "none" for drop in found) / len(found)
+    # What is asked for, and as much again for whole units that reach it.
+    return min(2.0 * (fields["request"] or {}).get("sparsity", 0.5), 1.0)
+
+
+def known_parts(entries: Sequence[ProfileEntry]) -> RankedParts | None:
+    """Which parts of modules go first, as the one profile of the space ``structured`` among them knows it."""
+    from unicuco_plugin.answering import load_profile  # noqa: PLC0415 - it brings the search's packages with it
+
+    profiles = (load_profile(entry.profile) for entry in entries)
+    return next((profile.rank_parts() for profile in profiles if profile.space == "structured"), None)
+
+
+def trace_source(source: object, request: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:
+    """Say in a recipe's words where a strategy came from; None for one that the recipe held itself.
+
+    Args:
+        source: A profile's or strategy file's name, an entry, or a list of profiles' entries.
+        request: What it was asked.
+    """
+    match source:
+        case PeerEntry():
+            return [{"peer": source.model_dump(exclude_none=True), "request": request}]
+        case EvoPressEntry():
+            return [{"evopress": source.model_dump(exclude_none=True)}]
+        case [ProfileEntry(), *_]:
+            return [entry.model_dump() for entry in source if isinstance(entry, ProfileEntry)]
+        case str():
+            return [{"strategy": source}] if request is None else [{"profile": source, "request": request}]
+    return None

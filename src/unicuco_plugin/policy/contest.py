@@ -1,0 +1,208 @@
+"""StratNet, the archive and the posterior's neighbours compete for every budget.
+
+The one rule of who is best: training confirms its winners, and a profile answers with them.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.policy.descent import descend, move_onto
+from unicuco_plugin.policy.evidence import Evidence
+from unicuco_plugin.policy.posterior import Posterior
+from unicuco_plugin.policy.stratnet import GRID, StratNet, preference_grid
+from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.strategy import Source
+
+__all__ = ["Candidate", "Contest", "safest"]
+
+# Of GRID preferences, those whose own size is nearest to a budget are projected onto it.
+_NEAREST = 16
+# Neighbours of a budget's best: so many are screened by the posterior's slope, and the best of those join the race.
+_SCREENED = 24
+_NEIGHBOURS = 4
+# At a budget that the space does not list: so many of each listed budget beside it are moved there.
+_BESIDE = 5
+# What an unconfirmed strategy must promise beyond a confirmed one, in log divergence: in a smooth space descents always
+# find a little more, and two per cent of a prediction are not worth giving up a measurement.
+_MARGIN = 0.02
+# How far a strategy that the journal rounded may be from its budget.
+_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One strategy in the race.
+
+    Attributes:
+        x: ``d`` shares.
+        source: Who proposed it.
+        mean: Logarithm of its divergence on the ranking windows, where all candidates compare.
+        std: Standard deviation of that.
+        key: Its identity.
+    """
+
+    x: Tensor
+    source: Source
+    mean: float
+    std: float
+    key: str
+
+    @property
+    def cautious(self) -> float:
+        """The mean and one standard deviation: among many predictions the lowest is the luckiest."""
+        return self.mean + self.std
+
+
+def safest(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the lowest cautious estimate; the first among equals."""
+    return min(candidates, key=lambda candidate: candidate.cautious)
+
+
+class Contest:
+    """The race for each budget.
+
+    Args:
+        space: Of the strategies.
+        net: StratNet.
+        posterior: The surrogate.
+        archive: Divergence on the second lot of ranking windows, by the space's keys, of every strategy that is known;
+            None where it was not measured on these.
+        evidence: How both lots compare.
+        confirmed: Keys of the strategies that were measured on windows of their own.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        net: StratNet,
+        posterior: Posterior,
+        archive: Mapping[str, float | None],
+        evidence: Evidence,
+        *,
+        confirmed: Collection[str] = (),
+    ) -> None:
+        self._space, self._net, self._posterior = space, net, posterior
+        self._known, self._evidence = archive, evidence
+        self._confirmed = confirmed
+        self._races: dict[float, list[Candidate]] = {}
+
+    def candidates(self, budgets: Sequence[float]) -> list[list[Candidate]]:
+        """For every budget: the archive's strategies, StratNet's best, and a few neighbours of the best of those.
+
+        In a smooth space each budget is worked out alone, else all of the space's together, whichever are asked for:
+        matrix products of other shapes round differently, and answers must not depend on their company. A budget that
+        a space can meet and does not list is worked out alone, too.
+        """
+        listed = () if self._space.smooth else self._space.budgets
+        groups = [listed] if any(budget in listed for budget in budgets) else []
+        for together in [*groups, *((budget,) for budget in budgets if budget not in listed)]:
+            if not all(budget in self._races for budget in together):
+                self._races |= zip(together, self._run(together), strict=True)
+        return [self._races[budget] for budget in budgets]
+
+    def best(self, budgets: Sequence[float]) -> list[Candidate]:
+        """The winner of each budget."""
+        return [self.winner(race) for race in self.candidates(budgets)]
+
+    def winner(self, race: Sequence[Candidate]) -> Candidate:
+        """The safest candidate, but one that was confirmed where none other promises clearly more."""
+        best = safest(race)
+        confirmed = [candidate for candidate in race if candidate.key in self._confirmed]
+        if confirmed and safest(confirmed).cautious < best.cautious + _MARGIN:
+            return safest(confirmed)
+        return best
+
+    @torch.no_grad()
+    def _run(self, budgets: Sequence[float]) -> list[list[Candidate]]:
+        found = [self._standing(budget) for budget in budgets]
+        proposed = self._split("stratnet", self._proposed(budgets))
+        for race, candidates in zip(found, proposed, strict=True):
+            race.append(safest(candidates))
+        moves = self._neighbours([safest(race).x for race in found], budgets)
+        means = self._posterior.mean(torch.cat(moves)).split([len(part) for part in moves])
+        best = [part[mean.argsort(stable=True)[:_NEIGHBOURS]] for part, mean in zip(moves, means, strict=True)]
+        for race, candidates in zip(found, self._split("neighbour", best), strict=True):
+            race += [candidate for candidate in candidates if candidate.key not in self._known]
+        return found
+
+    def _standing(self, budget: float) -> list[Candidate]:
+        """The archive's strategies at a budget; where only rounding was undone they keep their identity."""
+        rows = self._archive[self._space.near(self._archive, budget)]
+        if not self._space.smooth and budget not in self._space.budgets:
+            return self.predict(rows, "archive") + self.predict(self._between(budget), "neighbour")
+        if not len(rows):
+            return []
+        exact = (self._space.sparsity(rows) - budget).abs() < _ROUNDING
+        moved = self._space.moved(rows, budget)
+        names = [self._space.key(a if same else b) for a, b, same in zip(rows, moved, exact.tolist(), strict=True)]
+        return self.predict(moved, "archive", names)
+
+    def _between(self, budget: float) -> Tensor:
+        """Where the archive's best of the listed budgets on either side lead, at a budget that is not listed."""
+        budgets = self._space.budgets
+        begin = [self._archive[:0]]
+        for beside in (*[b for b in budgets if b < budget][-1:], *[b for b in budgets if b > budget][:1]):
+            rows = self._archive[self._space.near(self._archive, beside)]
+            if len(rows):
+                best = rows[self._posterior.mean(rows).argsort(stable=True)[:_BESIDE]]
+                begin.append(move_onto(self._posterior, self._space, best, budget))
+        return descend(self._posterior, self._space, torch.cat(begin), budget)
+
+    def _split(self, source: Source, groups: Sequence[Tensor]) -> list[list[Candidate]]:
+        """Predict all groups at once."""
+        candidates = iter(self.predict(torch.cat(list(groups)), source))
+        return [list(islice(candidates, len(group))) for group in groups]
+
+    def predict(self, x: Tensor, source: Source, keys: Sequence[str] | None = None) -> list[Candidate]:
+        """What all evidence says of ``p x d`` strategies, known by their own keys or by those given."""
+        if not len(x):
+            return []
+        keys = keys or [self._space.key(row) for row in x]
+        again = [math.log(self._known.get(key) or math.nan) for key in keys]
+        with torch.no_grad():
+            predicted = self._posterior.log_predict(x)
+        mean, std = self._evidence.weigh(*predicted, torch.tensor(again, dtype=torch.float64))
+        return [
+            Candidate(row, source, m, s, key)
+            for row, m, s, key in zip(x, mean.tolist(), std.tolist(), keys, strict=True)
+        ]
+
+    @cached_property
+    def _archive(self) -> Tensor:
+        rows = [self._space.parse(key) for key in self._known]
+        return torch.stack(rows) if rows else torch.empty(0, len(self._space.units), dtype=torch.float64)
+
+    @cached_property
+    def _scores(self) -> Tensor:
+        return self._net(preference_grid(GRID))
+
+    def _proposed(self, budgets: Sequence[float]) -> list[Tensor]:
+        """StratNet's distinct proposals for each budget."""
+        size = self._space.sparsity(self._scores.sigmoid())
+        proposed = []
+        for budget in budgets:
+            near = self._scores[(size - budget).abs().argsort(stable=True)[:_NEAREST]]
+            rows = self._space.project(near, budget)
+            distinct = {row.numpy().tobytes(): index for index, row in enumerate(rows)}
+            proposed.append(rows[list(distinct.values())])
+        return proposed
+
+    def _neighbours(self, starts: Sequence[Tensor], budgets: Sequence[float]) -> list[Tensor]:
+        """Where each start leads: down the posterior of a smooth space, else the moves that its slope likes best."""
+        if self._space.smooth:
+            pairs = zip(starts, budgets, strict=True)
+            return [descend(self._posterior, self._space, start[None], budget, kappa=1.0) for start, budget in pairs]
+        with torch.enable_grad():
+            x = torch.stack(list(starts)).requires_grad_(True)
+            (slope,) = torch.autograd.grad(self._posterior.mean(x).sum(), x)
+        screened = []
+        for start, gradient in zip(starts, slope, strict=True):
+            moves = self._space.neighbours(start[None])[0]
+            screened.append(moves[(moves @ gradient).argsort(stable=True)[:_SCREENED]])
+        return screened

@@ -1,0 +1,1 @@
+"""How much a part of a model matters, by statistics of one pass."""

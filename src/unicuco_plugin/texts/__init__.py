@@ -1,0 +1,1 @@
+"""Text as windows of tokens: documents read, windows cut, or written by the model itself."""
