@@ -142,16 +142,25 @@ class Cage:
             stock = {"format": "stock", "compensate": False}
             return self._prune(space, **answer, structured=stock), " (format stock)"
         except ExportError as error:
-            if space != "sparsity" or "cannot trace" not in str(error):
+            # The toolkit's own pass does not run on every family: what it cannot trace, and what it multiplies wrong.
+            if space != "sparsity" or not any(
+                words in str(error) for words in ("cannot trace", "llm-compressor failed")
+            ):
                 raise
             return self._prune(space, **answer, levels=str(self.home / "sparsity-levels")), " (from levels)"
 
     def _train(self, space: str, progress: Callable[[Any], None]) -> Any:
-        units = None
-        if space == "sparsity":
-            units = Units(levels=self._levels())
-        elif space == "structured":
-            units = Units(round_to=8)
+        if space != "structured":
+            units = Units(levels=self._levels()) if space == "sparsity" else None
+            return self._profile(space, units, progress)
+        try:
+            return self._profile(space, Units(round_to=8), progress)
+        except UnsupportedModelError as refusal:
+            if "--no-compensate" not in str(refusal):
+                raise
+            return self._profile(space, Units(round_to=8, compensate=False), progress)
+
+    def _profile(self, space: str, units: Units | None, progress: Callable[[Any], None]) -> Any:
         return train_profile(
             self.dense, self.home / f"{space}-profile", space=space, units=units, calibration=self.sources,
             settings=_SMALLEST, progress=progress,
@@ -193,8 +202,11 @@ class Cage:
             strategy = self._by_hand(space, reason)
             done = self._prune(space, strategy=strategy.to_dict())
         except UnsupportedModelError as refusal:
-            # Which block is named depends on the strategy.
-            if _DIGITS.sub("N", str(refusal)) == _DIGITS.sub("N", reason):
+            # Which block is named depends on the strategy, and what can be asked instead on who asks.
+            if (
+                _DIGITS.sub("N", str(refusal)) == _DIGITS.sub("N", reason)
+                or _covers(str(refusal)) == _covers(reason) != ""
+            ):
                 return f"refused: {reason}"
             return f"wrong: train refuses: {reason}; prune: {refusal}"
         if not any(words in reason for words in _OF_TRAINING):
@@ -251,6 +263,12 @@ class Cage:
             cuts.append({"output": part.output, "channels": channels, "bias": None if bias is None else bias.tolist()})
         assert set(kept.kept) <= set(strategy.units), "parts are gone that the strategy does not name"
         return cuts
+
+
+def _covers(reason: str) -> str:
+    """How little of a model its linears have, where that is the reason."""
+    found = re.search(r"linears have [\d.]+%", reason)
+    return found[0] if found else ""
 
 
 @contextlib.contextmanager

@@ -51,6 +51,24 @@ def test_dense_first_blocks_are_recounted():
     assert shrink_config(config, KEPT).first_k_dense_replace == 2
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "step", "expected"),
+    [
+        (1, 5, 1, (1, 3, 1)),  # of 0, 2, 3, 5: all but block 0
+        (3, 3, 1, (2, 2, 1)),
+        (4, 4, 1, (4, 3, 1)),  # the only sparse block went
+        (1, 5, 2, (2, 3, 1)),  # every second one: 1, 3 and 5
+        (0, 5, 3, (0, 5, 3)),  # 2 and 5, with a dense one between them: no range says so, and nothing is claimed
+    ],
+)
+def test_a_range_of_sparse_blocks_is_recounted(first, last, step, expected):
+    config = tf.Ernie4_5_MoeConfig(
+        num_hidden_layers=6, moe_layer_start_index=first, moe_layer_end_index=last, moe_layer_interval=step
+    )
+    small = shrink_config(config, KEPT)
+    assert (small.moe_layer_start_index, small.moe_layer_end_index, small.moe_layer_interval) == expected
+
+
 def test_a_scale_that_hangs_on_the_number_of_blocks_stays_what_it_was():
     config = tf.MiniCPM3Config(num_hidden_layers=6, scale_depth=1.4)
     small = shrink_config(config, KEPT)

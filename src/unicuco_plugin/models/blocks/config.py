@@ -70,7 +70,7 @@ def shrink_fields(text: PreTrainedConfig, kept: Sequence[int]) -> dict[str, Any]
             fields[field] = [copy.deepcopy(value[old]) for old in kept]
         elif field in _COUNTS and isinstance(value, int) and value < count:
             fields[field] = sum(old < value for old in kept)
-    fields |= _write_out_sparse_step(text, kept)
+    fields |= _write_out_sparse_step(text, kept) | _recount_sparse_range(text, kept)
     depth = vars(text).get("scale_depth")
     if isinstance(depth, int | float):  # MiniCPM: blocks add scale_depth / sqrt(blocks) of what they compute
         fields["scale_depth"] = depth * math.sqrt(len(kept) / count)
@@ -96,3 +96,16 @@ def _write_out_sparse_step(text: PreTrainedConfig, kept: Sequence[int]) -> dict[
         return {}
     dense = set(text.mlp_only_layers or ()) | {old for old in range(text.num_hidden_layers) if (old + 1) % step}
     return {"decoder_sparse_step": 1, "mlp_only_layers": [new for new, old in enumerate(kept) if old in dense]}
+
+
+def _recount_sparse_range(text: PreTrainedConfig, kept: Sequence[int]) -> dict[str, Any]:
+    """Say from which block to which all are sparse (ERNIE), where those that stay lie in one piece."""
+    given = [vars(text).get(f"moe_layer_{name}") for name in ("start_index", "end_index", "interval")]
+    if not all(isinstance(value, int) for value in given):
+        return {}
+    first, last, step = given
+    sparse = [new for new, old in enumerate(kept) if (old + 1) % step == 0 and first <= old <= last]
+    start, end = (sparse[0], sparse[-1]) if sparse else (len(kept), len(kept) - 1)
+    if len(sparse) != end - start + 1:
+        return {}  # the structure check says that the configuration cannot tell
+    return {"moe_layer_start_index": start, "moe_layer_end_index": end, "moe_layer_interval": 1}
