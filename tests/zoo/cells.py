@@ -208,6 +208,8 @@ class Cage:
                 or _covers(str(refusal)) == _covers(reason) != ""
             ):
                 return f"refused: {reason}"
+            if any(words in reason for words in _OF_TRAINING):
+                return f"refused: {refusal}"
             return f"wrong: train refuses: {reason}; prune: {refusal}"
         if not any(words in reason for words in _OF_TRAINING):
             return f"wrong: train refuses what prune does: {reason}"

@@ -19,7 +19,7 @@ def needed_blocks(decoder: Decoder) -> tuple[tuple[int, ...], ...]:
     convolutions, state spaces and lone MLPs keep none: a hybrid that lost all its attention fails at its first cached
     token. Which layers keep what is asked of the cache itself. A model that never had such a layer (Mamba) counts in
     another way, and needs none. Beside that a family's configuration may ask for one of a kind (OLMo-Hybrid: of linear
-    attention), which is found by asking it.
+    attention; Gemma 4: of full attention at the end), which is found by asking it.
     """
     groups = [_counting(decoder)]
     kinds = getattr(decoder.config, "layer_types", None)
@@ -28,6 +28,9 @@ def needed_blocks(decoder: Decoder) -> tuple[tuple[int, ...], ...]:
             group = tuple(index for index, other in enumerate(kinds) if other == kind)
             if not set(group) & set(groups[0]) and _asks_for(decoder.config, group):
                 groups.append(group)
+        last = len(kinds) - 1
+        if not any(set(group) <= {last} for group in groups if group) and not _allowed(decoder.config, (last,)):
+            groups.append((last,))
     return tuple(group for group in groups if group)
 
 
@@ -69,8 +72,9 @@ def _asks_for(config: PreTrainedConfig, group: tuple[int, ...]) -> bool:
 
 def _allowed(config: PreTrainedConfig, gone: Collection[int]) -> bool:
     kept = [index for index in range(config.num_hidden_layers) if index not in gone]
+    small = shrink_config(config, kept)
     try:
-        type(config).from_dict(shrink_config(config, kept).to_dict())
+        read = type(config).from_dict(small.to_dict())
     except Exception:  # whatever a family or the hub's checks raise
         return False
-    return True
+    return bool(getattr(read, "layer_types", None) == getattr(small, "layer_types", None))

@@ -104,7 +104,10 @@ def check_model(model: PreTrainedModel, blocks_name: str, count: int) -> None:
     label = type(model).__name__
     if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False):
         raise UnsupportedModelError(f"{label}: the model is already quantised; prune the full-precision model instead")
-    if getattr(model.config, "is_heterogeneous", False):
+    # A family may give blocks sizes of their own (Gemma 4); others have them since they were pruned.
+    if getattr(model.config, "is_heterogeneous", False) and not type(model).__module__.startswith(
+        "transformers.models."
+    ):
         raise UnsupportedModelError(
             f"{label}: its blocks were pruned to different sizes already; prune the dense model"
         )
