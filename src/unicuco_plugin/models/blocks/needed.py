@@ -5,9 +5,11 @@ from collections.abc import Collection
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from unicuco_plugin.errors import StrategyError, clip
+from unicuco_plugin.errors import StrategyError, UnsupportedModelError, clip
 from unicuco_plugin.models.blocks.config import shrink_config
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.surgery import dropped
+from unicuco_plugin.models.tensors.storage import kept_tensors
 
 __all__ = ["check_needed", "needed_blocks"]
 
@@ -21,7 +23,7 @@ def needed_blocks(decoder: Decoder) -> tuple[tuple[int, ...], ...]:
     another way, and needs none. Beside that a family's configuration may ask for one of a kind (OLMo-Hybrid: of linear
     attention; Gemma 4: of full attention at the end), which is found by asking it.
     """
-    groups = [_counting(decoder)]
+    groups = [_counting(decoder), _first(decoder)]
     kinds = getattr(decoder.config, "layer_types", None)
     if isinstance(kinds, list) and len(kinds) == len(decoder.blocks) and len(set(kinds)) > 1:
         for kind in dict.fromkeys(kinds):
@@ -63,6 +65,26 @@ def _counting(decoder: Decoder) -> tuple[int, ...]:
     count = len(decoder.blocks)
     found = tuple(index for index, layer in enumerate(layers) if isinstance(layer, CacheLayerMixin))
     return found if len(layers) == count and len(found) < count else ()
+
+
+def _first(decoder: Decoder) -> tuple[int, ...]:
+    """The first block, where it has other weights than all others and no configuration gives another one its place.
+
+    ModernBERT's decoder has no norm in it; a dense first block before sparse ones (DeepSeek) may go.
+    """
+    with kept_tensors():
+        names = [frozenset(name for name, _ in block.named_parameters()) for block in decoder.blocks]
+    if len(names) < 3 or names[0] in names[1:]:
+        return ()
+    return () if _drops(decoder, 0) or not _drops(decoder, 1) else (0,)
+
+
+def _drops(decoder: Decoder, index: int) -> bool:
+    try:
+        with dropped(decoder.model, [index]):
+            return True
+    except UnsupportedModelError:
+        return False
 
 
 def _asks_for(config: PreTrainedConfig, group: tuple[int, ...]) -> bool:

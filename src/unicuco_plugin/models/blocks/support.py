@@ -22,6 +22,7 @@ REFUSED: Mapping[str, str] = {
     "gemma3n_text": "its blocks share key-value caches and per-layer embeddings",
     "gpt_neo": "its attention pattern is regenerated from attention_types on reload",
     "llama4_text": "llm-compressor takes its experts apart in the multimodal model alone, and fails on this one",
+    "minimax_m3_vl_text": "llm-compressor takes its experts apart and then cannot run them",
     "trocr": "they read what an encoder of pictures writes",
     "xlnet": "Transformers lets its tokens see those behind them, so it predicts none",
 }
