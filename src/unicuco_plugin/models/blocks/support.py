@@ -25,6 +25,7 @@ REFUSED: Mapping[str, str] = {
     "minimax_m3_vl_text": "llm-compressor takes its experts apart and then cannot run them",
     "trocr": "they read what an encoder of pictures writes",
     "xlnet": "Transformers lets its tokens see those behind them, so it predicts none",
+    "zaya": "they hand each other more than states",
 }
 
 # Settings that tie a block to its place or to other blocks: field → the values under which it does not.
