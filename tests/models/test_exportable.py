@@ -144,9 +144,7 @@ def test_no_weight_is_made(monkeypatch):
 
 def test_linears_that_multiply_in_another_way_are_refused_where_shares_of_them_would_go():
     config = build("deepseek_v4").config
-    with pytest.raises(
-        UnsupportedModelError, match=r"o_a_proj: DeepseekV4GroupedLinear does not multiply its"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"o_a_proj: DeepseekV4GroupedLinear does not multiply its"):
         check_exportable(config, "sparsity")
     check_exportable(config, "depth")
     check_exportable(build("falcon").config, "sparsity")  # a class of its own, and an ordinary product
