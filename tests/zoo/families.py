@@ -130,6 +130,7 @@ _SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "xlstm": {
         # Transformers 5.17 makes a cache that fits no other shape of heads.
         "hidden_size": 64, "qk_dim_factor": 1.0, "v_head_dim": ..., "head_dim": ..., "num_heads": 4, "chunk_size": 8,
+        "ffn_proj_factor": 1.0,
     },
     "zamba": {"layers_block_type": ["mamba", "hybrid"] * 2, "n_mamba_heads": 2, "num_key_value_heads": 4},
     "zamba2": {
