@@ -47,13 +47,13 @@ class SpanSpace:
     def __init__(self, units: tuple[str, ...], params: tuple[int, ...], needed: Groups) -> None:
         if len(set(params)) > 1:
             raise UnicucoError("span counts blocks, which must have one size; take the space depth")
-        self.units, self.needed = units, needed
-        self.params = torch.tensor(params, dtype=torch.float64)
+        self.units, self.needed, self.params = units, needed, torch.tensor(params, dtype=torch.float64)
         d, self.features = len(units), torch.eye(len(units), dtype=torch.float64)
         runs = torch.stack([_run(d, first, count) for count in range(1, d) for first in range(d - count + 1)])
         stays = [(runs[:, list(group)] == 0).any(-1) for group in needed]
         self.runs = runs[torch.stack(stays).all(0)] if stays else runs
         self.budgets = tuple(self.sparsity(self.runs).unique().tolist())
+        self.most = self.budgets[-1]
 
     def sparsity(self, x: Tensor) -> Tensor:
         return (x.to(self.params) @ self.params) / self.params.sum()
@@ -61,7 +61,7 @@ class SpanSpace:
     def reaching(self, sparsity: float) -> float:
         found = [budget for budget in self.budgets if budget >= sparsity - 1e-9]
         if not found:
-            raise UnicucoError(f"sparsity must be at most {self.budgets[-1]:.4f} for span, got {sparsity:.6g}")
+            raise UnicucoError(f"sparsity must be at most {self.most:.4f} for span, got {sparsity:.6g}")
         return found[0]
 
     def at(self, sparsity: float) -> Tensor:

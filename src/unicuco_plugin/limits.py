@@ -126,8 +126,7 @@ class Limits:
     @cached_property
     def _rungs(self) -> tuple[float, ...]:
         """The space's budgets; of one whose shares come in steps also the most that can be removed."""
-        budgets, most = self._space.budgets, getattr(self._space, "most", None)
-        return (*budgets, most) if self._space.stepped and most is not None else budgets
+        return (*self._space.budgets, self._space.most) if self._space.stepped else self._space.budgets
 
     @cached_property
     def _facts(self) -> list[Facts]:
