@@ -1,7 +1,9 @@
 """The example space of a plugin: built, trained, answered, measured, applied and exported by its traits alone."""
 
 import importlib.util
+import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -110,3 +112,26 @@ def test_as_a_script_it_trains_answers_and_exports(example, tmp_path, capsys):
     with torch.inference_mode():
         assert torch.equal(exported(WINDOWS).logits, by_hand(WINDOWS).logits)
     assert strategy.params == sum(parameter.numel() for parameter in exported.parameters())
+
+
+@pytest.mark.slow
+def test_installed_its_traits_are_known_where_nobody_asked_for_plugins(tmp_path):
+    (tmp_path / "span_space.py").write_text(PATH.read_text(encoding="utf8"), encoding="utf8")
+    information = tmp_path / "unicuco_span-0.1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: unicuco-span\nVersion: 0.1\n", encoding="utf8")
+    (information / "entry_points.txt").write_text("[unicuco]\nspan = span_space\n", encoding="utf8")
+    program = """
+from unicuco_plugin.traits import traits_of
+print(traits_of("span").effect.value, traits_of("spam").effect)
+from unicuco_plugin.plugins.manager import list_plugins
+print(*(f"{e.package}-{e.version}" for e in list_plugins() if e.name == "span"))
+"""
+    paths = [str(tmp_path), *sys.path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    environment.pop("UNICUCO_DISABLE_PLUGINS", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["drop", "None", "unicuco-span-0.1"]
