@@ -50,8 +50,8 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
     Called once when training starts and once when a profile is loaded, with the units' full module names (blocks,
     unless ``unicuco_space_traits`` gives another effect than ``DROP``), their parameters, the least and largest share
     of each, empty where nobody set any, where parts are cut how many equal parts each has and how many of them go
-    together, and groups of indices of units: of each one has to stay for the model to generate; empty where any one will do. No
-    answer is an ``UnknownNameError``.
+    together, and groups of indices of units: of each one has to stay for the model to generate; empty where any one
+    will do. No answer is an ``UnknownNameError``.
     """
 
 
