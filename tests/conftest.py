@@ -10,10 +10,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# Deadlines measure the machine, not the code: a busy two-core runner would fail tests that are right.
-settings.register_profile("unicuco", deadline=None)
+# Deadlines and slow generation measure the machine, not the code: a busy runner would fail tests that are right.
+settings.register_profile("unicuco", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unicuco")
 
 ROOT = Path(__file__).resolve().parents[1]

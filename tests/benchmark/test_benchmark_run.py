@@ -159,3 +159,15 @@ def test_code_of_the_models_own_runs_when_it_is_trusted_and_else_is_refused(data
         run_benchmark(plan, tmp_path / "out")
     rows = run_benchmark(plan, tmp_path / "out", trust_remote_code=True)["rows"]
     assert [row["method"] for row in rows] == ["ours", "shortgpt", "greedy"]
+
+
+def test_a_benchmark_holds_one_model(data, tmp_path, monkeypatch):
+    loaded = []
+    real = benchmark_run.load_model
+    monkeypatch.setattr(
+        benchmark_run, "load_model", lambda *args, **options: loaded.append(args) or real(*args, **options)
+    )
+    monkeypatch.setattr("unicuco_plugin.training.run.load_model", lambda *_, **__: pytest.fail("loaded again"))
+    plan = BenchmarkPlan.model_validate(data | {"seeds": [0], "ablations": {}, "budgets": [0.3]})
+    run_benchmark(plan, tmp_path / "out")
+    assert len(loaded) == 1

@@ -9,6 +9,7 @@ import torch
 import transformers as tf
 from tiny import FAMILIES, tiny_model
 from tiny_moe import MIXTURES
+from zoo.families import build
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.exportable import check_exportable
@@ -139,3 +140,11 @@ def test_no_weight_is_made(monkeypatch):
     monkeypatch.setattr(torch.nn.Linear, "__init__", spy)
     check_exportable(tf.LlamaConfig(**SHAPE), "structured")
     assert devices == {"meta"}
+
+
+def test_linears_that_multiply_in_another_way_are_refused_where_shares_of_them_would_go():
+    config = build("deepseek_v4").config
+    with pytest.raises(UnsupportedModelError, match=r"o_a_proj: DeepseekV4GroupedLinear does not multiply its"):
+        check_exportable(config, "sparsity")
+    check_exportable(config, "depth")
+    check_exportable(build("falcon").config, "sparsity")  # a class of its own, and an ordinary product

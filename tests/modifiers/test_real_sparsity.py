@@ -17,6 +17,12 @@ from unicuco_plugin.texts.calibration import load_windows
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
+@pytest.fixture(scope="module")
+def machine():
+    """The tiny models run as beside an accelerator, and of this one the export (test_real_export)."""
+    return "host"
+
+
 @pytest.mark.slow
 def test_the_shipped_recipe_asks_the_packaged_profile(smollm2, shared_data, tmp_path):
     text = [str(shared_data / "text" / "calib_wikipedia.txt")]

@@ -17,6 +17,12 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @pytest.fixture(scope="module")
+def machine():
+    """The tiny models run as beside an accelerator, and of this one the export (test_real_export)."""
+    return "host"
+
+
+@pytest.fixture(scope="module")
 def slim(smollm2, tmp_path_factory, machine):
     return prune_with_recipe(smollm2, RECIPES / "structured.yaml", tmp_path_factory.mktemp("slim") / "out")
 

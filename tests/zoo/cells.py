@@ -208,7 +208,13 @@ class Cage:
                 or _covers(str(refusal)) == _covers(reason) != ""
             ):
                 return f"refused: {reason}"
+            if any(words in reason for words in _OF_TRAINING):
+                return f"refused: {refusal}"
             return f"wrong: train refuses: {reason}; prune: {refusal}"
+        except ExportError as error:
+            if "llm-compressor failed" in str(error):  # its own pass, and nothing is written
+                return f"refused: {error}"
+            raise
         if not any(words in reason for words in _OF_TRAINING):
             return f"wrong: train refuses what prune does: {reason}"
         wrong = self.reader.judge(self._job(space, done, strategy))

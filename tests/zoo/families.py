@@ -224,7 +224,8 @@ def build(name: str, device: str = "cpu") -> tf.PreTrainedModel:
         model = MODEL_FOR_CAUSAL_LM_MAPPING[kind]._from_config(config, dtype=torch.float32).eval()
         with torch.no_grad():
             for parameter in model.parameters():
-                if parameter.dim() == 1:
+                # Gates that begin with zeros (xLSTM) are dense in a trained model, too.
+                if parameter.dim() == 1 or (parameter.device.type != "meta" and not parameter.any()):
                     parameter.add_(torch.randn(parameter.shape), alpha=0.1)
     return model
 

@@ -18,18 +18,6 @@ from zoo.table import DOCUMENT, read_outcomes, render_table, replace_table
 # Needs parts of a configuration of its own before there is one.
 UNBUILT = {"musicgen", "musicgen_melody"}
 EXPECTED = read_outcomes()
-# Trained, and then refused late: spaces that keep what generation needs will end this list.
-OPEN = {
-    ("mimo_v2_flash", "sublayer"),
-    ("nemotron_h", "depth"),
-    ("nemotron_h-experts", "depth"),
-    ("olmo_hybrid", "sublayer"),
-    ("qwen3_5_moe_text", "sublayer"),
-    ("qwen3_5_text", "sublayer"),
-    ("qwen3_next", "sublayer"),
-    ("rwkv", "depth"),  # a forward pass scales its weights, and says so in a flag
-    ("xlstm", "sparsity"),  # 17 % of the weights are not as planned
-}
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +50,11 @@ def test_what_is_outside_is_refused_by_its_configuration_alone(family):
     assert len(str(caught.value)) <= 300
 
 
-def test_the_expectation_covers_every_cell_and_none_is_wrong_but_those_that_are_open():
+def test_the_expectation_covers_every_cell_and_none_is_wrong():
     assert EXPECTED.keys() == ANIMALS.keys()
     assert all(outcomes.keys() == set(SPACES) for outcomes in EXPECTED.values())
-    cells = [(name, space) for name, outcomes in EXPECTED.items() for space in outcomes]
-    assert {cell for cell in cells if not EXPECTED[cell[0]][cell[1]].startswith(("right", "refused"))} == OPEN
+    found = [outcome for outcomes in EXPECTED.values() for outcome in outcomes.values()]
+    assert not [outcome for outcome in found if not outcome.startswith(("right", "refused"))]
 
 
 def test_every_refusal_is_one_line_of_at_most_300_characters():

@@ -231,7 +231,7 @@ class _Run:
             dtype=self.plan.dtype,
             trust_remote_code=self.trust_remote_code,
             resume=True,
-            shared=Shared(self.journal, measuring.append),
+            shared=Shared(self.journal, measuring.append, self.decoder.model),
             progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens),
         )
         if profile.provenance["interrupted"]:

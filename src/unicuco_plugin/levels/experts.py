@@ -112,7 +112,14 @@ def _check(name: str, fused: Any, split: nn.Module) -> None:  # noqa: ANN401
         ) from error
     # The same numbers in other kernels, whose sums have another order.
     slack = float(_ROUNDING * torch.finfo(down.dtype).eps * expected.abs().max())
-    if not torch.allclose(split(states, chosen, weights), expected, rtol=0, atol=slack):
+    try:
+        computed = split(states, chosen, weights)
+    except Exception as error:  # whatever the toolkit's guesses about a family run into
+        raise UnsupportedModelError(
+            f"{name}: llm-compressor's linears of these experts do not run: {clip(str(error), 120)}; take another "
+            "version of it, or another model"
+        ) from error
+    if not torch.allclose(computed, expected, rtol=0, atol=slack):
         raise UnsupportedModelError(
             f"{name}: llm-compressor's linears of these experts compute something else than the family's module: no "
             "share of them can be zeroed; take the space depth"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
@@ -65,6 +66,7 @@ def check_exportable(
         _drop_one(decoder, traits.name)
     if traits.zeroes:
         check_share(decoder, share)
+        _check_linears(decoder)
     if traits.cuts:
         _check_structured(sketch, layout, compensate=compensate)
     # Learned positions and the window, the tokenizer and the rows of the embedding: the place to ask for them.
@@ -127,6 +129,22 @@ def _sample(model: PreTrainedModel) -> PreTrainedModel:
         return build_sketch(type(model), shrink_config(model.config, sorted(kinds.values())))
     except Exception:  # whatever a family raises that cannot have so few
         return model
+
+
+def _check_linears(decoder: Decoder) -> None:
+    """Refuse a class of linears whose outputs are not the input times its weight (DeepSeek-V4's, in groups)."""
+    for name, linear in decoder.all_linears().items():
+        if type(linear).forward is nn.Linear.forward:
+            continue
+        try:
+            shape = linear(torch.empty(2, 3, linear.in_features, device="meta", dtype=linear.weight.dtype)).shape
+        except Exception:  # whatever its own forward makes of states
+            shape = torch.Size()
+        if shape != (2, 3, linear.out_features):
+            raise UnsupportedModelError(
+                f"{name}: {type(linear).__name__} does not multiply its input by its weight, as llm-compressor takes "
+                "for granted when it zeroes a share of it; take the space depth"
+            )
 
 
 def _check_structured(sketch: Callable[[], PreTrainedModel], layout: str | None, *, compensate: bool) -> None:

@@ -34,6 +34,7 @@ from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.texts.calibration import calibration_hash, load_windows
 from unicuco_plugin.texts.selfcalibration import generate_windows, own_cache
 from unicuco_plugin.training.outcome import build_record
+from unicuco_plugin.training.shared import Shared
 from unicuco_plugin.training.subject import Subject, Units
 from unicuco_plugin.training.subjects.find import check_units, find_subject
 
@@ -44,19 +45,6 @@ JOURNAL = "journal.sqlite"
 # neurons chosen from 2 048 tokens cost 1.578 nats, from 4 096 1.579.
 _PART_WINDOWS = 8
 _PACKAGES = ("unicuco-plugin", "torch", "transformers", "botorch", "gpytorch", "llmcompressor")
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What runs over one model may share.
-
-    Attributes:
-        journal: Open, its header naming the model and how it computes (dtype, device).
-        spent: Called with the wall seconds of each measurement that was really made.
-    """
-
-    journal: Journal
-    spent: Callable[[float], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,7 @@ def train_profile(
         resume: Continue the journal in ``output``.
         overwrite: Replace a profile and journal that are there.
         command: How this was called, for the provenance.
-        shared: Measurements of this model that other runs have made or will use.
+        shared: What other runs over this model have made or will use.
         progress: Called often.
 
     Returns:
@@ -132,7 +120,8 @@ def train_profile(
     # What could not be exported in the end is refused before a weight is read.
     compensate = units is None or units.compensate
     check_exportable(load_config(model, **hub), space, compensate=compensate, trust_remote_code=trust_remote_code)
-    dense = load_model(model, **hub, dtype=dtype)
+    held = None if shared is None else shared.model
+    dense = held if held is not None else load_model(model, **hub, dtype=dtype)
     decoder = find_decoder(dense)
     reference = ModelReference(name=display_name(model), fingerprint=str(fingerprint(dense)))
     subject = find_subject(space, decoder, reference.fingerprint, units or Units())

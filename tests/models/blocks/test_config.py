@@ -5,7 +5,7 @@ import transformers as tf
 from tiny import tiny_model
 
 from unicuco_plugin.errors import StrategyError
-from unicuco_plugin.models.blocks.config import shrink_config
+from unicuco_plugin.models.blocks.config import block_overrides, shrink_config
 
 KEPT = [0, 2, 3, 5]
 
@@ -67,6 +67,13 @@ def test_a_range_of_sparse_blocks_is_recounted(first, last, step, expected):
     )
     small = shrink_config(config, KEPT)
     assert (small.moe_layer_start_index, small.moe_layer_end_index, small.moe_layer_interval) == expected
+
+
+def test_sizes_of_single_blocks_are_remapped():
+    config = tiny_model("gemma4", blocks=4).config
+    assert block_overrides(config) == {0: {"head_dim": 16}, 3: {"head_dim": 16}}
+    assert block_overrides(shrink_config(config, [1, 2, 3])) == {2: {"head_dim": 16}}
+    assert block_overrides(tiny_model("llama").config) == {}
 
 
 def test_a_scale_that_hangs_on_the_number_of_blocks_stays_what_it_was():

@@ -46,6 +46,10 @@ def test_hybrids_need_one_block_of_each_group_and_generate_with_any_one(family):
             assert cached == plain
 
 
+def test_a_last_block_whose_kind_the_configuration_insists_on_stays():
+    assert needed_blocks(find_decoder(tiny_model("gemma4", blocks=4))) == ((3,),)
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3", "falcon_h1", "mamba"])
 def test_models_that_count_everywhere_or_in_a_way_of_their_own_need_none(family):
     assert needed_blocks(find_decoder(tiny_model(family, blocks=3))) == ()

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import transformers as tf
 from tiny import FAMILIES, OTHERS, VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import EvaluationError, UnsupportedModelError
@@ -156,6 +157,14 @@ def test_a_model_whose_blocks_do_not_run_one_by_one_is_refused(odd, message):
     model = tiny_model("llama")
     odd(model)
     with pytest.raises(UnsupportedModelError, match=f"^{message}"):
+        BlockRunner(find_decoder(model), WINDOWS.shape[1])
+
+
+def test_blocks_that_read_what_an_earlier_one_kept_are_refused(monkeypatch):
+    monkeypatch.setattr("unicuco_plugin.models.blocks.support._HARMLESS", {})  # which says so beforehand
+    config = tiny_model("gemma4", blocks=4).config.to_dict() | {"num_kv_shared_layers": 2}
+    model = tf.Gemma4ForCausalLM(tf.Gemma4TextConfig.from_dict(config)).eval()
+    with pytest.raises(UnsupportedModelError, match=r"is given more than states and positions, which depends on"):
         BlockRunner(find_decoder(model), WINDOWS.shape[1])
 
 

@@ -139,6 +139,7 @@ def content(modifier):
     return {name: v for name, v in modifier.model_dump().items() if name not in left_out and name[-1] != "_"}
 
 
+@pytest.mark.filterwarnings("ignore:.* is deprecated and will be removed:DeprecationWarning")  # of the toolkit's own
 @pytest.mark.parametrize("name", sorted(toolkit_modifiers()))
 def test_a_recipe_reads_back_as_written_for_every_modifier_of_the_toolkit(name):
     # The toolkit wants a quantiser behind AWQ, and behind nothing else.

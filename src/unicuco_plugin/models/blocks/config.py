@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from unicuco_plugin.errors import StrategyError
 
-__all__ = ["shrink_config", "shrink_fields"]
+__all__ = ["block_overrides", "shrink_config", "shrink_fields"]
 
 # Lists of block indices: entries are remapped, those of dropped blocks vanish.
 _INDEX_LISTS = frozenset({
@@ -71,6 +71,9 @@ def shrink_fields(text: PreTrainedConfig, kept: Sequence[int]) -> dict[str, Any]
         elif field in _COUNTS and isinstance(value, int) and value < count:
             fields[field] = sum(old < value for old in kept)
     fields |= _write_out_sparse_step(text, kept) | _recount_sparse_range(text, kept)
+    own = block_overrides(text)
+    if own:  # Gemma 4: head sizes by the kind of attention
+        fields["per_layer_config"] = {new: own[old] for new, old in enumerate(kept) if old in own}
     depth = vars(text).get("scale_depth")
     if isinstance(depth, int | float):  # MiniCPM: blocks add scale_depth / sqrt(blocks) of what they compute
         fields["scale_depth"] = depth * math.sqrt(len(kept) / count)
@@ -79,6 +82,13 @@ def shrink_fields(text: PreTrainedConfig, kept: Sequence[int]) -> dict[str, Any]
         fields["num_nextn_predict_layers"] = 0
     fields["num_hidden_layers"] = len(kept)
     return fields
+
+
+def block_overrides(config: PreTrainedConfig) -> dict[int, dict[str, Any]]:
+    """What Transformers' ``per_layer_config`` says of single blocks, by index; empty where there is none."""
+    if not getattr(config, "is_heterogeneous", False):
+        return {}
+    return {int(index): dict(fields) for index, fields in config.to_dict()["per_layer_config"].items()}
 
 
 def _is_per_block(field: str, value: object, count: int) -> bool:

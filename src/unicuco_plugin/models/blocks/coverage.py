@@ -49,7 +49,7 @@ def check_share(decoder: Decoder, share: float | None = None) -> Coverage:
 
     Args:
         decoder: The model, on any device.
-        share: In (0, 1); None asks whether all experts can be reached, and half of the weights.
+        share: In (0, 1); None asks whether half of the weights can be reached.
 
     Returns:
         What can be reached.
@@ -60,7 +60,7 @@ def check_share(decoder: Decoder, share: float | None = None) -> Coverage:
     found, label = measure_coverage(decoder), type(decoder.model).__name__
     if not found.linears:
         decoder.all_linears()  # says why
-    if (found.share < _LEAST or found.apart) if share is None else share > found.share:
+    if found.share < (_LEAST if share is None else share):
         where = (
             f"; {found.apart} holds experts in one tensor, which llm-compressor does not prune" if found.apart else ""
         )

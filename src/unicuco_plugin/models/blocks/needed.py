@@ -5,9 +5,11 @@ from collections.abc import Collection
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin
 
-from unicuco_plugin.errors import StrategyError, clip
+from unicuco_plugin.errors import StrategyError, UnsupportedModelError, clip
 from unicuco_plugin.models.blocks.config import shrink_config
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.surgery import dropped
+from unicuco_plugin.models.tensors.storage import kept_tensors
 
 __all__ = ["check_needed", "needed_blocks"]
 
@@ -19,15 +21,18 @@ def needed_blocks(decoder: Decoder) -> tuple[tuple[int, ...], ...]:
     convolutions, state spaces and lone MLPs keep none: a hybrid that lost all its attention fails at its first cached
     token. Which layers keep what is asked of the cache itself. A model that never had such a layer (Mamba) counts in
     another way, and needs none. Beside that a family's configuration may ask for one of a kind (OLMo-Hybrid: of linear
-    attention), which is found by asking it.
+    attention; Gemma 4: of full attention at the end), which is found by asking it.
     """
-    groups = [_counting(decoder)]
+    groups = [_counting(decoder), _first(decoder)]
     kinds = getattr(decoder.config, "layer_types", None)
     if isinstance(kinds, list) and len(kinds) == len(decoder.blocks) and len(set(kinds)) > 1:
         for kind in dict.fromkeys(kinds):
             group = tuple(index for index, other in enumerate(kinds) if other == kind)
             if not set(group) & set(groups[0]) and _asks_for(decoder.config, group):
                 groups.append(group)
+        last = len(kinds) - 1
+        if not any(set(group) <= {last} for group in groups if group) and not _allowed(decoder.config, (last,)):
+            groups.append((last,))
     return tuple(group for group in groups if group)
 
 
@@ -62,6 +67,26 @@ def _counting(decoder: Decoder) -> tuple[int, ...]:
     return found if len(layers) == count and len(found) < count else ()
 
 
+def _first(decoder: Decoder) -> tuple[int, ...]:
+    """The first block, where it has other weights than all others and no configuration gives another one its place.
+
+    ModernBERT's decoder has no norm in it; a dense first block before sparse ones (DeepSeek) may go.
+    """
+    with kept_tensors():
+        names = [frozenset(name for name, _ in block.named_parameters()) for block in decoder.blocks]
+    if len(names) < 3 or names[0] in names[1:]:
+        return ()
+    return () if _drops(decoder, 0) or not _drops(decoder, 1) else (0,)
+
+
+def _drops(decoder: Decoder, index: int) -> bool:
+    try:
+        with dropped(decoder.model, [index]):
+            return True
+    except UnsupportedModelError:
+        return False
+
+
 def _asks_for(config: PreTrainedConfig, group: tuple[int, ...]) -> bool:
     """Whether a configuration may lose all but one of these blocks, and not the last."""
     return _allowed(config, group[1:]) and not _allowed(config, group)
@@ -69,8 +94,9 @@ def _asks_for(config: PreTrainedConfig, group: tuple[int, ...]) -> bool:
 
 def _allowed(config: PreTrainedConfig, gone: Collection[int]) -> bool:
     kept = [index for index in range(config.num_hidden_layers) if index not in gone]
+    small = shrink_config(config, kept)
     try:
-        type(config).from_dict(shrink_config(config, kept).to_dict())
+        read = type(config).from_dict(small.to_dict())
     except Exception:  # whatever a family or the hub's checks raise
         return False
-    return True
+    return bool(getattr(read, "layer_types", None) == getattr(small, "layer_types", None))

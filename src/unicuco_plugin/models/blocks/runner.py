@@ -1,9 +1,10 @@
 """Runs a decoder's blocks one by one on states of our choosing, and its head on any final state."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,6 +94,7 @@ class BlockRunner:
         some, others = tokens.view(2, _WINDOWS, -1)
         calls: list[_Call] = []
         order: list[int] = []
+        entered: list[Tensor] = []
         left: list[Tensor] = []
         names, label = self.decoder.block_names, type(self.decoder.model).__name__
 
@@ -103,6 +105,7 @@ class BlockRunner:
                     f"{label}: what enters {names[index]} is not what leaves the block before it, so its blocks "
                     "cannot be run one by one"
                 )
+            entered.append(states)
             calls.append(call)
             order.append(index)
 
@@ -124,12 +127,29 @@ class BlockRunner:
         if order != list(range(len(names))):
             raise UnsupportedModelError(f"{label}: does not run its {len(names)} blocks once each in their order")
         self.embed(others)
-        for name, here, there in zip(names, calls, self._calls.popitem()[1], strict=True):
-            if not _same((here.args, here.kwargs), (there.args, there.kwargs)):
+        for index, there in enumerate(self._calls.popitem()[1]):
+            name, here = names[index], calls[index]
+            same = _same((here.args, here.kwargs), (there.args, there.kwargs))
+            if not same and not self._indifferent(index, there, entered[index], left[index]):
                 raise UnsupportedModelError(
                     f"{label}: {name} is given more than states and positions, which depends on the text or on other "
                     "blocks, so its blocks cannot be run one by one"
                 )
+
+    def _indifferent(self, index: int, call: _Call, states: Tensor, expected: Tensor) -> bool:
+        """Whether a block that is called as on other tokens makes the same of its states: it reads nothing of them.
+
+        What blocks hand each other in a mapping (Gemma 4, whose later blocks may read an earlier one's keys) is new and
+        empty for every call.
+        """
+        kwargs = {
+            name: copy.copy(value) if isinstance(value, Mapping) else value for name, value in call.kwargs.items()
+        }
+        try:
+            output = replace(call, kwargs=kwargs)(self.decoder.blocks[index], states)
+        except Exception:  # whatever a family raises that misses what it reads
+            return False
+        return torch.equal(self._outputs[index].states(output), expected)
 
     @torch.inference_mode()
     def embed(self, windows: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ __all__ = ["check_structure"]
 
 _SCALARS = (bool, int, float, str, type(None))
 # State of use, not of structure.
-_STATE = frozenset({"training", "gradient_checkpointing"})
+# RWKV notes whether a forward pass has scaled its weights yet.
+_STATE = frozenset({"training", "gradient_checkpointing", "layers_are_rescaled"})
 # How many differences a message names; the first ones say enough.
 _NAMED = 3
 

@@ -22,8 +22,10 @@ REFUSED: Mapping[str, str] = {
     "gemma3n_text": "its blocks share key-value caches and per-layer embeddings",
     "gpt_neo": "its attention pattern is regenerated from attention_types on reload",
     "llama4_text": "llm-compressor takes its experts apart in the multimodal model alone, and fails on this one",
+    "minimax_m3_vl_text": "llm-compressor takes its experts apart and then cannot run them",
     "trocr": "they read what an encoder of pictures writes",
     "xlnet": "Transformers lets its tokens see those behind them, so it predicts none",
+    "zaya": "they hand each other more than states",
 }
 
 # Settings that tie a block to its place or to other blocks: field → the values under which it does not.
@@ -104,7 +106,10 @@ def check_model(model: PreTrainedModel, blocks_name: str, count: int) -> None:
     label = type(model).__name__
     if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False):
         raise UnsupportedModelError(f"{label}: the model is already quantised; prune the full-precision model instead")
-    if getattr(model.config, "is_heterogeneous", False):
+    # A family may give blocks sizes of their own (Gemma 4); others have them since they were pruned.
+    if getattr(model.config, "is_heterogeneous", False) and not type(model).__module__.startswith(
+        "transformers.models."
+    ):
         raise UnsupportedModelError(
             f"{label}: its blocks were pruned to different sizes already; prune the dense model"
         )

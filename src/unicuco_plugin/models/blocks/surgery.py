@@ -122,4 +122,6 @@ def _live_configs(decoder: Decoder) -> list[PreTrainedConfig]:
 
 def _set_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
     for field, value in fields.items():
-        setattr(config, field, value)
+        # Copies for single blocks have the sizes of theirs, and no list of all.
+        if field != "per_layer_config" or getattr(config, "is_heterogeneous", False):
+            setattr(config, field, value)

@@ -86,7 +86,7 @@ def check_verdict(folder: Path, model: PreTrainedModel) -> str:
 
 def _loads_itself(model: PreTrainedModel) -> bool:
     """Whether the class in memory loads the checkpoint, rather than the one that its configuration names."""
-    return has_own_code(model) or bool(getattr(model.config, "is_heterogeneous", False))
+    return has_own_code(model) or hasattr(model, "write_code")
 
 
 def _refuse(unfit: list[str]) -> None:

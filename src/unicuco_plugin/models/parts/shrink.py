@@ -12,6 +12,7 @@ from compressed_tensors.offload.cache import DiskCache
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.blocks.config import block_overrides
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.structure import check_structure
 from unicuco_plugin.models.blocks.surgery import drop_blocks
@@ -68,6 +69,11 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
     for part in parts.values():
         if getattr(decoder.config, field := SIZE_FIELDS[part.kind], None) != part.count:
             raise UnsupportedModelError(f"{part.name}: has {part.count} parts, but the configuration's {field} differs")
+    if block_overrides(decoder.config):
+        raise UnsupportedModelError(
+            f"{label}: its configuration gives single blocks sizes of their own, which the compact form would write "
+            "over; take --format stock (in a recipe format: stock), or the space depth or sublayer"
+        )
     if has_own_code(decoder.model):
         raise UnsupportedModelError(
             f"{label}: comes with code of its own, which builds all blocks in one size; take --format stock (in a "

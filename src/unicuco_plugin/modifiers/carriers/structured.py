@@ -13,6 +13,7 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.models.blocks.bypass import bypass_blocks
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.parts.compact import is_compact
 from unicuco_plugin.models.parts.cuts import check_cuts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
@@ -187,7 +188,7 @@ class StructuredHandler:
         """What the checkpoint is, once finished: ``stock``, ``plain`` (one size for all blocks) or ``compact``."""
         if self.layout == "stock":
             return "stock"
-        return "compact" if self._decoder.model.config.is_heterogeneous else "plain"
+        return "compact" if is_compact(self._decoder.model) else "plain"
 
     def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
         """Take the parts out: later modifiers calibrate on what is left."""
@@ -209,7 +210,7 @@ class StructuredHandler:
         except BaseException:
             snapshot.restore()
             raise
-        if model.config.is_heterogeneous:
+        if is_compact(model):
             fields |= {"architectures", "auto_map"}
         correct_saving(model, fields, also=self._write_files)
         logger.info(f"SparsityProfileModifier: {len(self.parts.kept)} modules pruned, format {self.layout}")
@@ -221,5 +222,5 @@ class StructuredHandler:
 
     def _write_files(self, folder: Path) -> None:
         write_kept_parts(folder / KEPT_PARTS_FILE, self.parts)
-        if self._decoder.model.config.is_heterogeneous:
+        if is_compact(self._decoder.model):
             self._decoder.model.write_code(folder)
