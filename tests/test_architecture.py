@@ -18,6 +18,7 @@ ROOMS = [
     "signed",
     "ownership",
     "request",
+    "traits",
     "strategy",
     "models",
     "texts",
@@ -61,6 +62,10 @@ INNER = {
 HOSTS = {"transformers": {"models", "texts"}, "llmcompressor": {"levels", "modifiers", "cli"}}
 
 MOST_LINES = 300
+
+SPACE_NAMES = frozenset({"depth", "sublayer", "sparsity", "structured"})
+# Where a space is described, and where it is built; and a table of granularities, one of which is called as a space is.
+MAY_NAME_SPACES = {"traits.py", "plugins/builtin.py", "spaces/units.py"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 every_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -119,6 +124,45 @@ def wrong_imports(tree, module, rooms=ROOMS):
         if not allowed:
             found.append(f"{room}, line {line}: {name}")
     return found
+
+
+def space_comparisons(tree):
+    """Yield the lines that ask for a space by its name: a comparison, ``in``, a pattern, or a table by names.
+
+    A kind of request, a column and an option are called "sparsity" or "structured" too: a comparison that speaks of a
+    ``kind`` or a ``request`` is about these, and so is a mapping whose only such key is one of the two.
+    """
+    for node in ast.walk(tree):
+        match node:
+            case ast.Compare(left=left, comparators=others):
+                sides = [left, *others]
+                found = any(literals(side) & SPACE_NAMES for side in sides)
+                if found and not re.search("kind|request", " ".join(map(ast.unparse, sides))):
+                    yield node.lineno
+            case ast.MatchValue(value=ast.Constant(value=str(name))) if name in SPACE_NAMES:
+                yield node.lineno
+            case ast.Dict(keys=keys):
+                named = {name for key in keys if key is not None for name in literals(key)} & SPACE_NAMES
+                if named & {"depth", "sublayer"} or len(named) > 1:
+                    yield node.lineno
+            case ast.Subscript(slice=ast.Subscript() | ast.Tuple() | ast.Constant() as inside, value=ast.Name(id=name)):
+                if name == "Literal" and len(literals(inside) & SPACE_NAMES) > 1:
+                    yield node.lineno
+            case ast.Call(func=ast.Attribute(attr="index" | "get" | "startswith"), args=[first, *_]):
+                if literals(first) & (SPACE_NAMES - {"sparsity"}):
+                    yield node.lineno
+
+
+def literals(node):
+    """Text that a literal holds, by itself or in a tuple, list or set."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return {text}
+        case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.Set(elts=parts):
+            return {text for part in parts for text in literals(part)}
+        case ast.Call(args=[inner]):  # frozenset({...})
+            return literals(inner)
+    return set()
 
 
 def public(body):
@@ -224,6 +268,46 @@ def test_the_direction_test_sees_a_wrong_import(place, source):
 )
 def test_the_direction_test_lets_a_right_import_pass(place, source):
     assert wrong_imports(ast.parse(source), PACKAGE / place) == []
+
+
+@every_module
+def test_a_module_asks_a_space_what_it_does_and_not_what_it_is_called(module):
+    lines = list(space_comparisons(parse(module)))
+    assert lines == [] or str(module.relative_to(PACKAGE)) in MAY_NAME_SPACES
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'if strategy.space == "depth": pass',
+        'if "structured" not in spaces: pass',
+        'if space in ("depth", "sublayer"): pass',
+        'if space in frozenset({"sparsity"}): pass',
+        'x = [s for s in strategies if "sparsity" != s.space]',
+        'TABLE = {"sparsity": SparsityHandler, "structured": StructuredHandler}',
+        'TABLE = {"depth": RemovalHandler}',
+        'match space:\n    case "sublayer" | "depth":\n        pass',
+        'space: Literal["depth", "sparsity"] = "depth"',
+        'handler = handlers.get("structured")',
+    ],
+)
+def test_the_test_of_space_names_sees_a_comparison(source):
+    assert list(space_comparisons(ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'if request.kind != "sparsity": pass',
+        'row = {"sparsity": found.sparsity, "units": found.units}',
+        'share = (fields["request"] or {}).get("sparsity", 0.5)',
+        'x = PeerResult("depth", units)',
+        'spaces: ClassVar[tuple[str, ...]] = ("sparsity", "depth")',
+        'found = fields["structured"]',
+    ],
+)
+def test_the_test_of_space_names_lets_other_words_pass(source):
+    assert list(space_comparisons(ast.parse(source))) == []
 
 
 @every_module

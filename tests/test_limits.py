@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unicuco_plugin.answering import load_profile
@@ -92,6 +92,22 @@ def tables(draw):
     return space, table
 
 
+# Three of four blocks are more than all but the one that is needed: the most that can go is no listed budget.
+@example(
+    (
+        UnevenBlocks(tuple("abcd"), (20, 21, 20, 21), ((1,),)),
+        SizeTable(
+            unit_params=(20, 21, 20, 21),
+            unit_bytes=(40, 42, 40, 42),
+            dtype="bfloat16",
+            total_params=92,
+            total_bytes=184,
+        ),
+    ),
+    "max_params",
+    0.5,
+    0,
+)
 @given(tables(), st.sampled_from(["max_params", "max_bytes"]), st.floats(0.01, 0.99), st.integers(0, 2**30))
 def test_limits_on_uneven_blocks_come_down_to_the_least_that_keeps_them_by_enumeration(case, kind, share, seed):
     space, table = case

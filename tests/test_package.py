@@ -13,10 +13,10 @@ import unicuco_plugin
 from unicuco_plugin.profile import write_profile
 
 NAMES = [
-    "PRESETS", "DivergenceObjective", "Evaluation", "Export", "LevelSettings", "Levels", "Objective",
+    "PRESETS", "DivergenceObjective", "Effect", "Evaluation", "Export", "LevelSettings", "Levels", "Objective",
     "ObjectiveRequest", "Peer", "PeerRequest", "PeerResult", "Profile", "Progress", "Ranking", "ReportingObjective",
-    "Request", "Settings", "Space", "SparsityProfileModifier", "Strategy", "UnicucoError", "Units", "__version__",
-    "apply_strategy", "build_levels", "find_decoder", "find_smollm2", "hookimpl", "load", "load_profile",
+    "Request", "Settings", "Space", "SpaceTraits", "SparsityProfileModifier", "Strategy", "UnicucoError", "Units",
+    "__version__", "apply_strategy", "build_levels", "find_decoder", "find_smollm2", "hookimpl", "load", "load_profile",
     "load_tokenizer", "load_windows", "plugin_manager", "prune", "train_profile",
 ]  # fmt: skip
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
+from unicuco_plugin.traits import Effect, SpaceTraits, ask_plugins
+
 if TYPE_CHECKING:
     from unicuco_plugin.answering import Profile, load_profile
     from unicuco_plugin.errors import UnicucoError
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS",
     "DivergenceObjective",
+    "Effect",
     "Evaluation",
     "Export",
     "LevelSettings",
@@ -57,6 +60,7 @@ __all__ = [
     "Request",
     "Settings",
     "Space",
+    "SpaceTraits",
     "SparsityProfileModifier",
     "Strategy",
     "UnicucoError",
@@ -123,6 +127,16 @@ def _register(_: object) -> None:
 # The toolkit takes seconds to import and a request for a strategy does not need it: the modifier is registered at the
 # moment the toolkit has been imported, now or later.
 wrapt.register_post_import_hook(_register, "llmcompressor")
+
+
+def _find_traits(space: str) -> SpaceTraits | None:
+    from unicuco_plugin.plugins.manager import find_traits  # noqa: PLC0415
+
+    return find_traits(space)
+
+
+# Strategies are read where plugins are not known: those of a plugin's space must mean there what they mean elsewhere.
+ask_plugins(_find_traits)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -26,7 +26,7 @@ from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.profile import read_profile
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
-from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.spaces.space import Named
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Profile:
         )
 
 
-def _check_key(space: Space, key: str) -> None:
+def _check_key(space: Named, key: str) -> None:
     """Refuse an archived strategy that the space did not write."""
     try:
         x = space.parse(key)

@@ -125,9 +125,10 @@ class Limits:
 
     @cached_property
     def _rungs(self) -> tuple[float, ...]:
-        """The space's budgets; of one whose shares come in steps also the most that can be removed."""
-        budgets, most = self._space.budgets, getattr(self._space, "most", None)
-        return (*budgets, most) if self._space.stepped and most is not None else budgets
+        """The space's budgets, and the most that can be removed where units or steps end above the last of them."""
+        budgets, most = self._space.budgets, self._space.most
+        whole = self._space.stepped or not self._space.smooth
+        return (*budgets, most) if whole and most > budgets[-1] else budgets
 
     @cached_property
     def _facts(self) -> list[Facts]:

@@ -102,7 +102,7 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
         StrategyError: If the strategy is of another space, names a unit that is not a block of this model, keeps a
             part of a block, or leaves no block, or none that generation needs.
     """
-    if strategy.space != "depth":
+    if not strategy.traits.whole or strategy.traits.halves:
         raise StrategyError(f"space must be 'depth' for blocks to be dropped, got {quoted(strategy.space)}")
     index = {name: i for i, name in enumerate(decoder.block_names)}
     unknown = sorted(strategy.units.keys() - index.keys())
@@ -138,7 +138,7 @@ def removed_parts(decoder: Decoder, strategy: Strategy) -> tuple[tuple[int, ...]
             leaves nothing, or no block that generation needs.
         UnsupportedModelError: If the model keeps a sub-layer in no module of its own.
     """
-    if strategy.space != "sublayer":
+    if not strategy.traits.halves:
         return dropped_blocks(decoder, strategy), ()
     known = {name for half in sublayer_names(decoder) for name in half}
     unknown = sorted(strategy.units.keys() - known)
@@ -164,7 +164,7 @@ def check_parts(decoder: Decoder, strategy: Strategy, parts: KeptParts) -> None:
             keeps another number of parts than its share says.
         UnsupportedModelError: If the model's modules cannot be split into parts.
     """
-    if strategy.space != "structured":
+    if not strategy.traits.cuts:
         raise StrategyError(f"space must be 'structured' for parts to be removed, got {quoted(strategy.space)}")
     parts.check(decoder)
     found = find_parts(decoder)
@@ -216,7 +216,7 @@ def apply_strategy(
         UnsupportedModelError: If the model cannot be pruned. After any error the model is as it was.
     """
     decoder = find_decoder(model)
-    if strategy.space == "structured":
+    if strategy.traits.cuts:
         parts = kept_parts or whole_modules(strategy)
         if parts is None:
             raise StrategyError("kept_parts must be given for a strategy that removes parts of modules, got None")

@@ -11,6 +11,7 @@ from unicuco_plugin.errors import StrategyError, explain, quoted
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.files.received import parse_json, read_text
 from unicuco_plugin.request import Request
+from unicuco_plugin.traits import SpaceTraits, traits_of
 
 __all__ = ["Divergence", "Interval", "ModelReference", "Source", "Strategy", "split_halves"]
 
@@ -125,9 +126,14 @@ class Strategy(_Frozen):
         return value
 
     @property
+    def traits(self) -> SpaceTraits:
+        """What strategies of its space do to a model."""
+        return traits_of(self.space)
+
+    @property
     def silenced(self) -> tuple[str, ...]:
         """Sub-layers that go from blocks that stay: their weights are still in the checkpoint, and add nothing."""
-        return split_halves(self.units)[1] if self.space == "sublayer" else ()
+        return split_halves(self.units)[1] if self.traits.halves else ()
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's JSON object (``unicuco strategy --json``)."""

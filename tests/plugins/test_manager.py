@@ -13,6 +13,7 @@ from unicuco_plugin.plugins import builtin, manager
 from unicuco_plugin.plugins.manager import (
     GROUP,
     SWITCH,
+    find_traits,
     list_plugins,
     make_objective,
     make_peer,
@@ -24,6 +25,7 @@ from unicuco_plugin.plugins.manager import (
 from unicuco_plugin.policy.scalarization import tchebycheff
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.depth import DepthSpace
+from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, traits_of
 
 hookimpl = unicuco_plugin.hookimpl
 
@@ -129,6 +131,7 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
         "unicuco_make_ranking",
         "unicuco_make_scalarization",
         "unicuco_make_space",
+        "unicuco_space_traits",
     )
 
 
@@ -160,6 +163,37 @@ def test_a_plugin_adds_a_scalarization(install):
     install("sum", plugin_of(unicuco_make_scalarization=lambda name: torch.sum if name == "sum" else None))
     assert make_scalarization("sum") is torch.sum
     assert make_scalarization("tchebycheff") is tchebycheff
+
+
+def test_a_plugin_says_by_the_hook_unicuco_space_traits_what_its_space_does(install):
+    assert traits_of("height") == SpaceTraits("height", None)
+    mine = SpaceTraits("height", Effect.DROP)
+    install("height", plugin_of(unicuco_space_traits=lambda name: mine if name == "height" else None))
+    assert traits_of("height") is mine
+    assert find_traits("width") is None
+    assert find_traits("sublayer") is SPACES["sublayer"]
+
+
+def test_a_plugin_does_not_change_what_a_built_in_space_does(install):
+    install("thief", plugin_of(unicuco_space_traits=lambda name: SpaceTraits(name, Effect.ZERO)))
+    assert traits_of("depth") == SpaceTraits("depth", Effect.DROP)
+    assert traits_of("height").zeroes
+
+
+@pytest.mark.parametrize("made", [SpaceTraits("width", Effect.DROP), "drop"])
+def test_traits_that_are_not_those_of_the_space_are_refused(install, made):
+    install("wrong", plugin_of(unicuco_space_traits=lambda name: made))
+    with pytest.raises(PluginError, match="must return a SpaceTraits named 'height', got"):
+        find_traits("height")
+
+
+def test_a_plugin_that_fails_at_traits_is_named_by_its_hook(install):
+    def fail(name):
+        raise ValueError("no")
+
+    install("broken", plugin_of(unicuco_space_traits=fail))
+    with pytest.raises(PluginError, match=r"a plugin failed in unicuco_space_traits\('height'\): no"):
+        find_traits("height")
 
 
 @pytest.mark.parametrize("name", PEERS)

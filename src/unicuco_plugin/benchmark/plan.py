@@ -16,6 +16,7 @@ from unicuco_plugin.files.yaml_tree import compose_yaml, plain_values, read_yaml
 from unicuco_plugin.peers.peer import Setting
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["METHODS", "BenchmarkPlan", "Cell", "Method", "Text", "read_plan"]
 
@@ -147,7 +148,7 @@ class BenchmarkPlan(_Frozen):
     model: str
     dtype: str = "auto"
     device: str = "cpu"
-    space: Literal["depth", "sublayer", "sparsity", "structured"] = "depth"
+    space: str = "depth"
     levels: Path | None = None
     calibration: Text
     evaluation: dict[str, Text] = Field(min_length=1)
@@ -158,6 +159,15 @@ class BenchmarkPlan(_Frozen):
     methods: dict[str, Method] = Field(min_length=1)
     ablations: dict[str, dict[str, dict[str, Any]]] = {}
     requests: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 32, 64), min_length=1)
+
+    @field_validator("space")
+    @classmethod
+    def _check_space(cls, value: str) -> str:
+        if traits_of(value).effect is None:
+            raise ValueError(
+                f"space: Input should be 'depth', 'sublayer', 'sparsity' or 'structured', got {quoted(value)}"
+            )
+        return value
 
     @field_validator("requests")
     @classmethod
@@ -176,7 +186,7 @@ class BenchmarkPlan(_Frozen):
 
     @model_validator(mode="after")
     def _check_methods(self) -> Self:
-        if (self.space == "sparsity") != (self.levels is not None):
+        if traits_of(self.space).zeroes != (self.levels is not None):
             raise ValueError(f"levels goes with the space 'sparsity', got {self.levels} for {self.space!r}")
         _check_values(self.budgets, self.seeds)
         for name, method in self.methods.items():

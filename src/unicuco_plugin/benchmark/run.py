@@ -28,6 +28,7 @@ from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.training import Shared, Units, train_profile
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["JOURNAL", "run_benchmark"]
 
@@ -62,7 +63,7 @@ def run_benchmark(
     output.mkdir(parents=True, exist_ok=True)
     progress(PeerProgress("loading the model", 0, 1))
     decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device, **code))
-    if plan.space == "sparsity":
+    if traits_of(plan.space).zeroes:
         split_experts(decoder.model)
     header = {
         "model": str(fingerprint(decoder.model)),
@@ -269,7 +270,7 @@ class _Run:
         """Which parts of a module go, for everyone alike: whoever answers says how many."""
         return (
             rank_parts(self.decoder, self.texts.calibration, RANKINGS["flap"])
-            if self.plan.space == "structured"
+            if traits_of(self.plan.space).cuts
             else None
         )
 

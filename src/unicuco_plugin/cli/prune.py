@@ -27,6 +27,7 @@ from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
+from unicuco_plugin.traits import zeroing
 
 if TYPE_CHECKING:  # it brings torch with it
     from llmcompressor.modifiers import Modifier
@@ -153,10 +154,8 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
         raise click.UsageError(
             f"--space {fields['space']}: what is given is of the space {' and '.join(modifier.spaces)}; leave it out"
         )
-    if "sparsity" in modifier.spaces and stitched:
-        return [modifier]
-    if "sparsity" in modifier.spaces:
-        return [modifier, _pass(fields["engine"] or "sparsegpt")]
+    if zeroing(modifier.spaces):
+        return [modifier] if stitched else [modifier, _pass(fields["engine"] or "sparsegpt")]
     if fields["engine"] is not None:
         raise click.UsageError(
             f"--engine {fields['engine']}: a strategy of the space {' and '.join(modifier.spaces)} takes out what it "

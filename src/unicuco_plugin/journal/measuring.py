@@ -14,7 +14,7 @@ from unicuco_plugin.errors import PluginError, UnicucoError, clip
 from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.objectives.floor import floored
 from unicuco_plugin.objectives.objective import Evaluation, Objective, Report, evaluate_reporting
-from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.spaces.space import Named
 
 __all__ = ["CONFIRM", "RANK", "RERANK", "JournaledMeasure", "Measure"]
 
@@ -41,7 +41,7 @@ class JournaledMeasure:
     """
 
     def __init__(
-        self, journal: Journal, space: Space, objectives: Mapping[str, Callable[[], Objective]], batch: int
+        self, journal: Journal, space: Named, objectives: Mapping[str, Callable[[], Objective]], batch: int
     ) -> None:
         self._journal = journal
         self._space = space

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.objectives.objective import Evaluation, Objective, Report, evaluate_reporting
-from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.spaces.space import Named
 
 __all__ = ["RememberedObjective"]
 
@@ -29,7 +29,7 @@ class RememberedObjective:
         self,
         make: Callable[[], Objective],
         journal: Journal,
-        space: Space,
+        space: Named,
         identity: str,
         spent: Callable[[float], None] = lambda _: None,
     ) -> None:

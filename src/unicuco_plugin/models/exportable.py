@@ -19,6 +19,7 @@ from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.models.parts.structured import apply_parts
 from unicuco_plugin.models.parts.zeroing import check_any_room
+from unicuco_plugin.traits import SpaceTraits, traits_of
 
 __all__ = ["check_exportable", "sketch_model"]
 
@@ -41,11 +42,11 @@ def check_exportable(
 
     Args:
         config: Of the dense model, as :func:`~unicuco_plugin.models.loading.load_config` gives it; not changed.
-        space: What will be removed, by the space's name; of a space of a plugin's only names are checked.
+        space: What will be removed, by the space's name; of one without traits only names are checked.
         kind: The model's class, where it is in memory; found by its configuration otherwise.
-        share: For ``sparsity``: what is asked, in (0, 1); None where it is not known yet.
-        layout: ``compact`` or ``stock`` for ``structured``; None lets either do.
-        compensate: For ``structured``: whether biases will stand for what is removed.
+        share: Where weights are zeroed: what is asked, in (0, 1); None where it is not known yet.
+        layout: Where parts are cut: ``compact`` or ``stock``; None lets either do.
+        compensate: Where parts are cut: whether biases will stand for what is removed.
         trust_remote_code: Whether code in the model's own repository may run.
 
     Returns:
@@ -58,14 +59,15 @@ def check_exportable(
     model = sketch()
     _check_names(model)
     decoder = find_decoder(model)
-    if space in ("depth", "sublayer"):
-        if space == "sublayer":
-            check_outputs(decoder)
-        _drop_one(decoder, space)
-    elif space == "sparsity":
+    traits = SpaceTraits("") if space is None else traits_of(space)
+    if traits.halves:
+        check_outputs(decoder)
+    if traits.whole:
+        _drop_one(decoder, traits.name)
+    if traits.zeroes:
         check_share(decoder, share)
         _check_linears(decoder)
-    elif space == "structured":
+    if traits.cuts:
         _check_structured(sketch, layout, compensate=compensate)
     # Learned positions and the window, the tokenizer and the rows of the embedding: the place to ask for them.
     return decoder

@@ -1,6 +1,7 @@
 """``SparsityProfileModifier``: a profile's answer, a stored strategy, or a peer's, as one modifier of a recipe."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
-from unicuco_plugin.modifiers.carriers.handlers import HANDLERS, SpaceHandler, check_spaces
+from unicuco_plugin.modifiers.carriers.handlers import SpaceHandler, Task, check_spaces, in_order, make_handler
 from unicuco_plugin.modifiers.carriers.removal import correct_experts
 from unicuco_plugin.modifiers.carriers.sparsity import check_carrier, check_text
-from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
 from unicuco_plugin.modifiers.carriers.structured import StructuredHandler, StructuredOptions, check_options
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
 from unicuco_plugin.modifiers.sources.entries import EvoPressEntry, LateEntry, PeerEntry, ProfileEntry
@@ -28,6 +28,7 @@ from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.peers.peer import PeerProgress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.traits import cutting
 
 __all__ = ["SparsityProfileModifier"]
 
@@ -137,7 +138,7 @@ class SparsityProfileModifier(Modifier):
         """Whether there must be calibration text to answer from."""
         if self.late is None:
             return self._options.needs_text(self.resolve(), known=bool(self._sources))
-        return self.late.needs_text or ("structured" in self.late.spaces and self._options.kept_parts is None)
+        return self.late.needs_text or (cutting(self.late.spaces) and self._options.kept_parts is None)
 
     def watch(self, progress: Callable[[PeerProgress], None]) -> None:
         """Let a function be called as a peer gets on."""
@@ -226,7 +227,7 @@ class SparsityProfileModifier(Modifier):
         check_text(spaces, self.levels, state)
         try:
             removed: frozenset[str] = frozenset()
-            for strategy in sorted(self.resolve(), key=lambda strategy: list(HANDLERS).index(strategy.space)):
+            for strategy in in_order(self.resolve()):
                 self._handlers.append(self._handler(state, strategy))
                 self._handlers[-1].start(modifiers, place, removed)
                 removed |= self._handlers[-1].removed
@@ -254,7 +255,7 @@ class SparsityProfileModifier(Modifier):
         """Let a late entry answer for the dense model, from the toolkit's own calibration data."""
         if late.needs_text and state.data.calib is None:
             raise RecipeError(f"{late!r} reads calibration text, got none; give oneshot a dataset")
-        if "structured" in late.spaces:
+        if cutting(late.spaces):
             self._options.check_family(find_decoder(state.model))
         windows = gather_windows(state.data.calib) if late.needs_text else torch.zeros(0, 1, dtype=torch.long)
         request = None if self.request is None else Request.of(**self.request)
@@ -271,13 +272,9 @@ class SparsityProfileModifier(Modifier):
         return self.profiles or []
 
     def _handler(self, state: State, strategy: Strategy) -> SpaceHandler:
-        if strategy.space == "structured":
-            batches = None if state.data is None else state.data.calib
-            parts = self._options.choose(find_decoder(state.model), strategy, batches, known_parts(self._sources))
-            return StructuredHandler(state.model, parts, self._options.format)
-        if strategy.space == "sparsity" and self.levels is not None:
-            return StitchHandler(state.model, strategy, self.levels)
-        return HANDLERS[strategy.space](state.model, strategy)
+        batches = None if state.data is None else state.data.calib
+        known = partial(known_parts, self._sources)
+        return make_handler(Task(state.model, strategy, self.levels, self._options, batches, known))
 
     def _undo(self) -> None:
         for handler in reversed(self._handlers):
@@ -290,7 +287,7 @@ class SparsityProfileModifier(Modifier):
         self.provenance = found if found is not None else self.provenance
         self.profile = self.request = self.profiles = self.peer = self.evopress = None
         self.strategy = resolved[0] if len(resolved) == 1 else list(resolved)
-        if "structured" in self.spaces:
+        if cutting(self.spaces):
             self.structured = self._options.settled()
 
     def _answer(self) -> tuple[Strategy, ...]:

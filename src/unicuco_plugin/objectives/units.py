@@ -1,6 +1,7 @@
 """Divergence of strategies given as units, in whatever space they are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -16,8 +17,62 @@ from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.objectives.work import ignore
 from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.plan import plan_counts
+from unicuco_plugin.traits import Effect, traits_of
 
 __all__ = ["UnitsEvaluator"]
+
+Measure = Callable[[Sequence[Mapping[str, float]], Report], list[Evaluation]]
+
+
+@dataclass(frozen=True)
+class _Means:
+    """What there is to measure with; ``fixed`` goes to every evaluator alike."""
+
+    decoder: Decoder
+    space: str
+    windows: Tensor
+    levels: Levels | None
+    ranked: RankedParts | None
+    fixed: Mapping[str, Any]
+
+
+def _drop(means: _Means) -> Measure:
+    evaluator, names = BlockEvaluator(means.decoder, means.windows, **means.fixed), means.decoder.block_names
+    return lambda strategies, report: evaluator.evaluate_parts(
+        [[DROPPED if name in units else KEPT for name in names] for units in strategies], report
+    )
+
+
+def _silence(means: _Means) -> Measure:
+    evaluator = BlockEvaluator(means.decoder, means.windows, **means.fixed)
+    return lambda strategies, report: evaluator.evaluate_parts(
+        [lacking_parts(means.decoder, units) for units in strategies], report
+    )
+
+
+def _cut(means: _Means) -> Measure:
+    if means.ranked is None:
+        raise CalibrationError(f"the space {means.space!r} is measured with ranked parts, got none")
+    evaluator, ranked = ReducedEvaluator(means.decoder, means.windows, **means.fixed), means.ranked
+    return lambda strategies, report: evaluator.evaluate(
+        [ranked.keep(means.decoder, units) for units in strategies], report
+    )
+
+
+def _zero(means: _Means) -> Measure:
+    if means.levels is None:
+        raise LevelsError(f"the space {means.space!r} is measured on a level database, got none")
+    evaluator, sizes = StitchedEvaluator(means.decoder, means.levels, means.windows, **means.fixed), means.levels.sizes
+    return lambda strategies, report: evaluator.evaluate([plan_counts(units, sizes) for units in strategies], report)
+
+
+# Who measures what; a new effect adds its evaluator here.
+_MEASURES: Mapping[Effect | None, Callable[[_Means], Measure]] = {
+    Effect.DROP: _drop,
+    Effect.SILENCE: _silence,
+    Effect.CUT: _cut,
+    Effect.ZERO: _zero,
+}
 
 
 class UnitsEvaluator:
@@ -25,16 +80,16 @@ class UnitsEvaluator:
 
     Args:
         decoder: The dense model; dense again after every call.
-        space: ``depth``, ``sublayer``, ``structured`` or ``sparsity``; units of the last may be blocks, sub-layers or
-            linears.
+        space: Its name; what its strategies do to a model decides who measures. Where weights are zeroed units may be
+            blocks, sub-layers or linears.
         windows: ``m x L`` token ids.
-        levels: The level database that ``sparsity`` is stitched from.
-        ranked: Which parts of a module go first, for ``structured``.
+        levels: The level database that zeroed weights are stitched from.
+        ranked: Which parts of a module go first, where parts are cut.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
 
     Raises:
-        UnknownNameError: If it is another space.
+        UnknownNameError: If nobody says what the space's strategies do.
         LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
         CalibrationError: If it needs ranked parts and gets none.
     """
@@ -50,36 +105,14 @@ class UnitsEvaluator:
         direction: Direction = "forward",
         batch_windows: int = 16,
     ) -> None:
-        self._decoder, self._space = decoder, space
-        fixed: dict[str, Any] = {"direction": direction, "batch_windows": batch_windows}
-        self._blocks: BlockEvaluator | None = None
-        self._reduced: ReducedEvaluator | None = None
-        if space in ("depth", "sublayer"):
-            self._blocks = BlockEvaluator(decoder, windows, **fixed)
-            return
-        if space == "structured":
-            if ranked is None:
-                raise CalibrationError("the space 'structured' is measured with ranked parts, got none")
-            self._ranked, self._reduced = ranked, ReducedEvaluator(decoder, windows, **fixed)
-            return
-        if space != "sparsity":
+        make = _MEASURES.get(traits_of(space).effect)
+        if make is None:
             raise UnknownNameError(
                 f"the divergence objective serves the spaces depth, sublayer, structured and sparsity, got {space!r}"
             )
-        if levels is None:
-            raise LevelsError("the space 'sparsity' is measured on a level database, got none")
-        self._sizes = levels.sizes
-        self._stitched = StitchedEvaluator(decoder, levels, windows, **fixed)
+        fixed = {"direction": direction, "batch_windows": batch_windows}
+        self._measure = make(_Means(decoder, space, windows, levels, ranked, fixed))
 
     def evaluate(self, strategies: Sequence[Mapping[str, float]], report: Report = ignore) -> list[Evaluation]:
         """Measure strategies, each unit → share removed; tells ``report`` how many are done."""
-        if self._blocks is not None:
-            return self._blocks.evaluate_parts([self._parts(units) for units in strategies], report)
-        if self._reduced is not None:
-            return self._reduced.evaluate([self._ranked.keep(self._decoder, units) for units in strategies], report)
-        return self._stitched.evaluate([plan_counts(units, self._sizes) for units in strategies], report)
-
-    def _parts(self, units: Mapping[str, float]) -> list[int]:
-        if self._space == "sublayer":
-            return lacking_parts(self._decoder, units)
-        return [DROPPED if name in units else KEPT for name in self._decoder.block_names]
+        return self._measure(strategies, report)

@@ -20,6 +20,7 @@ from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_s
 from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, PeerResult, Setting, choose_space
 from unicuco_plugin.peers.rounds import Rounds
 from unicuco_plugin.texts.calibration import calibration_hash
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["EvoPress", "drop_settings", "level_settings"]
 
@@ -49,7 +50,7 @@ class EvoPress:
             JournalError: If the journal is in use, damaged, or belongs to other arguments.
         """
         space = choose_space(self, request)
-        return self._levels(request) if space == "sparsity" else self._drops(request, space)
+        return self._levels(request) if traits_of(space).zeroes else self._drops(request, space)
 
     def _levels(self, request: PeerRequest) -> PeerResult:
         if request.levels is None:
@@ -73,7 +74,7 @@ class EvoPress:
     def _drops(self, request: PeerRequest, space: str) -> PeerResult:
         decoder = request.decoder
         count, removed = len(decoder.blocks), blocks_to_drop(len(decoder.blocks), request.sparsity)
-        whole = space == "depth"
+        whole = not traits_of(space).halves
         if whole:
             kinds: tuple[tuple[str, ...], ...] = (tuple(decoder.block_names),)
             sizes = dict(zip(decoder.block_names, depth_space(decoder).block_params, strict=True))

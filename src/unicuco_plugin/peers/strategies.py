@@ -10,6 +10,7 @@ from unicuco_plugin.models.tensors.storage import count_parameters
 from unicuco_plugin.peers.blocks import depth_space
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import ModelReference, Source, Strategy, split_halves
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["make_strategy", "removed_share"]
 
@@ -18,8 +19,8 @@ _ENTRY = 256
 
 
 def removed_share(decoder: Decoder, space: str, units: Mapping[str, float]) -> float:
-    """Share that goes of all blocks' parameters, or of all sub-layers' for the space ``sublayer``."""
-    if space == "sublayer":
+    """Share that goes of all blocks' parameters, or of all sub-layers' where these are the units."""
+    if traits_of(space).halves:
         sizes = sublayer_params(decoder)
         return sum(sizes[name] for name in units) / sum(sizes.values())
     whole = depth_space(decoder)
@@ -51,14 +52,16 @@ def make_strategy(
     """
     sizes = measure_sizes(decoder)
     whole = tuple(unit for unit, share in units.items() if share == 1.0)
-    blocks = {"depth": tuple(units), "sublayer": split_halves(units)[0]}
-    if space == "structured":
+    traits = traits_of(space)
+    left_out: tuple[str, ...] = ()
+    if traits.cuts:
         leaving = leaving_blocks(decoder, find_parts(decoder))
-        blocks[space] = tuple(block for block, names in leaving.items() if set(whole) >= set(names))
-    left_out = blocks.get(space, ())
+        left_out = tuple(block for block, names in leaving.items() if set(whole) >= set(names))
+    elif traits.whole:
+        left_out = split_halves(units)[0] if traits.halves else tuple(units)
     gone = [index for index, name in enumerate(decoder.block_names) if name in left_out]
     staying = {unit: share for unit, share in units.items() if unit.rpartition(".")[0] not in left_out}
-    lost, biases = _part_params(decoder, staying) if space == "structured" else (0, 0)
+    lost, biases = _part_params(decoder, staying) if traits.cuts else (0, 0)
     return Strategy(
         space=space,
         model=model,

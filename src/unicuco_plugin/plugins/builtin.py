@@ -1,7 +1,7 @@
 """The built-in spaces, objectives, scalarizations and peers, registered as any plugin is."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
@@ -14,6 +14,7 @@ from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.structured import StructuredSpace
 from unicuco_plugin.spaces.sublayer import SublayerSpace
+from unicuco_plugin.traits import SPACES, SpaceTraits
 
 __all__ = [
     "unicuco_list",
@@ -22,6 +23,7 @@ __all__ = [
     "unicuco_make_ranking",
     "unicuco_make_scalarization",
     "unicuco_make_space",
+    "unicuco_space_traits",
 ]
 
 _SCALARIZATIONS: dict[str, Scalarization] = {
@@ -74,13 +76,19 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
     needed: tuple[tuple[int, ...], ...],
 ) -> Space | None:
     """``depth``, ``sublayer``, ``sparsity`` and ``structured``; see the classes."""
-    if name == "sparsity":
-        return SparsitySpace(units, params, bounds)
-    if name == "sublayer":
-        return SublayerSpace(units, params, needed)
-    if name == "structured":
-        return StructuredSpace(units, params, parts)
-    return make_depth(units, params, needed) if name == "depth" else None
+    makers: dict[str, Callable[[], Space]] = {
+        "depth": lambda: make_depth(units, params, needed),
+        "sparsity": lambda: SparsitySpace(units, params, bounds),
+        "structured": lambda: StructuredSpace(units, params, parts),
+        "sublayer": lambda: SublayerSpace(units, params, needed),
+    }
+    return makers[name]() if name in makers else None
+
+
+@hookimpl
+def unicuco_space_traits(name: str) -> SpaceTraits | None:
+    """Those of the built-in spaces."""
+    return SPACES.get(name)
 
 
 @hookimpl

@@ -9,6 +9,7 @@ from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.policy.scalarization import Scalarization
 from unicuco_plugin.scores.ranking import Ranking
 from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.traits import SpaceTraits
 
 __all__ = [
     "hookimpl",
@@ -19,6 +20,7 @@ __all__ = [
     "unicuco_make_ranking",
     "unicuco_make_scalarization",
     "unicuco_make_space",
+    "unicuco_space_traits",
 ]
 
 hookspec = pluggy.HookspecMarker("unicuco")
@@ -46,10 +48,23 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
     """Build the space called ``name`` over a model's units; return None to pass.
 
     Called once when training starts and once when a profile is loaded, with the units' full module names (blocks,
-    unless the space is ``sparsity``, ``sublayer`` or ``structured``), their parameters, the least and largest share of
-    each, empty where nobody set any, for ``structured`` how many equal parts each has and how many of them go together,
-    and groups of indices of units: of each one has to stay for the model to generate; empty where any one will do. No
-    answer is an ``UnknownNameError``.
+    unless ``unicuco_space_traits`` gives another effect than ``DROP``), their parameters, the least and largest share
+    of each, empty where nobody set any, where parts are cut how many equal parts each has and how many of them go
+    together, and groups of indices of units: of each one has to stay for the model to generate; empty where any one
+    will do. No answer is an ``UnknownNameError``.
+    """
+
+
+@hookspec(firstresult=True)
+def unicuco_space_traits(name: str) -> SpaceTraits | None:
+    """Say what strategies of the space called ``name`` do to a model; return None to pass.
+
+    Its effect decides how the space is sized, measured, applied and exported: as the built-in space of that effect, and
+    over the same units (``DROP``: blocks; ``SILENCE``, ``CUT``: attentions and MLPs; ``ZERO``: blocks, halves of blocks
+    or linears). A space that nobody knows the traits of can be searched over blocks with an objective of its own; it is
+    neither measured by ``divergence`` nor applied.
+
+    Called whenever a strategy of a space is met that is not built in; the same name must get the same answer.
     """
 
 

@@ -17,11 +17,13 @@ from unicuco_plugin.plugins import builtin, hookspecs
 from unicuco_plugin.policy.scalarization import Scalarization
 from unicuco_plugin.scores.ranking import Ranking
 from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.traits import SpaceTraits
 
 __all__ = [
     "KINDS",
     "Kind",
     "PluginEntry",
+    "find_traits",
     "list_plugins",
     "make_objective",
     "make_peer",
@@ -110,6 +112,21 @@ def make_space(
     given = {"units": units, "params": params, "bounds": bounds, "parts": parts, "needed": needed}
     made: Space = _ask("space", name, "unicuco_make_space", **given)
     return made
+
+
+def find_traits(name: str) -> SpaceTraits | None:
+    """What a plugin says that strategies of its space do to a model; None where none says anything.
+
+    Raises:
+        PluginError: If a plugin fails, or its traits are those of another space.
+    """
+    try:
+        found: SpaceTraits | None = plugin_manager().hook.unicuco_space_traits(name=name)
+    except Exception as error:
+        raise PluginError(f"a plugin failed in unicuco_space_traits({quoted(name)}): {error}") from error
+    if found is not None and (not isinstance(found, SpaceTraits) or found.name != name):
+        raise PluginError(f"unicuco_space_traits must return a SpaceTraits named {quoted(name)}, got {quoted(found)}")
+    return found
 
 
 def make_objective(name: str, request: ObjectiveRequest) -> Objective:

@@ -22,7 +22,7 @@ from torch import Tensor
 from unicuco_plugin.journal.journal import Measurement
 from unicuco_plugin.objectives.floor import LEAST
 from unicuco_plugin.policy.posterior import Posterior
-from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.spaces.space import Named
 
 __all__ = ["Evidence", "compare"]
 
@@ -60,7 +60,7 @@ class Evidence:
         return combined, (std**2 + share * self.noise**2).sqrt()
 
 
-def compare(space: Space, posterior: Posterior, rows: Sequence[Measurement]) -> Evidence:
+def compare(space: Named, posterior: Posterior, rows: Sequence[Measurement]) -> Evidence:
     """Compare measurements on other windows with what the surrogate predicts for them."""
     if not rows:
         return Evidence()

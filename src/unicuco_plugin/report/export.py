@@ -79,7 +79,7 @@ def _say_divergence(strategy: Strategy) -> str:
 
 def _say_pruned(strategy: Strategy) -> str:
     share = f"(sparsity {strategy.sparsity:.4f}"
-    if strategy.space != "sparsity":
+    if not strategy.traits.zeroes:
         return f"removed     {list_units(strategy.units)} {share})"
     shares = strategy.units.values()
     least, most = min(shares), max(shares)

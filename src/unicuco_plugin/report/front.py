@@ -35,7 +35,7 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
     table = format_table(("request", *_HEADER), rows, right=[column + 1 for column in _NUMBERS])
     if len(strategies) != 1:
         return table
-    verb = "zeroes" if strategies[0].space == "sparsity" else "removes"
+    verb = "zeroes" if strategies[0].traits.zeroes else "removes"
     return f"{table}\n\n{verb} {escape_line(list_units(strategies[0].units))}"
 
 

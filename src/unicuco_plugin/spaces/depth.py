@@ -71,6 +71,11 @@ class DepthSpace:
         largest = self.params.sort(descending=True).values.cumsum(0) / self.params.sum()
         return tuple(largest[:-1].tolist())
 
+    @property
+    def most(self) -> float:
+        """The share of all blocks but the smallest."""
+        return self.budgets[-1]
+
     def sparsity(self, x: Tensor) -> Tensor:
         """Share of block parameters removed, ``p x d`` to ``p``."""
         return (x.to(self.params) @ self.params) / self.params.sum()

@@ -1,23 +1,15 @@
-"""What a space of strategies must offer the search, the profile and the answers."""
+"""What a space of strategies must offer the search, the profile and the answers: one protocol for each kind of user."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Generator, Tensor
 
-__all__ = ["Space"]
+__all__ = ["Coordinates", "Feasible", "Moves", "Named", "Space"]
 
 
-class Space(Protocol):
-    """Which units there are, which values they may take, and how scores become a feasible strategy.
-
-    Strategies are rows of float64 tensors ``p x d`` with entries in [0, 1], the share removed of each unit.
-
-    Attributes:
-        name: As plugins list it.
-        units: Names of the ``d`` units, full module names.
-        params: ``d`` prunable weights of each unit.
-    """
+class Named(Protocol):
+    """Which units there are, and how strategies over them are written down and read again."""
 
     @property
     def name(self) -> str:
@@ -40,6 +32,31 @@ class Space(Protocol):
         ...
 
     @property
+    def needed(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of indices of units: of each one has to stay. Empty where any one will do, or units go in part."""
+        ...
+
+    def to_units(self, x: Tensor) -> dict[str, float]:
+        """Name the units that lose something in one strategy, ``d``."""
+        ...
+
+    def from_units(self, units: Mapping[str, float]) -> Tensor:
+        """The inverse of ``to_units``."""
+        ...
+
+    def key(self, x: Tensor) -> str:
+        """The canonical identity of one strategy, short and readable."""
+        ...
+
+    def parse(self, key: str) -> Tensor:
+        """The inverse of ``key``, ``d``."""
+        ...
+
+
+class Feasible(Protocol):
+    """Which strategies there are at a sparsity, and how scores become one of them."""
+
+    @property
     def smooth(self) -> bool:
         """Whether any sparsity can be met, not only ``budgets``, and ``project`` has a gradient."""
         ...
@@ -55,18 +72,13 @@ class Space(Protocol):
         ...
 
     @property
-    def features(self) -> Tensor:
-        """``d x e`` map to the coordinates in which the surrogate compares strategies."""
-        ...
-
-    @property
-    def scales(self) -> tuple[int, ...]:
-        """For each of the ``e`` coordinates which length scale it has, from 0; empty where each has its own."""
-        ...
-
-    @property
     def budgets(self) -> tuple[float, ...]:
         """The sparsities worth one strategy each, rising; an answer exists up to the last."""
+        ...
+
+    @property
+    def most(self) -> float:
+        """The largest sparsity that can be met."""
         ...
 
     def reaching(self, sparsity: float) -> float:
@@ -92,13 +104,9 @@ class Space(Protocol):
         """
         ...
 
-    def near(self, X: Tensor, sparsity: float) -> Tensor:
-        """Which of ``n x d`` strategies can stand for a budget, ``n`` bools."""
-        ...
 
-    def moved(self, X: Tensor, sparsity: float) -> Tensor:
-        """Bring strategies near a budget exactly onto it, ``n x d`` to ``n x d``."""
-        ...
+class Moves(Protocol):
+    """Where a search begins, and where it goes from a strategy."""
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
         """Distinct strategies to measure before there is a surrogate, ``count x d`` or fewer, mostly up to ``most``."""
@@ -106,6 +114,14 @@ class Space(Protocol):
 
     def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
         """Uniformly random strategies at one budget, ``count x d``."""
+        ...
+
+    def near(self, X: Tensor, sparsity: float) -> Tensor:
+        """Which of ``n x d`` strategies can stand for a budget, ``n`` bools."""
+        ...
+
+    def moved(self, X: Tensor, sparsity: float) -> Tensor:
+        """Bring strategies near a budget exactly onto it, ``n x d`` to ``n x d``."""
         ...
 
     def neighbours(self, x: Tensor) -> Tensor:
@@ -116,18 +132,24 @@ class Space(Protocol):
         """Scores whose projection onto a strategy's own budget is that strategy, ``p x d`` to ``p x d``."""
         ...
 
-    def to_units(self, x: Tensor) -> dict[str, float]:
-        """Name the units that lose something in one strategy, ``d``."""
+
+class Coordinates(Protocol):
+    """In what the surrogate compares strategies."""
+
+    @property
+    def features(self) -> Tensor:
+        """``d x e`` map to the coordinates in which the surrogate compares strategies."""
         ...
 
-    def from_units(self, units: Mapping[str, float]) -> Tensor:
-        """The inverse of ``to_units``."""
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """For each of the ``e`` coordinates which length scale it has, from 0; empty where each has its own."""
         ...
 
-    def key(self, x: Tensor) -> str:
-        """The canonical identity of one strategy, short and readable."""
-        ...
 
-    def parse(self, key: str) -> Tensor:
-        """The inverse of ``key``, ``d``."""
-        ...
+class Space(Named, Feasible, Moves, Coordinates, Protocol):
+    """Which units there are, which values they may take, and how scores become a feasible strategy.
+
+    Strategies are rows of float64 tensors ``p x d`` with entries in [0, 1], the share removed of each of ``d`` units.
+    What its strategies do to a model is not said here: :class:`~unicuco_plugin.traits.SpaceTraits`.
+    """

@@ -58,6 +58,7 @@ class SparsitySpace(WeightedUnits):
     stepped: bool = False
     physical: bool = False
     exact: float = _EXACT
+    needed: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.bounds and len(self.bounds) != len(self.unit_names):
@@ -85,6 +86,11 @@ class SparsitySpace(WeightedUnits):
         """The least and the largest sparsity that the bounds allow."""
         mean = torch.stack([self._low, self._high]) @ self.params / self.params.sum()
         return mean[0].item(), mean[1].item()
+
+    @property
+    def most(self) -> float:
+        """The largest sparsity that the bounds allow."""
+        return self.reach[1]
 
     @cached_property
     def features(self) -> Tensor:

@@ -62,6 +62,7 @@ class StructuredSpace(WeightedUnits):
     stepped: bool = True
     physical: bool = True
     scales: tuple[int, ...] = ()
+    needed: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.unit_parts) != len(self.unit_names):

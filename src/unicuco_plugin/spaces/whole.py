@@ -71,7 +71,7 @@ class WholeUnits(WeightedUnits):
         return Subsets(self.unit_params, self.needed)
 
     @cached_property
-    def _most(self) -> float:
+    def most(self) -> float:
         """The largest share that can go."""
         return int(self.sets.totals[-1]) / sum(self.unit_params)
 
@@ -83,7 +83,7 @@ class WholeUnits(WeightedUnits):
         place = int(torch.searchsorted(totals.double(), torch.tensor(least, dtype=torch.float64)))
         if place == len(totals):
             raise RequestError(
-                f"sparsity must be at most {round_down(self._most)} for {self.name}: "
+                f"sparsity must be at most {round_down(self.most)} for {self.name}: "
                 f"{stays(self.sets.groups, self.what, needed=bool(self.needed))}, got {sparsity:.6g}"
             )
         return int(totals[place])
@@ -100,8 +100,8 @@ class WholeUnits(WeightedUnits):
     def budgets(self) -> tuple[float, ...]:
         """What ``1/d, 2/d …`` come down to, as far as there is such a set; every budget between them can be met too."""
         d = len(self.units)
-        wanted = [step / d for step in range(1, d) if step / d <= self._most + _SLACK]
-        return tuple(sorted({self.reaching(share) for share in wanted or [self._most]}))
+        wanted = [step / d for step in range(1, d) if step / d <= self.most + _SLACK]
+        return tuple(sorted({self.reaching(share) for share in wanted or [self.most]}))
 
     def relax(self, logits: Tensor) -> Tensor:
         """Remove units in order of falling score, as many parameters as the sigmoids weigh; straight-through gradient.

@@ -53,7 +53,7 @@ def build_record(
         target=result.posterior.target,
         units=space.units,
         bounds=space.bounds,
-        needed=getattr(space, "needed", ()),
+        needed=space.needed,
         sizes=sizes,
         ideal=result.scaling.ideal,
         nadir=result.scaling.nadir,

@@ -35,7 +35,8 @@ from unicuco_plugin.texts.calibration import calibration_hash, load_windows
 from unicuco_plugin.texts.selfcalibration import generate_windows, own_cache
 from unicuco_plugin.training.outcome import build_record
 from unicuco_plugin.training.shared import Shared
-from unicuco_plugin.training.subject import Subject, Units, check_units, find_subject
+from unicuco_plugin.training.subject import Subject, Units
+from unicuco_plugin.training.subjects.find import check_units, find_subject
 
 __all__ = ["JOURNAL", "Shared", "train_profile"]
 
@@ -84,8 +85,7 @@ def train_profile(
         model: Folder or hub name of the dense model.
         output: The profile's folder; its name becomes the profile's.
         space: What is pruned, by plugin name.
-        units: For the space ``sparsity``: its level database, granularity, and what is ignored or bounded. For
-            ``structured``: the ranking of parts, whether biases compensate, and how neurons are rounded.
+        units: For spaces that zero weights or cut parts; see there.
         objective: What is measured, by plugin name.
         calibration: Text files, JSONL files, ``datasets`` names or folders; none lets the model write its own text.
         settings: How to train; the default preset if left out.

@@ -1,17 +1,24 @@
 """What every space does inside the toolkit's lifecycle, and who does it for each."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from llmcompressor.modifiers import Modifier
+from torch import nn
 
 from unicuco_plugin.errors import RecipeError, quoted
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.removal import RemovalHandler
 from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
-from unicuco_plugin.modifiers.carriers.structured import StructuredHandler
+from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
+from unicuco_plugin.modifiers.carriers.structured import StructuredHandler, StructuredOptions
+from unicuco_plugin.scores.ranked_parts import RankedParts
+from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, traits_of
 
-__all__ = ["HANDLERS", "SpaceHandler", "check_spaces"]
+__all__ = ["SpaceHandler", "Task", "check_spaces", "in_order", "make_handler"]
 
 
 class SpaceHandler(Protocol):
@@ -40,15 +47,69 @@ class SpaceHandler(Protocol):
         """Take back what ``start`` did; calling it again does nothing."""
 
 
-# How each space is carried out, in the order in which they start; a new space adds its handler here.
-HANDLERS: Mapping[str, Callable[..., SpaceHandler]] = {
-    "depth": RemovalHandler,
-    "sublayer": RemovalHandler,
-    "structured": StructuredHandler,
-    "sparsity": SparsityHandler,
+@dataclass(frozen=True)
+class Task:
+    """What there is to carry out, and with what.
+
+    Attributes:
+        model: The model that the toolkit works on.
+        strategy: Already checked to be this model's.
+        levels: A level database's folder, where zeros are to come from one.
+        options: Of structured strategies.
+        batches: The toolkit's calibration data.
+        known: Asks which parts of modules go first, of the profiles that answered.
+    """
+
+    model: nn.Module
+    strategy: Strategy
+    levels: str | None
+    options: StructuredOptions
+    batches: Iterable[Mapping[str, Any]] | None
+    known: Callable[[], RankedParts | None]
+
+
+def _removal(task: Task) -> SpaceHandler:
+    return RemovalHandler(task.model, task.strategy)
+
+
+def _structured(task: Task) -> SpaceHandler:
+    parts = task.options.choose(find_decoder(task.model), task.strategy, task.batches, task.known())
+    return StructuredHandler(task.model, parts, task.options.format)
+
+
+def _sparsity(task: Task) -> SpaceHandler:
+    if task.levels is not None:
+        return StitchHandler(task.model, task.strategy, task.levels)
+    return SparsityHandler(task.model, task.strategy)
+
+
+# How each effect is carried out, in the order in which they start; a new effect adds its handler here.
+_HANDLERS: Mapping[Effect | None, Callable[[Task], SpaceHandler]] = {
+    Effect.DROP: _removal,
+    Effect.SILENCE: _removal,
+    Effect.CUT: _structured,
+    Effect.ZERO: _sparsity,
 }
-# Each of these counts parts of the dense model.
-_ALONE = ("depth", "sublayer", "structured")
+
+
+def in_order(strategies: Iterable[Strategy]) -> list[Strategy]:
+    """Strategies that can be applied, in the order in which they start."""
+    return sorted(strategies, key=lambda strategy: _place(strategy.traits))
+
+
+def _place(traits: SpaceTraits) -> int:
+    return list(_HANDLERS).index(traits.effect)
+
+
+def make_handler(task: Task) -> SpaceHandler:
+    """Who carries a strategy out; of a space that :func:`check_spaces` has passed.
+
+    Raises:
+        StrategyError, LevelsError, RecipeError: If it cannot be, see the handlers.
+        ModelMismatchError: If a level database is another model's.
+        UnsupportedModelError: If the model cannot be pruned.
+    """
+    return _HANDLERS[task.strategy.traits.effect](task)
 
 
 def check_spaces(spaces: Sequence[str]) -> None:
@@ -58,11 +119,15 @@ def check_spaces(spaces: Sequence[str]) -> None:
         RecipeError: If a space has no handler, two strategies are of one space, or two remove blocks.
     """
     for space in spaces:
-        if space not in HANDLERS:
-            raise RecipeError(f"space {quoted(space)} cannot be applied by this version, only {', '.join(HANDLERS)}")
+        if traits_of(space).effect not in _HANDLERS:
+            raise RecipeError(f"space {quoted(space)} cannot be applied by this version, only {', '.join(SPACES)}")
     twice = sorted({space for space in spaces if spaces.count(space) > 1})
     if twice:
         raise RecipeError(f"one strategy per space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
-    both = [space for space in _ALONE if space in spaces]
+    # Each of these counts parts of the dense model.
+    both = [traits.name for traits in sorted(map(traits_of, spaces), key=_place) if traits.removes]
     if len(both) > 1:
         raise RecipeError(f"{' and '.join(both)} both remove blocks of the dense model: give one of them")
+    zeroed = [space for space in spaces if traits_of(space).zeroes]
+    if len(zeroed) > 1:
+        raise RecipeError(f"{' and '.join(zeroed)} both zero weights of the same linears: give one of them")

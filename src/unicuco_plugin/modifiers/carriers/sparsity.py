@@ -18,6 +18,7 @@ from unicuco_plugin.modifiers.carriers.plan_check import PlanCheck, PlannedLinea
 from unicuco_plugin.modifiers.toolkit.windows import check_samples
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.traits import cutting, zeroing
 
 __all__ = ["SparsityHandler", "check_carrier", "check_text", "find_follower"]
 
@@ -43,7 +44,7 @@ class SparsityHandler:
     """
 
     def __init__(self, model: nn.Module, strategy: Strategy) -> None:
-        if strategy.space != "sparsity":
+        if not strategy.traits.zeroes:
             raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {quoted(strategy.space)}")
         decoder = find_decoder(model)
         check_share(decoder, strategy.sparsity)
@@ -211,12 +212,12 @@ def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Mod
         RecipeError: If there is none or there are two, or a level database has nothing to carry out.
     """
     if levels is None:
-        if "sparsity" in spaces:
+        if zeroing(spaces):
             find_follower(later)
         return
-    if "sparsity" not in spaces:
+    if not zeroing(spaces):
         raise RecipeError("levels goes with a strategy of the space 'sparsity'; there is none")
-    if "structured" in spaces:
+    if cutting(spaces):
         raise RecipeError(
             "levels holds the dense model's linears, and a strategy of the space 'structured' makes them smaller; "
             "leave levels out and let SparseGPTModifier or WandaPruningModifier follow"
@@ -236,7 +237,7 @@ def check_text(spaces: Sequence[str], levels: str | None, state: State) -> None:
         CalibrationError: If it has some without samples.
     """
     check_samples(None if state.data is None else state.data.calib)
-    if "sparsity" in spaces and levels is None and (state.data is None or state.data.calib is None):
+    if zeroing(spaces) and levels is None and (state.data is None or state.data.calib is None):
         raise RecipeError("a sparsity strategy's pass reads calibration text, got none; give oneshot a dataset")
 
 

@@ -39,7 +39,7 @@ class StitchHandler:
     """
 
     def __init__(self, model: nn.Module, strategy: Strategy, levels: str | Path) -> None:
-        if strategy.space != "sparsity":
+        if not strategy.traits.zeroes:
             raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {quoted(strategy.space)}")
         self._model = model
         decoder = find_decoder(model)

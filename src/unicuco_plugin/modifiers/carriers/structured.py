@@ -28,6 +28,7 @@ from unicuco_plugin.plugins.manager import make_ranking
 from unicuco_plugin.pruning import check_parts, whole_modules
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.traits import cutting
 
 __all__ = ["StructuredHandler", "StructuredOptions", "check_options", "find_beside"]
 
@@ -76,7 +77,7 @@ class StructuredOptions(BaseModel):
         """Whether parts have to be ranked on text; ``known`` says that a profile knows their order."""
         if self.kept_parts is not None or (known and self.ranking is None):
             return False
-        return any(strategy.space == "structured" and not whole_modules(strategy) for strategy in strategies)
+        return any(strategy.traits.cuts and not whole_modules(strategy) for strategy in strategies)
 
     def check_family(self, decoder: Decoder) -> None:
         """Refuse what no strategy could change, before one is searched for.
@@ -144,7 +145,7 @@ def check_options(options: StructuredOptions | None, spaces: Sequence[str]) -> N
     Raises:
         RecipeError: If there are some, and none of the spaces is ``structured``.
     """
-    if options is not None and "structured" not in spaces:
+    if options is not None and not cutting(spaces):
         given = ", ".join(options.model_dump(exclude_unset=True))
         raise RecipeError(
             f"structured ({given}) goes with a strategy of the space 'structured', got {' and '.join(spaces)}; leave "

@@ -19,6 +19,7 @@ from unicuco_plugin.modifiers.recipes.quantised_experts import check_quantised_e
 from unicuco_plugin.modifiers.sources.ways import find_inputs, largest_share
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.pruning import check_config, removed_parts
+from unicuco_plugin.traits import cutting, zeroing
 
 __all__ = ["ask_first", "least_bytes"]
 
@@ -68,10 +69,10 @@ def ask_first(
     spaces = dict.fromkeys(space for modifier in profiles for space in modifier.spaces)
     for space in spaces or (None,):
         # Parts that a strategy removes whole need no bias; which others do is known when they are chosen.
-        layout = (profiles[0].structured or StructuredOptions()).format if space == "structured" else None
+        layout = (profiles[0].structured or StructuredOptions()).format if cutting([space or ""]) else None
         decoder = check_exportable(config, space, share=share, layout=layout, compensate=False, **options)
         for strategy in strategies:
-            if strategy.space == space and space in ("depth", "sublayer"):
+            if strategy.space == space and strategy.traits.whole:
                 removed_parts(decoder, strategy)
     if any(isinstance(modifier, QuantizationMixin) for modifier in modifiers):
         check_quantised_experts(sketch_model(config, **options), modifiers)
@@ -79,8 +80,8 @@ def ask_first(
 
 def _shares(modifier: SparsityProfileModifier) -> Iterator[float]:
     """The shares of weights that are to be zeroed, as far as they are known before the model is."""
-    yield from (strategy.sparsity for strategy in modifier.resolve() if strategy.space == "sparsity")
-    if modifier.late is not None and "sparsity" in modifier.late.spaces:
+    yield from (strategy.sparsity for strategy in modifier.resolve() if strategy.traits.zeroes)
+    if modifier.late is not None and zeroing(modifier.late.spaces):
         given = (modifier.request or {}).get("sparsity"), getattr(modifier.evopress, "sparsity", None)
         yield from (share for share in given if share is not None)
 

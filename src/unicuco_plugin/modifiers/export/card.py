@@ -66,7 +66,7 @@ def write_card(
 
 def _describe(strategy: Strategy, caveat: str) -> list[str]:
     request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
-    zeroed = strategy.space == "sparsity"
+    zeroed = strategy.traits.zeroes
     lines = [f"## What was {'zeroed' if zeroed else 'removed'}", ""]
     lines += [f"Request: {request} (space {code_span(strategy.space)}{_say_source(strategy)}).", ""]
     lines += _list_zeroed(strategy) if zeroed else _list_removed(strategy)

@@ -33,10 +33,10 @@ def find_caveat(
     reasons = []
     if len(strategies) > 1:
         reasons.append("for each strategy alone")
-    elsewhere = [strategy for strategy in strategies if strategy.space == "sparsity" and strategy.levels != levels]
+    elsewhere = [strategy for strategy in strategies if strategy.traits.zeroes and strategy.levels != levels]
     if levels is not None and elsewhere:
         reasons.append("of weights from another level database")
-    if not own_parts and any(strategy.space == "structured" for strategy in strategies):
+    if not own_parts and any(strategy.traits.cuts for strategy in strategies):
         reasons.append("of the profile's own parts and biases")
     if others:
         reasons.append(f"without the recipe's {', '.join(others)}")

@@ -153,8 +153,7 @@ def prune(
             if layout == "stock":  # a profile counts what is gone
                 whole = {"params": params, "bytes": saved.loaded_bytes}
                 strategies = tuple(
-                    strategy.model_copy(update=whole) if strategy.space == "structured" else strategy
-                    for strategy in strategies
+                    strategy.model_copy(update=whole) if strategy.traits.cuts else strategy for strategy in strategies
                 )
             words = {"caveat": caveat, "layout": layout, "own_code": has_own_code(live)}
             _describe(stage, name, strategies, params, words)

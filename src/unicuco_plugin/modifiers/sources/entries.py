@@ -17,6 +17,7 @@ from unicuco_plugin.peers.strategies import make_strategy, removed_share
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.traits import traits_of, zeroing
 
 __all__ = ["EvoPressEntry", "LateEntry", "PeerEntry", "ProfileEntry"]
 
@@ -111,7 +112,7 @@ class PeerEntry(_Entry):
         given = {name for name in self._options if getattr(self, name) is not None}
         for name in sorted(given - peer.takes):
             raise ValueError(f"{name} goes with peers that take it, {self.name} does not")
-        sparse = "levels" in peer.takes and self.spaces == ("sparsity",)
+        sparse = "levels" in peer.takes and zeroing(self.spaces)
         if sparse and self.levels is None:
             raise ValueError(f"{self.name} measures sparse candidates on a level database: give levels, got none")
         if self.levels is not None and not sparse:
@@ -241,7 +242,7 @@ class EvoPressEntry(_Entry):
             share = self.sparsity or 0.0
             sizes = {name: linear.weight.numel() for name, linear in decoder.all_linears().items()}
             return levels_to_units(found, sizes, share, self.step), share
-        units = drops_to_units(found, decoder, halves=self.spaces == ("sublayer",))
+        units = drops_to_units(found, decoder, halves=traits_of(self.spaces[0]).halves)
         share = removed_share(decoder, self.spaces[0], units)
         if not 0.0 < share < 1.0:
             raise StrategyError(f"must remove a part of the model, got a share of {share:g}")

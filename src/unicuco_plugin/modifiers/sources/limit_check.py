@@ -41,7 +41,7 @@ def check_shape(strategies: Sequence[Strategy], layout: str) -> None:
         RecipeError: If a structured strategy answers such a limit and ``layout`` is ``stock``.
     """
     for strategy in strategies:
-        if layout == "stock" and strategy.space == "structured" and strategy.request.kind in _SIZES:
+        if layout == "stock" and strategy.traits.cuts and strategy.request.kind in _SIZES:
             raise RecipeError(
                 f"{strategy.request.kind} cannot be met with format stock, which is as large as the dense model; take "
                 "format compact, or ask for sparsity"

@@ -8,6 +8,7 @@ from unicuco_plugin.modifiers.sources.entries import EvoPressEntry, PeerEntry, P
 from unicuco_plugin.peers.evopress_files import read_either
 from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["check_ways", "find_inputs", "known_parts", "largest_share", "plain_way", "trace_source"]
 
@@ -66,11 +67,11 @@ def largest_share(fields: Mapping[str, Any]) -> float:
 
 
 def known_parts(entries: Sequence[ProfileEntry]) -> RankedParts | None:
-    """Which parts of modules go first, as the one profile of the space ``structured`` among them knows it."""
+    """Which parts of modules go first, as the one profile among them whose strategies need that knows it."""
     from unicuco_plugin.answering import load_profile  # noqa: PLC0415 - it brings the search's packages with it
 
     profiles = (load_profile(entry.profile) for entry in entries)
-    return next((profile.rank_parts() for profile in profiles if profile.space == "structured"), None)
+    return next((profile.rank_parts() for profile in profiles if traits_of(profile.space).cuts), None)
 
 
 def trace_source(source: object, request: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:

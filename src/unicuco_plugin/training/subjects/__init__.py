@@ -1,0 +1,1 @@
+"""What a run over each space is about."""

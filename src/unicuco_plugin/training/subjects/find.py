@@ -1,0 +1,71 @@
+"""Which subject a run over a space has, by what the space's strategies do to a model."""
+
+from collections.abc import Callable, Mapping
+
+from unicuco_plugin.errors import LevelsError, StrategyError
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.spaces.units import GRANULARITIES
+from unicuco_plugin.training.subject import Ask, Subject, Units
+from unicuco_plugin.training.subjects.depth import block_subject
+from unicuco_plugin.training.subjects.sparsity import linear_subject
+from unicuco_plugin.training.subjects.structured import part_subject
+from unicuco_plugin.training.subjects.sublayer import half_subject
+from unicuco_plugin.traits import Effect, traits_of
+
+__all__ = ["check_units", "find_subject"]
+
+# Who builds what; a new effect adds its subject here. A space without traits is one over blocks.
+_SUBJECTS: Mapping[Effect | None, Callable[[Ask], Subject]] = {
+    None: block_subject,
+    Effect.DROP: block_subject,
+    Effect.SILENCE: half_subject,
+    Effect.CUT: part_subject,
+    Effect.ZERO: linear_subject,
+}
+# Fields of units where weights are zeroed.
+_ZEROED = ("levels", "granularity", "ignore", "bounds")
+
+
+def check_units(name: str, units: Units) -> None:
+    """Refuse a space and units that contradict each other; needs no model.
+
+    Raises:
+        LevelsError: If a level database is missing or not needed, or the granularity is none.
+        StrategyError: If a ranking, compensation or rounding is given for another space, or no neuron may go.
+    """
+    traits = traits_of(name)
+    if units.round_to < 1:
+        raise StrategyError(f"round_to must be at least 1 neuron, got {units.round_to}")
+    parts = Units(ranking=units.ranking, compensate=units.compensate, round_to=units.round_to)
+    if not traits.cuts and parts != Units():
+        raise StrategyError(f"ranking, compensate and round_to go with the space 'structured', not with {name!r}")
+    if not traits.zeroes and units != parts:
+        defaults = Units()
+        given = [field for field in _ZEROED if getattr(units, field) != getattr(defaults, field)]
+        raise LevelsError(
+            f"{' and '.join(given)} go{'es' if len(given) == 1 else ''} with the space 'sparsity', not with {name!r}"
+        )
+    if traits.zeroes and units.levels is None:
+        raise LevelsError(f"the space {name!r} needs a level database: unicuco levels build, then --levels DIR")
+    if units.granularity not in GRANULARITIES:
+        raise LevelsError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {units.granularity!r}")
+
+
+def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) -> Subject:
+    """Build the subject of a space.
+
+    Args:
+        name: The space's.
+        decoder: The dense model.
+        fingerprint: Of the model, which a level database must have been built from.
+        units: Where weights are zeroed or parts are cut.
+
+    Raises:
+        UnsupportedModelError: If the model's blocks do not suit the space.
+        LevelsError: If a level database is missing, not needed, or unfinished.
+        ModelMismatchError: If it was built from another model.
+        StrategyError: If units are ignored or bounded that do not exist.
+        UnknownNameError: If no plugin provides the space.
+    """
+    check_units(name, units)
+    return _SUBJECTS[traits_of(name).effect](Ask(name, decoder, fingerprint, units))

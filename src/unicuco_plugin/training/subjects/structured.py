@@ -1,0 +1,41 @@
+"""Head groups and neurons that go out of attentions and MLPs."""
+
+from torch import Tensor
+
+from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.models.parts.cuts import check_cuts
+from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.plugins.manager import make_ranking, make_space
+from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.spaces.structured import StructuredSpace
+from unicuco_plugin.training.interactions import interaction_starts
+from unicuco_plugin.training.part_sizes import measure_parts
+from unicuco_plugin.training.subject import Ask, Start, Subject
+
+__all__ = ["part_subject"]
+
+
+def part_subject(ask: Ask) -> Subject:
+    """Units are attentions and MLPs with their parts.
+
+    Raises:
+        UnsupportedModelError: If modules cannot be split into parts, or parts cannot go one by one.
+        UnknownNameError: If no plugin provides the ranking.
+    """
+    decoder, units = ask.decoder, ask.units
+    ranking = make_ranking(units.ranking)
+    check_cuts(decoder)
+    table = measure_parts(decoder, round_to=units.round_to, compensate=units.compensate)
+    space = make_space(ask.name, tuple(find_parts(decoder)), table.unit_params, parts=table.parts)
+    header = {"ranking": units.ranking, "compensate": units.compensate, "round_to": units.round_to}
+
+    def rank(windows: Tensor) -> RankedParts:
+        return rank_parts(decoder, windows, ranking, compensate=units.compensate)
+
+    def start(journal: Journal, windows: Tensor, ranked: RankedParts | None) -> Start:
+        if ranked is None or not isinstance(space, StructuredSpace):  # a plugin may have its own
+            return Start()
+        first, prior, tokens = interaction_starts(decoder, space, windows, ranked, journal)
+        return Start(first, prior, tokens + ranked.tokens)
+
+    return Subject(space, table, header, None, rank, start)

@@ -1,0 +1,42 @@
+"""What spaces do to a model, told apart without their names."""
+
+import pytest
+
+from unicuco_plugin.plugins.manager import list_plugins
+from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, cutting, traits_of, zeroing
+
+
+def test_every_built_in_space_has_traits():
+    built_in = {e.name for e in list_plugins() if e.kind == "space" and e.package == "unicuco-plugin"}
+    assert set(SPACES) == built_in
+    assert all(traits.name == name and traits.effect is not None for name, traits in SPACES.items())
+
+
+@pytest.mark.parametrize(
+    ("space", "true"),
+    [
+        ("depth", {"whole", "removes"}),
+        ("sublayer", {"whole", "halves", "removes"}),
+        ("structured", {"cuts", "removes"}),
+        ("sparsity", {"zeroes"}),
+        ("nobody's", set()),
+    ],
+)
+def test_traits_follow_from_the_effect(space, true):
+    traits = traits_of(space)
+    assert {name for name in ("whole", "halves", "cuts", "zeroes", "removes") if getattr(traits, name)} == true
+
+
+def test_effects_are_listed_in_the_order_of_the_built_in_spaces():
+    assert [traits.effect for traits in SPACES.values()] == list(Effect)
+
+
+def test_some_spaces_of_several_zero_or_cut():
+    assert zeroing(["depth", "sparsity"])
+    assert not zeroing(["depth", "structured"])
+    assert cutting(["structured", "sparsity"])
+    assert not cutting([])
+
+
+def test_a_space_that_nobody_knows_has_no_effect():
+    assert traits_of("nobody's") == SpaceTraits("nobody's", None)
