@@ -331,3 +331,15 @@ def test_there_is_one_manager(install):
     assert plugin_manager() is plugin_manager()
     assert manager.GROUP == "unicuco"
     assert SWITCH == "UNICUCO_DISABLE_PLUGINS"
+
+
+def test_a_space_that_lacks_a_member_is_refused_when_it_is_built(install):
+    class Old:
+        """As spaces were before some units had to stay."""
+
+        name, units, params, bounds = "height", (), (), ()
+
+    install("height", plugin_of(unicuco_make_space=lambda name, **_: Old() if name == "height" else None))
+    message = r"^the space 'height' must have all members of unicuco_plugin\.Space, lacks budgets$"
+    with pytest.raises(PluginError, match=message):
+        make_space("height", ("a", "b"), (1, 2))

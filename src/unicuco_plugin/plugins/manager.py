@@ -1,6 +1,7 @@
 """Finds plugins, asks them, and survives broken ones."""
 
 import importlib.metadata
+import inspect
 import logging
 import os
 from collections.abc import Iterable
@@ -107,10 +108,15 @@ def make_space(
 
     Raises:
         UnknownNameError: If no plugin knows it.
-        PluginError: If a plugin fails.
+        PluginError: If a plugin fails, or what it builds lacks a member of a space.
     """
     given = {"units": units, "params": params, "bounds": bounds, "parts": parts, "needed": needed}
     made: Space = _ask("space", name, "unicuco_make_space", **given)
+    members = [member for member in dir(Space) if not member.startswith("_")]
+    # Nothing is computed to find out.
+    lacking = [member for member in members if inspect.getattr_static(made, member, made) is made]
+    if lacking:
+        raise PluginError(f"the space {quoted(name)} must have all members of unicuco_plugin.Space, lacks {lacking[0]}")
     return made
 
 

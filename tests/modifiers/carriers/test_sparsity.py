@@ -17,6 +17,7 @@ from tiny import tiny_tokenizer
 
 from unicuco_plugin.errors import CalibrationError, ExportError, ModelMismatchError, RecipeError, StrategyError
 from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.modifiers.carriers.plan_check import PlanCheck
 from unicuco_plugin.modifiers.export import oneshot as oneshots
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
@@ -296,7 +297,8 @@ def test_a_linear_zeroed_without_a_plan_is_found_out(checkpoint, run, monkeypatc
     compress = WandaPruningModifier.compress_modules
 
     def overdo(self):
-        model.model.layers[2].mlp.up_proj.weight.data[0] = 0
+        with kept_tensors():
+            model.model.layers[2].mlp.up_proj.weight.data[0] = 0
         compress(self)
 
     monkeypatch.setattr(WandaPruningModifier, "compress_modules", overdo)
