@@ -19,7 +19,7 @@ NAMES = [
     "__version__", "apply_strategy", "build_levels", "find_decoder", "find_smollm2", "hookimpl", "load", "load_profile",
     "load_tokenizer", "load_windows", "plugin_manager", "prune", "train_profile",
 ]  # fmt: skip
-EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").rglob("*.py"))
 HEAVY = ("transformers", "botorch", "gpytorch", "llmcompressor", "datasets", "matplotlib")
 
 

@@ -19,7 +19,7 @@ from unicuco_plugin.plugins.manager import list_plugins, make_objective, make_sp
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.strategy import Strategy
 
-PATH = Path(__file__).resolve().parents[2] / "examples" / "span_space.py"
+PATH = Path(__file__).resolve().parents[2] / "examples" / "span_space" / "span_space.py"
 WINDOWS = torch.randint(3, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(0))
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=8, epochs=1, steps=5, rerank=0, target="log"

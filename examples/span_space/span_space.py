@@ -2,13 +2,9 @@
 
 The package's own space ``depth`` takes blocks from anywhere; this one has a strategy for each place and length of a
 run. Its traits say that units are blocks which drop out, so it is measured, trained, answered, applied and exported as
-``depth`` is. To install it as a plugin, put this file into a package and name it in the ``pyproject.toml``:
-
-    [project.entry-points.unicuco]
-    span = "span_space"
-
-Then ``unicuco plugins`` lists ``span``, and ``unicuco train MODEL --space span`` trains for it. As a script it trains a
-profile and prunes a quarter of the model: ``python examples/span_space.py MODEL OUTPUT [TEXT...]``.
+``depth`` is. ``pip install examples/span_space`` installs it as a plugin, by the entry point in its ``pyproject.toml``:
+then ``unicuco plugins`` lists ``span``, and ``unicuco train MODEL --space span`` trains for it. As a script it trains a
+profile and prunes a quarter of the model: ``python examples/span_space/span_space.py MODEL OUTPUT [TEXT...]``.
 """
 
 import sys
