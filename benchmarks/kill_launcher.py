@@ -198,6 +198,6 @@ def _announce(owner: Any, name: str, note: Callable[..., None], *, after: bool =
 
 def _forbid_exchange() -> None:
     """Have the file system know no exchange: renaming is what is left."""
-    from unicuco_plugin.models.checkpoints import staging  # noqa: PLC0415 - as above
+    from unicuco_plugin.models import staging  # noqa: PLC0415 - as above
 
     vars(staging)["exchange"] = lambda *_: False

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unicuco_plugin.models.checkpoints.staging import staged_folder
+from unicuco_plugin.models.staging import staged_folder
 from unicuco_plugin.ownership import list_files
 
 

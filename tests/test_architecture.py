@@ -45,7 +45,17 @@ ROOMS = [
 ]
 # Rooms within a room, in the same way; modules that lie beside them come where their names stand.
 INNER = {
-    "models": ["tensors", "blocks", "checkpoints", "parts", "loading", "reach", "exportable"],
+    "models": [
+        "output_folder",
+        "staging",
+        "tensors",
+        "blocks",
+        "checkpoints",
+        "parts",
+        "loading",
+        "reach",
+        "exportable",
+    ],
     "modifiers": [
         "toolkit",
         "recipes",

@@ -87,7 +87,7 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     _check_ways(fields, request)
     if verbose:
         os.environ.pop(QUIET, None)
-    from unicuco_plugin.models.checkpoints.output_folder import check_output
+    from unicuco_plugin.models.output_folder import check_output
     from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 
     model = fields["model"]

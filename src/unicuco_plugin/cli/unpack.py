@@ -25,8 +25,8 @@ def unpack(archive: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     from dataclasses import replace
 
     from unicuco_plugin.models.checkpoints.archive import unpack_archive
-    from unicuco_plugin.models.checkpoints.output_folder import check_output
-    from unicuco_plugin.models.checkpoints.staging import staged_folder
+    from unicuco_plugin.models.output_folder import check_output
+    from unicuco_plugin.models.staging import staged_folder
 
     check_output(output, overwrite=overwrite, inputs=[archive])
     with staged_folder(output, overwrite=overwrite) as stage:

@@ -11,7 +11,7 @@ from unicuco_plugin.files.lock import HeldError, take_lock
 from unicuco_plugin.files.names import check_plain_name
 from unicuco_plugin.levels.record import RECORD, LevelSettings, LevelsRecord, LinearEntry, read_record
 from unicuco_plugin.levels.store import check_file, predict_bytes
-from unicuco_plugin.models.checkpoints.output_folder import free_bytes
+from unicuco_plugin.models.output_folder import free_bytes
 from unicuco_plugin.texts.selfcalibration import own_cache
 
 __all__ = ["alone", "begin", "check_output", "check_room"]

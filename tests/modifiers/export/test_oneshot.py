@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 
 from unicuco_plugin import answering
 from unicuco_plugin.errors import CalibrationError, ExportError, ModelMismatchError, RecipeError, RequestError
+from unicuco_plugin.models import output_folder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
-from unicuco_plugin.models.checkpoints import output_folder
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.modifiers.export import oneshot
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe

@@ -1,1 +1,1 @@
-"""A checkpoint as files: its folder, its archive, and whether Transformers loads it as what is in memory."""
+"""A checkpoint as files: what is in it, its archive, and whether Transformers loads it as what is in memory."""

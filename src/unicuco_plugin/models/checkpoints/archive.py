@@ -17,8 +17,8 @@ from unicuco_plugin.errors import ArchiveError, ExportError
 from unicuco_plugin.files.draft import draft, remove_drafts
 from unicuco_plugin.files.received import open_regular
 from unicuco_plugin.models.checkpoints.archive_index import ArchivedFile, ArchiveIndex, build_index
-from unicuco_plugin.models.checkpoints.output_folder import check_room
 from unicuco_plugin.models.checkpoints.zero_coding import CHUNK, decode, encode
+from unicuco_plugin.models.output_folder import check_room
 
 __all__ = ["SUFFIX", "Packed", "pack_folder", "unpack_archive"]
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, m
 from transformers.utils import logging
 
 from unicuco_plugin.errors import ExportError, UnsupportedModelError
-from unicuco_plugin.models.checkpoints.staging import staged_folder
+from unicuco_plugin.models.staging import staged_folder
 
 __all__ = ["HUB_NAME", "SMOLLM2", "find_smollm2", "materialise_smollm2"]
 

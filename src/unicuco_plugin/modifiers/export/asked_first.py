@@ -9,9 +9,9 @@ from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import SparsityModifier
 from llmcompressor.modifiers.quantization import QuantizationMixin
 from torch import nn
 
-from unicuco_plugin.models.checkpoints.output_folder import check_output
 from unicuco_plugin.models.exportable import check_exportable, sketch_model
 from unicuco_plugin.models.loading import load_config
+from unicuco_plugin.models.output_folder import check_output
 from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.modifiers.carriers.structured import StructuredOptions, find_beside
 from unicuco_plugin.modifiers.recipe import is_text

@@ -18,9 +18,9 @@ from unicuco_plugin.errors import CalibrationError, UnicucoError
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.models.checkpoints.loadability import has_own_code
-from unicuco_plugin.models.checkpoints.staging import staged_folder
 from unicuco_plugin.models.loading import Tokenizer, load_model, load_tokenizer
 from unicuco_plugin.models.reach import Reach
+from unicuco_plugin.models.staging import staged_folder
 from unicuco_plugin.models.tensors.finite import check_weights
 from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.modifiers.carriers.achieved import Achieved

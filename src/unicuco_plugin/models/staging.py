@@ -11,7 +11,7 @@ from pathlib import Path
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.files.draft import read_umask, remove_drafts
 from unicuco_plugin.files.exchange import exchange
-from unicuco_plugin.models.checkpoints.output_folder import check_output, check_room, owned_names
+from unicuco_plugin.models.output_folder import check_output, check_room, owned_names
 from unicuco_plugin.ownership import MARKER, list_files, read_marker, remove_owned, write_marker
 
 __all__ = ["staged_folder"]

@@ -11,9 +11,9 @@ import pytest
 from staged import contents, export, fill, make_checkpoint
 
 from unicuco_plugin.errors import ExportError
-from unicuco_plugin.models.checkpoints import staging
-from unicuco_plugin.models.checkpoints.output_folder import check_output
-from unicuco_plugin.models.checkpoints.staging import staged_folder
+from unicuco_plugin.models import staging
+from unicuco_plugin.models.output_folder import check_output
+from unicuco_plugin.models.staging import staged_folder
 from unicuco_plugin.ownership import MARKER, read_marker, write_marker
 
 
@@ -31,7 +31,7 @@ def test_the_folder_appears_when_all_is_written(tmp_path):
 def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not(tmp_path):
     kill = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from unicuco_plugin.models.checkpoints.staging import staged_folder\n"
+        "from unicuco_plugin.models.staging import staged_folder\n"
         "with staged_folder(Path(sys.argv[1]), overwrite=False) as at:\n"
         "    (at / 'model.safetensors').write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -176,7 +176,7 @@ def test_a_kill_around_the_swap_leaves_a_checkpoint_in_its_place_or_the_next_run
 KILLED_SWAP = """
 import os, signal, sys
 from pathlib import Path
-from unicuco_plugin.models.checkpoints import staging
+from unicuco_plugin.models import staging
 output, where, swap = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 rename, one_step = Path.rename, staging.exchange
 def die():
@@ -217,7 +217,7 @@ def test_a_kill_in_the_middle_of_a_marker_hinders_no_later_run(number, tmp_path)
 KILLED_MARKER = """
 import os, signal, sys
 from pathlib import Path
-from unicuco_plugin.models.checkpoints.staging import staged_folder
+from unicuco_plugin.models.staging import staged_folder
 count = 0
 def killing(handle):
     global count

@@ -4,8 +4,8 @@ import pytest
 from staged import contents, export, fill, make_checkpoint
 
 from unicuco_plugin.errors import ExportError
-from unicuco_plugin.models.checkpoints.output_folder import check_output, check_room
-from unicuco_plugin.models.checkpoints.staging import staged_folder
+from unicuco_plugin.models.output_folder import check_output, check_room
+from unicuco_plugin.models.staging import staged_folder
 from unicuco_plugin.ownership import MARKER
 
 
