@@ -121,7 +121,7 @@ def test_halves_of_a_needed_block_may_go_one_by_one_and_not_together():
 @given(spaces(), SHARE, st.integers(0, 2**30))
 def test_a_ranking_keeps_what_is_needed_and_takes_no_block_too_many(space, share, seed):
     sizes, generator = space.unit_params, torch.Generator().manual_seed(seed)
-    ranking = DepthSpace(space.unit_names, sizes, space.needed)
+    ranking = DepthSpace(space.unit_names, sizes, needed=space.needed)
     scores = torch.randn(3, len(sizes), generator=generator, dtype=torch.float64)
     groups = space.needed or (range(len(sizes)),)
     most = 1 - sum(min(sizes[i] for i in group) for group in groups) / sum(sizes)

@@ -21,7 +21,7 @@ _SLACK = 1e-9
 
 def depth_space(decoder: Decoder) -> DepthSpace:
     """A model's blocks as a ranking removes them: its shortest run that reaches a share of their parameters."""
-    return DepthSpace(decoder.block_names, measure_sizes(decoder).block_params, needed_blocks(decoder))
+    return DepthSpace(decoder.block_names, measure_sizes(decoder).block_params, needed=needed_blocks(decoder))
 
 
 def blocks_to_drop(count: int, sparsity: float) -> int:

@@ -39,13 +39,13 @@ class DepthSpace:
 
     block_names: tuple[str, ...]
     block_params: tuple[int, ...]
-    needed: tuple[tuple[int, ...], ...] = ()
     name: str = "depth"
     smooth: bool = False
     stepped: bool = False
     physical: bool = True
     scales: tuple[int, ...] = ()
     bounds: tuple[tuple[float, float], ...] = ()
+    needed: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         check_count(len(self.block_names), "blocks")

@@ -130,18 +130,21 @@ class BlockRunner:
         for index, there in enumerate(self._calls.popitem()[1]):
             name, here = names[index], calls[index]
             same = _same((here.args, here.kwargs), (there.args, there.kwargs))
-            if not same and not self._indifferent(index, there, entered[index], left[index]):
+            if not same and not self._indifferent(index, there, here, entered[index], left[index]):
                 raise UnsupportedModelError(
                     f"{label}: {name} is given more than states and positions, which depends on the text or on other "
                     "blocks, so its blocks cannot be run one by one"
                 )
 
-    def _indifferent(self, index: int, call: _Call, states: Tensor, expected: Tensor) -> bool:
+    def _indifferent(self, index: int, call: _Call, given: _Call, states: Tensor, expected: Tensor) -> bool:
         """Whether a block that is called as on other tokens makes the same of its states: it reads nothing of them.
 
-        What blocks hand each other in a mapping (Gemma 4, whose later blocks may read an earlier one's keys) is new and
-        empty for every call.
+        That is asked of what blocks hand each other in a mapping (Gemma 4, whose later blocks may read an earlier one's
+        keys), which is new and empty for every call; a tensor may matter on longer text alone (which tokens DeepSeek's
+        sparse attention looks at).
         """
+        if not _same(*({k: v for k, v in one.kwargs.items() if not isinstance(v, Mapping)} for one in (call, given))):
+            return False
         kwargs = {
             name: copy.copy(value) if isinstance(value, Mapping) else value for name, value in call.kwargs.items()
         }

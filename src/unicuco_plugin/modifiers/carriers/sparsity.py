@@ -47,6 +47,7 @@ class SparsityHandler:
         if not strategy.traits.zeroes:
             raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {quoted(strategy.space)}")
         decoder = find_decoder(model)
+        self._blocks = decoder.blocks  # which may go, or be cut, meanwhile
         check_share(decoder, strategy.sparsity)
         self._model = model
         self._linears = decoder.all_linears()
@@ -123,7 +124,7 @@ class SparsityHandler:
             if self._plan.get(name) and name in self._check.counts  # a silenced sub-layer stays and was not pruned
         ]
         weights = sum(linear.weight.numel() for linear in left.values())
-        blocks = count_parameters(find_decoder(self._model).blocks)
+        blocks = count_parameters(self._blocks)
         self.achieved = Achieved(type(self._follower).__name__, weights, tuple(linears), blocks)
         logger.info(f"SparsityProfileModifier: {self.achieved.describe()}")
         lost = self.achieved.total("achieved") - self.achieved.total("exported")

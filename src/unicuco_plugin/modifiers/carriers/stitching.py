@@ -43,6 +43,7 @@ class StitchHandler:
             raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {quoted(strategy.space)}")
         self._model = model
         decoder = find_decoder(model)
+        self._blocks = decoder.blocks  # which may go, or be cut, meanwhile
         database = Levels.open(levels)
         database.check_model(strategy.model.fingerprint)
         database.verify()
@@ -93,7 +94,7 @@ class StitchHandler:
             for name, made in self._made.items()
         ]
         weights = sum(linear.weight.numel() for linear in self._linears.values() if id(linear) in names)
-        blocks = count_parameters(find_decoder(self._model).blocks)
+        blocks = count_parameters(self._blocks)
         self.achieved = Achieved(_ENGINE, weights, tuple(linears), blocks, self._database)
         logger.info(f"SparsityProfileModifier: {self.achieved.describe()}")
 
