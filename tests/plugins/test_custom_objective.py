@@ -1,9 +1,6 @@
 """The example plugin, registered and run as a script."""
 
-import importlib.util
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +13,6 @@ from unicuco_plugin.plugins.manager import list_plugins, make_objective, plugin_
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.depth import DepthSpace
 
-PATH = Path(__file__).resolve().parents[2] / "examples" / "custom_objective.py"
 WINDOWS = torch.randint(3, VOCABULARY, (15, 12), generator=torch.Generator().manual_seed(0))
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=8, epochs=0, steps=5, rerank=0, target="log"
@@ -24,15 +20,8 @@ TINY = Settings(
 
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.setenv("UNICUCO_DISABLE_PLUGINS", "1")
-    plugin_manager.cache_clear()
-    spec = importlib.util.spec_from_file_location("custom_objective", PATH)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "custom_objective", module)
-    spec.loader.exec_module(module)
-    yield module
-    plugin_manager.cache_clear()
+def example(load_example):
+    return load_example("custom_objective.py")
 
 
 def test_registered_it_is_listed_and_measures_the_worst_tenth(example):

@@ -1,6 +1,5 @@
 """The example space of a plugin: built, trained, answered, measured, applied and exported by its traits alone."""
 
-import importlib.util
 import os
 import random
 import subprocess
@@ -27,16 +26,10 @@ TINY = Settings(
 
 
 @pytest.fixture
-def example(monkeypatch):
-    monkeypatch.setenv("UNICUCO_DISABLE_PLUGINS", "1")
-    plugin_manager.cache_clear()
-    spec = importlib.util.spec_from_file_location("span_space", PATH)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "span_space", module)
-    spec.loader.exec_module(module)
+def example(load_example):
+    module = load_example("span_space/span_space.py")
     plugin_manager().register(module, name="span")
-    yield module
-    plugin_manager.cache_clear()
+    return module
 
 
 def span(count=6, needed=()):

@@ -1,11 +1,10 @@
 """Sets of units by their weight against brute force over all sets, of any sizes and with units that are needed."""
 
-import itertools
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from whole_sets import groups_of, sets_of
 
 from unicuco_plugin.errors import StrategyError
 from unicuco_plugin.spaces import subsets
@@ -18,28 +17,11 @@ SIZES = st.one_of(
 
 
 @st.composite
-def groups_of(draw, count):
-    """No group, one or two, none in both."""
-    of = draw(st.lists(st.sampled_from([None, 0, 1]), min_size=count, max_size=count))
-    found = [tuple(i for i, group in enumerate(of) if group == g) for g in (0, 1)]
-    return tuple(group for group in found if group)
-
-
-@st.composite
 def cases(draw):
     sizes = draw(SIZES)
     needed = draw(groups_of(len(sizes)))
     scores = draw(st.lists(st.floats(-5, 5), min_size=2 * len(sizes), max_size=2 * len(sizes)))
     return Subsets(sizes, needed), torch.tensor(scores, dtype=torch.float64).view(2, -1)
-
-
-def sets_of(found):
-    """Every set that removes something and leaves one of those that are needed."""
-    groups = found.needed or (range(len(found.sizes)),)
-    rows = itertools.product((0.0, 1.0), repeat=len(found.sizes))
-    return torch.tensor(
-        [x for x in rows if any(x) and not any(all(x[i] for i in g) for g in groups)], dtype=torch.float64
-    )
 
 
 def weights(found, x):
@@ -49,7 +31,7 @@ def weights(found, x):
 @given(cases())
 def test_totals_are_those_of_all_sets(case):
     found, _ = case
-    rows = sets_of(found)
+    rows = sets_of(len(found.sizes), found.needed)
     expected = sorted(set(weights(found, rows).tolist())) if len(rows) else []
     assert found.totals.tolist() == expected
 
@@ -61,7 +43,7 @@ def test_the_best_set_of_a_total_has_the_largest_sum_of_scores(case, data):
         return
     total = data.draw(st.sampled_from(found.totals.tolist()))
     x = found.best(scores, total)
-    rows = sets_of(found)
+    rows = sets_of(len(found.sizes), found.needed)
     rows = rows[weights(found, rows) == total]
     assert {tuple(row) for row in x.tolist()} <= {tuple(row) for row in rows.tolist()}
     torch.testing.assert_close((x * scores).sum(-1), (rows @ scores.T).max(0).values)
@@ -72,7 +54,7 @@ def test_random_sets_reach_every_set_of_a_total_and_each_composition_alike(neede
     found = Subsets((1, 1, 2, 2, 3, 4), needed)
     for total in found.totals.tolist():
         x = found.random(600, total, torch.Generator().manual_seed(0))
-        rows = sets_of(found)
+        rows = sets_of(len(found.sizes), found.needed)
         rows = rows[weights(found, rows) == total]
         assert {tuple(row) for row in x.tolist()} == {tuple(row) for row in rows.tolist()}
         compositions = [

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from whole_sets import groups_of, sets_of
 
 from unicuco_plugin.errors import RequestError, StrategyError
 from unicuco_plugin.spaces.depth import DepthSpace, UnevenBlocks, make_depth
@@ -24,36 +25,20 @@ HALVES = SublayerSpace(
 
 
 @st.composite
-def groups_of(draw, count):
-    """No group, one or two, none in both."""
-    of = draw(st.lists(st.sampled_from([None, 0, 1]), min_size=count, max_size=count))
-    found = [tuple(i for i, group in enumerate(of) if group == g) for g in (0, 1)]
-    return tuple(group for group in found if group)
-
-
-@st.composite
 def spaces(draw):
     sizes = draw(SIZES)
     needed = draw(groups_of(len(sizes)))
     return UnevenBlocks(tuple(f"model.layers.{i}" for i in range(len(sizes))), sizes, needed)
 
 
-def sets_of(space):
-    groups = space.needed or (range(len(space.units)),)
-    rows = itertools.product((0.0, 1.0), repeat=len(space.units))
-    return torch.tensor(
-        [x for x in rows if any(x) and not any(all(x[i] for i in g) for g in groups)], dtype=torch.float64
-    )
-
-
 def allowed(space, x):
-    known = {tuple(row) for row in sets_of(space).tolist()}
+    known = {tuple(row) for row in sets_of(len(space.units), space.needed).tolist()}
     return all(tuple(row) in known for row in x.flatten(0, -2).tolist())
 
 
 def least(space, share):
     """The fewest parameters of any set that reach a share; None where none does."""
-    totals = (sets_of(space) @ space.params).tolist()
+    totals = (sets_of(len(space.units), space.needed) @ space.params).tolist()
     return min((total for total in totals if total >= share * space.params.sum().item() - 1e-9), default=None)
 
 
@@ -86,7 +71,7 @@ def test_first_strategies_random_sets_and_moves_are_allowed_and_moves_keep_the_b
 
 @given(spaces())
 def test_swaps_of_equal_blocks_are_all_there_is_one_exchange_away(space):
-    for x in sets_of(space)[::3]:
+    for x in sets_of(len(space.units), space.needed)[::3]:
         found = {space.key(row) for row in space.neighbours(x[None])[0]} - {space.key(x)}
         n = space.unit_params
         swaps = set()
@@ -106,7 +91,7 @@ def test_relaxed_strategies_are_allowed(space, seed):
 
 @given(spaces())
 def test_every_strategy_is_the_projection_of_its_own_scores(space):
-    rows = sets_of(space)
+    rows = sets_of(len(space.units), space.needed)
     for x in rows[::5]:
         assert torch.equal(space.project(space.scores(x[None]), space.sparsity(x[None]).item())[0], x)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
 from unicuco_plugin.models.blocks.experts import find_fused, fuse_experts, fused_tensors
+from unicuco_plugin.models.tensors.storage import kept_device, settle
 
 __all__ = ["as_linears", "split_experts"]
 
@@ -62,9 +63,7 @@ def split_experts(model: Any) -> None:  # noqa: ANN401 - a Transformers model
 
 
 def _split(name: str, fused: Any) -> nn.Module:  # noqa: ANN401 - Transformers' classes are untyped
-    from compressed_tensors.offload import get_cache_init_kwargs, offload_module  # noqa: PLC0415 - slow to import
-    from compressed_tensors.offload.cache import OffloadCache  # noqa: PLC0415
-    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D  # noqa: PLC0415
+    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D  # noqa: PLC0415 - slow to import
 
     try:
         kind: Any = LinearExperts2D.get_linear_experts_cls(type(fused))
@@ -81,11 +80,9 @@ def _split(name: str, fused: Any) -> nn.Module:  # noqa: ANN401 - Transformers' 
         split.act_fn = fused.act_fn
     split._source_experts_cls, split._source_config = type(fused), fused.config
     split.train(fused.training)
-    if isinstance(fused._parameters, OffloadCache):
-        for module in split.modules():
-            offload_module(module, **get_cache_init_kwargs(fused))
-    else:
-        split.to(fused.down_proj.device)
+    split.to(kept_device(fused, "down_proj"))
+    for module in split.modules():
+        settle(module, fused)
     return split
 
 

@@ -71,8 +71,8 @@ class Stitcher:
             dense = self._dense[name]
             decode = partial(self._decode, name)
             weight = realise(self._levels.linear(name), dense, count, decode) if count else dense
+            self._counts[name] = count  # first, so that whatever breaks in here is put back
             exchange_data(self._linears[name], "weight", weight)
-            self._counts[name] = count
         return tuple(changed)
 
     def restore(self) -> None:

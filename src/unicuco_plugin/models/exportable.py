@@ -21,7 +21,7 @@ from unicuco_plugin.models.parts.structured import apply_parts
 from unicuco_plugin.models.parts.zeroing import check_any_room
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
-__all__ = ["check_exportable", "sketch_model"]
+__all__ = ["check_exportable"]
 
 
 def check_exportable(
@@ -55,7 +55,7 @@ def check_exportable(
     Raises:
         UnsupportedModelError: With the reason, whose rule it is, and what can be done.
     """
-    sketch = partial(sketch_model, config, kind, trust_remote_code=trust_remote_code)
+    sketch = partial(_sketch_model, config, kind, trust_remote_code=trust_remote_code)
     model = sketch()
     _check_names(model)
     decoder = find_decoder(model)
@@ -73,7 +73,7 @@ def check_exportable(
     return decoder
 
 
-def sketch_model(
+def _sketch_model(
     config: PreTrainedConfig, kind: type[PreTrainedModel] | None = None, *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """Build a model without weights from a configuration, which is not changed.

@@ -15,7 +15,16 @@ from transformers.core_model_loading import revert_weight_conversion
 from unicuco_plugin.errors import clip
 from unicuco_plugin.models.tensors.storage import kept_tensors
 
-__all__ = ["build_sketch", "disk_state", "find_unfit", "has_own_code", "is_passed_over", "list_unfit", "quiet_loading"]
+__all__ = [
+    "build_sketch",
+    "disk_state",
+    "find_unfit",
+    "has_own_code",
+    "is_compact",
+    "is_passed_over",
+    "list_unfit",
+    "quiet_loading",
+]
 
 # How many tensors a message names, and the characters of each.
 _NAMED = 3
@@ -85,6 +94,11 @@ def list_unfit(report: Mapping[str, Any]) -> list[str]:
 def has_own_code(model: PreTrainedModel) -> bool:
     """Whether a model's class came with its checkpoint and was run by ``trust_remote_code``."""
     return type(model).__module__.partition(".")[0] == "transformers_modules"
+
+
+def is_compact(model: PreTrainedModel) -> bool:
+    """Whether a model's class builds blocks in sizes of their own, and writes its code beside a checkpoint."""
+    return hasattr(model, "write_code")
 
 
 def is_passed_over(model: PreTrainedModel, name: str) -> bool:

@@ -12,7 +12,13 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Gene
 
 from unicuco_plugin.errors import ExportError, clip
 from unicuco_plugin.models.checkpoints.checkpoint import read_tensors
-from unicuco_plugin.models.checkpoints.loadability import find_unfit, has_own_code, list_unfit, quiet_loading
+from unicuco_plugin.models.checkpoints.loadability import (
+    find_unfit,
+    has_own_code,
+    is_compact,
+    list_unfit,
+    quiet_loading,
+)
 from unicuco_plugin.models.tensors.storage import compute_device, read_all
 
 __all__ = ["check_loading", "check_verdict"]
@@ -86,7 +92,7 @@ def check_verdict(folder: Path, model: PreTrainedModel) -> str:
 
 def _loads_itself(model: PreTrainedModel) -> bool:
     """Whether the class in memory loads the checkpoint, rather than the one that its configuration names."""
-    return has_own_code(model) or hasattr(model, "write_code")
+    return has_own_code(model) or is_compact(model)
 
 
 def _refuse(unfit: list[str]) -> None:

@@ -25,7 +25,6 @@ __all__ = [
     "RemovedMLP",
     "auto_map",
     "compact_class",
-    "is_compact",
     "resize_attention",
     "resize_mlp",
 ]
@@ -115,11 +114,6 @@ def compact_class(base: Any) -> Any:  # noqa: ANN401 - a class made here has no 
     name = f"Compact{base.__name__}"
     Compact.__name__ = Compact.__qualname__ = name
     return Compact
-
-
-def is_compact(model: nn.Module) -> bool:
-    """Whether a model is of a class that :func:`compact_class` made."""
-    return hasattr(model, "write_code")
 
 
 def auto_map(kind: type) -> dict[str, str]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from compressed_tensors.offload.cache import DiskCache
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
@@ -30,7 +29,14 @@ from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks
 from unicuco_plugin.models.parts.plain_sizes import SIZE_FIELDS, plain_fields, set_fields
 from unicuco_plugin.models.tensors.linears import Linears
 from unicuco_plugin.models.tensors.snapshot import Snapshot
-from unicuco_plugin.models.tensors.storage import kept_tensors, materialise, read_kept, settle, write_tensor
+from unicuco_plugin.models.tensors.storage import (
+    kept_device,
+    kept_tensors,
+    materialise,
+    read_kept,
+    settle,
+    write_tensor,
+)
 
 __all__ = ["check_shrinkable", "close_shape", "gone_blocks", "has_compact_names", "slice_modules"]
 
@@ -183,9 +189,8 @@ def _put_removed(decoder: Decoder, name: str, bias: Tensor | None) -> None:
     if removed.bias is not None and bias is not None:
         removed.bias.copy_(bias)
     with kept_tensors():
-        weight = embedding.get_parameter("weight")
-    where = "cpu" if isinstance(embedding._parameters, DiskCache) else weight.device
-    setattr(block, child, settle(removed.to(where, weight.dtype).train(old.training), embedding))
+        dtype = embedding.get_parameter("weight").dtype
+    setattr(block, child, settle(removed.to(kept_device(embedding), dtype).train(old.training), embedding))
 
 
 def _layer_sizes(decoder: Decoder, block: str, parts: KeptParts) -> dict[str, Any]:

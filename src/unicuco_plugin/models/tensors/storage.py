@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from compressed_tensors.offload import (
     disable_onloading,
+    get_cache_init_kwargs,
     get_execution_device,
     offload_module,
     update_offload_parameter,
@@ -23,6 +24,7 @@ __all__ = [
     "count_parameters",
     "exchange_data",
     "exchanged",
+    "kept_device",
     "kept_tensors",
     "materialise",
     "read_all",
@@ -123,6 +125,14 @@ def exchanged(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]
         vars(module)["_parameters"] = own
 
 
+def kept_device(module: nn.Module, name: str = "weight") -> torch.device:
+    """Where a tensor that takes the place of a parameter is to be made; beside what is kept on disk, the CPU."""
+    if isinstance(module._parameters, DiskCache):
+        return torch.device("cpu")
+    with kept_tensors():
+        return module.get_parameter(name).device
+
+
 def materialise(module: nn.Module, like: nn.Module) -> nn.Module:
     """Give a new module that was made in the image of one on disk memory for its tensors; others have theirs.
 
@@ -140,14 +150,12 @@ def settle(module: nn.Module, like: nn.Module) -> nn.Module:
     """Keep a new module's tensors where another's are kept, so that the toolkit finds both in one way.
 
     Args:
-        module: Not offloaded yet.
+        module: If it is offloaded already (shared with ``like``), it stays where it is.
         like: Whose place it takes.
 
     Returns:
         ``module``.
     """
-    cache = like._parameters
-    if isinstance(cache, OffloadCache):
-        folder = {"offload_dir": cache.offload_dir} if isinstance(cache, DiskCache) else {}
-        offload_module(module, cache.onload_device, cache.offload_device, **folder)
+    if isinstance(like._parameters, OffloadCache) and not isinstance(module._parameters, OffloadCache):
+        offload_module(module, **get_cache_init_kwargs(like))
     return module

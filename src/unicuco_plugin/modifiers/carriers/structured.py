@@ -13,7 +13,7 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.models.blocks.bypass import bypass_blocks
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
-from unicuco_plugin.models.parts.compact import is_compact
+from unicuco_plugin.models.checkpoints.loadability import is_compact
 from unicuco_plugin.models.parts.cuts import check_cuts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts

@@ -6,10 +6,9 @@ from typing import Any
 
 from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_base import SparsityModifierBase
-from llmcompressor.modifiers.quantization import QuantizationMixin
 from torch import nn
 
-from unicuco_plugin.models.exportable import check_exportable, sketch_model
+from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import load_config
 from unicuco_plugin.models.output_folder import check_output
 from unicuco_plugin.models.tensors.storage import kept_tensors
@@ -74,8 +73,7 @@ def ask_first(
         for strategy in strategies:
             if strategy.space == space and strategy.traits.whole:
                 removed_parts(decoder, strategy)
-    if any(isinstance(modifier, QuantizationMixin) for modifier in modifiers):
-        check_quantised_experts(sketch_model(config, **options), modifiers)
+    check_quantised_experts(decoder.model, modifiers)
 
 
 def _shares(modifier: SparsityProfileModifier) -> Iterator[float]:
