@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from unicuco_plugin.peers.peer import Peer, PeerRequest, PeerResult
     from unicuco_plugin.plugins.hookspecs import hookimpl
     from unicuco_plugin.plugins.manager import plugin_manager
+    from unicuco_plugin.progress import Progress
     from unicuco_plugin.pruning import apply_strategy
     from unicuco_plugin.request import Request
     from unicuco_plugin.scores.ranking import Ranking
-    from unicuco_plugin.search.progress import Progress
     from unicuco_plugin.search.settings import PRESETS, Settings
     from unicuco_plugin.spaces.space import Space
     from unicuco_plugin.strategy import Strategy
@@ -93,7 +93,7 @@ _HOMES = {
     "PeerRequest": "peers.peer",
     "PeerResult": "peers.peer",
     "Profile": "answering",
-    "Progress": "search.progress",
+    "Progress": "progress",
     "Ranking": "scores.ranking",
     "ReportingObjective": "objectives.objective",
     "Request": "request",

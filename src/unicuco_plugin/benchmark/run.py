@@ -23,8 +23,9 @@ from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model
 from unicuco_plugin.objectives.units import UnitsEvaluator
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.training import Shared, Units, train_profile
@@ -33,11 +34,14 @@ from unicuco_plugin.traits import traits_of
 __all__ = ["JOURNAL", "run_benchmark"]
 
 JOURNAL = "benchmark.sqlite"
-Progress = Callable[[PeerProgress], None]
 
 
 def run_benchmark(
-    plan: BenchmarkPlan, output: Path, progress: Progress = lambda _: None, *, trust_remote_code: bool = False
+    plan: BenchmarkPlan,
+    output: Path,
+    progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Run every cell that the journal in ``output`` does not hold yet.
 
@@ -61,7 +65,7 @@ def run_benchmark(
     check_exportable(load_config(plan.model, **code), plan.space, **code)
     texts = Texts(plan, **code)
     output.mkdir(parents=True, exist_ok=True)
-    progress(PeerProgress("loading the model", 0, 1))
+    progress(Progress("loading the model", 0, 1))
     decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device, **code))
     if traits_of(plan.space).zeroes:
         split_experts(decoder.model)
@@ -91,7 +95,7 @@ class _Run:
     texts: Texts
     decoder: Decoder
     journal: Journal
-    progress: Progress
+    progress: Callable[[Progress], None]
     trust_remote_code: bool
     stage: str = ""
     done: int = 0
@@ -284,7 +288,7 @@ class _Run:
 
     def _tell(self, detail: str, tokens: int = 0) -> None:
         stage = f"{self.stage}: {detail}" if detail else self.stage
-        self.progress(PeerProgress(stage, self.done, self.total, tokens))
+        self.progress(Progress(stage, self.done, self.total, tokens))
 
 
 def _extrapolated(found: PeerResult) -> dict[str, Any]:

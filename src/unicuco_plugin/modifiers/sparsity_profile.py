@@ -25,7 +25,7 @@ from unicuco_plugin.modifiers.sources.limit_check import check_shape
 from unicuco_plugin.modifiers.sources.ways import check_ways, known_parts, plain_way, trace_source
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
-from unicuco_plugin.peers.peer import PeerProgress
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import cutting
@@ -99,7 +99,7 @@ class SparsityProfileModifier(Modifier):
 
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
     _checked: bool = PrivateAttr(default=False)
-    _progress: Callable[[PeerProgress], None] = PrivateAttr(default_factory=lambda: lambda _: None)
+    _progress: Callable[[Progress], None] = PrivateAttr(default_factory=lambda: lambda _: None)
     _handlers: list[SpaceHandler] = PrivateAttr(default_factory=list)
 
     def __init__(self, **fields: Any) -> None:  # noqa: ANN401 - validated right here
@@ -140,7 +140,7 @@ class SparsityProfileModifier(Modifier):
             return self._options.needs_text(self.resolve(), known=bool(self._sources))
         return self.late.needs_text or (cutting(self.late.spaces) and self._options.kept_parts is None)
 
-    def watch(self, progress: Callable[[PeerProgress], None]) -> None:
+    def watch(self, progress: Callable[[Progress], None]) -> None:
         """Let a function be called as a peer gets on."""
         self._progress = progress
 

@@ -26,8 +26,8 @@ from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.plugins.manager import make_objective, make_scalarization
 from unicuco_plugin.profile import RECORD, is_profile, write_profile
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.scores.ranked_parts import RankedParts
-from unicuco_plugin.search.progress import Progress
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
 from unicuco_plugin.strategy import ModelReference

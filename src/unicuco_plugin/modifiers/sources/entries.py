@@ -12,16 +12,17 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.peers.evopress_files import STEP, drops_to_units, levels_to_units, read_either
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, Setting
+from unicuco_plugin.peers.peer import PeerRequest, Setting
 from unicuco_plugin.peers.strategies import make_strategy, removed_share
 from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import traits_of, zeroing
 
 __all__ = ["EvoPressEntry", "LateEntry", "PeerEntry", "ProfileEntry"]
 
-Progress = Callable[[PeerProgress], None]
+Tell = Callable[[Progress], None]
 
 
 class LateEntry(Protocol):
@@ -37,7 +38,7 @@ class LateEntry(Protocol):
         """Whether it reads calibration windows."""
         ...
 
-    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Progress) -> Strategy:
+    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Tell) -> Strategy:
         """Find the strategy for a model, which is dense and stays so."""
         ...
 
@@ -133,7 +134,7 @@ class PeerEntry(_Entry):
         """Whether the peer takes windows."""
         return "windows" in make_peer(self.name).takes
 
-    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Progress) -> Strategy:
+    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Tell) -> Strategy:
         """Let the peer work.
 
         Raises:
@@ -214,7 +215,7 @@ class EvoPressEntry(_Entry):
         """No: everything is in the file."""
         return False
 
-    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Progress) -> Strategy:
+    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Tell) -> Strategy:
         """Read the file for a model.
 
         Raises:
