@@ -17,6 +17,7 @@ ROOMS = [
     "files",
     "signed",
     "ownership",
+    "progress",
     "request",
     "traits",
     "strategy",

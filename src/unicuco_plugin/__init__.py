@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.checkpoints.demo import find_smollm2
     from unicuco_plugin.models.loading import load, load_tokenizer
-    from unicuco_plugin.modifiers.export.oneshot import Export, prune
+    from unicuco_plugin.modifiers.export.oneshot import prune
+    from unicuco_plugin.modifiers.export.result import Export
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
     from unicuco_plugin.objectives.divergence import DivergenceObjective
     from unicuco_plugin.objectives.objective import Evaluation, Objective, ObjectiveRequest, ReportingObjective
@@ -83,7 +84,7 @@ __all__ = [
 _HOMES = {
     "DivergenceObjective": "objectives.divergence",
     "Evaluation": "objectives.objective",
-    "Export": "modifiers.export.oneshot",
+    "Export": "modifiers.export.result",
     "LevelSettings": "levels.record",
     "Levels": "levels.store",
     "Objective": "objectives.objective",

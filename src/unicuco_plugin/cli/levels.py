@@ -6,14 +6,8 @@ from typing import Any
 
 import click
 
-from unicuco_plugin.cli.options import (
-    ManyFilesCommand,
-    calibration_option,
-    debug_option,
-    json_option,
-    model_options,
-    window_options,
-)
+from unicuco_plugin.cli.command import ManyFilesCommand
+from unicuco_plugin.cli.options import calibration_option, debug_option, json_option, model_options, window_options
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.files.json_text import json_text

@@ -60,7 +60,7 @@ def test_a_checkpoint_names_its_database_and_says_when_the_divergence_is_of_anot
         done = prune_with_recipe(checkpoint("llama"), [modifier], tmp_path / levels)
         assert json.loads((done.path / "sparsity.json").read_text())["levels"] == identity
         assert ("another level database" in (done.path / "README.md").read_text()) is not measured
-        assert (done.caveat == "") is measured
+        assert (done.divergence_note == "") is measured
 
 
 def test_logits_are_those_of_a_model_stitched_by_hand(checkpoint, database, tmp_path):

@@ -15,7 +15,7 @@ from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.modifiers.carriers.structured import StructuredOptions, find_beside
 from unicuco_plugin.modifiers.recipe import is_text
 from unicuco_plugin.modifiers.recipes.quantised_experts import check_quantised_experts
-from unicuco_plugin.modifiers.sources.ways import find_inputs, largest_share
+from unicuco_plugin.modifiers.sources.source_fields import find_inputs, largest_share
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.pruning import check_config, removed_parts
 from unicuco_plugin.traits import cutting, zeroing

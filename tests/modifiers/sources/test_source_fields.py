@@ -2,8 +2,8 @@
 
 import pytest
 
-from unicuco_plugin.modifiers.sources.entries import ProfileEntry
-from unicuco_plugin.modifiers.sources.ways import find_inputs, largest_share
+from unicuco_plugin.modifiers.sources.source import ProfileSource
+from unicuco_plugin.modifiers.sources.source_fields import find_inputs, largest_share
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
 PACKAGED = "smollm2-135m-instruct-depth"
@@ -25,7 +25,7 @@ def test_every_file_that_is_read_is_named(drops):
         "p", "l", "k",
     ]  # fmt: skip
     assert find_inputs(fields(strategy=["a.json", "b.json"])) == ["a.json", "b.json"]
-    assert find_inputs(fields(profiles=[ProfileEntry(profile="p", request={"sparsity": 0.5})])) == ["p"]
+    assert find_inputs(fields(profiles=[ProfileSource(profile="p", request={"sparsity": 0.5})])) == ["p"]
     peer = {"name": "evopress", "space": "sparsity", "levels": "l", "journal": "j"}
     assert find_inputs(fields(peer=peer, request={"sparsity": 0.5})) == ["l", "j"]
 

@@ -20,12 +20,12 @@ from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import traits_of, zeroing
 
-__all__ = ["EvoPressEntry", "LateEntry", "PeerEntry", "ProfileEntry"]
+__all__ = ["EvoPressSource", "LateSource", "PeerSource", "ProfileSource"]
 
 Tell = Callable[[Progress], None]
 
 
-class LateEntry(Protocol):
+class LateSource(Protocol):
     """A source whose strategy can only be told once the model is there."""
 
     @property
@@ -52,7 +52,7 @@ class _Entry(BaseModel):
         return str(value) if isinstance(value, Path) else value
 
 
-class ProfileEntry(_Entry):
+class ProfileSource(_Entry):
     """One profile of several, with the request it answers."""
 
     profile: str
@@ -76,7 +76,7 @@ class ProfileEntry(_Entry):
         return load_profile(self.profile).answer(Request.of(**self.request))
 
 
-class PeerEntry(_Entry):
+class PeerSource(_Entry):
     """A method of others' that answers instead of a profile; its name alone where it takes no more.
 
     Attributes:
@@ -106,7 +106,7 @@ class PeerEntry(_Entry):
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _check_peer(self) -> "PeerEntry":
+    def _check_peer(self) -> "PeerSource":
         peer = make_peer(self.name)
         if self.space is not None and self.space not in peer.spaces:
             raise ValueError(f"space must be one of {', '.join(peer.spaces)} for {self.name}, got {quoted(self.space)}")
@@ -173,7 +173,7 @@ class PeerEntry(_Entry):
         )
 
 
-class EvoPressEntry(_Entry):
+class EvoPressSource(_Entry):
     """A file that EvoPress wrote: which sub-layers go, or the level of every linear.
 
     Attributes:
@@ -192,7 +192,7 @@ class EvoPressEntry(_Entry):
         return {"file": str(value)} if isinstance(value, str | Path) else value
 
     @model_validator(mode="after")
-    def _check_kind(self) -> "EvoPressEntry":
+    def _check_kind(self) -> "EvoPressSource":
         sparse = isinstance(read_either(Path(self.file)), dict)
         if sparse and self.sparsity is None:
             raise ValueError(f"{self.file} is a file of levels, which does not tell its mean: give sparsity, got none")
