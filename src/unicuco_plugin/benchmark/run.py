@@ -34,14 +34,11 @@ from unicuco_plugin.traits import traits_of
 __all__ = ["JOURNAL", "run_benchmark"]
 
 JOURNAL = "benchmark.sqlite"
+Tell = Callable[[Progress], None]
 
 
 def run_benchmark(
-    plan: BenchmarkPlan,
-    output: Path,
-    progress: Callable[[Progress], None] = lambda _: None,
-    *,
-    trust_remote_code: bool = False,
+    plan: BenchmarkPlan, output: Path, progress: Tell = lambda _: None, *, trust_remote_code: bool = False
 ) -> dict[str, Any]:
     """Run every cell that the journal in ``output`` does not hold yet.
 
@@ -95,7 +92,7 @@ class _Run:
     texts: Texts
     decoder: Decoder
     journal: Journal
-    progress: Callable[[Progress], None]
+    progress: Tell
     trust_remote_code: bool
     stage: str = ""
     done: int = 0
