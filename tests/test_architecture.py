@@ -49,6 +49,7 @@ INNER = {
         "output_folder",
         "staging",
         "tensors",
+        "families",
         "blocks",
         "checkpoints",
         "parts",
