@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from unicuco_plugin.errors import StrategyError, UnsupportedModelError
-from unicuco_plugin.models.blocks.experts import find_routers
+from unicuco_plugin.models.blocks.mixtures import find_routers
 from unicuco_plugin.models.blocks.support import check_config, check_model
 from unicuco_plugin.models.families.family import HALVES, Family, Kind
 from unicuco_plugin.models.families.known import family_of
@@ -82,7 +82,7 @@ class Decoder:
         """Every linear layer of one block by its full module name, in the order of ``named_modules``.
 
         Experts that a family fuses into one tensor are not linears and not listed; routers and gates of experts are
-        left alone (:func:`.experts.find_routers`).
+        left alone (:func:`.mixtures.find_routers`).
 
         Args:
             index: The block, in [0, blocks).

@@ -53,10 +53,10 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
             raise UnsupportedModelError(
                 f"{label}: {field} = {quoted(value)} ties its blocks together; none can be dropped"
             )
-    # DeepSeek's own code makes every n-th block sparse; a dropped block would shift that count.
-    frequency = vars(text).get("moe_layer_freq", 1)
-    if isinstance(frequency, int) and frequency != 1:
-        raise UnsupportedModelError(f"{label}: moe_layer_freq must be 1 for blocks to be dropped, got {frequency}")
+    for field in family.frequencies:
+        frequency = vars(text).get(field, 1)
+        if isinstance(frequency, int) and frequency != 1:
+            raise UnsupportedModelError(f"{label}: {field} must be 1 for blocks to be dropped, got {frequency}")
 
 
 def _is_encoder(config: PreTrainedConfig) -> bool:

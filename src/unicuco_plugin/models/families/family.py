@@ -64,6 +64,9 @@ class Family:
         longer: Those with an entry for each block that may have more of them.
         rules: How other fields follow when blocks go.
         ties: Fields that tie a block to its place or to other blocks -> the values under which they do not.
+        frequencies: Fields ``n`` that make every n-th block sparse by its place when the model is built; dropped blocks
+            would shift that.
+        heads: The field that counts query heads.
         drafts: Fields that count draft heads, whose sizes follow the dense model's.
         senses: Parts of a configuration that read something else than text.
         positions: The field that says after how many positions the model ends, where these are no embedding.
@@ -114,6 +117,8 @@ class Family:
             "per_layer_config": (None, {}),
         }
     )
+    frequencies: tuple[str, ...] = ("moe_layer_freq",)  # DeepSeek's own code
+    heads: str = "num_attention_heads"
     # llm-compressor copies the tensors of multi-token prediction where there are any.
     drafts: frozenset[str] = frozenset({"mtp_num_hidden_layers", "num_mtp_layers", "num_nextn_predict_layers"})
     senses: frozenset[str] = frozenset({"vision_config", "audio_config", "audio_encoder_config"})

@@ -35,9 +35,9 @@ def plain_fields(config: PreTrainedConfig, layers: Sequence[Mapping[str, Any]]) 
     fields: dict[str, Any] = {}
     dense = getattr(config, family.attention.size)
     if groups != dense:
-        heads = config.num_attention_heads
+        heads = getattr(config, family.heads)
         fields["head_dim"] = getattr(config, "head_dim", None) or config.hidden_size // heads
-        fields |= {"num_attention_heads": heads // dense * groups, family.attention.size: groups}
+        fields |= {family.heads: heads // dense * groups, family.attention.size: groups}
     if neurons != getattr(config, family.mlp.size):
         fields[family.mlp.size] = neurons
     for kind in sorted({kind for layer in layers for kind in layer.get("output_bias", ())}):
