@@ -9,8 +9,10 @@ from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.files.draft import is_draft, remove_drafts
 from unicuco_plugin.files.lock import HeldError, take_lock
 from unicuco_plugin.files.names import check_plain_name
-from unicuco_plugin.levels.record import RECORD, LevelSettings, LevelsRecord, LinearEntry, read_record
-from unicuco_plugin.levels.store import check_file, predict_bytes
+from unicuco_plugin.levels.linear import check_file
+from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record
+from unicuco_plugin.levels.settings import LevelSettings
+from unicuco_plugin.levels.store import predict_bytes
 from unicuco_plugin.models.output_folder import free_bytes
 from unicuco_plugin.texts.selfcalibration import own_cache
 

@@ -116,9 +116,8 @@ class BlockRunner:
         keys), which is new and empty for every call; a tensor may matter on longer text alone (which tokens DeepSeek's
         sparse attention looks at).
         """
-        if not same_numbers(
-            *({k: v for k, v in one.kwargs.items() if not isinstance(v, Mapping)} for one in (call, given))
-        ):
+        plain = ({k: v for k, v in one.kwargs.items() if not isinstance(v, Mapping)} for one in (call, given))
+        if not same_numbers(*plain):
             return False
         kwargs = {
             name: copy.copy(value) if isinstance(value, Mapping) else value for name, value in call.kwargs.items()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from unicuco_plugin.errors import ExportError, clip
-from unicuco_plugin.levels.store import SAME_WIDTH
+from unicuco_plugin.levels.linear import SAME_WIDTH
 from unicuco_plugin.models.tensors.linears import FEW
 
 __all__ = ["PlanCheck", "PlannedLinear", "count_zeros"]
