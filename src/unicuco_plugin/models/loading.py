@@ -14,7 +14,7 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from unicuco_plugin.errors import UnsupportedModelError, quoted
+from unicuco_plugin.errors import UnsupportedModelError, listed, quoted
 from unicuco_plugin.models.blocks.support import check_config
 from unicuco_plugin.models.checkpoints.demo import materialise_smollm2
 from unicuco_plugin.models.checkpoints.source import locate, one_line
@@ -31,9 +31,6 @@ __all__ = [
     "load_tokenizer",
     "materialise_smollm2",
 ]
-
-# How many tensor names a message lists.
-_NAMED = 3
 
 
 def display_name(name_or_path: str | Path) -> str:
@@ -169,8 +166,8 @@ def _load(
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     missing = sorted(report["missing_keys"])
     if missing:
-        listed = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
-        raise UnsupportedModelError(f"{name_or_path}: {len(missing)} tensors are missing from its weights: {listed}")
+        told = listed(missing)
+        raise UnsupportedModelError(f"{name_or_path}: {len(missing)} tensors are missing from its weights: {told}")
     model = model.to(device).eval()
     check_weights(model, str(name_or_path))
     return model

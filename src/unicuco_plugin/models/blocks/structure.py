@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from unicuco_plugin.errors import UnsupportedModelError, clip, quoted
+from unicuco_plugin.errors import UnsupportedModelError, clip, listed, quoted
 from unicuco_plugin.models.blocks.experts import fused_shapes
 from unicuco_plugin.models.families.known import family_of
 
@@ -18,8 +18,6 @@ __all__ = ["check_structure"]
 _SCALARS = (bool, int, float, str, type(None))
 # State of use, not of structure; a family may have more.
 _STATE = frozenset({"training", "gradient_checkpointing"})
-# How many differences a message names; the first ones say enough.
-_NAMED = 3
 
 
 def check_structure(model: PreTrainedModel) -> None:
@@ -49,9 +47,8 @@ def check_structure(model: PreTrainedModel) -> None:
     states = _STATE | family_of(config).states
     differences = [*_tensor_differences(model, fresh), *_attribute_differences(model, fresh, states)]
     if differences:
-        more = len(differences) - _NAMED
-        listed = "; ".join(differences[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
-        raise UnsupportedModelError(f"{label}: its configuration builds another model: {listed}")
+        told = listed(differences, between="; ", rest="; and {} more")
+        raise UnsupportedModelError(f"{label}: its configuration builds another model: {told}")
 
 
 def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Iterator[str]:

@@ -8,7 +8,7 @@ from llmcompressor.modifiers import Modifier
 from loguru import logger
 from torch import nn
 
-from unicuco_plugin.errors import RecipeError, StrategyError, quoted
+from unicuco_plugin.errors import RecipeError, StrategyError, listed, quoted
 from unicuco_plugin.models.blocks.coverage import check_share
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.tensors.storage import count_parameters
@@ -22,8 +22,6 @@ from unicuco_plugin.traits import cutting, zeroing
 
 __all__ = ["SparsityHandler", "check_carrier", "check_text", "find_follower"]
 
-# How many names a message lists.
-_NAMED = 3
 _DENSE = Setting(0.0, 0)
 
 
@@ -251,9 +249,9 @@ def _check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None
         if match_targets(name, linear, follower.ignore) or match_targets(f"{name}.", linear, follower.ignore)
     ]
     if hit:
-        listed = ", ".join(hit[:_NAMED]) + (f" and {len(hit) - _NAMED} more" if len(hit) > _NAMED else "")
+        told = listed(hit, rest=" and {} more")
         raise RecipeError(
-            f"{type(follower).__name__}: ignore {follower.ignore} hits linears that the strategy prunes: {listed}; "
+            f"{type(follower).__name__}: ignore {follower.ignore} hits linears that the strategy prunes: {told}; "
             "take the pattern out, or freeze them when the profile is trained"
         )
 
