@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unicuco_plugin.answering import Profile, load_profile
     from unicuco_plugin.errors import UnicucoError
     from unicuco_plugin.levels.build import build_levels
-    from unicuco_plugin.levels.record import LevelSettings
+    from unicuco_plugin.levels.settings import LevelSettings
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.checkpoints.demo import find_smollm2
@@ -85,7 +85,7 @@ _HOMES = {
     "DivergenceObjective": "objectives.divergence",
     "Evaluation": "objectives.objective",
     "Export": "modifiers.export.result",
-    "LevelSettings": "levels.record",
+    "LevelSettings": "levels.settings",
     "Levels": "levels.store",
     "Objective": "objectives.objective",
     "ObjectiveRequest": "objectives.objective",

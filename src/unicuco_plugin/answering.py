@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
-from unicuco_plugin.levels.record import identify_levels
+from unicuco_plugin.levels.settings import identify_levels
 from unicuco_plugin.limits import Facts, Limits
 from unicuco_plugin.objectives.floor import floored
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
