@@ -28,7 +28,7 @@ from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.texts.calibration import calibration_hash, load_windows
 from unicuco_plugin.texts.selfcalibration import own_cache
-from unicuco_plugin.training import JOURNAL, run, train_profile
+from unicuco_plugin.training import JOURNAL, ModelSource, run, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=10, epochs=1, steps=5, pool=32, picks=2,
@@ -145,7 +145,7 @@ def test_the_same_arguments_give_the_same_profile(trained, dense, text, tmp_path
 def test_resuming_a_finished_run_measures_nothing_and_changes_nothing(trained, dense, text, monkeypatch):
     output, _ = trained
     before = facts_of(output)
-    monkeypatch.setattr(run, "make_objective", lambda *_: pytest.fail("nothing is left to measure"))
+    monkeypatch.setattr(run, "build_objective", lambda *_: pytest.fail("nothing is left to measure"))
     train_profile(dense, output, calibration=[text], settings=TINY, resume=True)
     assert facts_of(output) == before
 
@@ -184,7 +184,7 @@ def test_a_profile_may_be_written_beside_the_models_own_weights(save_model, text
     [
         ({"settings": TINY.model_copy(update={"epochs": 2})}, r"belongs to other arguments: epochs was 1, is now 2;"),
         ({"settings": TINY.model_copy(update={"seed": 1})}, r"calibration was .* seed was 0, is now 1;"),
-        ({"dtype": "bfloat16"}, r'dtype was "float32", is now "bfloat16";'),
+        ({"model": {"dtype": "bfloat16"}}, r'dtype was "float32", is now "bfloat16";'),
         ({"calibration": ()}, r"belongs to other arguments: calibration was "),
     ],
     ids=["settings", "seed", "dtype", "text"],
@@ -193,8 +193,9 @@ def test_resuming_with_other_arguments_is_refused(trained, dense, text, changes,
     output, _ = trained
     before = facts_of(output)
     arguments = {"calibration": [text], "settings": TINY} | changes
+    model = ModelSource(dense, **arguments.pop("model", {}))
     with pytest.raises(JournalError, match=message):
-        train_profile(dense, output, resume=True, **arguments)
+        train_profile(model, output, resume=True, **arguments)
     assert facts_of(output) == before
 
 

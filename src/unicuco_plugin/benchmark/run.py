@@ -22,7 +22,7 @@ from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
-from unicuco_plugin.training import Shared, Units, train_profile
+from unicuco_plugin.training import ModelSource, Shared, Units, train_profile
 from unicuco_plugin.traits import traits_of
 
 __all__ = ["JOURNAL", "run_benchmark"]
@@ -187,15 +187,17 @@ class _Run:
         measuring: list[float] = []
         started = time.perf_counter()
         profile = train_profile(
-            self.plan.model,
+            ModelSource(
+                self.plan.model,
+                device=self.plan.device,
+                dtype=self.plan.dtype,
+                trust_remote_code=self.trust_remote_code,
+            ),
             folder,
             space=self.plan.space,
             units=Units(levels=self.plan.levels, granularity=self.plan.granularity) if self.plan.levels else None,
             calibration=self.plan.calibration.sources,
             settings=cell.settings,
-            device=self.plan.device,
-            dtype=self.plan.dtype,
-            trust_remote_code=self.trust_remote_code,
             resume=True,
             shared=Shared(self.journal, measuring.append, self.decoder.model),
             progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens),

@@ -1,7 +1,9 @@
 """Parts of every module in the order in which they go, and what they give on average."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -66,6 +68,16 @@ class RankedParts:
                 W = decoder.model.get_submodule(part.output).get_parameter("weight")
                 biases[name] = W[:, index.to(W.device)].float() @ self.means[name][index].to(W.device)
         return KeptParts(kept, biases)
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of SHA-256 over everything but ``tokens``: equal ones keep the same parts."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.to_tensors().items()):
+            kept = tensor.detach().cpu().contiguous()
+            digest.update(f"{name}:{kept.dtype}:{tuple(kept.shape)}\n".encode())
+            digest.update(kept.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything but ``tokens``, for a safetensors file."""

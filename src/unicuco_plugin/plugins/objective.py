@@ -1,0 +1,137 @@
+"""Builds an objective from its specification, where the model lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError
+from unicuco_plugin.levels.experts import split_experts
+from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.tensors.storage import compute_device
+from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.objectives.specification import LevelsSpec, ObjectiveSpec
+from unicuco_plugin.plugins.manager import make_objective, make_space
+from unicuco_plugin.scores.ranked_parts import RankedParts
+from unicuco_plugin.texts.calibration import calibration_hash
+
+__all__ = ["Site", "build_objective"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a model lies, with what else candidates are measured with there.
+
+    Attributes:
+        decoder: The dense model on its device.
+        fingerprint: Of the model.
+        levels: The level database, where weights are zeroed; it shares what it decodes among all objectives.
+        ranked: Which parts of a module go first, where parts are cut.
+    """
+
+    decoder: Decoder
+    fingerprint: str
+    levels: Levels | None = None
+    ranked: RankedParts | None = None
+
+    @classmethod
+    def open(
+        cls,
+        spec: ObjectiveSpec,
+        model: PreTrainedModel,
+        *,
+        levels: Path | None = None,
+        ranked: RankedParts | None = None,
+    ) -> Self:
+        """Look at a model that was loaded for a specification, and open the level database that it names.
+
+        Args:
+            spec: Of the objective.
+            model: On its device; where weights are zeroed every expert gets linears of its own.
+            levels: Where the level database is on this machine; at the specification's own folder by default.
+            ranked: As the attribute.
+
+        Raises:
+            UnsupportedModelError: If no decoder blocks are found in the model.
+            LevelsError: If the level database is missing, unfinished or damaged.
+        """
+        opened = None
+        if spec.levels is not None:
+            opened = Levels.open(levels or spec.levels.folder)
+            opened.verify()
+            split_experts(model)
+        return cls(find_decoder(model), str(fingerprint(model)), opened, ranked)
+
+    @property
+    def dtype(self) -> str:
+        """What the model computes in."""
+        return str(self.decoder.model.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """The kind of device it computes on."""
+        return compute_device(self.decoder.model).type
+
+    @property
+    def levels_spec(self) -> LevelsSpec | None:
+        """How a specification names the level database."""
+        if self.levels is None:
+            return None
+        return LevelsSpec(folder=str(self.levels.folder.absolute()), identity=self.levels.record.identity)
+
+    @property
+    def payload(self) -> str | None:
+        """How a specification names what strategies need beyond shares."""
+        return None if self.ranked is None else self.ranked.digest
+
+
+def build_objective(spec: ObjectiveSpec, site: Site, windows: Tensor) -> Objective:
+    """Build an objective where the model lies; equal specifications give equal bits on one kind of device.
+
+    Args:
+        spec: What it is.
+        site: What it is built on.
+        windows: ``m x L`` token ids, those that the specification names.
+
+    Raises:
+        ModelMismatchError: If the model is another, or computes in another dtype or on another kind of device.
+        CalibrationError: If the windows or ranked parts are others, or are missing.
+        LevelsError: If the level database is another, is missing, or does not fit the model.
+        UnknownNameError: If no plugin provides the objective or the space.
+        PluginError: If one that does fails.
+    """
+    _check_model(spec, site)
+    found = calibration_hash(windows)
+    if found != spec.windows:
+        raise CalibrationError(f"windows of the objective must be those with hash {spec.windows}, got {found}")
+    if spec.levels is not None and site.levels is None:
+        raise LevelsError(f"the objective needs the level database {spec.levels.identity}, got none: open its folder")
+    identity = None if site.levels is None else site.levels.record.identity
+    if spec.levels is not None and identity != spec.levels.identity:
+        raise LevelsError(f"the objective needs the level database {spec.levels.identity}, got {identity}")
+    if site.payload != spec.payload:
+        raise CalibrationError(
+            f"the objective needs the ranked parts {spec.payload or 'none'}, got {site.payload or 'none'}"
+        )
+    space = make_space(**spec.space.model_dump())
+    levels = site.levels if spec.levels is not None else None
+    return make_objective(
+        spec.objective,
+        ObjectiveRequest(site.decoder, space, windows, spec.direction, spec.batch_windows, levels, site.ranked),
+    )
+
+
+def _check_model(spec: ObjectiveSpec, site: Site) -> None:
+    if site.levels is not None:
+        site.levels.check_model(site.fingerprint)
+    for what, wanted, found in (
+        ("for the model with fingerprint", spec.model, site.fingerprint),
+        ("measured in", spec.dtype, site.dtype),
+        ("measured on", spec.device, site.device),
+    ):
+        if wanted != found:
+            raise ModelMismatchError(f"the objective is {what} {wanted}, got {found}: load the run's own model alike")
