@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -23,7 +24,10 @@ from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import CalibrationError, JournalError, ProfileError, UnknownNameError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.specification import ObjectiveSpec
+from unicuco_plugin.plugins.objective import Site, build_objective
 from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.texts.calibration import calibration_hash, load_windows
@@ -148,6 +152,31 @@ def test_resuming_a_finished_run_measures_nothing_and_changes_nothing(trained, d
     monkeypatch.setattr(run, "build_objective", lambda *_: pytest.fail("nothing is left to measure"))
     train_profile(dense, output, calibration=[text], settings=TINY, resume=True)
     assert facts_of(output) == before
+
+
+@pytest.mark.slow
+def test_every_measurement_can_be_made_again_from_the_specification_of_its_objective(
+    dense, text, tmp_path, monkeypatch
+):
+    sent = {}
+
+    def spy(spec, site, windows):
+        sent[spec.windows] = (json.dumps(spec.to_dict()), windows)
+        return build_objective(spec, site, windows)
+
+    monkeypatch.setattr(run, "build_objective", spy)
+    profile = train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY)
+    assert len(sent) == 3
+    with contextlib.closing(sqlite3.connect(tmp_path / "p" / JOURNAL)) as journal:
+        rows = journal.execute("SELECT fidelity, key, value FROM measurements ORDER BY number").fetchall()
+    assert {fidelity for fidelity, *_ in rows} == {"rank", "rerank", "confirm"}
+    fidelities = dict(zip(["rank", "rerank", "confirm"], sent.values(), strict=True))
+    for fidelity, (data, windows) in fidelities.items():
+        spec = ObjectiveSpec.from_dict(json.loads(data))
+        objective = build_objective(spec, Site.open(spec, load_model(dense)), windows)
+        measured = {key: value for name, key, value in rows if name == fidelity}
+        X = torch.stack([profile.search_space.parse(key) for key in measured])
+        assert [struct.pack("<d", e.value) for e in objective.evaluate(X)] == list(measured.values())
 
 
 def test_a_profile_is_not_overwritten_unless_asked(trained, dense, text):
