@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.objectives.specification import ObjectiveSpec
 from unicuco_plugin.plugins.manager import make_space
@@ -24,7 +25,7 @@ def scores(folder: Path, name: str) -> list[list[str]]:
     spec = ObjectiveSpec.from_dict(data["spec"])
     parts = folder / f"{name}-parts.safetensors"
     ranked = RankedParts.from_tensors(load_file(parts)) if parts.exists() else None
-    site = Site.open(spec, load_model(folder / "dense"), ranked=ranked)
+    site = Site.open(spec, find_decoder(load_model(folder / "dense")), ranked=ranked)
     objective = build_objective(spec, site, load_file(folder / "windows.safetensors")["windows"])
     space = make_space(**spec.space.model_dump())
     found = objective.evaluate(torch.stack([space.parse(key) for key in data["keys"]]))

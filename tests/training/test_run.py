@@ -173,7 +173,7 @@ def test_every_measurement_can_be_made_again_from_the_specification_of_its_objec
     fidelities = dict(zip(["rank", "rerank", "confirm"], sent.values(), strict=True))
     for fidelity, (data, windows) in fidelities.items():
         spec = ObjectiveSpec.from_dict(json.loads(data))
-        objective = build_objective(spec, Site.open(spec, load_model(dense)), windows)
+        objective = build_objective(spec, Site.open(spec, find_decoder(load_model(dense))), windows)
         measured = {key: value for name, key, value in rows if name == fidelity}
         X = torch.stack([profile.search_space.parse(key) for key in measured])
         assert [struct.pack("<d", e.value) for e in objective.evaluate(X)] == list(measured.values())

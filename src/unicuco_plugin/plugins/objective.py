@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Self
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError
+from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError, quoted
 from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
@@ -42,29 +41,29 @@ class Site:
     def open(
         cls,
         spec: ObjectiveSpec,
-        model: PreTrainedModel,
+        decoder: Decoder,
         *,
         levels: Path | None = None,
         ranked: RankedParts | None = None,
     ) -> Self:
-        """Look at a model that was loaded for a specification, and open the level database that it names.
+        """Look at a model that was loaded for a specification, and open the level database that this names.
 
         Args:
             spec: Of the objective.
-            model: On its device; where weights are zeroed every expert gets linears of its own.
+            decoder: The model on its device; where weights are zeroed every expert gets linears of its own.
             levels: Where the level database is on this machine; at the specification's own folder by default.
             ranked: As the attribute.
 
         Raises:
-            UnsupportedModelError: If no decoder blocks are found in the model.
+            UnsupportedModelError: If experts cannot be given linears.
             LevelsError: If the level database is missing, unfinished or damaged.
         """
         opened = None
         if spec.levels is not None:
             opened = Levels.open(levels or spec.levels.folder)
             opened.verify()
-            split_experts(model)
-        return cls(find_decoder(model), str(fingerprint(model)), opened, ranked)
+            split_experts(decoder.model)
+        return cls(decoder, str(fingerprint(decoder.model)), opened, ranked)
 
     @property
     def dtype(self) -> str:
@@ -108,26 +107,30 @@ def build_objective(spec: ObjectiveSpec, site: Site, windows: Tensor) -> Objecti
     found = calibration_hash(windows)
     if found != spec.windows:
         raise CalibrationError(f"windows of the objective must be those with hash {spec.windows}, got {found}")
-    if spec.levels is not None and site.levels is None:
-        raise LevelsError(f"the objective needs the level database {spec.levels.identity}, got none: open its folder")
-    identity = None if site.levels is None else site.levels.record.identity
-    if spec.levels is not None and identity != spec.levels.identity:
-        raise LevelsError(f"the objective needs the level database {spec.levels.identity}, got {identity}")
+    levels = None if spec.levels is None else _checked_levels(spec.levels, site)
     if site.payload != spec.payload:
         raise CalibrationError(
             f"the objective needs the ranked parts {spec.payload or 'none'}, got {site.payload or 'none'}"
         )
     space = make_space(**spec.space.model_dump())
-    levels = site.levels if spec.levels is not None else None
     return make_objective(
         spec.objective,
         ObjectiveRequest(site.decoder, space, windows, spec.direction, spec.batch_windows, levels, site.ranked),
     )
 
 
+def _checked_levels(spec: LevelsSpec, site: Site) -> Levels:
+    found = "none" if site.levels is None else site.levels.record.identity
+    if site.levels is None or found != spec.identity:
+        raise LevelsError(
+            f"the objective needs the level database {spec.identity}, got {found}: open the run's own, "
+            f"{quoted(spec.folder)}"
+        )
+    site.levels.check_model(site.fingerprint)
+    return site.levels
+
+
 def _check_model(spec: ObjectiveSpec, site: Site) -> None:
-    if site.levels is not None:
-        site.levels.check_model(site.fingerprint)
     for what, wanted, found in (
         ("for the model with fingerprint", spec.model, site.fingerprint),
         ("measured in", spec.dtype, site.dtype),
