@@ -25,6 +25,7 @@ ROOMS = [
     "pruning",
     "levels",
     "spaces",
+    "costs",
     "scores",
     "objectives",
     "evaluation",

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from unicuco_plugin.costs.model import TableCosts, objective_cost
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
 from unicuco_plugin.levels.record import identify_levels
-from unicuco_plugin.limits import Facts, Limits
+from unicuco_plugin.limits import Limits
 from unicuco_plugin.objectives.floor import floored
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.policy.contest import Candidate, Contest, safest
@@ -51,6 +52,7 @@ class Profile:
         search_space: The space of its strategies.
         net: StratNet.
         posterior: The surrogate.
+        costs: What its strategies cost.
 
     Raises:
         ProfileError: If the tensors do not fit the record.
@@ -85,8 +87,8 @@ class Profile:
         evidence = Evidence(record.reranked_shift, record.noise)
         confirmed = {key for key, entry in self._entries.items() if entry.confirmed}
         self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
-        whole = (record.sizes.total_params, record.sizes.total_bytes)
-        self._limits = Limits(self.search_space, self._contest, self._facts, whole, record.sizes.densest)
+        self.costs = TableCosts(record.units, record.sizes, physical=self.search_space.physical)
+        self._limits = Limits(self.search_space, self._contest, self.costs, self._upper)
 
     @property
     def name(self) -> str:
@@ -193,9 +195,8 @@ class Profile:
     def _best(self) -> list[Candidate]:
         return self._contest.best(self.search_space.budgets)
 
-    def _facts(self, candidate: Candidate) -> Facts:
-        """Parameters, bytes and the divergence's upper end."""
-        return (*self._sizes(candidate.x), self._divergence(candidate).interval90[1])
+    def _upper(self, candidate: Candidate) -> float:
+        return self._divergence(candidate).interval90[1]
 
     # -- which strategy -------------------------------------------------------------------------------------------
 
@@ -211,8 +212,8 @@ class Profile:
         quality = torch.tensor([c.mean for c in candidates], dtype=torch.float64)
         if self.record.quality == "raw":
             quality = quality.exp()
-        size = 1.0 - self.search_space.sparsity(torch.stack([c.x for c in candidates]))
-        f = self._scaling.scale(torch.stack([size, quality], -1))
+        cost = objective_cost(self.costs)(torch.stack([c.x for c in candidates]))
+        f = self._scaling.scale(torch.stack([cost, quality], -1))
         scalarization = make_scalarization(self.record.scalarization)
         g = scalarization(f, lam.expand(len(f), 2), torch.full((2,), Z_STAR, dtype=torch.float64))
         return candidates[int(g.argmin())]
@@ -248,18 +249,14 @@ class Profile:
         low, mean, high = (math.exp(min(value, _LARGEST)) for value in (centre - half, centre, centre + half))
         return Divergence(mean=mean, interval90=(low, high), measured=False)
 
-    def _sizes(self, x: Tensor) -> tuple[int, int]:
-        return self.record.sizes.left(self.units, x.tolist(), physical=self.search_space.physical)
-
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
-        params, size = self._sizes(candidate.x)
         return Strategy(
             space=self.record.space,
             model=self.record.model,
             request=request,
             sparsity=self.search_space.sparsity(candidate.x[None]).item(),
-            params=params,
-            bytes=size,
+            params=int(self.costs.of("params", candidate.x[None])),
+            bytes=int(self.costs.of("bytes", candidate.x[None])),
             source=candidate.source,
             levels=self._levels,
             divergence=self._divergence(candidate),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
+from unicuco_plugin.costs.model import objective_cost
 from unicuco_plugin.errors import JournalError, ProfileError
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
@@ -165,6 +166,7 @@ def train_profile(
             first=start.first,
             prior=start.prior,
             groups=subject.groups,
+            cost=objective_cost(subject.costs),
         )
         spent = {
             "evaluation_tokens": journal.tokens_spent() + start.tokens,
@@ -196,7 +198,7 @@ def train_profile(
         model=reference,
         objective=objective,
         settings=settings,
-        sizes=subject.sizes,
+        sizes=subject.costs.table,
         provenance=provenance,
     )
     net = {name: value.detach().float().contiguous() for name, value in result.net.state_dict().items()}
