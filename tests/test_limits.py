@@ -68,6 +68,21 @@ def test_the_least_that_can_be_asked_has_one_step_left():
     assert PROFILE.answer(max_params=least).params == least
 
 
+def test_a_limit_on_a_cost_that_nobody_counts_is_refused_and_says_what_is_known():
+    space = UnevenBlocks(("a.0", "a.1"), (3, 4))
+
+    class Weights(TableCosts):
+        names = ("kept", "params")
+
+    table = CostTable(unit_params=(3, 4), unit_bytes=(6, 8), dtype="bfloat16", total_params=8, total_bytes=16)
+    limits = Limits(space, Random(space, 0), Weights(space.units, table, physical=True), lambda _: 0.0)
+    assert limits.budget_of(Request.of(max_params=5)) == pytest.approx(3 / 7)
+    with pytest.raises(
+        RequestError, match=r"^max_bytes cannot be asked of this profile, which knows kept, params of a"
+    ):
+        limits.budget_of(Request.of(max_bytes=5))
+
+
 class Random:
     """A contest that any set at the budget may win."""
 
