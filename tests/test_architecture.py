@@ -20,6 +20,7 @@ ROOMS = [
     "request",
     "traits",
     "strategy",
+    "payload",
     "models",
     "texts",
     "pruning",

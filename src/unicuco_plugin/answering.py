@@ -17,6 +17,7 @@ from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, Uni
 from unicuco_plugin.levels.record import identify_levels
 from unicuco_plugin.limits import Limits
 from unicuco_plugin.objectives.floor import floored
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.policy.contest import Candidate, Contest, safest
 from unicuco_plugin.policy.evidence import Evidence
@@ -29,6 +30,7 @@ from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
 from unicuco_plugin.spaces.space import Named
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
+from unicuco_plugin.traits import traits_of
 
 if TYPE_CHECKING:
     from unicuco_plugin.scores.ranked_parts import RankedParts
@@ -45,7 +47,7 @@ class Profile:
 
     Args:
         record: What ``profile.json`` says.
-        tensors: Those of StratNet and of the surrogate, by these names, and of ranked parts, if there are, ``parts``.
+        tensors: Those of StratNet and of the surrogate, by these names, and of the payload by its own, if there is one.
 
     Attributes:
         record: As given.
@@ -81,7 +83,7 @@ class Profile:
             if isinstance(error, UnicucoError) and not isinstance(error, StrategyError):
                 raise
             raise ProfileError(f"profile {record.name:.60} is damaged: {error}") from error
-        self._parts = tensors.get("parts")
+        self._tensors = tensors
         self._entries = {entry.strategy: entry for entry in record.archive}
         archive = {key: entry.reranked for key, entry in self._entries.items()}
         evidence = Evidence(record.reranked_shift, record.noise)
@@ -115,6 +117,20 @@ class Profile:
         """Parameters of each unit."""
         return self.record.sizes.unit_params
 
+    @property
+    def payload(self) -> Payload | None:
+        """What its strategies need beyond shares; None where shares say everything.
+
+        Raises:
+            ProfileError: If they need one, and the profile does not hold it.
+        """
+        name = traits_of(self.space).payload
+        if name is None:
+            return None
+        if name not in self._tensors:
+            raise ProfileError(f"profile {self.name} must hold the payload {quoted(name)}, which its space needs")
+        return Payload(name, self._tensors[name])
+
     def rank_parts(self) -> "RankedParts":
         """Which head groups and neurons go first, as in training: shares become kept parts without text.
 
@@ -124,10 +140,10 @@ class Profile:
         # Here, because it needs Transformers, which answering a request must not wait for.
         from unicuco_plugin.scores.ranked_parts import RankedParts  # noqa: PLC0415
 
-        if self._parts is None:
+        if self.payload is None:
             raise ProfileError(f"profile {self.name} of space {quoted(self.space)} has no ranked parts")
         try:
-            return RankedParts.from_tensors(self._parts)
+            return RankedParts.of(self.payload)
         except ValueError as error:
             raise ProfileError(f"profile {self.name} is damaged: {error}") from error
 

@@ -23,9 +23,10 @@ from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model
 from unicuco_plugin.objectives.units import UnitsEvaluator
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
-from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.training import Shared, Units, train_profile
 from unicuco_plugin.traits import traits_of
@@ -261,18 +262,16 @@ class _Run:
     @cached_property
     def evaluators(self) -> dict[str, UnitsEvaluator]:
         return {
-            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels, ranked=self.ranked)
+            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels, payload=self.payload)
             for name, windows in self.texts.evaluation.items()
         }
 
     @cached_property
-    def ranked(self) -> RankedParts | None:
+    def payload(self) -> Payload | None:
         """Which parts of a module go, for everyone alike: whoever answers says how many."""
-        return (
-            rank_parts(self.decoder, self.texts.calibration, RANKINGS["flap"])
-            if traits_of(self.plan.space).cuts
-            else None
-        )
+        if not traits_of(self.plan.space).cuts:
+            return None
+        return rank_parts(self.decoder, self.texts.calibration, RANKINGS["flap"]).to_payload()
 
     @cached_property
     def levels(self) -> Levels | None:

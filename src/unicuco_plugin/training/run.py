@@ -25,9 +25,9 @@ from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
 from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_objective, make_scalarization
 from unicuco_plugin.profile import RECORD, is_profile, write_profile
-from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.search.progress import Progress
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
@@ -130,14 +130,14 @@ def train_profile(
     tokenizer = load_tokenizer(model, **hub)
     dense.to(device)
     progress(Progress("reading calibration text" if calibration else "writing calibration text", 0, 1, 0, ""))
-    ranking = _PART_WINDOWS if subject.rank else 0
+    ranking = _PART_WINDOWS if subject.prepare else 0
     windows = _load(decoder, tokenizer, calibration, settings, output, parts=ranking, split=split, samples=samples)
-    ranked = None
-    if subject.rank:
+    payload = None
+    if subject.prepare:
         progress(Progress("ranking parts of modules", 0, 1, 0, ""))
-        ranked = subject.rank(windows.parts)
+        payload = subject.prepare(windows.parts)
     makers = {
-        fidelity: _maker(objective, decoder, subject, part, settings, ranked=ranked, shared=shared)
+        fidelity: _maker(objective, decoder, subject, part, settings, payload=payload, shared=shared)
         for fidelity, part in ((RANK, windows.rank), (RERANK, windows.rerank), (CONFIRM, windows.confirm))
     }
     if overwrite or not os.path.lexists(output / JOURNAL):
@@ -156,7 +156,7 @@ def train_profile(
     with Journal.open(output / JOURNAL, header, resume=resume, overwrite=overwrite) as journal:
         measure = JournaledMeasure(journal, subject.space, makers, settings.batch)
         progress(Progress("preparing", 0, 1, 0, ""))
-        start = subject.start(journal, windows.rank, ranked)
+        start = subject.start(journal, windows.rank, payload)
         result = train(
             subject.space,
             measure,
@@ -188,7 +188,7 @@ def train_profile(
         "settings": settings.model_dump(mode="json"),
         "calibration": windows.source,
         **({"levels": subject.header, "coverage": round(subject.coverage, 4)} if subject.levels else {}),
-        **({"parts": subject.header} if ranked else {}),
+        **({payload.name: subject.header} if payload else {}),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     record = build_record(
@@ -203,7 +203,7 @@ def train_profile(
     )
     net = {name: value.detach().float().contiguous() for name, value in result.net.state_dict().items()}
     tensors = {"stratnet": net, "surrogate": result.posterior.to_tensors()}
-    write_profile(output, record, tensors | ({"parts": ranked.to_tensors()} if ranked else {}))
+    write_profile(output, record, tensors | ({payload.name: payload.tensors} if payload else {}))
     return load_profile(output)
 
 
@@ -276,11 +276,11 @@ def _maker(
     windows: Tensor,
     settings: Settings,
     *,
-    ranked: RankedParts | None,
+    payload: Payload | None,
     shared: Shared | None,
 ) -> Callable[[], Objective]:
     request = ObjectiveRequest(
-        decoder, subject.space, windows, settings.direction, settings.batch_windows, subject.levels, ranked
+        decoder, subject.space, windows, settings.direction, settings.batch_windows, subject.levels, payload
     )
     if shared is None:
         return lambda: make_objective(objective, request)

@@ -11,8 +11,8 @@ from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.policy.prior import Prior
-from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.search.groups import Groups
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.structured import ROUND_TO
@@ -68,8 +68,8 @@ class Subject:
         costs: What they cost; the search lowers one of them first.
         header: What determines the run beside its settings, plain JSON data.
         levels: The level database that candidates are stitched from, if they are.
-        rank: Ranks the parts of modules, from windows of their own, where strategies need it.
-        start: Finds out what is known beforehand, from the ranking windows and ranked parts; its work is journaled.
+        prepare: Makes the payload that strategies need, from windows of its own, where they need one.
+        start: Finds out what is known beforehand, from the ranking windows and the payload; its work is journaled.
         groups: Of units that may go together; they are searched first.
         coverage: Share of the weights of all blocks that the units cover, where they are of linears.
     """
@@ -78,8 +78,8 @@ class Subject:
     costs: TableCosts
     header: dict[str, Any] = field(default_factory=dict)
     levels: Levels | None = None
-    rank: Callable[[Tensor], RankedParts] | None = None
-    start: Callable[[Journal, Tensor, RankedParts | None], Start] = lambda _journal, _windows, _ranked: Start()
+    prepare: Callable[[Tensor], Payload] | None = None
+    start: Callable[[Journal, Tensor, Payload | None], Start] = lambda _journal, _windows, _payload: Start()
     groups: Groups | None = None
     coverage: float = 1.0
 

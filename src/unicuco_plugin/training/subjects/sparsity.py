@@ -8,8 +8,8 @@ from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.coverage import measure_coverage
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_space
-from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.sparsity import BOUNDS
 from unicuco_plugin.spaces.units import group_linears, select_bounds
 from unicuco_plugin.training.structure import structural_starts
@@ -44,7 +44,7 @@ def linear_subject(ask: Ask) -> Subject:
         "bounds": [list(pair) for pair in bounds],
     }
 
-    def start(journal: Journal, windows: Tensor, _ranked: RankedParts | None) -> Start:
+    def start(journal: Journal, windows: Tensor, _payload: Payload | None) -> Start:
         return Start(*structural_starts(decoder, levels, space, windows, journal))
 
     coverage = sum(weights.values()) / measure_coverage(decoder).blocks
