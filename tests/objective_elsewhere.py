@@ -1,7 +1,7 @@
 """Builds objectives from their specifications in a process of its own, and prints what strategies score, bit for bit.
 
 Argument: a folder with ``dense``, ``windows.safetensors`` and, for each space, ``NAME.json`` (``spec`` and ``keys`` of
-strategies) and perhaps ``NAME-parts.safetensors``.
+strategies) and perhaps ``NAME-parts.safetensors``, its payload.
 """
 
 import json
@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.objectives.specification import ObjectiveSpec
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_space
 from unicuco_plugin.plugins.objective import Site, build_objective
-from unicuco_plugin.scores.ranked_parts import RankedParts
 
 
 def scores(folder: Path, name: str) -> list[list[str]]:
     data: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf8"))
     spec = ObjectiveSpec.from_dict(data["spec"])
     parts = folder / f"{name}-parts.safetensors"
-    ranked = RankedParts.from_tensors(load_file(parts)) if parts.exists() else None
-    site = Site.open(spec, find_decoder(load_model(folder / "dense")), ranked=ranked)
+    payload = Payload("parts", load_file(parts)) if parts.exists() else None
+    site = Site.open(spec, find_decoder(load_model(folder / "dense")), payload=payload)
     objective = build_objective(spec, site, load_file(folder / "windows.safetensors")["windows"])
     space = make_space(**spec.space.model_dump())
     found = objective.evaluate(torch.stack([space.parse(key) for key in data["keys"]]))

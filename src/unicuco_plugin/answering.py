@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from unicuco_plugin.costs.model import TableCosts, objective_cost
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
 from unicuco_plugin.levels.record import identify_levels
-from unicuco_plugin.limits import Facts, Limits
+from unicuco_plugin.limits import Limits
 from unicuco_plugin.objectives.floor import floored
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.policy.contest import Candidate, Contest, safest
 from unicuco_plugin.policy.evidence import Evidence
@@ -28,6 +30,7 @@ from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
 from unicuco_plugin.spaces.space import Named
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
+from unicuco_plugin.traits import traits_of
 
 if TYPE_CHECKING:
     from unicuco_plugin.scores.ranked_parts import RankedParts
@@ -44,13 +47,14 @@ class Profile:
 
     Args:
         record: What ``profile.json`` says.
-        tensors: Those of StratNet and of the surrogate, by these names, and of ranked parts, if there are, ``parts``.
+        tensors: Those of StratNet and of the surrogate, by these names, and of the payload by its own, if there is one.
 
     Attributes:
         record: As given.
         search_space: The space of its strategies.
         net: StratNet.
         posterior: The surrogate.
+        costs: What its strategies cost.
 
     Raises:
         ProfileError: If the tensors do not fit the record.
@@ -79,14 +83,14 @@ class Profile:
             if isinstance(error, UnicucoError) and not isinstance(error, StrategyError):
                 raise
             raise ProfileError(f"profile {record.name:.60} is damaged: {error}") from error
-        self._parts = tensors.get("parts")
+        self._tensors = tensors
         self._entries = {entry.strategy: entry for entry in record.archive}
         archive = {key: entry.reranked for key, entry in self._entries.items()}
         evidence = Evidence(record.reranked_shift, record.noise)
         confirmed = {key for key, entry in self._entries.items() if entry.confirmed}
         self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
-        whole = (record.sizes.total_params, record.sizes.total_bytes)
-        self._limits = Limits(self.search_space, self._contest, self._facts, whole, record.sizes.densest)
+        self.costs = TableCosts(record.units, record.sizes, physical=self.search_space.physical)
+        self._limits = Limits(self.search_space, self._contest, self.costs, self._upper)
 
     @property
     def name(self) -> str:
@@ -113,6 +117,20 @@ class Profile:
         """Parameters of each unit."""
         return self.record.sizes.unit_params
 
+    @property
+    def payload(self) -> Payload | None:
+        """What its strategies need beyond shares; None where shares say everything.
+
+        Raises:
+            ProfileError: If they need one, and the profile does not hold it.
+        """
+        name = traits_of(self.space).payload
+        if name is None:
+            return None
+        if name not in self._tensors:
+            raise ProfileError(f"profile {self.name} must hold the payload {quoted(name)}, which its space needs")
+        return Payload(name, self._tensors[name])
+
     def rank_parts(self) -> "RankedParts":
         """Which head groups and neurons go first, as in training: shares become kept parts without text.
 
@@ -122,10 +140,10 @@ class Profile:
         # Here, because it needs Transformers, which answering a request must not wait for.
         from unicuco_plugin.scores.ranked_parts import RankedParts  # noqa: PLC0415
 
-        if self._parts is None:
+        if self.payload is None:
             raise ProfileError(f"profile {self.name} of space {quoted(self.space)} has no ranked parts")
         try:
-            return RankedParts.from_tensors(self._parts)
+            return RankedParts.of(self.payload)
         except ValueError as error:
             raise ProfileError(f"profile {self.name} is damaged: {error}") from error
 
@@ -193,9 +211,8 @@ class Profile:
     def _best(self) -> list[Candidate]:
         return self._contest.best(self.search_space.budgets)
 
-    def _facts(self, candidate: Candidate) -> Facts:
-        """Parameters, bytes and the divergence's upper end."""
-        return (*self._sizes(candidate.x), self._divergence(candidate).interval90[1])
+    def _upper(self, candidate: Candidate) -> float:
+        return self._divergence(candidate).interval90[1]
 
     # -- which strategy -------------------------------------------------------------------------------------------
 
@@ -211,8 +228,8 @@ class Profile:
         quality = torch.tensor([c.mean for c in candidates], dtype=torch.float64)
         if self.record.quality == "raw":
             quality = quality.exp()
-        size = 1.0 - self.search_space.sparsity(torch.stack([c.x for c in candidates]))
-        f = self._scaling.scale(torch.stack([size, quality], -1))
+        cost = objective_cost(self.costs)(torch.stack([c.x for c in candidates]))
+        f = self._scaling.scale(torch.stack([cost, quality], -1))
         scalarization = make_scalarization(self.record.scalarization)
         g = scalarization(f, lam.expand(len(f), 2), torch.full((2,), Z_STAR, dtype=torch.float64))
         return candidates[int(g.argmin())]
@@ -248,18 +265,14 @@ class Profile:
         low, mean, high = (math.exp(min(value, _LARGEST)) for value in (centre - half, centre, centre + half))
         return Divergence(mean=mean, interval90=(low, high), measured=False)
 
-    def _sizes(self, x: Tensor) -> tuple[int, int]:
-        return self.record.sizes.left(self.units, x.tolist(), physical=self.search_space.physical)
-
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
-        params, size = self._sizes(candidate.x)
         return Strategy(
             space=self.record.space,
             model=self.record.model,
             request=request,
             sparsity=self.search_space.sparsity(candidate.x[None]).item(),
-            params=params,
-            bytes=size,
+            params=int(self.costs.of("params", candidate.x[None])),
+            bytes=int(self.costs.of("bytes", candidate.x[None])),
             source=candidate.source,
             levels=self._levels,
             divergence=self._divergence(candidate),

@@ -15,6 +15,7 @@ from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.received import read_bytes
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.signed import SignedDocument
+from unicuco_plugin.traits import SPACES
 
 __all__ = [
     "RECORD",
@@ -30,8 +31,8 @@ _DOCUMENT = SignedDocument("profile", SCHEMA, ProfileError, "train it again")
 _DIGITS = 8  # of its digest in a tensor file's name
 _FILE = re.compile(rf"[a-z_]{{1,40}}-[0-9a-f]{{{_DIGITS}}}\.safetensors")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# What profiles of any space have beside their record.
-_STEMS = {"stratnet", "surrogate", "parts"}
+# What profiles of any space have beside their record: StratNet, the surrogate, a payload.
+_STEMS = {"stratnet", "surrogate"} | {traits.payload for traits in SPACES.values() if traits.payload}
 _MOST_FILES = 16
 # Bytes of a tensor file: the parts of a model of 70 billion parameters, ranked, have thirty million.
 _LARGEST = 2**28

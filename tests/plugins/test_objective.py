@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from tiny import VOCABULARY, tiny_model
 
-from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError, UnknownNameError
+from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError, StrategyError, UnknownNameError
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
@@ -54,14 +54,14 @@ def at(home, name):
     model = str(fingerprint(decoder.model))
     units = Units(**{"sparsity": {"levels": home / "levels"}, "structured": {"round_to": 4}}.get(name, {}))
     subject = find_subject(name, decoder, model, units)
-    ranked = rank_parts(decoder, OTHER, RANKINGS["flap"]) if subject.rank else None
-    site = Site(decoder, model, subject.levels, ranked)
+    payload = subject.prepare(OTHER) if subject.prepare else None
+    site = Site(decoder, model, subject.levels, payload)
     spec = DEPTH.model_copy(
         update={
             "model": model,
-            "space": SpaceSpec.of(subject.space, subject.sizes.unit_params, subject.sizes.parts),
+            "space": SpaceSpec.of(subject.space, subject.costs.table.unit_params, subject.costs.table.parts),
             "levels": site.levels_spec,
-            "payload": site.payload,
+            "payload": payload and payload.digest,
         }
     )
     return site, spec, subject.space
@@ -91,13 +91,13 @@ def test_another_process_gives_the_same_bits_in_every_space(home, tmp_path):
         site, spec, space = at(home, name)
         X = space.first(8, torch.Generator().manual_seed(1))
         # As it was before there were specifications: with the space, database and parts that are at hand.
-        request = ObjectiveRequest(site.decoder, space, WINDOWS, "forward", 2, site.levels, site.ranked)
+        request = ObjectiveRequest(site.decoder, space, WINDOWS, "forward", 2, site.levels, site.payload)
         expected[name] = bits(make_objective("divergence", request).evaluate(X))
         assert bits(build_objective(spec, site, WINDOWS).evaluate(X)) == expected[name]
         keys = [space.key(x) for x in X]
         (tmp_path / f"{name}.json").write_text(json.dumps({"spec": spec.to_dict(), "keys": keys}), encoding="utf8")
-        if site.ranked is not None:
-            save_file(site.ranked.to_tensors(), tmp_path / f"{name}-parts.safetensors")
+        if site.payload is not None:
+            save_file(site.payload.tensors, tmp_path / f"{name}-parts.safetensors")
     command = [sys.executable, str(ELSEWHERE), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -148,14 +148,17 @@ def test_another_level_database_is_refused(home, tmp_path):
             build_objective(spec, replace(site, levels=levels), WINDOWS)
 
 
-def test_other_ranked_parts_are_refused(home):
+def test_another_payload_is_refused(home):
     site, spec, _ = at(home, "structured")
-    other = rank_parts(site.decoder, WINDOWS, RANKINGS["flap"])
-    plain = rank_parts(site.decoder, OTHER, RANKINGS["flap"], compensate=False)
+    other = rank_parts(site.decoder, WINDOWS, RANKINGS["flap"]).to_payload()
+    plain = rank_parts(site.decoder, OTHER, RANKINGS["flap"], compensate=False).to_payload()
     assert len({spec.payload, other.digest, plain.digest}) == 3
-    for ranked, got in ((other, other.digest), (plain, plain.digest), (None, "none")):
-        with pytest.raises(CalibrationError, match=f"needs the ranked parts {spec.payload}, got {got}$"):
-            build_objective(spec, replace(site, ranked=ranked), WINDOWS)
+    for payload in (other, plain):
+        rule = f"^payload 'parts' must have the digest '{spec.payload}', got {payload.digest}: "
+        with pytest.raises(StrategyError, match=rule):
+            build_objective(spec, replace(site, payload=payload), WINDOWS)
+    with pytest.raises(StrategyError, match=f"needs the payload with the digest {spec.payload}, got none"):
+        build_objective(spec, replace(site, payload=None), WINDOWS)
 
 
 def test_a_name_that_no_plugin_provides_here_is_refused(home):

@@ -19,7 +19,8 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.objectives.objective import Evaluation
 from unicuco_plugin.objectives.units import UnitsEvaluator
-from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.payload import Payload
+from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.traits import traits_of
 
@@ -101,16 +102,16 @@ class Quality:
     @cached_property
     def _evaluators(self) -> dict[str, UnitsEvaluator]:
         return {
-            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels, ranked=self._ranked)
+            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels, payload=self._payload)
             for name, windows in self.texts.evaluation.items()
         }
 
     @cached_property
-    def _ranked(self) -> RankedParts | None:
+    def _payload(self) -> Payload | None:
         """Which parts of a module go, for everyone alike: whoever answers says how many."""
         if not traits_of(self.plan.space).cuts:
             return None
-        return rank_parts(self.decoder, self.texts.calibration, RANKINGS["flap"])
+        return rank_parts(self.decoder, self.texts.calibration, RANKINGS["flap"]).to_payload()
 
     def _where(self, field: str) -> str:
         """The field as the YAML has it, hashed: another text is another note."""

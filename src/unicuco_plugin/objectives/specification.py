@@ -102,7 +102,7 @@ class ObjectiveSpec(_Frozen):
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
         levels: The level database that candidates are stitched from, for spaces that zero weights.
-        payload: Digest of what strategies need beyond shares, which parts go first for instance; None for nothing.
+        payload: Digest of the payload that strategies need beyond shares; None where they need none.
     """
 
     objective: _Name

@@ -6,7 +6,7 @@ from typing import Self
 
 from torch import Tensor
 
-from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError, quoted
+from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError, StrategyError, quoted
 from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
@@ -14,8 +14,8 @@ from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.objectives.specification import LevelsSpec, ObjectiveSpec
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_objective, make_space
-from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.texts.calibration import calibration_hash
 
 __all__ = ["Site", "build_objective"]
@@ -29,13 +29,13 @@ class Site:
         decoder: The dense model on its device.
         fingerprint: Of the model.
         levels: The level database, where weights are zeroed; it shares what it decodes among all objectives.
-        ranked: Which parts of a module go first, where parts are cut.
+        payload: What strategies need beyond shares, where their space's traits say so: which parts go first.
     """
 
     decoder: Decoder
     fingerprint: str
     levels: Levels | None = None
-    ranked: RankedParts | None = None
+    payload: Payload | None = None
 
     @classmethod
     def open(
@@ -44,7 +44,7 @@ class Site:
         decoder: Decoder,
         *,
         levels: Path | None = None,
-        ranked: RankedParts | None = None,
+        payload: Payload | None = None,
     ) -> Self:
         """Look at a model that was loaded for a specification, and open the level database that this names.
 
@@ -52,7 +52,7 @@ class Site:
             spec: Of the objective.
             decoder: The model on its device; where weights are zeroed every expert gets linears of its own.
             levels: Where the level database is on this machine; at the specification's own folder by default.
-            ranked: As the attribute.
+            payload: As the attribute.
 
         Raises:
             UnsupportedModelError: If experts cannot be given linears.
@@ -63,7 +63,7 @@ class Site:
             opened = Levels.open(levels or spec.levels.folder)
             opened.verify()
             split_experts(decoder.model)
-        return cls(decoder, str(fingerprint(decoder.model)), opened, ranked)
+        return cls(decoder, str(fingerprint(decoder.model)), opened, payload)
 
     @property
     def dtype(self) -> str:
@@ -82,11 +82,6 @@ class Site:
             return None
         return LevelsSpec(folder=str(self.levels.folder.absolute()), identity=self.levels.record.identity)
 
-    @property
-    def payload(self) -> str | None:
-        """How a specification names what strategies need beyond shares."""
-        return None if self.ranked is None else self.ranked.digest
-
 
 def build_objective(spec: ObjectiveSpec, site: Site, windows: Tensor) -> Objective:
     """Build an objective where the model lies; equal specifications give equal bits on one kind of device.
@@ -98,8 +93,9 @@ def build_objective(spec: ObjectiveSpec, site: Site, windows: Tensor) -> Objecti
 
     Raises:
         ModelMismatchError: If the model is another, or computes in another dtype or on another kind of device.
-        CalibrationError: If the windows or ranked parts are others, or are missing.
+        CalibrationError: If the windows are others.
         LevelsError: If the level database is another, is missing, or does not fit the model.
+        StrategyError: If the payload is another, or is missing.
         UnknownNameError: If no plugin provides the objective or the space.
         PluginError: If one that does fails.
     """
@@ -108,14 +104,11 @@ def build_objective(spec: ObjectiveSpec, site: Site, windows: Tensor) -> Objecti
     if found != spec.windows:
         raise CalibrationError(f"windows of the objective must be those with hash {spec.windows}, got {found}")
     levels = None if spec.levels is None else _checked_levels(spec.levels, site)
-    if site.payload != spec.payload:
-        raise CalibrationError(
-            f"the objective needs the ranked parts {spec.payload or 'none'}, got {site.payload or 'none'}"
-        )
+    payload = None if spec.payload is None else _checked_payload(spec.payload, site)
     space = make_space(**spec.space.model_dump())
     return make_objective(
         spec.objective,
-        ObjectiveRequest(site.decoder, space, windows, spec.direction, spec.batch_windows, levels, site.ranked),
+        ObjectiveRequest(site.decoder, space, windows, spec.direction, spec.batch_windows, levels, payload),
     )
 
 
@@ -128,6 +121,13 @@ def _checked_levels(spec: LevelsSpec, site: Site) -> Levels:
         )
     site.levels.check_model(site.fingerprint)
     return site.levels
+
+
+def _checked_payload(digest: str, site: Site) -> Payload:
+    if site.payload is None:
+        raise StrategyError(f"the objective needs the payload with the digest {digest}, got none: take the run's own")
+    site.payload.check(site.payload.name, digest)
+    return site.payload
 
 
 def _check_model(spec: ObjectiveSpec, site: Site) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
+from unicuco_plugin.costs.model import objective_cost
 from unicuco_plugin.errors import JournalError, ProfileError
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
@@ -105,12 +106,12 @@ def train_profile(
     dense.to(source.device)
     stage = "reading calibration text" if text.sources else "writing calibration text"
     progress(Progress(stage, 0, 1, 0, ""))
-    windows = draw_windows(decoder, tokenizer, text, settings, output, ranking=subject.rank is not None)
-    ranked = None
-    if subject.rank:
+    windows = draw_windows(decoder, tokenizer, text, settings, output, ranking=subject.prepare is not None)
+    payload = None
+    if subject.prepare:
         progress(Progress("ranking parts of modules", 0, 1, 0, ""))
-        ranked = subject.rank(windows.parts)
-    site = Site(decoder, reference.fingerprint, subject.levels, ranked)
+        payload = subject.prepare(windows.parts)
+    site = Site(decoder, reference.fingerprint, subject.levels, payload)
     makers = _makers(objective, subject, site, windows.fidelities, settings=settings, shared=shared)
     if overwrite or not os.path.lexists(output / JOURNAL):
         first = makers[RANK]()  # an objective that cannot be made is refused before there is a journal
@@ -128,7 +129,7 @@ def train_profile(
     with Journal.open(output / JOURNAL, header, resume=resume, overwrite=overwrite) as journal:
         measure = JournaledMeasure(journal, subject.space, makers, settings.batch)
         progress(Progress("preparing", 0, 1, 0, ""))
-        start = subject.start(journal, windows.fidelities[RANK], ranked)
+        start = subject.start(journal, windows.fidelities[RANK], payload)
         result = train(
             subject.space,
             measure,
@@ -138,6 +139,7 @@ def train_profile(
             first=start.first,
             prior=start.prior,
             groups=subject.groups,
+            cost=objective_cost(subject.costs),
         )
         spent = {
             "evaluation_tokens": journal.tokens_spent() + start.tokens,
@@ -159,7 +161,7 @@ def train_profile(
         "settings": settings.model_dump(mode="json"),
         "calibration": windows.source,
         **({"levels": subject.header, "coverage": round(subject.coverage, 4)} if subject.levels else {}),
-        **({"parts": subject.header} if ranked else {}),
+        **({payload.name: subject.header} if payload else {}),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     record = build_record(
@@ -169,12 +171,12 @@ def train_profile(
         model=reference,
         objective=objective,
         settings=settings,
-        sizes=subject.sizes,
+        sizes=subject.costs.table,
         provenance=provenance,
     )
     net = {name: value.detach().float().contiguous() for name, value in result.net.state_dict().items()}
     tensors = {"stratnet": net, "surrogate": result.posterior.to_tensors()}
-    write_profile(output, record, tensors | ({"parts": ranked.to_tensors()} if ranked else {}))
+    write_profile(output, record, tensors | ({payload.name: payload.tensors} if payload else {}))
     return load_profile(output)
 
 
@@ -212,12 +214,12 @@ def _makers(
         model=site.fingerprint,
         dtype=site.dtype,
         device=site.device,
-        space=SpaceSpec.of(subject.space, subject.sizes.unit_params, subject.sizes.parts),
+        space=SpaceSpec.of(subject.space, subject.costs.table.unit_params, subject.costs.table.parts),
         windows=calibration_hash(windows[RANK]),
         direction=settings.direction,
         batch_windows=settings.batch_windows,
         levels=site.levels_spec,
-        payload=site.payload,
+        payload=None if site.payload is None else site.payload.digest,
     )
 
     def maker(tokens: Tensor) -> Callable[[], Objective]:
