@@ -59,7 +59,7 @@ class Text:
     @torch.inference_mode()
     def measure(self, kept: KeptParts) -> list[float]:
         """Divergence in nats per token, and perplexity."""
-        [final] = self._walk.prefixes.finals(self._walk.changes([kept]))
+        [final] = self._walk.prefixes.finals(self._walk.choices([kept]))
         dense = self._walk.prefixes.dense
         kl = nll = 0.0
         for window, ids in enumerate(self._windows):

@@ -15,23 +15,28 @@ from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.received import read_bytes
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.signed import SignedDocument
+from unicuco_plugin.traits import SPACES
 
 __all__ = [
+    "PACKAGED",
     "RECORD",
     "SCHEMA",
+    "find_profile",
     "is_profile",
+    "packaged_profiles",
     "read_profile",
     "write_profile",
 ]
 
 SCHEMA = 1
 RECORD = "profile.json"
+PACKAGED = Path(__file__).parent / "profiles"
 _DOCUMENT = SignedDocument("profile", SCHEMA, ProfileError, "train it again")
 _DIGITS = 8  # of its digest in a tensor file's name
 _FILE = re.compile(rf"[a-z_]{{1,40}}-[0-9a-f]{{{_DIGITS}}}\.safetensors")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# What profiles of any space have beside their record.
-_STEMS = {"stratnet", "surrogate", "parts"}
+# What profiles of any space have beside their record: StratNet, the surrogate, a payload.
+_STEMS = {"stratnet", "surrogate"} | {traits.payload for traits in SPACES.values() if traits.payload}
 _MOST_FILES = 16
 # Bytes of a tensor file: the parts of a model of 70 billion parameters, ranked, have thirty million.
 _LARGEST = 2**28
@@ -119,3 +124,23 @@ def _read(path: Path, expect: str) -> dict[str, Tensor]:
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
         raise ProfileError(f"profile file {path} is damaged: {error}") from error
     return tensors
+
+
+def packaged_profiles() -> list[str]:
+    """Names of the profiles that come with the package."""
+    return sorted(path.parent.name for path in PACKAGED.glob("*/profile.json"))
+
+
+def find_profile(source: str | Path) -> Path:
+    """The folder of a profile, given by its folder or by the name of a packaged one.
+
+    Raises:
+        ProfileError: If there is none.
+    """
+    folder = Path(source)
+    if folder.exists():
+        return folder
+    if str(source) not in packaged_profiles():
+        names = ", ".join(packaged_profiles()) or "none"
+        raise ProfileError(f"no profile at {source}: neither a folder nor a packaged profile ({names})")
+    return PACKAGED / str(source)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from unicuco_plugin.cli.failure import DEBUG, one_line
-from unicuco_plugin.request import KINDS, Request
+from unicuco_plugin.request import KINDS, LIMITS, Request
 
 __all__ = [
     "accept_option",
@@ -66,8 +66,15 @@ accept_option = click.option(
 
 _REQUEST_OPTIONS = (
     click.option("--sparsity", type=float, help="Share of prunable weights to remove, at least; in (0, 1)."),
-    click.option("--max-params", type=int, help="Most parameters of the whole exported checkpoint."),
-    click.option("--max-bytes", metavar="BYTES", help="Most bytes of its weight files; also 200MB, 5.5GiB."),
+    *(
+        click.option(
+            f"--{kind.replace('_', '-')}",
+            type=int if limit.read is None else str,
+            metavar=None if limit.read is None else limit.cost.upper(),
+            help=limit.text,
+        )
+        for kind, limit in LIMITS.items()
+    ),
     click.option("--max-divergence", type=float, help="Most divergence, in nats per token; the smallest model wins."),
     click.option(
         "--preference",

@@ -47,7 +47,8 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
 ) -> Space | None:
     """Build the space called ``name`` over a model's units; return None to pass.
 
-    Called once when training starts and once when a profile is loaded, with the units' full module names (blocks,
+    Called when training starts, whenever an objective is built (in the process that has the model), and when a profile
+    is loaded; spaces made from equal arguments must be equal. It is given the units' full module names (blocks,
     unless ``unicuco_space_traits`` gives another effect than ``DROP``), their parameters, the least and largest share
     of each, empty where nobody set any, where parts are cut how many equal parts each has and how many of them go
     together, and groups of indices of units: of each one has to stay for the model to generate; empty where any one
@@ -74,8 +75,8 @@ def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | 
 
     One that is a ``ReportingObjective``, with a method ``evaluate_reporting``, moves the progress bar within a batch.
 
-    Called once per fidelity, before the first strategy is measured on it, in the training process. No answer is an
-    ``UnknownNameError``.
+    Called once per fidelity, before the first strategy is measured on it, in the process that has the model. No
+    answer is an ``UnknownNameError``.
     """
 
 

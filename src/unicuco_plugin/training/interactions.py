@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.objectives.interaction import InteractionMeter, InteractionPath, measure_path
@@ -47,19 +48,18 @@ def interaction_starts(
     Returns:
         First strategies ``n x d``, the prior, and the evaluation tokens spent.
     """
-    known = journal.notes()
     meter = InteractionMeter(decoder, windows)
     spent = 0
 
+    def interactions(x: Tensor) -> dict[str, float]:
+        found = meter.measure(ranked.keep(decoder, space.to_units(x)), space.units)
+        return dict(zip(space.units, found.tolist(), strict=True))
+
     def measure(x: Tensor) -> Tensor:
         nonlocal spent
-        note = f"interactions {space.key(x)}"
-        if note not in known:
-            found = meter.measure(ranked.keep(decoder, space.to_units(x)), space.units)
-            known[note] = dict(zip(space.units, found.tolist(), strict=True))
-            journal.write_note(note, known[note])
         spent += windows.numel() * (1 + int((x < 1.0).sum()))
-        return torch.tensor([known[note][unit] for unit in space.units], dtype=torch.float64)
+        found = note_once(journal, f"interactions {space.key(x)}", lambda: interactions(x))
+        return torch.tensor([found[unit] for unit in space.units], dtype=torch.float64)
 
     path = measure_path(space, measure, _FURTHEST)
     return find_starts(space, path, decoder, ranked), find_prior(path), spent
