@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.costs.model import TableCosts, objective_cost
+from unicuco_plugin.divergences import Divergences
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
-from unicuco_plugin.expected import Expected, check_key
 from unicuco_plugin.levels.settings import identify_levels
 from unicuco_plugin.limits import Limits
 from unicuco_plugin.payload import Payload
@@ -22,11 +22,11 @@ from unicuco_plugin.policy.contest import Candidate, Contest, safest
 from unicuco_plugin.policy.evidence import Evidence
 from unicuco_plugin.policy.posterior import Posterior
 from unicuco_plugin.policy.scalarization import Z_STAR, Scaling
-from unicuco_plugin.policy.shift import Shift
 from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.profile import PACKAGED, find_profile, packaged_profiles, read_profile
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
+from unicuco_plugin.spaces.space import check_key
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 from unicuco_plugin.traits import traits_of
 
@@ -49,6 +49,7 @@ class Profile:
         net: StratNet.
         posterior: The surrogate.
         costs: What its strategies cost.
+        divergences: What is known of theirs.
 
     Raises:
         ProfileError: If the tensors do not fit the record.
@@ -83,8 +84,8 @@ class Profile:
         confirmed = {entry.strategy for entry in record.archive if entry.confirmed}
         self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
         self.costs = TableCosts(record.units, record.sizes, physical=self.search_space.physical)
-        self._expected = Expected(record, self.search_space, self._contest)
-        self._limits = Limits(self.search_space, self._contest, self.costs, self._expected.upper)
+        self.divergences = Divergences(record, self.search_space, self._contest)
+        self._limits = Limits(self.search_space, self._contest, self.costs, self.divergences.upper)
 
     @property
     def name(self) -> str:
@@ -156,7 +157,7 @@ class Profile:
         """Predict the divergence of one strategy, ``d`` shares, measured or not, by the surrogate alone."""
         with torch.no_grad():
             mean, std = self.posterior.log_predict(x[None])
-        return self._expected.shifted(x, mean.item(), std.item())
+        return self.divergences.shifted(x, mean.item(), std.item())
 
     def front(self) -> list[Strategy]:
         """The best strategy of each budget, smallest removal first."""
@@ -202,11 +203,6 @@ class Profile:
         return self._strategy(request, safest(found))
 
     @property
-    def shift(self) -> Shift | None:
-        """What the strategies that were confirmed say of the others; None where too few were."""
-        return self._expected.shift
-
-    @property
     def _best(self) -> list[Candidate]:
         return self._contest.best(self.search_space.budgets)
 
@@ -230,8 +226,6 @@ class Profile:
         g = scalarization(f, lam.expand(len(f), 2), torch.full((2,), Z_STAR, dtype=torch.float64))
         return candidates[int(g.argmin())]
 
-    # -- what is said of it ---------------------------------------------------------------------------------------
-
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         return Strategy(
             space=self.record.space,
@@ -242,7 +236,7 @@ class Profile:
             bytes=int(self.costs.of("bytes", candidate.x[None])),
             source=candidate.source,
             levels=self._levels,
-            divergence=self._expected.of(candidate),
+            divergence=self.divergences.of(candidate),
             units=self.search_space.to_units(candidate.x),
         )
 

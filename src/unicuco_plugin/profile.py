@@ -28,9 +28,9 @@ __all__ = [
     "write_profile",
 ]
 
+PACKAGED = Path(__file__).parent / "profiles"
 SCHEMA = 1
 RECORD = "profile.json"
-PACKAGED = Path(__file__).parent / "profiles"
 _DOCUMENT = SignedDocument("profile", SCHEMA, ProfileError, "train it again")
 _DIGITS = 8  # of its digest in a tensor file's name
 _FILE = re.compile(rf"[a-z_]{{1,40}}-[0-9a-f]{{{_DIGITS}}}\.safetensors")
@@ -45,6 +45,25 @@ _LARGEST = 2**28
 def is_profile(path: Path) -> bool:
     """Whether a file is a profile's record, of whatever schema, whole and unedited."""
     return _DOCUMENT.wrote(path)
+
+
+def packaged_profiles() -> list[str]:
+    """Names of the profiles that come with the package."""
+    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{RECORD}"))
+
+
+def find_profile(source: str | Path) -> Path:
+    """The folder of a profile, or of a packaged one by its name.
+
+    Raises:
+        ProfileError: If there is none.
+    """
+    if Path(source).exists():
+        return Path(source)
+    if str(source) not in packaged_profiles():
+        names = ", ".join(packaged_profiles()) or "none"
+        raise ProfileError(f"no profile at {source}: neither a folder nor a packaged profile ({names})")
+    return PACKAGED / str(source)
 
 
 def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -124,23 +143,3 @@ def _read(path: Path, expect: str) -> dict[str, Tensor]:
     except (SafetensorError, KeyError) as error:  # KeyError: a dtype that PyTorch lacks
         raise ProfileError(f"profile file {path} is damaged: {error}") from error
     return tensors
-
-
-def packaged_profiles() -> list[str]:
-    """Names of the profiles that come with the package."""
-    return sorted(path.parent.name for path in PACKAGED.glob("*/profile.json"))
-
-
-def find_profile(source: str | Path) -> Path:
-    """The folder of a profile, given by its folder or by the name of a packaged one.
-
-    Raises:
-        ProfileError: If there is none.
-    """
-    folder = Path(source)
-    if folder.exists():
-        return folder
-    if str(source) not in packaged_profiles():
-        names = ", ".join(packaged_profiles()) or "none"
-        raise ProfileError(f"no profile at {source}: neither a folder nor a packaged profile ({names})")
-    return PACKAGED / str(source)
