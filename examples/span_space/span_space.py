@@ -36,7 +36,7 @@ def _run(d: int, first: int, count: int) -> Tensor:
 
 
 class SpanSpace:
-    """Strategies over ``d`` blocks of one size: 1 in one run of neighbours, 0 outside. ``Space`` documents the methods."""
+    """Strategies over ``d`` blocks of one size: 1 in one run of neighbours, 0 elsewhere. Methods: see ``Space``."""
 
     name, smooth, stepped, physical, bounds, scales = NAME, False, False, True, (), ()
 
