@@ -14,10 +14,10 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import SpaceHandler, Task, check_spaces, in_order, make_handler
 from unicuco_plugin.modifiers.carriers.removal import correct_experts
-from unicuco_plugin.modifiers.carriers.structured import StructuredHandler, StructuredOptions, check_options
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
 from unicuco_plugin.modifiers.sources.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.sources.limit_check import check_shape

@@ -8,8 +8,8 @@ from torch import Tensor
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.objectives.interaction import InteractionMeter, InteractionPath, measure_path
+from unicuco_plugin.peers.part_shares import flap_shares
 from unicuco_plugin.peers.parts import embed, kind_space
-from unicuco_plugin.peers.structured import flap_shares
 from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.structured import StructuredSpace

@@ -9,8 +9,7 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, StrategyError, quoted
 from unicuco_plugin.models.blocks.coverage import check_share
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.models.tensors.storage import count_parameters
-from unicuco_plugin.modifiers.carriers.achieved import Achieved, LinearSparsity
+from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.engine_rounding import Follower, Setting, round_plan, tolerance
 from unicuco_plugin.modifiers.carriers.follower import check_ignored, find_follower, warn_of_refilling
 from unicuco_plugin.modifiers.carriers.plan_check import PlanCheck, PlannedLinear, count_zeros
@@ -106,23 +105,12 @@ class SparsityHandler:
             return
         self._remove_check()
         self._check.verify()
-        names = {id(module): name for name, module in self._model.named_modules()}
-        left = {name: linear for name, linear in self._linears.items() if id(linear) in names}
-        linears = [
-            LinearSparsity(
-                name=name,
-                exported_as=names[id(linear)],
-                weights=linear.weight.numel(),
-                planned=self._plan[name],
-                achieved=self._check.counts[name],
-                exported=count_zeros(linear),
-            )
-            for name, linear in left.items()
-            if self._plan.get(name) and name in self._check.counts  # a silenced sub-layer stays and was not pruned
-        ]
-        weights = sum(linear.weight.numel() for linear in left.values())
-        blocks = count_parameters(self._blocks)
-        self.achieved = Achieved(type(self._follower).__name__, weights, tuple(linears), blocks)
+        # A silenced sub-layer stays and was not pruned.
+        counts = {name: count for name, count in self._check.counts.items() if self._plan.get(name)}
+        engine = type(self._follower).__name__
+        self.achieved = Achieved.of(
+            self._model, engine, self._linears, planned=self._plan, achieved=counts, blocks=self._blocks
+        )
         logger.info(f"SparsityProfileModifier: {self.achieved.describe()}")
         lost = self.achieved.total("achieved") - self.achieved.total("exported")
         if lost > 0:
