@@ -34,7 +34,7 @@ _REASONS = 3
 
 
 class UnicucoError(Exception):
-    """Base of all errors that a user can cause and mend; the command line prints them without a traceback."""
+    """Base of all errors that a user can cause and fix; the command line prints them without a traceback."""
 
 
 class RequestError(UnicucoError, ValueError):

@@ -44,10 +44,10 @@ class Request(BaseModel):
     """What a user asks of a profile: exactly one of the fields is set.
 
     Attributes:
-        sparsity: Share of prunable weights to remove, at least; in (0, 1).
-        max_params: Most parameters of the whole exported checkpoint.
-        max_bytes: Most bytes of the exported weight files, before any later quantisation; also ``"6GB"``.
-        max_divergence: Most nats per token of mean KL(dense‖pruned); the smallest model within it is the answer.
+        sparsity: The least share of prunable weights to remove, in (0, 1).
+        max_params: The most parameters that the whole exported checkpoint may have.
+        max_bytes: The most bytes of exported weight files, before any later quantisation; also ``"6GB"``.
+        max_divergence: The most mean KL(dense‖pruned), in nats per token; the smallest model within it is the answer.
         preference: The paper's lambda, always (size, quality); non-negative, scaled to sum to one.
     """
 

@@ -51,7 +51,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class LevelSettings(_Frozen):
-    """What decides the content of a level database, beside the model and the calibration windows.
+    """What determines a level database, besides the model and the calibration windows.
 
     Attributes:
         sparsities: The ladder, ascending, each in (0, 1); the dense level is not stored.
@@ -59,7 +59,7 @@ class LevelSettings(_Frozen):
         block_size: Columns whose masks are chosen together.
         inputs: What each block is calibrated on: the ``dense`` model's states, or the mean of the states that all
             levels of the blocks before it give, as a pruned model will (``pruned``).
-        batch_windows: Windows that pass a block together.
+        batch_windows: Windows run through a block together.
     """
 
     sparsities: tuple[float, ...] = Field(default=LADDER, max_length=_MOST_LEVELS)

@@ -1,4 +1,4 @@
-"""Everything that steers a training run, with its ranges, and the named presets."""
+"""Everything that controls a training run, with its ranges, and the named presets."""
 
 from typing import Literal, Self
 
@@ -12,9 +12,9 @@ __all__ = ["PRESETS", "Settings"]
 
 
 class Settings(BaseModel):
-    """Parameters of Algorithm 1, of what stands around it, and of how a candidate is measured.
+    """Parameters of Algorithm 1, of the steps around it, and of how candidates are measured.
 
-    The defaults are our own preset: as cheap as measurement showed it can be (docs/training.md).
+    The defaults are our own preset, as cheap as measurements allow (docs/training.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,7 +56,7 @@ class Settings(BaseModel):
         return self
 
     def generator(self, *stream: int) -> Generator:
-        """An independent random stream for each use, so that a resumed run draws what the unbroken one drew."""
+        """An independent random stream per use, so that a resumed run draws what an uninterrupted one draws."""
         seed = self.seed
         for part in stream:
             seed = (seed * 1_000_003 + part + 7) % (2**63 - 1)

@@ -79,13 +79,13 @@ def train_profile(
     shared: Shared | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Profile:
-    """Train a profile and write it to a folder, with a journal beside it that a killed run resumes from.
+    """Train a profile and write it to a folder, beside a journal from which a killed run resumes.
 
     Args:
         model: Folder or hub name of the dense model.
         output: The profile's folder; its name becomes the profile's.
         space: What is pruned, by plugin name.
-        units: For spaces that zero weights or cut parts; see there.
+        units: The units of spaces that zero weights or cut parts.
         objective: What is measured, by plugin name.
         calibration: Text files, JSONL files, ``datasets`` names or folders; none lets the model write its own text.
         settings: How to train; the default preset if left out.
@@ -93,21 +93,21 @@ def train_profile(
         dtype: The model's dtype; ``auto`` is the checkpoint's.
         revision: As in Transformers.
         trust_remote_code: As in Transformers.
-        split: Which part of a dataset to read.
-        samples: How many of its rows at most.
+        split: Which split of a dataset to read.
+        samples: The most documents to take from each source.
         resume: Continue the journal in ``output``.
-        overwrite: Replace a profile and journal that are there.
-        command: How this was called, for the provenance.
-        shared: What other runs over this model have made or will use.
+        overwrite: Replace an existing profile and journal.
+        command: The command line, for the provenance.
+        shared: What runs over the same model share, such as measurements.
         progress: Called often.
 
     Returns:
-        The profile as written. After Ctrl-C it holds what was known by then (``provenance["interrupted"]``).
+        The profile as written. After Ctrl-C it holds what was known at that point (``provenance["interrupted"]``).
 
     Raises:
         ProfileError: If ``output`` holds a profile or journal already and neither flag is given.
-        UnsupportedModelError, CalibrationError, JournalError, LevelsError, UnknownNameError: See there.
-        KeyboardInterrupt: If interrupted before there is a surrogate of the space; what was measured is in the journal.
+        UnsupportedModelError, CalibrationError, JournalError, LevelsError, UnknownNameError: As these classes say.
+        KeyboardInterrupt: If interrupted before the space has a surrogate; what was measured is in the journal.
     """
     started = time.perf_counter()
     output = Path(output)
