@@ -58,7 +58,9 @@ def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Map
     content = record.model_dump(mode="json", exclude=None if record.needed else {"needed"})
     text = _DOCUMENT.dumps({**content, "files": digests})
     if os.path.lexists(folder / RECORD) and not is_profile(folder / RECORD):
-        raise ProfileError(f"{folder / RECORD} is no profile of unicuco-plugin; it will not be replaced: move it away")
+        raise ProfileError(
+            f"{folder / RECORD} is not a profile of unicuco-plugin; it will not be replaced: move it away"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_drafts(folder)

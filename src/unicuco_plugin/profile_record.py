@@ -200,7 +200,7 @@ class ProfileRecord(_Frozen):
         count = len(self.units)
         if len(set(self.units)) < count:
             twice = next(name for index, name in enumerate(self.units) if name in self.units[:index])
-            raise ValueError(f"units must have names of their own, got {quoted(twice)} twice")
+            raise ValueError(f"units must have distinct names, got {quoted(twice)} twice")
         self.sizes.check_lengths(count)
         if len(self.bounds) not in (0, count):
             raise ValueError(f"bounds must have one entry for each of {count} units, got {len(self.bounds)}")

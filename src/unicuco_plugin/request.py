@@ -151,7 +151,7 @@ def read_requests(path: Path) -> list[Request]:
         except ValueError as error:  # ours, JSON's, and Python's own for an integer of too many digits
             raise RequestError(f"{path}, line {number}: {error}") from error
     if not requests:
-        raise RequestError(f"request file {path} holds no request; write one JSON object a line")
+        raise RequestError(f"request file {path} holds no request; write one JSON object per line")
     return requests
 
 

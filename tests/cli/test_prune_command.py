@@ -210,7 +210,7 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
         (["--strategy", "STRATEGY", "--setting", "official"], "--setting goes with --peer, not with --strategy"),
         (
             ["--profile", "PROFILE", "--sparsity", "0.3", "--space", "structured"],
-            "--space structured: what is given is of the space depth; leave it out",
+            "--space structured: the given source is of the space depth; leave it out",
         ),
         (["--strategy", "STRATEGY", "--step", "9"], "--step goes with --evopress, not with --strategy"),
         (["--recipe", "r", "--engine", "levels"], "--engine does not go with --recipe; write it into the recipe"),

@@ -121,8 +121,8 @@ class _Run:
             note = f"content/{field}/{self._where(field)}"
             if known.get(note, content) != content:
                 raise JournalError(
-                    f"{field} must hold what it held when {self.output / JOURNAL} was begun; it was changed since: "
-                    "give another --output, or put it back"
+                    f"{field} must be as it was when {self.output / JOURNAL} was started, but has changed: "
+                    "restore it, or give another --output"
                 )
             self.journal.write_note(note, content)
 
@@ -211,7 +211,7 @@ class _Run:
             spent = {name: profile.provenance.get(name) for name in ("evaluation_tokens", "seconds")}
             if not all(isinstance(value, int | float) for value in spent.values()):
                 raise ProfileError(
-                    f"profile {profile.name} does not tell what it took: {', '.join(spent)}; train it again"
+                    f"profile {profile.name} does not record what it cost: {', '.join(spent)}; train it again"
                 )
             return profile, {"tokens": spent["evaluation_tokens"], "seconds": spent["seconds"]}
         folder = self._own("profiles") / cell.identity

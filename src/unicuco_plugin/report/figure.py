@@ -32,7 +32,7 @@ def check_picture(path: Path) -> None:
     if not path.parent.is_dir():
         raise ExportError(f"{path}: no such folder {path.parent}")
     if os.path.lexists(path) and not _is_ours(path):
-        raise ExportError(f"{path}: is no picture of unicuco's; it will not be replaced: choose another name")
+        raise ExportError(f"{path}: is not a picture of unicuco's; it will not be replaced: choose another name")
 
 
 def new_figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib is untyped

@@ -60,7 +60,7 @@ class SparsitySpace(WeightedUnits):
 
     def __post_init__(self) -> None:
         if self.bounds and len(self.bounds) != len(self.unit_names):
-            raise StrategyError(f"bounds must be one pair a unit, got {len(self.bounds)} for {len(self.unit_names)}")
+            raise StrategyError(f"bounds must be one pair per unit, got {len(self.bounds)} for {len(self.unit_names)}")
         for unit, (low, high) in zip(self.unit_names, self.bounds, strict=False):
             if not 0.0 <= low < high <= 1.0:
                 raise StrategyError(

@@ -66,7 +66,9 @@ class StructuredSpace(WeightedUnits):
 
     def __post_init__(self) -> None:
         if len(self.unit_parts) != len(self.unit_names):
-            raise StrategyError(f"parts must be one pair a unit, got {len(self.unit_parts)} for {len(self.unit_names)}")
+            raise StrategyError(
+                f"parts must be one pair per unit, got {len(self.unit_parts)} for {len(self.unit_names)}"
+            )
         for unit, params, (count, step) in zip(self.unit_names, self.unit_params, self.unit_parts, strict=True):
             if not 0 < step <= count or params % count:
                 raise StrategyError(f"parts[{unit!r}] must be steps of equal parts of {params}, got ({count}, {step})")

@@ -207,14 +207,14 @@ def train_profile(
 
 def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
-        raise JournalError("resume and overwrite exclude each other: one continues a run, the other forgets it")
+        raise JournalError("resume and overwrite exclude each other: one continues a run, the other discards it")
     if output.exists() and not output.is_dir():
         raise ProfileError(f"output must be a folder, got the file {output}")
     there = [name for name in (RECORD, JOURNAL) if os.path.lexists(output / name)]
     # Now rather than when all is measured; the journal is looked at when its lock is held.
     if (resume or overwrite) and RECORD in there and not is_profile(output / RECORD):
         raise ProfileError(
-            f"{output / RECORD} is no profile of unicuco-plugin; it will not be replaced: move it away, or choose "
+            f"{output / RECORD} is not a profile of unicuco-plugin; it will not be replaced: move it away, or choose "
             "another output"
         )
     if there and not (resume or overwrite):

@@ -77,7 +77,7 @@ def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Mod
     again = next((type(modifier).__name__ for modifier in later if isinstance(modifier, ENGINES)), None)
     if again is not None:
         raise RecipeError(
-            f"levels stitches the strategy's zeros already, and {again} would prune once more; leave one of them out"
+            f"levels already stitches the strategy's zeros, and {again} would prune again; leave one of them out"
         )
 
 
@@ -109,8 +109,8 @@ def check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None:
     if hit:
         listed = ", ".join(hit[:_NAMED]) + (f" and {len(hit) - _NAMED} more" if len(hit) > _NAMED else "")
         raise RecipeError(
-            f"{type(follower).__name__}: ignore {follower.ignore} hits linears that the strategy prunes: {listed}; "
-            "take the pattern out, or freeze them when the profile is trained"
+            f"{type(follower).__name__}: ignore {follower.ignore} matches linears that the strategy prunes: {listed}; "
+            "remove the pattern, or let them stay dense (--ignore) when the profile is trained"
         )
 
 
@@ -119,5 +119,5 @@ def warn_of_refilling(follower: Follower, later: Sequence[Modifier]) -> None:
     if any(type(modifier).__name__ == "GPTQModifier" for modifier in later):
         logger.warning(
             f"GPTQModifier after {type(follower).__name__} fills zeros again (0.700 fell to 0.663 in one of our runs); "
-            "QuantizationModifier keeps all of them"
+            "QuantizationModifier keeps them all"
         )

@@ -28,8 +28,8 @@ def check_limits(strategies: Sequence[Strategy], params: int, size: int) -> None
         limit = getattr(strategy.request, kind) if kind in _SIZES else None
         if limit is not None and found[kind] > limit:
             raise ExportError(
-                f"{kind} must be kept: asked for {limit:,}, the checkpoint would have {found[kind]:,}. A profile "
-                "counts the dtype and the biases it was trained with: leave --dtype and --compensate out, or ask for "
+                f"{kind} must be met: {limit:,} was requested, the checkpoint would have {found[kind]:,}. A profile "
+                "counts the dtype and the biases it was trained with: leave out --dtype and --compensate, or request "
                 "less"
             )
 

@@ -195,7 +195,7 @@ class EvoPressSource(_Entry):
     def _check_kind(self) -> "EvoPressSource":
         sparse = isinstance(read_either(Path(self.file)), dict)
         if sparse and self.sparsity is None:
-            raise ValueError(f"{self.file} is a file of levels, which does not tell its mean: give sparsity, got none")
+            raise ValueError(f"{self.file} is a file of levels, which does not give its mean: give sparsity, got none")
         if not sparse and self.sparsity is not None:
             raise ValueError(f"{self.file} says which layers go: sparsity goes with a file of levels")
         if not sparse and "step" in self.model_fields_set:
