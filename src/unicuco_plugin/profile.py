@@ -24,6 +24,7 @@ __all__ = [
     "write_profile",
 ]
 
+# Of profile.json; raised when an older reader would misread a newer file.
 SCHEMA = 1
 RECORD = "profile.json"
 _DOCUMENT = SignedDocument("profile", SCHEMA, ProfileError, "train it again")

@@ -15,6 +15,7 @@ from unicuco_plugin.traits import SpaceTraits, traits_of
 
 __all__ = ["Divergence", "Interval", "ModelReference", "Source", "Strategy", "split_halves"]
 
+# Of a strategy's JSON; raised when an older reader would misread a newer file.
 SCHEMA = 1
 Source = Literal["stratnet", "archive", "neighbour", "peer", "evopress_file"]
 # Far above what there is: the largest mixtures of experts have some 50 000 linears.

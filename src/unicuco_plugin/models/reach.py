@@ -17,7 +17,8 @@ from unicuco_plugin.models.loading import load_config
 
 __all__ = ["Reach", "load_reach"]
 
-# Rows that a table of positions may have beyond the configuration's: OPT's and BioGPT's first two are no positions.
+# Rows that a table of positions may have beyond the configuration's: the first two of OPT and BioGPT are not positions.
+# Eight is a choice that leaves room for some more.
 _OFFSET = 8
 # Families whose positions are no embedding and end all the same: sines in a tensor (GPT-J, CodeGen), biases (MPT).
 _FIXED = {"gptj": "n_positions", "codegen": "n_positions", "mpt": "max_seq_len"}

@@ -10,9 +10,9 @@ from unicuco_plugin.report.table import format_count, format_seconds
 
 __all__ = ["describe_benchmark"]
 
-# Shares further apart than this are told.
+# Shares further apart than this are reported. A choice: methods round to whole parts, which is no difference to report.
 _APART = 0.002
-# Largest number of requests that a crossing point is looked for at.
+# Largest number of requests at which a crossing point is of interest to anybody.
 _MOST = 10_000
 
 

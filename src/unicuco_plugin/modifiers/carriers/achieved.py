@@ -13,6 +13,7 @@ from unicuco_plugin.modifiers.carriers.plan_check import count_zeros
 
 __all__ = ["Achieved", "LinearSparsity"]
 
+# Of sparsity.json; raised when an older reader would misread a newer file.
 SCHEMA = 1
 
 

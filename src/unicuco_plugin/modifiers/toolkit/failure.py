@@ -8,7 +8,7 @@ from unicuco_plugin.errors import ExportError, RecipeError, UnicucoError, clip
 
 __all__ = ["explain_failure"]
 
-# How many linears a message names.
+# How many linears a message names, beside the toolkit's own words.
 _NAMED = 2
 # As the toolkit lists linears whose columns a group size does not divide.
 _INDIVISIBLE = re.compile(r"- (\S+) \(columns=(\d+), group_size=(\d+)\)")
