@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 __all__ = ["MOST_CHARACTERS", "BadPattern", "find_bad_pattern"]
 
+# Of one pattern: ten times what a list of the linears of a block takes.
 MOST_CHARACTERS = 1_000
 # More than any recipe needs; each may take its share of the time on the names of a large model.
 _MOST_PATTERNS = 500

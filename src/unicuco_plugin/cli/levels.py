@@ -55,7 +55,7 @@ def levels() -> None:
 @click.option("--resume", is_flag=True, help="Continue an interrupted build, from the linear it was in.")
 @click.option("--overwrite", is_flag=True, help="Remove the database at --output first.")
 @debug_option
-def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - one an option
+def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - one per option
     """Prune every linear of a model with SparseGPT at all levels in one sweep, and store the results.
 
     Each finished linear is on disk. After Ctrl-C, or anything worse, the same command with --resume continues.

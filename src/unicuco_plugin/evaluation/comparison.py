@@ -39,7 +39,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """Estimate from one value a window."""
+        """Estimate from one value per window."""
         mean = math.fsum(values) / len(values)
         if len(values) == 1:
             return cls(mean, math.nan)

@@ -1,4 +1,4 @@
-"""The level database on disk: one safetensors file a linear, with a bitmask and the surviving values of every level.
+"""The level database on disk: one safetensors file per linear, with a bitmask and the surviving values of every level.
 
 A file holds, for a weight of ``R x C`` and levels 1 … E: ``mask.e``, ``R x ceil(C / 8)`` bytes with the first column
 in the highest bit, set where a weight survives; ``values.e``, the survivors in row order; ``zeros``, ``(E + 1) x R``

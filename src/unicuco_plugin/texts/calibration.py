@@ -15,7 +15,7 @@ from unicuco_plugin.texts.documents import Document, read_documents
 
 __all__ = ["calibration_hash", "load_windows"]
 
-# Text beyond this many characters a window token is not tokenised: many times what windows need (about 4 a token in
+# Text beyond this many characters per window token is not tokenised: many times what windows need (about 4 per token in
 # English, 1 in Chinese), so that they still come from all over a source.
 _CHARACTERS = 64
 # Tokenising 4 M characters takes a few seconds; below that nothing is left out.
