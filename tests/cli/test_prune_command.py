@@ -115,7 +115,7 @@ def test_a_peer_without_text_lets_the_model_write_it_and_one_that_reads_none_doe
     result = prune("--peer", "shortgpt", "--sparsity", "0.3", "--samples", "3", "--seq-length", "8")
     assert result.exit_code == 0, result.stderr
     assert "no --calibration: the model writes 3 windows of its own" in result.stderr
-    assert "divergence  unknown: shortgpt does not tell; unicuco evaluate measures it" in result.stdout
+    assert "divergence  unknown: shortgpt gives none; unicuco evaluate measures it" in result.stdout
 
 
 @pytest.mark.slow
