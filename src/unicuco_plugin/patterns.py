@@ -1,4 +1,4 @@
-"""Regular expressions of strangers, tried out where they can do no harm: in a process with a clock of its own.
+"""Untrusted regular expressions, tried out where they can do no harm: in a process with a time limit.
 
 Python's ``re`` can neither be interrupted nor given a limit, and some expressions of ten characters take longer than
 the universe on a name of forty. Compiling happens over there as well.

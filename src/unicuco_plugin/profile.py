@@ -1,4 +1,4 @@
-"""A profile on disk: one JSON file that says everything, two safetensors files that it vouches for."""
+"""A profile on disk: one JSON file that says everything, and the tensor files that it vouches for."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What a profile says of itself: its units, what they weigh, every measured strategy, and how it was made."""
+"""What a profile says about itself: its units and their sizes, every measured strategy, and how it was made."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""``unicuco benchmark``: methods beside each other on one model, from a YAML to tables and pictures."""
+"""``unicuco benchmark``: methods compared on one model, from a YAML file to tables and pictures."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-r"""A dense and a pruned model beside each other on windows of text: perplexities and divergence.
+r"""A dense and a pruned model compared on windows of text: perplexities and divergence.
 
 Notation
     m: windows; L: tokens in a window

@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all, and nothing of it after a kill."""
+"""A file that appears whole or not at all, and leaves nothing behind after a kill."""
 
 import fcntl
 import os

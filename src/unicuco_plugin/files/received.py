@@ -1,4 +1,4 @@
-"""Reading what may come from a stranger: regular files alone, bounded before they are read, waiting for nobody."""
+"""Reading what may be untrusted: only regular files, bounded before they are read, without waiting."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""How a recipe is refused: in one line of bounded length, in which nothing of a stranger's can pass for ours."""
+"""How a recipe is refused: in one line of bounded length, in which nothing untrusted can pass for ours."""
 
 from unicuco_plugin.errors import RecipeError
 

@@ -1,4 +1,4 @@
-"""The tables of a journal, and a digest of every row, by which a flipped bit is found.
+"""The tables of a journal, and a digest of every row, which reveals a flipped bit.
 
 A row's digest is over all its other fields, each with its kind and its length before it, so that no two rows have the
 same bytes. Schema 1 had no digests; such a journal gets them when it is opened.

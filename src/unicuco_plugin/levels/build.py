@@ -1,4 +1,4 @@
-"""Building a level database: block by block, linear by linear, and on from there after a kill."""
+"""Building a level database: block by block, linear by linear, and resumed from there after a kill."""
 
 import importlib.metadata
 import time

@@ -1,4 +1,4 @@
-"""A recipe checked before it runs: what the toolkit would misread without an error, or run, is refused here."""
+"""A recipe checked before it runs: what the toolkit would silently misread, or run, is refused here."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A search over groups of units, before that over the units: fewer strategies, and whole groups often go best."""
+"""A search over groups of units, before the one over the units: fewer strategies, and whole groups often go best."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""One run, from a model and text to a profile on the disk."""
+"""One run, from a model and text to a profile on disk."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""A plan held against the weights, at the moment when the pass that carries it out has ended."""
+"""A plan compared with the weights, as soon as the pass that carries it out has ended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What was asked not to be exceeded held against the checkpoint."""
+"""Requested limits compared with the checkpoint."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Where a strategy comes from, as a recipe says it: a profile, a peer, or a file of EvoPress."""
+"""Where a strategy comes from, as a recipe says it: a profile, a peer, or a file written by EvoPress."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -178,7 +178,7 @@ class EvoPressSource(_Entry):
 
     Attributes:
         file: ``layer_drop_config.txt`` or a file of levels.
-        sparsity: The mean sparsity of a file of levels, in (0, 1), which the file does not tell.
+        sparsity: The mean sparsity of a file of levels, in (0, 1), which the file does not give.
         step: Weights of one level.
     """
 
