@@ -222,7 +222,7 @@ class ProfileRecord(_Frozen):
 
 
 class _LevelsHeader(BaseModel):
-    """What a profile of the space ``sparsity`` says of its level database and units, as reports show it."""
+    """What a profile of the space ``sparsity`` says about its level database and units, as reports show it."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

@@ -37,7 +37,7 @@ def check_config(config: Any, reference: ModelReference) -> None:  # noqa: ANN40
 
     Args:
         config: The configuration of a model with all its blocks.
-        reference: What the strategy or profile says of its model.
+        reference: What the strategy or profile says about its model.
 
     Raises:
         ModelMismatchError: If the structure differs, or the reference holds no fingerprint.
@@ -52,7 +52,7 @@ def check_model(
 
     Args:
         model: A causal language model with all its blocks.
-        reference: What the strategy or profile says of its model.
+        reference: What the strategy or profile says about its model.
         accept_other_weights: Whether to accept the same structure with other weights (a fine-tune).
         actual: The model's fingerprint where the caller has it already; computed otherwise.
 

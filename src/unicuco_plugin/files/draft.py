@@ -21,7 +21,7 @@ _LONGEST = 200
 
 @contextmanager
 def draft(target: Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside the target that takes its name, on the disk for good, when the ``with`` ends well.
+    """A temporary file beside the target that takes its name, on disk for good, when the ``with`` ends well.
 
     After an error nothing is left of it and an older file of that name stays. A link of that name is replaced, never
     written through.

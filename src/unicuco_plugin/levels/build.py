@@ -104,7 +104,7 @@ def build_levels(
             need = check_room(output, left, settings, width)
             if left:
                 tell(
-                    f"{len(left)} linears to solve, at most {need / 1e6:,.1f} MB on the disk; linears have "
+                    f"{len(left)} linears to solve, at most {need / 1e6:,.1f} MB on disk; linears have "
                     f"{measure_coverage(decoder).share:.1%} of the weights of the blocks"
                 )
             write_record(output, record)
@@ -114,7 +114,7 @@ def build_levels(
 
 
 class _Build:
-    """A build under way; its record is on the disk whenever it has grown."""
+    """A build under way; its record is on disk whenever it has grown."""
 
     def __init__(
         self, folder: Path, record: LevelsRecord, decoder: Decoder, progress: Callable[[Progress], None]

@@ -163,7 +163,7 @@ class Contest:
         return [list(islice(candidates, len(group))) for group in groups]
 
     def predict(self, x: Tensor, source: Source, keys: Sequence[str] | None = None) -> list[Candidate]:
-        """What all evidence says of ``p x d`` strategies, known by their own keys or by those given."""
+        """What all evidence says about ``p x d`` strategies, known by their own keys or by those given."""
         if not len(x):
             return []
         keys = keys or [self._space.key(row) for row in x]

@@ -11,7 +11,7 @@ from unicuco_plugin.files.received import read_bytes
 __all__ = ["COLOURS", "MARKERS", "check_picture", "new_figure", "save_figure"]
 
 _FORMATS = (".png", ".svg", ".pdf")
-# What a picture says of who drew it, in the field that each format has for that.
+# What a picture says about who drew it, in the field that each format has for that.
 _MARK = "drawn by unicuco-plugin"
 _FIELDS = {"png": "Software", "svg": "Creator", "pdf": "Creator"}
 _LARGEST = 2**26

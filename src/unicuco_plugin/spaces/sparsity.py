@@ -115,7 +115,7 @@ class SparsitySpace(WeightedUnits):
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
-        """Every twentieth between what the bounds reach at the least and at the most."""
+        """Every twentieth between the least and the most that the bounds allow."""
         low, high = self.reach
         return tuple(share for share in _GRID if low + _SLACK < share < high - _SLACK)
 
