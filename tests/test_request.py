@@ -149,7 +149,7 @@ def test_a_wrong_line_is_named_by_its_number(tmp_path, line, reason):
 
 def test_a_file_without_requests_is_refused(tmp_path):
     (tmp_path / "empty").write_text("\n \n", encoding="utf8")
-    with pytest.raises(RequestError, match=r"holds no request; write one JSON object a line$"):
+    with pytest.raises(RequestError, match=r"holds no request; write one JSON object per line$"):
         read_requests(tmp_path / "empty")
 
 

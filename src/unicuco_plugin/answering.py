@@ -41,7 +41,7 @@ class Profile:
 
     Args:
         record: What ``profile.json`` says.
-        tensors: Those of StratNet and of the surrogate, by these names, and of the payload by its own, if there is one.
+        tensors: StratNet's and the surrogate's, by their names, and the payload's by its own, if there is one.
 
     Attributes:
         record: As given.
@@ -127,7 +127,7 @@ class Profile:
         return Payload(name, self._tensors[name])
 
     def rank_parts(self) -> "RankedParts":
-        """Which head groups and neurons go first, as in training: shares become kept parts without text.
+        """Which head groups and neurons go first, as in training, so that shares become kept parts without text.
 
         Raises:
             ProfileError: If the profile's space has no parts.
@@ -154,20 +154,20 @@ class Profile:
         return identify_levels(*known["levels"]) if known else None
 
     def predict(self, x: Tensor) -> Divergence:
-        """Predict the divergence of one strategy, ``d`` shares, measured or not, by the surrogate alone."""
+        """Predict the divergence of one strategy, ``d`` shares, from the surrogate alone, even if it was measured."""
         with torch.no_grad():
             mean, std = self.posterior.log_predict(x[None])
         return self.divergences.shifted(x, mean.item(), std.item())
 
     def front(self) -> list[Strategy]:
-        """The best strategy of each budget, smallest removal first."""
+        """The best strategy at each budget, smallest removal first."""
         requests = [Request.of(sparsity=budget) for budget in self.search_space.budgets]
         return [self._strategy(request, best) for request, best in zip(requests, self._best, strict=True)]
 
     def answer(self, request: Request | None = None, **fields: Any) -> Strategy:  # noqa: ANN401 - checked by Request
         """Answer one request, given whole or as one field: ``answer(sparsity=0.25)``.
 
-        Deterministic. The divergence is measured where the strategy was confirmed in training, else predicted.
+        Deterministic. The divergence is measured if the strategy was confirmed in training, otherwise predicted.
 
         Raises:
             RequestError: If the request is malformed or cannot be met; the message says what can.
@@ -179,7 +179,7 @@ class Profile:
         return self.answer_many([request])[0]
 
     def answer_many(self, requests: Iterable[Request]) -> list[Strategy]:
-        """Answer many requests, in order; what they share is worked out once."""
+        """Answer many requests, in order; what they share is computed once."""
         requests = list(requests)
         budgets = {i: self._limits.budget_of(r) for i, r in enumerate(requests) if r.kind != "preference"}
         best = dict(zip(budgets, self._contest.best(list(budgets.values())), strict=True))

@@ -29,14 +29,14 @@ __all__ = [
     "round_up",
 ]
 
-# Characters of a message: a line or two of a terminal, and what a path of a usual length leaves room in.
+# Characters of a message: two or three lines of a terminal, which leave room for a path of usual length.
 LONGEST = 300
-# Of a document that is wrong throughout so many fields are told.
+# Fields that a message names where a document is wrong throughout: what fits into LONGEST.
 _REASONS = 3
 
 
 class UnicucoError(Exception):
-    """Base of all errors that a user can cause and mend; the command line prints them without a traceback."""
+    """Base of all errors that a user can cause and fix; the command line prints them without a traceback."""
 
 
 class RequestError(UnicucoError, ValueError):

@@ -1,4 +1,4 @@
-"""A profile on disk: one JSON file that says everything, two safetensors files that it vouches for."""
+"""A profile on disk: one JSON file that says everything, and the tensor files that it vouches for."""
 
 import hashlib
 import os
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 PACKAGED = Path(__file__).parent / "profiles"
+# Of profile.json; raised when an older reader would misread a newer file.
 SCHEMA = 1
 RECORD = "profile.json"
 _DOCUMENT = SignedDocument("profile", SCHEMA, ProfileError, "train it again")
@@ -82,7 +83,9 @@ def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Map
     content = record.model_dump(mode="json", exclude=None if record.needed else {"needed"})
     text = _DOCUMENT.dumps({**content, "files": digests})
     if os.path.lexists(folder / RECORD) and not is_profile(folder / RECORD):
-        raise ProfileError(f"{folder / RECORD} is no profile of unicuco-plugin; it will not be replaced: move it away")
+        raise ProfileError(
+            f"{folder / RECORD} is not a profile of unicuco-plugin; it will not be replaced: move it away"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_drafts(folder)

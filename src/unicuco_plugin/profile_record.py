@@ -1,4 +1,4 @@
-"""What a profile says of itself: its units, what they weigh, every measured strategy, and how it was made."""
+"""What a profile says about itself: its units and their sizes, every measured strategy, and how it was made."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -111,7 +111,7 @@ class ProfileRecord(_Frozen):
         count = len(self.units)
         if len(set(self.units)) < count:
             twice = next(name for index, name in enumerate(self.units) if name in self.units[:index])
-            raise ValueError(f"units must have names of their own, got {quoted(twice)} twice")
+            raise ValueError(f"units must have distinct names, got {quoted(twice)} twice")
         self.sizes.check_lengths(count)
         if len(self.bounds) not in (0, count):
             raise ValueError(f"bounds must have one entry for each of {count} units, got {len(self.bounds)}")
@@ -133,7 +133,7 @@ class ProfileRecord(_Frozen):
 
 
 class _LevelsHeader(BaseModel):
-    """What a profile of the space ``sparsity`` says of its level database and units, as reports show it."""
+    """What a profile of the space ``sparsity`` says about its level database and units, as reports show it."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

@@ -60,19 +60,21 @@ class Request(BaseModel):
     """What a user asks of a profile: exactly one of the fields is set.
 
     Attributes:
-        sparsity: Share of prunable weights to remove, at least; in (0, 1).
-        max_params: Most parameters of the whole exported checkpoint.
-        max_bytes: Most bytes of the exported weight files, before any later quantisation; also ``"6GB"``.
-        max_divergence: Most nats per token of mean KL(dense‖pruned); the smallest model within it is the answer.
+        sparsity: The least share of prunable weights to remove, in (0, 1).
+        max_params: The most parameters that the whole exported checkpoint may have.
+        max_bytes: The most bytes of exported weight files, before any later quantisation; also ``"6GB"``.
+        max_divergence: The most mean KL(dense‖pruned), in nats per token; the smallest model within it is the answer.
         preference: The paper's lambda, always (size, quality); non-negative, scaled to sum to one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sparsity: float | None = None
-    max_params: Annotated[int | None, CostLimit("params", "Most parameters of the whole exported checkpoint.")] = None
+    max_params: Annotated[
+        int | None, CostLimit("params", "At most this many parameters in the whole exported checkpoint.")
+    ] = None
     max_bytes: Annotated[
-        int | None, CostLimit("bytes", "Most bytes of its weight files; also 200MB, 5.5GiB.", parse_bytes)
+        int | None, CostLimit("bytes", "At most this many bytes of weight files; also 200MB, 5.5GiB.", parse_bytes)
     ] = None
     max_divergence: float | None = None
     preference: tuple[float, float] | None = None
@@ -188,7 +190,7 @@ def read_requests(path: Path) -> list[Request]:
         except ValueError as error:  # ours, JSON's, and Python's own for an integer of too many digits
             raise RequestError(f"{path}, line {number}: {error}") from error
     if not requests:
-        raise RequestError(f"request file {path} holds no request; write one JSON object a line")
+        raise RequestError(f"request file {path} holds no request; write one JSON object per line")
     return requests
 
 

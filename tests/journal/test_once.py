@@ -56,8 +56,8 @@ def test_no_strategies_need_no_objective(journal):
     [
         ((1.0, math.nan), r"^an objective's value must be finite and at least 0, got nan for b$"),
         ((1.0, -0.5), r"^an objective's value must be finite and at least 0, got -0\.5 for b$"),
-        ((1.0,), r"^an objective must give one value a strategy, got 1 for 2$"),
-        ((1.0, 1.0, 1.0), r"^an objective must give one value a strategy, got 3 for 2$"),
+        ((1.0,), r"^an objective must give one value per strategy, got 1 for 2$"),
+        ((1.0, 1.0, 1.0), r"^an objective must give one value per strategy, got 3 for 2$"),
     ],
 )
 def test_values_that_cannot_be_are_refused_and_none_of_them_is_kept(journal, values, rule):

@@ -162,7 +162,7 @@ def test_a_file_that_was_damaged_meanwhile_is_solved_again(decoder, windows, set
     assert contents(tmp_path / "db") == first
     messages = [event.message for event in told if event.message]
     assert len(messages) == 2
-    assert messages[1].startswith("1 linears to solve, at most 0.0 MB on the disk")
+    assert messages[1].startswith("1 linears to solve, at most 0.0 MB on disk")
     assert "up_proj.safetensors was edited or damaged" in messages[0]
     assert messages[0].endswith("--resume solves it again")
 

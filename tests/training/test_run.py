@@ -401,7 +401,7 @@ def test_an_unknown_objective_is_refused_before_there_is_a_journal(dense, text, 
 @pytest.mark.parametrize("how", ["resume", "overwrite"])
 def test_a_record_of_another_program_is_refused_before_anything_is_loaded(how, tmp_path):
     (tmp_path / RECORD).write_text('{"user": "data"}')
-    with pytest.raises(ProfileError, match=r"profile\.json is no profile of unicuco-plugin; it will not be replaced"):
+    with pytest.raises(ProfileError, match=r"profile\.json is not a profile of unicuco-plugin; it will not be"):
         train_profile("no such model", tmp_path, **{how: True})
     assert (tmp_path / RECORD).read_text() == '{"user": "data"}'
 

@@ -60,8 +60,8 @@ class Quality:
             note = f"content/{field}/{self._where(field)}"
             if known.get(note, content) != content:
                 raise JournalError(
-                    f"{field} must hold what it held when {path} was begun; it was changed since: "
-                    "give another --output, or put it back"
+                    f"{field} must be as it was when {path} was started, but has changed: "
+                    "restore it, or give another --output"
                 )
             self.journal.write_note(note, content)
 

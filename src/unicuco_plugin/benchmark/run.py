@@ -177,7 +177,7 @@ class _Run:
             spent = {name: profile.provenance.get(name) for name in ("evaluation_tokens", "seconds")}
             if not all(isinstance(value, int | float) for value in spent.values()):
                 raise ProfileError(
-                    f"profile {profile.name} does not tell what it took: {', '.join(spent)}; train it again"
+                    f"profile {profile.name} does not record what it cost: {', '.join(spent)}; train it again"
                 )
             return profile, {"tokens": spent["evaluation_tokens"], "seconds": spent["seconds"]}
         folder = self._own("profiles") / cell.identity

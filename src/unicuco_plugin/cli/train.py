@@ -46,9 +46,9 @@ _LOADING = ("device", "dtype", "revision", "trust_remote_code")
 @click.command(cls=ManyFilesCommand, renamed=_RENAMED)
 @click.option("--model", required=True, help="A model folder, or a name on the hub.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The profile's folder.")
-@click.option("--space", default="depth", show_default=True, help="What is decided on; see unicuco plugins.")
+@click.option("--space", default="depth", show_default=True, help="What strategies decide about; see unicuco plugins.")
 @click.option("--objective", default="divergence", show_default=True, help="What is measured; see unicuco plugins.")
-@click.option("--levels", type=click.Path(path_type=Path), help="For sparsity: a level database's folder.")
+@click.option("--levels", type=click.Path(path_type=Path), help="For sparsity: the folder of a level database.")
 @click.option(
     "--granularity",
     type=click.Choice(["block", "sublayer", "linear"]),
@@ -69,7 +69,7 @@ _LOADING = ("device", "dtype", "revision", "trust_remote_code")
     "--compensate/--no-compensate",
     default=True,
     show_default=True,
-    help="For structured: biases that stand for the mean of what is removed.",
+    help="For structured: add the mean output of removed parts as biases.",
 )
 @click.option(
     "--round-to",
@@ -82,10 +82,10 @@ _LOADING = ("device", "dtype", "revision", "trust_remote_code")
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
 )
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
-@click.option("--documents", type=click.IntRange(min=1), help="At most so many documents of each source.")
+@click.option("--documents", type=click.IntRange(min=1), help="The most documents to take from each source.")
 @settings_options
 @model_options
-@click.option("--resume", is_flag=True, help="Continue a run that was broken off; nothing is measured twice.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run; nothing is measured twice.")
 @overwrite_option
 @debug_option
 @click.pass_context
@@ -93,7 +93,7 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
     """Train a profile: measure strategies on the model, and learn to answer any request from them.
 
     Every measurement is kept as soon as it is made. After Ctrl-C, or anything worse, the same command with --resume
-    goes on from there.
+    continues from there.
     """
     settings = read_settings(fields)
     command = shlex.join(["unicuco", "train", *ctx.meta[ARGUMENTS]])

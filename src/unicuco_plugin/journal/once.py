@@ -35,7 +35,7 @@ def measure_once(
     if new:
         found = measure(list(new.values()))
         if len(found) != len(new):
-            raise PluginError(f"an objective must give one value a strategy, got {len(found)} for {len(new)}")
+            raise PluginError(f"an objective must give one value per strategy, got {len(found)} for {len(new)}")
         for key, e in zip(new, found, strict=True):
             if not (math.isfinite(e.value) and e.value >= 0.0):
                 raise PluginError(f"an objective's value must be finite and at least 0, got {e.value} for {clip(key)}")

@@ -30,7 +30,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
         CalibrationError: If the folder for windows that the model writes is a link.
     """
     if resume and overwrite:
-        raise LevelsError("resume and overwrite exclude each other: one continues a build, the other forgets it")
+        raise LevelsError("resume and overwrite exclude each other: one continues a build, the other discards it")
     if output.exists() and not output.is_dir():
         raise LevelsError(f"output must be a folder, got the file {output}")
     held = os.path.lexists(output / RECORD)

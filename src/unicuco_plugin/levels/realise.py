@@ -1,4 +1,4 @@
-"""A weight with exactly so many zeros, from the two levels that it lies between.
+"""A weight with an exact number of zeros, from the two levels on either side.
 
 Rows are independent problems in SparseGPT, so whole rows of a level are as good in a mixture as they are in the level.
 """

@@ -23,6 +23,7 @@ __all__ = [
     "write_record",
 ]
 
+# Of levels.json; raised when an older reader would misread a newer file.
 SCHEMA = 1
 RECORD = "levels.json"
 _DOCUMENT = SignedDocument("level database", SCHEMA, LevelsError, "build it again", "; unicuco levels build makes one")

@@ -24,7 +24,7 @@ class Levels:
     Attributes:
         folder: Where it is.
         record: How it was made.
-        decoded: Weights that were read, for whoever stitches from it.
+        decoded: Weights that were read, for code that stitches from it.
     """
 
     def __init__(self, folder: Path, record: LevelsRecord) -> None:
@@ -35,7 +35,7 @@ class Levels:
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
-        """Open a database; looks at the sizes of its files, not at their content (see :meth:`verify`).
+        """Open a database; this checks the sizes of its files, not their content (see :meth:`verify`).
 
         Raises:
             LevelsError: If it is missing, unfinished, of another schema, or a file is missing or truncated.
@@ -96,7 +96,7 @@ class Levels:
             check_file(self.folder, entry, content=True)
 
     def check_model(self, fingerprint: str) -> None:
-        """Refuse another model than the one the database was built from.
+        """Refuse any model but the one that the database was built from.
 
         Raises:
             ModelMismatchError: If the fingerprints differ.

@@ -45,7 +45,7 @@ def load_config(
     """Read a model's configuration and refuse what it shows to be unsupported, before any weight is read.
 
     Args:
-        name_or_path: A local folder, which is never looked up on the network, or a name on the hub.
+        name_or_path: A local folder, for which the network is never used, or a name on the hub.
         revision: A branch, tag or commit on the hub.
         trust_remote_code: Whether code in the model's own repository may run.
 
@@ -72,20 +72,20 @@ def load(
 ) -> PreTrainedModel:
     """Load a checkpoint that this package wrote, whether its blocks have one size or many.
 
-    No code in it is run, and nobody is asked whether it may, at a terminal neither: for a compact checkpoint this
-    package has the code. Its weights are read from safetensors files alone, never unpickled.
+    No code in it is run, and no prompt, not even at a terminal, offers to run it: this package has the code for
+    compact checkpoints. Weights are read only from safetensors files, never unpickled.
 
     Args:
         name_or_path: A checkpoint's folder, or its name on the hub.
         dtype: A floating-point dtype such as ``"bfloat16"``, or ``"auto"`` for the checkpoint's own.
-        device: Where the model is moved after it was read on the CPU.
+        device: Where the model is moved after it is read on the CPU.
 
     Returns:
         The model in evaluation mode: ``generate``, its cache and ``save_pretrained`` work as for any other.
 
     Raises:
         UnsupportedModelError: If there is no such model, it needs code of its own, its weights are incomplete, not
-            finite or no safetensors, or ``dtype`` is no floating-point dtype.
+            finite or not safetensors, or ``dtype`` is not a floating-point dtype.
     """
     kind = _floating(dtype)
     # False rather than left out: Transformers would ask at a terminal.
@@ -105,11 +105,11 @@ def load_model(
     """Load a causal language model in evaluation mode.
 
     Args:
-        name_or_path: A local folder, which is never looked up on the network, or a name on the hub.
+        name_or_path: A local folder, for which the network is never used, or a name on the hub.
         revision: A branch, tag or commit on the hub.
         trust_remote_code: Whether code in the model's own repository may run.
         dtype: A floating-point dtype such as ``"bfloat16"``, or ``"auto"`` for the checkpoint's own.
-        device: Where the model is moved after it was read on the CPU.
+        device: Where the model is moved after it is read on the CPU.
         prunable: Whether it must be one that can be pruned; a quantised checkpoint, for instance, can only be run.
 
     Raises:
@@ -184,10 +184,10 @@ def _class_for(config: PreTrainedConfig) -> Any:  # noqa: ANN401 - Transformers'
 def load_tokenizer(
     name_or_path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> Tokenizer:
-    """Load the tokenizer that lies beside a model.
+    """Load the tokenizer that comes with a model.
 
     Args:
-        name_or_path: A local folder, which is never looked up on the network, or a name on the hub.
+        name_or_path: A local folder, for which the network is never used, or a name on the hub.
         revision: A branch, tag or commit on the hub.
         trust_remote_code: Whether code in the model's own repository may run.
 

@@ -18,7 +18,8 @@ from unicuco_plugin.models.loading import load_config
 
 __all__ = ["Reach", "load_reach"]
 
-# Rows that a table of positions may have beyond the configuration's: OPT's and BioGPT's first two are no positions.
+# Rows that a table of positions may have beyond the configuration's: the first two of OPT and BioGPT are not positions.
+# Eight is a choice that leaves room for some more.
 _OFFSET = 8
 
 

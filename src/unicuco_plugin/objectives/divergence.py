@@ -17,9 +17,9 @@ class DivergenceObjective:
             for ``structured``.
 
     Raises:
-        UnknownNameError: If the space is none that its evaluators know.
+        UnknownNameError: If no evaluator knows the space.
         LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
-        CalibrationError: If it needs ranked parts and gets none.
+        CalibrationError: If the space needs ranked parts and gets none.
     """
 
     def __init__(self, request: ObjectiveRequest) -> None:
@@ -39,5 +39,5 @@ class DivergenceObjective:
         return self.evaluate_reporting(X, ignore)
 
     def evaluate_reporting(self, X: Tensor, report: Report) -> list[Evaluation]:
-        """As ``evaluate``; calls ``report`` with how many strategies are done."""
+        """Like ``evaluate``; calls ``report`` with how many strategies are done."""
         return self._evaluator.evaluate([self._space.to_units(row) for row in X], report)

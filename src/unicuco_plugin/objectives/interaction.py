@@ -29,13 +29,14 @@ from unicuco_plugin.spaces.structured import StructuredSpace
 
 __all__ = ["InteractionMeter", "InteractionPath", "assign_ratios", "gaussian_entropy", "measure_path"]
 
-# Measurements on the way to a share, the dense model's among them.
+# Measurements on the way to a share, the dense model's among them. A choice: each costs one run per module.
 ROUNDS = 4
 
 # Added to every score, in nats: what c / (TE + eps) needs where a module changes nothing.
 _EPS = 1e-6
 # Deviations below this, in the final norm's unit, count as this: a dead channel has no entropy to lose.
 _DEAD = 1e-6
+# Halvings of a bracket: more than float64 can tell apart.
 _HALVINGS = 200
 # A module that is gone has no interactions, and nothing left to divide them by.
 _LEFT = 1e-9

@@ -19,6 +19,7 @@ from unicuco_plugin.texts.calibration import calibration_hash
 
 __all__ = ["Greedy", "ShortenedLlama"]
 
+# Shares are sums of floats: a budget that is a block boundary must not cost one block more.
 _SLACK = 1e-9
 
 

@@ -19,17 +19,18 @@ from unicuco_plugin.spaces.units import number_blocks
 
 __all__ = ["find_prior", "find_starts", "interaction_starts", "whole_blocks"]
 
-# Interactions are measured on the way to this share; what lies beyond follows the last of them.
+# Interactions are measured on the way to this share; what lies beyond follows the last of them. A choice: at one
+# half a model has lost most of its abilities.
 _FURTHEST = 0.5
-# The largest share that first strategies remove: beyond it nothing is of use.
+# The largest share that first strategies remove, the default of the setting focus: beyond it nothing is of use.
 _MOST = 0.75
 # A unit that goes whole costs TE ** _POWER, and a part of it by a curve that grows as exp(_GROWTH * share). Chosen on
 # SmolLM2: of 48 strategies that a search picked, a surrogate fitted to 60 first ones told the logarithm of the
 # divergence to 0.105 with this prior and to 0.447 without; powers of 0.2 to 0.5 and growths of 1 to 3 to 0.11 to 0.15.
 _POWER, _GROWTH = 0.4, 1.0
-# Of the mean interaction, added to each: what seems to carry nothing costs something all the same.
+# Of the mean interaction, added to each: what seems to carry nothing costs something all the same. A choice.
 _FLOOR = 0.05
-# Nats per token that all units together are taken to cost; the surrogate finds the scale by itself.
+# Nats per token that all units together are taken to cost. A guess: the surrogate fits the scale itself.
 _WHOLE = 4.0
 
 

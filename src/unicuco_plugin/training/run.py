@@ -1,4 +1,4 @@
-"""One run, from a model and text to a profile on the disk."""
+"""One run, from a model and text to a profile on disk."""
 
 import importlib.metadata
 import json
@@ -60,31 +60,31 @@ def train_profile(
     shared: Shared | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Profile:
-    """Train a profile and write it to a folder, with a journal beside it that a killed run resumes from.
+    """Train a profile and write it to a folder, beside a journal from which a killed run resumes.
 
     Args:
         model: Folder or hub name of the dense model, or a ``ModelSource`` that also says on which device, in which
             dtype and from which revision it is loaded.
         output: The profile's folder; its name becomes the profile's.
         space: What is pruned, by plugin name.
-        units: For spaces that zero weights or cut parts; see there.
+        units: The units of spaces that zero weights or cut parts.
         objective: What is measured, by plugin name.
         calibration: Text files, JSONL files, ``datasets`` names or folders, or a ``CalibrationText`` that also says
             which split and how many documents; none lets the model write its own text.
         settings: How to train; the default preset if left out.
         resume: Continue the journal in ``output``.
-        overwrite: Replace a profile and journal that are there.
-        command: How this was called, for the provenance.
-        shared: What other runs over this model have made or will use.
+        overwrite: Replace an existing profile and journal.
+        command: The command line, for the provenance.
+        shared: What runs over the same model share, such as measurements.
         progress: Called often.
 
     Returns:
-        The profile as written. After Ctrl-C it holds what was known by then (``provenance["interrupted"]``).
+        The profile as written. After Ctrl-C it holds what was known at that point (``provenance["interrupted"]``).
 
     Raises:
         ProfileError: If ``output`` holds a profile or journal already and neither flag is given.
-        UnsupportedModelError, CalibrationError, JournalError, LevelsError, UnknownNameError: See there.
-        KeyboardInterrupt: If interrupted before there is a surrogate of the space; what was measured is in the journal.
+        UnsupportedModelError, CalibrationError, JournalError, LevelsError, UnknownNameError: As these classes say.
+        KeyboardInterrupt: If interrupted before the space has a surrogate; what was measured is in the journal.
     """
     started = time.perf_counter()
     source, text, output = ModelSource.of(model), CalibrationText.of(calibration), Path(output)
@@ -182,14 +182,14 @@ def train_profile(
 
 def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
-        raise JournalError("resume and overwrite exclude each other: one continues a run, the other forgets it")
+        raise JournalError("resume and overwrite exclude each other: one continues a run, the other discards it")
     if output.exists() and not output.is_dir():
         raise ProfileError(f"output must be a folder, got the file {output}")
     there = [name for name in (RECORD, JOURNAL) if os.path.lexists(output / name)]
     # Now rather than when all is measured; the journal is looked at when its lock is held.
     if (resume or overwrite) and RECORD in there and not is_profile(output / RECORD):
         raise ProfileError(
-            f"{output / RECORD} is no profile of unicuco-plugin; it will not be replaced: move it away, or choose "
+            f"{output / RECORD} is not a profile of unicuco-plugin; it will not be replaced: move it away, or choose "
             "another output"
         )
     if there and not (resume or overwrite):

@@ -23,16 +23,16 @@ __all__ = ["Ask", "Start", "Subject", "Units"]
 
 @dataclass(frozen=True)
 class Units:
-    """What the units are where weights are zeroed (the first four) and where parts are cut (the others).
+    """The units of spaces that zero weights (the first four attributes) and of spaces that cut parts (the others).
 
     Attributes:
         levels: Folder of the level database.
         granularity: ``block``, ``sublayer`` or ``linear``.
-        ignore: Units or linears that stay dense.
+        ignore: Names of units or linears that stay dense.
         bounds: Least and largest share, by pattern of unit names.
         ranking: Which head groups and neurons of a module go first, by plugin name.
-        compensate: Whether biases stand for what removed parts gave on average.
-        round_to: Neurons that go together.
+        compensate: Whether biases replace the mean output of removed parts.
+        round_to: How many neurons go together.
     """
 
     levels: Path | None = None

@@ -112,7 +112,7 @@ class Decoder:
 
 
 def find_decoder(model: PreTrainedModel) -> Decoder:
-    """Find the blocks of a causal language model, or say why it cannot be pruned right.
+    """Find the blocks of a causal language model, or say why it cannot be pruned correctly.
 
     The blocks are the one outermost ``ModuleList`` with as many entries as the configuration has layers.
 

@@ -74,7 +74,7 @@ def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Mod
     again = next((type(modifier).__name__ for modifier in later if isinstance(modifier, ENGINES)), None)
     if again is not None:
         raise RecipeError(
-            f"levels stitches the strategy's zeros already, and {again} would prune once more; leave one of them out"
+            f"levels already stitches the strategy's zeros, and {again} would prune again; leave one of them out"
         )
 
 
@@ -106,8 +106,8 @@ def check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None:
     if hit:
         told = listed(hit, rest=" and {} more")
         raise RecipeError(
-            f"{type(follower).__name__}: ignore {follower.ignore} hits linears that the strategy prunes: {told}; "
-            "take the pattern out, or freeze them when the profile is trained"
+            f"{type(follower).__name__}: ignore {follower.ignore} matches linears that the strategy prunes: {told}; "
+            "remove the pattern, or let them stay dense (--ignore) when the profile is trained"
         )
 
 
@@ -116,5 +116,5 @@ def warn_of_refilling(follower: Follower, later: Sequence[Modifier]) -> None:
     if any(type(modifier).__name__ == "GPTQModifier" for modifier in later):
         logger.warning(
             f"GPTQModifier after {type(follower).__name__} fills zeros again (0.700 fell to 0.663 in one of our runs); "
-            "QuantizationModifier keeps all of them"
+            "QuantizationModifier keeps them all"
         )

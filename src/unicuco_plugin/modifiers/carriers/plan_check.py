@@ -1,4 +1,4 @@
-"""A plan held against the weights, at the moment when the pass that carries it out has ended."""
+"""A plan compared with the weights, as soon as the pass that carries it out has ended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -125,7 +125,7 @@ class PlanCheck(Modifier):
                 return
         if len(idle) == len(planned):
             raise ExportError(
-                f"{self._engine} zeroed nothing of what the strategy plans for {len(planned)} linears: it saw no "
+                f"{self._engine} zeroed none of what the strategy plans for {len(planned)} linears: it saw no "
                 "calibration text (pipeline 'datafree' shows it none)"
             )
         wrong.sort(key=lambda name: abs(self._excess(name)) / self._linears[name].module.weight.numel(), reverse=True)

@@ -1,4 +1,4 @@
-"""What was asked not to be exceeded held against the checkpoint."""
+"""Requested limits compared with the checkpoint."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,10 +23,9 @@ def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> No
         cost, most = strategy.request.limit or ("", 0)
         if found.get(cost, 0) > most:
             raise ExportError(
-                f"{strategy.request.kind} must be kept: asked for {most:,}, the checkpoint would have "
-                f"{found[cost]:,}. A profile "
-                "counts the dtype and the biases it was trained with: leave --dtype and --compensate out, or ask for "
-                "less"
+                f"{strategy.request.kind} must be met: {most:,} was requested, the checkpoint would have "
+                f"{found[cost]:,}. A profile counts the dtype and the biases it was trained with: leave out --dtype and "
+                "--compensate, or request less"
             )
 
 

@@ -1,4 +1,4 @@
-"""Where a strategy comes from, as a recipe says it: a profile, a peer, or a file of EvoPress."""
+"""Where a strategy comes from, as a recipe says it: a profile, a peer, or a file written by EvoPress."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -178,7 +178,7 @@ class EvoPressSource(_Entry):
 
     Attributes:
         file: ``layer_drop_config.txt`` or a file of levels.
-        sparsity: The mean sparsity of a file of levels, in (0, 1), which the file does not tell.
+        sparsity: The mean sparsity of a file of levels, in (0, 1), which the file does not give.
         step: Weights of one level.
     """
 
@@ -195,7 +195,7 @@ class EvoPressSource(_Entry):
     def _check_kind(self) -> "EvoPressSource":
         sparse = isinstance(read_either(Path(self.file)), dict)
         if sparse and self.sparsity is None:
-            raise ValueError(f"{self.file} is a file of levels, which does not tell its mean: give sparsity, got none")
+            raise ValueError(f"{self.file} is a file of levels, which does not give its mean: give sparsity, got none")
         if not sparse and self.sparsity is not None:
             raise ValueError(f"{self.file} says which layers go: sparsity goes with a file of levels")
         if not sparse and "step" in self.model_fields_set:
