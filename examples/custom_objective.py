@@ -1,7 +1,7 @@
 """A plugin that adds an objective: the divergence of the worst tenth of windows, instead of the mean over all.
 
 A mean hides texts that a pruned model ruins. This objective reuses the package's evaluator and changes only how its
-windows are summed up. To install it as a plugin, put this file into a package and name it in the ``pyproject.toml``:
+windows are averaged. To install it as a plugin, put this file into a package and name it in the ``pyproject.toml``:
 
     [project]
     name = "unicuco-tail"
@@ -39,7 +39,7 @@ WORST = 0.1
 
 
 def tail_mean(values: Sequence[float]) -> float:
-    """Mean of the largest tenth of the values, at least one."""
+    """Mean of the largest tenth of the values, but of at least one."""
     count = max(math.ceil(WORST * len(values)), 1)
     return math.fsum(sorted(values)[-count:]) / count
 
@@ -71,11 +71,11 @@ def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | 
 
 
 def main(model: str, output: str, *texts: str, settings: Settings | None = None) -> None:
-    """Train a depth profile whose windows' tail counts, and print its front."""
+    """Train a depth profile on the tail of its windows, and print its front."""
     manager = plugin_manager()
     if not manager.is_registered(sys.modules[__name__]):
         manager.register(sys.modules[__name__], name="tail")
-    # Long enough that the worst tenth of ranking windows is more than one of them.
+    # Enough tokens that the worst tenth of the ranking windows is more than one window.
     settings = settings or Settings(rank_tokens=4096, tokens=16384)
     profile = train_profile(model, Path(output), objective=NAME, calibration=texts, settings=settings)
     for strategy in profile.front():

@@ -1,4 +1,4 @@
-"""What the packaged profiles know, in six pictures; no model is loaded, and all of it takes seconds.
+"""What the packaged profiles know, in six pictures; it loads no model and takes seconds.
 
     python examples/gallery.py FOLDER
 
@@ -30,7 +30,7 @@ def front(profile: Profile) -> Figure:
 
 
 def preferences(profile: Profile) -> Figure:
-    """What a preference between size and quality is answered with."""
+    """How much goes at each preference between size and quality."""
     figure, axes = new_figure("weight of size in the preference", "share of prunable weights removed")
     weights = [step / 20 for step in range(1, 20)]
     answers = profile.answer_many([Request.of(preference=(weight, 1 - weight)) for weight in weights])

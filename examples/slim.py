@@ -1,4 +1,4 @@
-"""Take a quarter of SmolLM2's attentions and MLPs away, head groups and neurons: a smaller, faster checkpoint.
+"""Remove a quarter of SmolLM2's attentions and MLPs, by head groups and neurons, for a smaller, faster checkpoint.
 
     python examples/slim.py OUTPUT [MODEL PROFILE]
 
@@ -23,11 +23,11 @@ NEW_TOKENS = 20
 def main(output: str, model: str | None = None, profile: str = PROFILE) -> None:
     """Prune, load again, compare with the dense model."""
     source = model or find_smollm2()
-    # The profile knows which parts of each module go first and what they gave on average: no text is needed.
+    # The profile knows which parts of each module go first, and their mean outputs: no text is needed.
     modifier = SparsityProfileModifier(profile=profile, request=REQUEST, accept_other_weights=True)
     prune(source, [modifier], output, overwrite=True)
 
-    # Modules of many sizes are loaded by this package, or by Transformers alone with trust_remote_code=True.
+    # A checkpoint with modules of many sizes loads with this package, or with Transformers and trust_remote_code=True.
     tokenizer = AutoTokenizer.from_pretrained(source)
     dense = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     slim = load(output)
@@ -38,7 +38,7 @@ def main(output: str, model: str | None = None, profile: str = PROFILE) -> None:
 
 @torch.inference_mode()
 def speak(model: PreTrainedModel, ids: torch.Tensor, tokenizer) -> tuple[float, str]:  # noqa: ANN001
-    """Continue a prompt greedily: seconds, and the text."""
+    """Continue a prompt greedily; return the seconds and the text."""
     model.generate(ids, max_new_tokens=1, do_sample=False)
     started = time.perf_counter()
     tokens = model.generate(ids, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)

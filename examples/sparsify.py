@@ -3,7 +3,7 @@
     python examples/sparsify.py MODEL TEXT OUTPUT [SPARSITY]
 
 MODEL is a folder or a name on the hub, TEXT a file to calibrate on. OUTPUT gets three folders: ``levels``, ``profile``
-and ``pruned``. The first two are made once for a model; run it again with another sparsity and only the last is made.
+and ``pruned``. The first two are made once per model; run it again with another sparsity and only the last is made.
 """
 
 import sys
@@ -30,7 +30,7 @@ LEVELS = LevelSettings()
 
 
 def main(model: str, text: str, output: str, sparsity: str = "0.6") -> None:
-    """Build, train, prune; what is there already is used."""
+    """Build, train, prune; what already exists is reused."""
     folder = Path(output)
     if not (folder / "profile" / "profile.json").exists():
         decoder = find_decoder(load(model))
@@ -48,7 +48,7 @@ def main(model: str, text: str, output: str, sparsity: str = "0.6") -> None:
         )
     strategy = load_profile(folder / "profile").answer(sparsity=float(sparsity))
     print(f"{len(strategy.units)} linears, {strategy.divergence.mean:.3f} nats per token expected")
-    # Without levels=…, put a SparseGPTModifier behind it, and give prune calibration windows.
+    # Without levels=…, put a SparseGPTModifier after it, and give prune calibration windows.
     modifier = SparsityProfileModifier(strategy=strategy, levels=folder / "levels")
     done = prune(model, [modifier], folder / f"pruned-{sparsity}", overwrite=True)
     if done.achieved is not None:

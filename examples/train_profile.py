@@ -1,9 +1,9 @@
-"""Train a depth profile for a model of yours, then ask it for several budgets.
+"""Train a depth profile for your own model, then ask it for several budgets.
 
     python examples/train_profile.py MODEL OUTPUT [TEXT...]
 
 MODEL is a folder or a name on the hub. Without TEXT the model writes its own calibration text. Ctrl-C stops cleanly;
-the same command goes on from there.
+the same command continues from there.
 """
 
 import sys
@@ -32,7 +32,7 @@ def main(model: str, output: str, *texts: str) -> None:
 
 
 def show(progress: Progress) -> None:
-    """Print what a stage found out."""
+    """Print what a stage found."""
     if progress.message:
         print(f"{progress.done}/{progress.total} {progress.message}")
 

@@ -1,7 +1,7 @@
-"""A plugin that adds a space: one run of neighbouring blocks goes, so that what stays is two runs of the dense model.
+"""A plugin that adds a space: one run of neighbouring blocks goes, and two runs of the dense model stay.
 
-The package's own space ``depth`` takes blocks from anywhere; this one has a strategy for each place and length of a
-run. Its traits say that units are blocks which drop out, so it is measured, trained, answered, applied and exported as
+The package's own space ``depth`` takes blocks from anywhere; this one has one strategy per place and length of a
+run. Its traits say that units are blocks that drop out, so it is measured, trained, answered, applied and exported as
 ``depth`` is. ``pip install examples/span_space`` installs it as a plugin, by the entry point in its ``pyproject.toml``:
 then ``unicuco plugins`` lists ``span``, and ``unicuco train MODEL --space span`` trains for it. As a script it trains a
 profile and prunes a quarter of the model: ``python examples/span_space/span_space.py MODEL OUTPUT [TEXT...]``.
@@ -36,7 +36,7 @@ def _run(d: int, first: int, count: int) -> Tensor:
 
 
 class SpanSpace:
-    """Strategies over ``d`` blocks of one size: 1 in one run of neighbours, 0 outside. What methods give: ``Space``."""
+    """Strategies over ``d`` blocks of one size: 1 in one run of neighbours, 0 elsewhere. Methods: see ``Space``."""
 
     name, smooth, stepped, physical, bounds, scales = NAME, False, False, True, (), ()
 
@@ -78,7 +78,7 @@ class SpanSpace:
         return X
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
-        # Runs are listed by length: single blocks first, then any, most of them no longer than asked.
+        # Runs are listed by length: single blocks first, then the others at random, those within the limit first.
         one = len(self.at(0.0))
         rest = self.runs[one:][torch.randperm(len(self.runs) - one, generator=generator)]
         longer = self.sparsity(rest) > most
@@ -125,7 +125,7 @@ def unicuco_make_space(name: str, units: tuple[str, ...], params: tuple[int, ...
 
 @hookimpl
 def unicuco_space_traits(name: str) -> SpaceTraits | None:
-    """Its units are blocks, and they leave the model whole."""
+    """Its units are blocks, and each leaves the model as a whole."""
     return SpaceTraits(NAME, Effect.DROP) if name == NAME else None
 
 

@@ -1,5 +1,6 @@
 """Every error this package raises on purpose: one small tree, each message naming field, rule and value."""
 
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 from pydantic import ValidationError
@@ -22,19 +23,20 @@ __all__ = [
     "UnsupportedModelError",
     "clip",
     "explain",
+    "listed",
     "quoted",
     "round_down",
     "round_up",
 ]
 
-# Characters of a message: a line or two of a terminal, and what a path of a usual length leaves room in.
+# Characters of a message: two or three lines of a terminal, which leave room for a path of usual length.
 LONGEST = 300
-# Of a document that is wrong throughout so many fields are told.
+# Fields that a message names where a document is wrong throughout: what fits into LONGEST.
 _REASONS = 3
 
 
 class UnicucoError(Exception):
-    """Base of all errors that a user can cause and mend; the command line prints them without a traceback."""
+    """Base of all errors that a user can cause and fix; the command line prints them without a traceback."""
 
 
 class RequestError(UnicucoError, ValueError):
@@ -115,6 +117,19 @@ def quoted(value: object, most: int = 60) -> str:
         return clip(repr(value), most)
     except (ValueError, RecursionError):  # integers of very many digits, lists in lists in lists
         return f"a very large {type(value).__name__}"
+
+
+def listed(items: Sequence[str], most: int = 3, *, between: str = ", ", rest: str = ", …") -> str:
+    """Name the first few of many: they say enough.
+
+    Args:
+        items: Any texts.
+        most: How many are named.
+        between: Stands between two of them.
+        rest: Stands behind the last one named where there are more; ``{}`` in it is how many more.
+    """
+    left = len(items) - most
+    return between.join(items[:most]) + (rest.format(left) if left > 0 else "")
 
 
 def explain(error: ValidationError) -> str:

@@ -1,4 +1,4 @@
-r"""Text that strangers wrote, shown so that it is only text: on a terminal, in Markdown and HTML, in a picture.
+r"""Untrusted text, shown so that it is only text: on a terminal, in Markdown and HTML, in a picture.
 
 Names in profiles, strategies, level databases and checkpoints may hold anything. Control characters become the escapes
 of JSON (``\u001b``), so that JSON stays the same JSON.

@@ -1,4 +1,4 @@
-"""Regular expressions of strangers, tried out where they can do no harm: in a process with a clock of its own.
+"""Untrusted regular expressions, tried out where they can do no harm: in a process with a time limit.
 
 Python's ``re`` can neither be interrupted nor given a limit, and some expressions of ten characters take longer than
 the universe on a name of forty. Compiling happens over there as well.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 __all__ = ["MOST_CHARACTERS", "BadPattern", "find_bad_pattern"]
 
+# Of one pattern: ten times what a list of the linears of a block takes.
 MOST_CHARACTERS = 1_000
 # More than any recipe needs; each may take its share of the time on the names of a large model.
 _MOST_PATTERNS = 500

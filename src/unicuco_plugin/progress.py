@@ -1,4 +1,4 @@
-"""Where a long run is, for who watches it."""
+"""How far a long run has got, for display."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ __all__ = ["Progress"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training, a search, a build of levels or a benchmark is.
+    """How far a training, a search, a build of levels or a benchmark has got.
 
     Attributes:
         stage: What it is doing now.
         done, total: Steps finished, and the most there can be: evaluations, blocks, generations, linears.
-        tokens: Evaluation tokens spent so far; 0 where none are.
-        message: One line to tell once.
+        tokens: Evaluation tokens spent so far; 0 where none are counted.
+        message: One line to show once.
     """
 
     stage: str

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from unicuco_plugin.errors import ModelMismatchError, StrategyError, quoted
+from unicuco_plugin.errors import ModelMismatchError, StrategyError, listed, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.blocks.fingerprint import Fingerprint, config_fingerprint, fingerprint
 from unicuco_plugin.models.blocks.needed import check_needed
@@ -28,16 +28,13 @@ __all__ = [
 
 Model = TypeVar("Model", bound=nn.Module)
 
-# How many unit names a message lists.
-_NAMED = 3
-
 
 def check_config(config: Any, reference: ModelReference) -> None:  # noqa: ANN401 - a Transformers configuration
     """Refuse a model of another structure from its configuration alone, before any weight is read.
 
     Args:
         config: The configuration of a model with all its blocks.
-        reference: What the strategy or profile says of its model.
+        reference: What the strategy or profile says about its model.
 
     Raises:
         ModelMismatchError: If the structure differs, or the reference holds no fingerprint.
@@ -52,8 +49,8 @@ def check_model(
 
     Args:
         model: A causal language model with all its blocks.
-        reference: What the strategy or profile says of its model.
-        accept_other_weights: Whether the same structure with other weights (a fine-tune) will do.
+        reference: What the strategy or profile says about its model.
+        accept_other_weights: Whether to accept the same structure with other weights (a fine-tune).
         actual: The model's fingerprint where the caller has it already; computed otherwise.
 
     Returns:
@@ -107,9 +104,8 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
     index = {name: i for i, name in enumerate(decoder.block_names)}
     unknown = sorted(strategy.units.keys() - index.keys())
     if unknown:
-        listed = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
         first, last = decoder.block_names[0], decoder.block_names[-1]
-        raise StrategyError(f"units must be blocks of the model, {first} to {last}, got {listed}")
+        raise StrategyError(f"units must be blocks of the model, {first} to {last}, got {listed(unknown)}")
     for name, share in strategy.units.items():
         if share != 1.0:
             raise StrategyError(f"units[{quoted(name)}] must be 1.0, since a block goes as a whole, got {share}")
@@ -196,24 +192,24 @@ def apply_strategy(
     layout: str = "compact",
     accept_other_weights: bool = False,
 ) -> Model:
-    """Remove what a strategy removes from a model in memory, for good.
+    """Remove what a strategy names from a model in memory, for good.
 
-    Of a sub-layer whose block keeps its other half the output projection is zeroed, which saves no parameter.
+    If a sub-layer goes and its block keeps the other half, its output projection is zeroed, which saves no parameter.
 
     Args:
         model: A causal language model, on any device; it is changed in place.
         strategy: A strategy of the space ``depth``, ``sublayer`` or ``structured``, as ``Profile.answer`` gives it.
-        kept_parts: For ``structured``: which parts stay. A strategy that removes modules whole needs none.
+        kept_parts: For ``structured``: which parts stay. A strategy that only removes whole modules needs none.
         layout: For ``structured``: ``compact``, or ``stock`` for zeros in the full shape.
-        accept_other_weights: Whether the same structure with other weights (a fine-tune) will do.
+        accept_other_weights: Whether to accept the same structure with other weights (a fine-tune).
 
     Returns:
         The same model. Its configuration agrees with it, so ``save_pretrained`` writes a stock checkpoint.
 
     Raises:
         ModelMismatchError: If the strategy was made for another model.
-        StrategyError: If it is of another space, or its units are not parts of this model.
-        UnsupportedModelError: If the model cannot be pruned. After any error the model is as it was.
+        StrategyError: If it is of another space, or its units are not in this model.
+        UnsupportedModelError: If the model cannot be pruned. After any error the model is unchanged.
     """
     decoder = find_decoder(model)
     if strategy.traits.cuts:

@@ -15,6 +15,7 @@ from unicuco_plugin.traits import SpaceTraits, traits_of
 
 __all__ = ["Divergence", "Interval", "ModelReference", "Source", "Strategy", "split_halves"]
 
+# Of a strategy's JSON; raised when an older reader would misread a newer file.
 SCHEMA = 1
 Source = Literal["stratnet", "archive", "neighbour", "peer", "evopress_file"]
 # Far above what there is: the largest mixtures of experts have some 50 000 linears.
@@ -85,11 +86,11 @@ class Strategy(_Frozen):
         sparsity: Share of all prunable weights removed.
         params: Parameters of the whole exported checkpoint.
         bytes: Bytes of its weights in the dtype of the dense checkpoint.
-        source: Who proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, a
-            method that we compare with, or a file of EvoPress.
-        peer: That method's name.
-        levels: Which level database its divergence is about, for the space ``sparsity``; None where that is not known.
-        divergence: None where nobody measured or predicted it: peers and files say nothing of it.
+        source: What proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, a
+            method that we compare with, or a file written by EvoPress.
+        peer: The name of that method.
+        levels: The level database that its divergence refers to, for the space ``sparsity``; None if unknown.
+        divergence: None if it was neither measured nor predicted: peers and files do not give one.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -132,7 +133,7 @@ class Strategy(_Frozen):
 
     @property
     def silenced(self) -> tuple[str, ...]:
-        """Sub-layers that go from blocks that stay: their weights are still in the checkpoint, and add nothing."""
+        """Sub-layers that go from blocks that stay: their weights remain in the checkpoint, and add nothing."""
         return split_halves(self.units)[1] if self.traits.halves else ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,7 +168,7 @@ class Strategy(_Frozen):
         """Read a strategy file.
 
         Raises:
-            StrategyError: If the file is no regular file of at most 64 MiB, cannot be read or holds no strategy.
+            StrategyError: If the file is not a regular file of at most 64 MiB, cannot be read or holds no strategy.
         """
         try:
             data = parse_json(read_text(path, largest=_MOST_BYTES))

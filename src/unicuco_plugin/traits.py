@@ -1,4 +1,4 @@
-"""What the strategies of a space do to a model, said once; every room finds its part of a space by it."""
+"""What the strategies of a space do to a model, said once; every room looks up its part of a space by this."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ __all__ = ["SPACES", "Effect", "SpaceTraits", "ask_plugins", "cutting", "traits_
 
 
 class Effect(Enum):
-    """What becomes of a unit that loses something. In the order in which effects are applied to one model."""
+    """What becomes of a unit that loses something, in the order in which effects are applied to a model."""
 
     DROP = "drop"
-    """Units are blocks, which leave the model whole."""
+    """Units are blocks, and each leaves the model as a whole."""
     SILENCE = "silence"
-    """Units are halves of blocks: a block leaves with both, and a lone half adds nothing any more."""
+    """Units are halves of blocks: a block leaves when both go, and a half that goes alone no longer adds anything."""
     CUT = "cut"
     """Units are attentions and MLPs, which lose head groups and neurons."""
     ZERO = "zero"
@@ -26,8 +26,8 @@ class SpaceTraits:
     """What a space's strategies do to a model.
 
     Attributes:
-        name: The space's, as plugins list it.
-        effect: What becomes of a unit; None where nobody said, of a space that can be searched and not applied.
+        name: The space's name, as plugins list it.
+        effect: What becomes of a unit; None where it is unknown, for a space that can be searched but not applied.
     """
 
     name: str
@@ -35,7 +35,7 @@ class SpaceTraits:
 
     @property
     def whole(self) -> bool:
-        """Whether units go whole: which ones says everything, and their shares are all 1."""
+        """Whether units go whole, so that all shares are 1 and it only matters which units go."""
         return self.effect in {Effect.DROP, Effect.SILENCE}
 
     @property
@@ -45,17 +45,22 @@ class SpaceTraits:
 
     @property
     def cuts(self) -> bool:
-        """Whether parts of modules go, so that somebody has to rank them."""
+        """Whether parts of modules go, so that they have to be ranked."""
         return self.effect is Effect.CUT
 
     @property
+    def payload(self) -> str | None:
+        """Name of the payload that strategies need beyond their shares; None where shares say everything."""
+        return "parts" if self.cuts else None
+
+    @property
     def zeroes(self) -> bool:
-        """Whether weights become zeros inside linears: measured on a level database, made by a pass or from one."""
+        """Whether weights inside linears become zeros, measured on a level database, made by a pass or from it."""
         return self.effect is Effect.ZERO
 
     @property
     def removes(self) -> bool:
-        """Whether modules or parts of them are gone afterwards, counted in the dense model."""
+        """Whether modules, or parts of them, of the dense model are gone afterwards."""
         return self.whole or self.cuts
 
 
@@ -76,12 +81,12 @@ _finders: list[Callable[[str], SpaceTraits | None]] = []
 
 
 def ask_plugins(finder: Callable[[str], SpaceTraits | None]) -> None:
-    """Say who knows the traits of other spaces; the package's root does, so that this room need not know plugins."""
+    """Register who knows other spaces' traits; the package's root does, so that this room need not know plugins."""
     _finders.append(finder)
 
 
 def traits_of(space: str) -> SpaceTraits:
-    """The traits of a space by its name; those of one that nobody knows say nothing.
+    """The traits of a space by its name; those of an unknown space have no effect.
 
     Raises:
         PluginError: If a plugin fails.

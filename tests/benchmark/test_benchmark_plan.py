@@ -96,7 +96,7 @@ def test_windows_are_a_methods_own_and_go_with_peers_that_read_them(data):
 
 
 def test_extrapolating_goes_with_a_token_budget():
-    with pytest.raises(ValueError, match="extrapolate goes with a token_budget that breaks the search off, got none"):
+    with pytest.raises(ValueError, match="extrapolate needs a token_budget that cuts the search short, got none"):
         Method(peer="evopress", extrapolate=True).check("depth")
 
 

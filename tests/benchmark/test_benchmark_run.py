@@ -107,7 +107,7 @@ def test_texts_that_changed_under_their_names_are_found_out(data, tmp_path):
         if changed is None:
             run_benchmark(BenchmarkPlan.model_validate(plan), tmp_path / "out")
             continue
-        with pytest.raises(JournalError, match=f"^{field} must hold what it held when .*give another --output"):
+        with pytest.raises(JournalError, match=f"^{field} must be as it was when .*give another --output"):
             run_benchmark(BenchmarkPlan.model_validate(plan), tmp_path / "out")
     copies["a"].write_text(Path(sources["a"]).read_text(encoding="utf8"), encoding="utf8")
     more = plan | {"evaluation": {"b": evaluation["b"] | {"windows": 3}}}

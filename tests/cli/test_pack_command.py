@@ -39,7 +39,7 @@ def test_a_checkpoint_is_packed_and_unpacked(unicuco, sparse, tmp_path):
     assert float(ratio.split()[1]) < 0.5
     unpacked = unicuco("unpack", tmp_path / "sparse.unicuco", "--output", tmp_path / "out")
     assert unpacked.exit_code == 0, unpacked.stderr
-    assert unpacked.stdout.endswith("every checksum right\n")
+    assert unpacked.stdout.endswith("all checksums correct\n")
     assert contents(tmp_path / "out") == contents(sparse)
     again = unicuco("pack", tmp_path / "out", "--output", tmp_path / "again.unicuco")
     assert again.exit_code == 0, again.stderr

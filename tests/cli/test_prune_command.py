@@ -115,7 +115,7 @@ def test_a_peer_without_text_lets_the_model_write_it_and_one_that_reads_none_doe
     result = prune("--peer", "shortgpt", "--sparsity", "0.3", "--samples", "3", "--seq-length", "8")
     assert result.exit_code == 0, result.stderr
     assert "no --calibration: the model writes 3 windows of its own" in result.stderr
-    assert "divergence  unknown: shortgpt does not tell; unicuco evaluate measures it" in result.stdout
+    assert "divergence  unknown: shortgpt gives none; unicuco evaluate measures it" in result.stdout
 
 
 @pytest.mark.slow
@@ -210,7 +210,7 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
         (["--strategy", "STRATEGY", "--setting", "official"], "--setting goes with --peer, not with --strategy"),
         (
             ["--profile", "PROFILE", "--sparsity", "0.3", "--space", "structured"],
-            "--space structured: what is given is of the space depth; leave it out",
+            "--space structured: the given source is of the space depth; leave it out",
         ),
         (["--strategy", "STRATEGY", "--step", "9"], "--step goes with --evopress, not with --strategy"),
         (["--recipe", "r", "--engine", "levels"], "--engine does not go with --recipe; write it into the recipe"),

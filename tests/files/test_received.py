@@ -62,8 +62,8 @@ def test_a_file_that_cannot_be_opened_says_why(name, tmp_path):
     ("text", "message"),
     [
         ("[" * 100_000, "is nested too deeply"),
-        ('{"a": NaN}', "holds NaN, which is no JSON"),
-        ("[-Infinity]", "holds -Infinity, which is no JSON"),
+        ('{"a": NaN}', "holds NaN, which is not JSON"),
+        ("[-Infinity]", "holds -Infinity, which is not JSON"),
         ("[" + "[]," * LARGEST_ELEMENTS + "[]]", "must have at most 4,000,000 elements"),
         ("1" * 5000, "Exceeds the limit"),
         ("{", "Expecting property name"),

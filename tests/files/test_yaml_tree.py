@@ -114,7 +114,7 @@ def test_what_is_no_regular_file_of_text_is_refused_at_once(kind, tmp_path):
 def test_a_long_file_name_leaves_room_for_the_reason(tmp_path):
     path = tmp_path / ("x" * 200 + ".yaml")
     path.write_text("{}", encoding="utf8")
-    assert refused(path) == f"…{str(path)[-99:]}: the recipe holds no modifier"
+    assert refused(path) == f"…{str(path)[-99:]}: the recipe has no modifier"
 
 
 def test_a_value_is_found_again_in_the_text():

@@ -26,7 +26,7 @@ def path(tmp_path):
 def test_a_full_disk_is_told_as_such(path, monkeypatch):
     path.parent.mkdir()
     monkeypatch.setattr(journal_file.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    full = r"cannot be written: the disk is full; make room and go on with --resume$"
+    full = r"cannot be written: the disk is full; make room and continue with --resume$"
     with pytest.raises(JournalError, match=full), journal_file.reporting(path):
         raise sqlite3.OperationalError("disk I/O error")
 
@@ -92,7 +92,7 @@ def test_what_is_no_journal_is_not_overwritten(path, content):
     with pytest.raises(JournalError) as caught:
         Journal.open(path, HEADER, resume=False, overwrite=True)
     assert str(caught.value) == (
-        f"{path} is no journal of unicuco-plugin; it will not be replaced; move it away or choose another output"
+        f"{path} is not a journal of unicuco-plugin; it will not be replaced; move it away or choose another output"
     )
     assert path.read_bytes() == content
 

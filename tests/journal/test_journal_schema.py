@@ -96,7 +96,7 @@ def test_a_changed_row_is_named_with_what_to_do(path, change, name):
     execute(path, change)
     assert refusal(path) == (
         f"journal {path}: {name} does not match its digest: it was damaged or edited; restore a copy of the file, or "
-        "begin anew (--overwrite, or another file)"
+        "start anew (--overwrite, or another file)"
     )
 
 
@@ -163,7 +163,7 @@ def test_a_journal_without_digests_of_other_arguments_is_left_as_it_was(old):
         ("UPDATE measurements SET tokens = 0.5 WHERE number = 2", "tokens must be a non-negative integer"),
         ("UPDATE measurements SET number = -1 WHERE number = 2", "number must be a positive integer"),
         ("UPDATE measurements SET number = 9223372036854775807 WHERE number = 2", "number must be a positive integer"),
-        ("UPDATE measurements SET key = x'00' WHERE number = 2", "a text is none"),
+        ("UPDATE measurements SET key = x'00' WHERE number = 2", "a text field holds no text"),
         ("UPDATE measurements SET key = CAST(x'ff' AS TEXT) WHERE number = 2", "'utf-8' codec can't decode byte 0xff"),
         ("UPDATE notes SET value = '{'", "Expecting property name"),
         ("UPDATE notes SET value = printf('%.*c', 100000, '[')", "maximum recursion depth exceeded"),

@@ -88,7 +88,7 @@ def test_the_documentation_shows_recipes():
         ("", "recipe: the recipe is empty"),
         ("# only a comment\n", "recipe: the recipe is empty"),
         ("null\n", "recipe: the recipe is empty"),
-        ("{}\n", "recipe: the recipe holds no modifier"),
+        ("{}\n", "recipe: the recipe has no modifier"),
         ("- pruning_stage\n- b\n", "line 1: a recipe is a mapping of stages"),
         ("a_stage: [\n", "line 2: "),
         ("pruning:\n  a_modifiers: {W: {}}\n", "line 1: 'pruning' would be skipped: .* must end in _stage"),
@@ -147,5 +147,5 @@ def test_modifiers_that_need_no_data_run_under_every_pipeline(pipeline):
 
 
 def test_a_recipe_without_modifiers_is_refused():
-    with pytest.raises(RecipeError, match="the recipe holds no modifier"):
+    with pytest.raises(RecipeError, match="the recipe has no modifier"):
         check_pipeline([], "independent", with_data=False)

@@ -208,7 +208,7 @@ def test_two_of_these_modifiers_in_one_recipe_are_refused(checkpoint, depth_stra
     model = load_model(checkpoint("llama"))
     before = fingerprint(model)
     recipe = [SparsityProfileModifier(strategy=depth_strategy(model, (index,))) for index in (1, 2)]
-    with pytest.raises(RecipeError, match="one SparsityProfileModifier a recipe; give it several profiles"):
+    with pytest.raises(RecipeError, match="one SparsityProfileModifier per recipe; give it several profiles"):
         oneshot(model=model, recipe=recipe)
     assert fingerprint(model) == before
 

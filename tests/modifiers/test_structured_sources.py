@@ -105,7 +105,7 @@ def test_a_checkpoint_larger_than_asked_is_refused_and_not_written(profile, chec
     with pytest.raises(RecipeError, match="max_bytes cannot be met with format stock"):
         modifier = SparsityProfileModifier(**fields, structured={"format": "stock"})
         prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out")
-    with pytest.raises(ExportError, match=r"max_bytes must be kept: asked for 130,000, .* would have 2\d\d,"):
+    with pytest.raises(ExportError, match=r"max_bytes must be met: 130,000 was requested, .* would have 2\d\d,"):
         modifier = SparsityProfileModifier(**fields)
         prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", dtype="float64")
     assert not (tmp_path / "out").exists()

@@ -66,7 +66,7 @@ def test_what_windows_have_in_common_is_no_noise_between_two_methods():
 def test_the_table_says_where_a_peer_is_better_and_from_when_we_are_cheaper():
     text = describe_benchmark(RESULT)
     assert "| method | seeds | 25.0% | 50.0% |" in text
-    assert "- 25.0%: search 1.8000, ours 2.1000, +16.7% ± 2.4% by the windows\n" in text
+    assert "- 25.0%: search 1.8000, ours 2.1000, +16.7% ± 2.4% over windows\n" in text
     assert "- 50.0%: " not in text
     assert "- ours takes less time than search from 2 requests on." in text
     assert "than score" not in text  # which takes a millisecond

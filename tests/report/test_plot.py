@@ -86,7 +86,7 @@ def test_a_picture_is_written_whole_or_not_at_all(drawn, tmp_path, monkeypatch):
 
 def test_a_picture_that_we_did_not_draw_is_not_replaced(drawn, tmp_path):
     (tmp_path / "front.png").write_bytes(b"\x89PNG\r\n\x1a\n, of a holiday")
-    with pytest.raises(ExportError, match="is no picture of unicuco's; it will not be replaced"):
+    with pytest.raises(ExportError, match="is not a picture of unicuco's; it will not be replaced"):
         drawn([strategy()])
     assert (tmp_path / "front.png").read_bytes() == b"\x89PNG\r\n\x1a\n, of a holiday"
 

@@ -135,7 +135,7 @@ def test_units_that_are_none_are_refused(units, message):
 
 @pytest.mark.parametrize(
     ("parts", "message"),
-    [(((3, 1),), "one pair a unit, got 1 for 8"), (((7, 1),) * 8, "steps of equal parts of 3000")],
+    [(((3, 1),), "one pair per unit, got 1 for 8"), (((7, 1),) * 8, "steps of equal parts of 3000")],
 )
 def test_parts_that_do_not_fit_are_refused(parts, message):
     with pytest.raises(StrategyError, match=message):

@@ -1,1 +1,1 @@
-"""Methods beside each other on one model: what is run, and what comes out of it."""
+"""Methods compared on one model: what runs, and what comes out."""

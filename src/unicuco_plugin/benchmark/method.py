@@ -75,7 +75,7 @@ class Method(Frozen):
         if self.windows is not None and (self.peer is None or "windows" not in make_peer(self.peer).takes):
             raise ValueError(f"windows goes with peers that read text, got windows: {self.windows}")
         if self.extrapolate and self.token_budget is None:
-            raise ValueError("extrapolate goes with a token_budget that breaks the search off, got none")
+            raise ValueError("extrapolate needs a token_budget that cuts the search short, got none")
         if self.profile is not None:
             load_profile(self.profile)
         if self.peer is not None and space not in make_peer(self.peer).spaces:

@@ -1,4 +1,4 @@
-"""What a measured result was made by: command, date, machine and versions."""
+"""What made a measured result: command, date, machine and versions."""
 
 import platform
 import time

@@ -1,1 +1,1 @@
-"""The command ``unicuco``: one file a subcommand, each importing what is slow only when it runs."""
+"""The command ``unicuco``: one file per subcommand, each importing what is slow only when it runs."""

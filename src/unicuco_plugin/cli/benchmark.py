@@ -1,4 +1,4 @@
-"""``unicuco benchmark``: methods beside each other on one model, from a YAML to tables and pictures."""
+"""``unicuco benchmark``: methods compared on one model, from a YAML file to tables and pictures."""
 
 import shlex
 from pathlib import Path
@@ -26,8 +26,8 @@ _TEXTS = ("results.json", "results.md")
 def benchmark(plan: Path, output: Path, trust_remote_code: bool) -> None:
     """Compare methods: run FILE.yaml's methods at its budgets and seeds, and write tables and pictures.
 
-    Everything that is done is kept at once. After Ctrl-C, or anything worse, the same command goes on from there, and
-    does again whatever the YAML has come to ask in another way.
+    Every result is kept at once. After Ctrl-C, or anything worse, the same command continues from there, and does
+    again only what has changed in the YAML.
     """
     from unicuco_plugin.benchmark.plan import read_plan
     from unicuco_plugin.benchmark.provenance import provenance

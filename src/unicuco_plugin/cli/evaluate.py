@@ -26,24 +26,28 @@ __all__ = ["evaluate"]
 @click.option("--model", required=True, help="The dense model: a folder, or a name on the hub.")
 @click.option("--pruned", help="The pruned model's folder; without it the dense model is evaluated alone.")
 @window_options("--windows", 16, 512)
-@click.option("--split", default="train", show_default=True, help="Which split, where TEXT is a dataset.")
-@click.option("--tasks", metavar="NAME,NAME,...", help="Zero-shot tasks or groups of lm-eval (extra [eval]).")
+@click.option("--split", default="train", show_default=True, help="Which split, if TEXT is a dataset.")
+@click.option("--tasks", metavar="NAME,NAME,...", help="Zero-shot tasks or groups of tasks, by lm-eval (extra [eval]).")
 @click.option(
     "--include-path", type=click.Path(path_type=Path), help="A folder with tasks of your own, as lm-eval reads them."
 )
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many documents of each task, the first ones.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first documents of each task, at most this many.")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Sequences of a task run together."
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Sequences of a task run together.",
 )
 @model_options
 @json_option
 @debug_option
 def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # noqa: ANN401
-    """Evaluate a model, or a pruned one beside it, on windows of each TEXT, on zero-shot tasks, or on both.
+    """Evaluate a model, alone or beside a pruned one, on windows of each TEXT, on zero-shot tasks, or both.
 
     TEXT is text, JSONL or a dataset. Perplexity is exp of the mean negative log-likelihood; divergence is
     KL(dense‖pruned) in nats per token. Both come with standard errors over windows. Tasks come with standard errors
-    over documents, and differences with those of a paired comparison.
+    over documents, and their differences with those of a paired comparison.
     """
     tasks = [name.strip() for name in (fields["tasks"] or "").split(",") if name.strip()]
     if not text and not tasks:

@@ -27,7 +27,7 @@ def _read_ladder(_ctx: click.Context, _parameter: click.Parameter, value: str | 
 @click.group()
 @debug_option
 def levels() -> None:
-    """Build or show a level database: every linear of a model, pruned once at a ladder of sparsities."""
+    """Build or show a level database: every linear of a model, pruned once at each of a ladder of sparsities."""
 
 
 @levels.command(cls=ManyFilesCommand)
@@ -49,23 +49,23 @@ def levels() -> None:
     type=click.Choice(["dense", "pruned"]),
     default="pruned",
     show_default=True,
-    help="What blocks are calibrated on: states of the dense model, or the mean of what the levels before give.",
+    help="What blocks are calibrated on: the dense model's states, or the mean of what earlier levels give.",
 )
 @model_options
-@click.option("--resume", is_flag=True, help="Continue a build that was broken off, from the linear it was in.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted build, from the linear it was in.")
 @click.option("--overwrite", is_flag=True, help="Remove the database at --output first.")
 @debug_option
-def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - one an option
-    """Prune every linear of a model at every level by SparseGPT, all levels together, and store them.
+def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - one per option
+    """Prune every linear of a model with SparseGPT at all levels in one sweep, and store the results.
 
-    Each finished linear is on the disk. After Ctrl-C, or anything worse, the same command with --resume goes on.
+    Each finished linear is on disk. After Ctrl-C, or anything worse, the same command with --resume continues.
     """
     from unicuco_plugin.modifiers.toolkit.log import set_toolkit_verbosity
 
     set_toolkit_verbosity(verbose=False)  # first: importing more of the toolkit already makes it talk
     from unicuco_plugin.levels.build import build_levels
     from unicuco_plugin.levels.folder import check_output
-    from unicuco_plugin.levels.record import LevelSettings
+    from unicuco_plugin.levels.settings import LevelSettings
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.exportable import check_exportable
     from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
@@ -116,7 +116,7 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
 @click.option("--verify", is_flag=True, help="Also compare every file with its checksum.")
 @debug_option
 def show(folder: Path, as_json: bool, verify: bool) -> None:
-    """Show what the level database in FOLDER holds, what it weighs, and how it was made."""
+    """Show what the level database in FOLDER holds, its size, and how it was made."""
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.report.levels import describe_levels, levels_data
 

@@ -17,14 +17,14 @@ _COMMANDS = {
     "train": "Train a profile: measure strategies on the model, and learn to answer any request from them.",
     "strategy": "Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds.",
     "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
-    "levels": "Build or show a level database: every linear of a model, pruned once at a ladder of sparsities.",
-    "prune": "Prune a model by a profile, a peer, a strategy or a recipe, and write the checkpoint.",
+    "levels": "Build or show a level database: every linear of a model, pruned once at each of a ladder of sparsities.",
+    "prune": "Prune a model with a profile, a peer, a strategy or a recipe, and write the checkpoint.",
     "pack": "Pack a sparse checkpoint into one archive without its zeros, for storage and transfer.",
-    "unpack": "Unpack an archive of unicuco pack into the checkpoint folder that it was, bit for bit.",
-    "evaluate": "Evaluate a model, or a pruned one beside it, on windows of each TEXT, on zero-shot tasks, or on both.",
+    "unpack": "Unpack an archive of unicuco pack into the original checkpoint folder, bit for bit.",
+    "evaluate": "Evaluate a model, alone or beside a pruned one, on windows of each TEXT, on zero-shot tasks, or both.",
     "benchmark": "Compare methods: run FILE.yaml's methods at its budgets and seeds, and write tables and pictures.",
-    "demo": "Prune SmolLM2-135M from a packaged profile, export it, and compare it with the dense model.",
-    "plugins": "List every space, objective, scalarization and peer with the package that it comes from.",
+    "demo": "Prune SmolLM2-135M with a packaged profile, export it, and compare it with the dense model.",
+    "plugins": "List every space, objective, scalarization, peer and ranking with the package that it comes from.",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from unicuco_plugin.cli.failure import DEBUG, one_line
-from unicuco_plugin.request import KINDS, Request
+from unicuco_plugin.request import KINDS, LIMITS, Request
 
 __all__ = [
     "accept_option",
@@ -56,19 +56,28 @@ debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_note_debug, help="Show tracebacks of errors."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is at --output once the new is done.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace what is at --output once the new is complete."
+)
 accept_option = click.option(
     "--accept-other-weights",
     is_flag=True,
-    help="Also serve a model of the same structure with other weights (a fine-tune); divergences are then carried "
+    help="Also accept a model of the same structure with other weights (a fine-tune); divergences are then carried "
     "over, not measured.",
 )
 
 _REQUEST_OPTIONS = (
-    click.option("--sparsity", type=float, help="Share of prunable weights to remove, at least; in (0, 1)."),
-    click.option("--max-params", type=int, help="Most parameters of the whole exported checkpoint."),
-    click.option("--max-bytes", metavar="BYTES", help="Most bytes of its weight files; also 200MB, 5.5GiB."),
-    click.option("--max-divergence", type=float, help="Most divergence, in nats per token; the smallest model wins."),
+    click.option("--sparsity", type=float, help="Remove at least this share of the prunable weights, in (0, 1)."),
+    *(
+        click.option(
+            f"--{kind.replace('_', '-')}",
+            type=int if limit.read is None else str,
+            metavar=None if limit.read is None else limit.cost.upper(),
+            help=limit.text,
+        )
+        for kind, limit in LIMITS.items()
+    ),
+    click.option("--max-divergence", type=float, help="The smallest model within this divergence, in nats per token."),
     click.option(
         "--preference",
         metavar="SIZE,QUALITY",
@@ -130,24 +139,24 @@ def peer_options(function: Function) -> Function:
     file = click.Path(path_type=Path)
     return _apply(
         (
-            click.option("--peer", help="Or: a method we compare with, see unicuco plugins; with --sparsity."),
+            click.option("--peer", help="Or: a method that we compare with (see unicuco plugins); with --sparsity."),
             click.option(
                 "--space",
-                help="For a peer that serves several: sparsity, depth, sublayer or structured.",
+                help="For a peer that serves several spaces: sparsity, depth, sublayer or structured.",
             ),
             click.option(
                 "--setting",
                 type=click.Choice(["official", "super_fast"]),
-                help="For evopress: how long and carefully it searches (official if left out).",
+                help="For evopress: how long and carefully it searches (official by default).",
             ),
-            click.option("--token-budget", type=int, help="For evopress: most evaluation tokens to spend."),
-            click.option("--journal", type=file, help="For peers that search or rank for long: a file to resume from."),
+            click.option("--token-budget", type=int, help="For evopress: the most evaluation tokens to spend."),
+            click.option("--journal", type=file, help="For long-running peers: a file to resume from."),
             click.option(
                 "--evopress",
                 type=file,
-                help="Or: a layer_drop_config.txt of EvoPress, or its file of levels with --sparsity, their mean.",
+                help="Or: EvoPress's layer_drop_config.txt, or its file of levels and, as --sparsity, their mean.",
             ),
-            click.option("--step", type=int, help="Weights of one level of that file.  [default: 1000000]"),
+            click.option("--step", type=int, help="Weights per level of that file.  [default: 1000000]"),
         ),
         function,
     )
@@ -160,19 +169,19 @@ def structured_options(function: Function) -> Function:
             click.option(
                 "--format",
                 type=click.Choice(["compact", "stock"]),
-                help="For the space structured: physically smaller (compact, if left out), or zeros in the full shape, "
-                "which loads everywhere and is no smaller.",
+                help="For the space structured: compact (the default) is physically smaller; stock has zeros in the "
+                "full shape, loads everywhere and is no smaller.",
             ),
             click.option(
                 "--kept-parts",
                 type=click.Path(path_type=Path),
-                help="For the space structured: the file structured.parts of an export, instead of ranking parts.",
+                help="For the space structured: an export's structured.parts, instead of ranking parts.",
             ),
-            click.option("--ranking", help="For the space structured: how parts are ranked, see unicuco plugins."),
+            click.option("--ranking", help="For the space structured: how to rank parts; see unicuco plugins."),
             click.option(
                 "--compensate/--no-compensate",
                 default=None,
-                help="For the space structured: whether the mean of what goes is added as a bias; it is, if left out.",
+                help="For the space structured: add the mean output of removed parts as biases (the default).",
             ),
         ),
         function,
@@ -194,7 +203,11 @@ def window_options(count_name: str, count: int, length: int) -> Callable[[Functi
             "--seq-length", type=click.IntRange(min=2), default=length, show_default=True, help="Tokens in a window."
         ),
         click.option(
-            "--seed", type=int, default=0, show_default=True, help="Decides where windows lie, and all that is random."
+            "--seed",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Decides where windows lie and all else that is random.",
         ),
     )
     return lambda function: _apply(options, function)

@@ -1,4 +1,4 @@
-"""Where the commands print: all they say goes through one place, because names in it may come from strangers."""
+"""Where the commands print: everything goes through one place, because names in it may be untrusted."""
 
 import click
 

@@ -26,8 +26,8 @@ __all__ = ["pack"]
 def pack(checkpoint_dir: Path, output: Path, overwrite: bool, as_json: bool) -> None:
     """Pack a sparse checkpoint into one archive without its zeros, for storage and transfer.
 
-    Every file of the folder is in it. No tool loads it as a model: unpack it first, which gives every file back bit
-    for bit. The archive appears complete or not at all.
+    The archive holds every file of the folder. No tool loads it as a model: unpack it first, which restores every
+    file bit for bit. It appears complete or not at all.
     """
     from unicuco_plugin.models.checkpoints.archive import pack_folder
 

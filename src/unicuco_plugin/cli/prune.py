@@ -53,11 +53,11 @@ _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
 @click.option("--strategy", type=click.Path(path_type=Path), help="Or: a strategy file, as strategy --json prints it.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Or: a recipe of llm-compressor.")
 @peer_options
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder; new.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder, a new one.")
 @click.option(
     "--engine",
     type=click.Choice(["sparsegpt", "wanda", "levels"]),
-    help="What zeroes weights, for profiles that sparsify (sparsegpt if left out); dropping blocks needs none.",
+    help="What zeroes weights, for profiles that sparsify (sparsegpt by default); dropping blocks needs none.",
 )
 @click.option(
     "--levels",
@@ -65,8 +65,8 @@ _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
     help="The level database that --engine levels stitches from, and that peers such as evopress search on.",
 )
 @calibration_option(
-    "Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not. Without it, for a "
-    "profile that sparsifies or a peer that reads text the model writes its own (self-calibration)."
+    "Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not. Without it, for "
+    "profiles that sparsify and peers that read text, the model writes its own (self-calibration)."
 )
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
 @window_options("--samples", 128, 512)
@@ -75,10 +75,10 @@ _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
 @model_options
 @overwrite_option
 @json_option
-@click.option("--verbose", is_flag=True, help="Show llm-compressor's own messages and bars.")
+@click.option("--verbose", is_flag=True, help="Show llm-compressor's own messages and progress bars.")
 @debug_option
 def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields: Any) -> None:  # noqa: ANN401
-    """Prune a model by a profile, a peer, a strategy or a recipe, and write the checkpoint.
+    """Prune a model with a profile, a peer, a strategy or a recipe, and write the checkpoint.
 
     The folder holds weights, configuration, tokenizer, the recipe that made it and a model card. It appears complete
     or not at all.
@@ -152,7 +152,7 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
     )
     if fields["space"] not in (None, *modifier.spaces):
         raise click.UsageError(
-            f"--space {fields['space']}: what is given is of the space {' and '.join(modifier.spaces)}; leave it out"
+            f"--space {fields['space']}: the given source is of the space {' and '.join(modifier.spaces)}; leave it out"
         )
     if zeroing(modifier.spaces):
         return [modifier] if stitched else [modifier, _pass(fields["engine"] or "sparsegpt")]

@@ -19,7 +19,7 @@ __all__ = ["show"]
     "--plot",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also draw the front and which units go at each budget (.png, .svg or .pdf).",
+    help="Also draw the front, and which units go at each budget (.png, .svg or .pdf).",
 )
 @debug_option
 def show(profile: str, as_json: bool, plot: Path | None) -> None:

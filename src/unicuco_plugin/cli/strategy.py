@@ -20,7 +20,7 @@ __all__ = ["strategy"]
     "--request-file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help='One JSON request a line, such as {"sparsity": 0.25}; all are answered together.',
+    help='One JSON request per line, such as {"sparsity": 0.25}; all are answered together.',
 )
 @json_option
 @debug_option

@@ -39,12 +39,16 @@ _RENAMED = {
 }
 
 
+# Options of a command that say how a model is loaded.
+_LOADING = ("device", "dtype", "revision", "trust_remote_code")
+
+
 @click.command(cls=ManyFilesCommand, renamed=_RENAMED)
 @click.option("--model", required=True, help="A model folder, or a name on the hub.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The profile's folder.")
-@click.option("--space", default="depth", show_default=True, help="What is decided on; see unicuco plugins.")
+@click.option("--space", default="depth", show_default=True, help="What strategies decide about; see unicuco plugins.")
 @click.option("--objective", default="divergence", show_default=True, help="What is measured; see unicuco plugins.")
-@click.option("--levels", type=click.Path(path_type=Path), help="For sparsity: a level database's folder.")
+@click.option("--levels", type=click.Path(path_type=Path), help="For sparsity: the folder of a level database.")
 @click.option(
     "--granularity",
     type=click.Choice(["block", "sublayer", "linear"]),
@@ -65,7 +69,7 @@ _RENAMED = {
     "--compensate/--no-compensate",
     default=True,
     show_default=True,
-    help="For structured: biases that stand for the mean of what is removed.",
+    help="For structured: add the mean output of removed parts as biases.",
 )
 @click.option(
     "--round-to",
@@ -78,10 +82,10 @@ _RENAMED = {
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
 )
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
-@click.option("--documents", "samples", type=click.IntRange(min=1), help="At most so many documents of each source.")
+@click.option("--documents", type=click.IntRange(min=1), help="The most documents to take from each source.")
 @settings_options
 @model_options
-@click.option("--resume", is_flag=True, help="Continue a run that was broken off; nothing is measured twice.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run; nothing is measured twice.")
 @overwrite_option
 @debug_option
 @click.pass_context
@@ -89,13 +93,15 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
     """Train a profile: measure strategies on the model, and learn to answer any request from them.
 
     Every measurement is kept as soon as it is made. After Ctrl-C, or anything worse, the same command with --resume
-    goes on from there.
+    continues from there.
     """
     settings = read_settings(fields)
     command = shlex.join(["unicuco", "train", *ctx.meta[ARGUMENTS]])
     from unicuco_plugin.report.front import describe_profile
-    from unicuco_plugin.training import JOURNAL, Units, train_profile
+    from unicuco_plugin.training import JOURNAL, CalibrationText, ModelSource, Units, train_profile
 
+    model = ModelSource(fields.pop("model"), **{name: fields.pop(name) for name in _LOADING})
+    text = CalibrationText(fields.pop("calibration"), split=fields.pop("split"), documents=fields.pop("documents"))
     units = Units(
         levels=fields.pop("levels"),
         granularity=fields.pop("granularity"),
@@ -105,12 +111,19 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
         compensate=fields.pop("compensate"),
         round_to=fields.pop("round_to"),
     )
-    model = fields.pop("model")
     how = "go on with the same command and --resume"
     try:
         with ProgressBars() as bars:
             profile = train_profile(
-                model, output, units=units, settings=settings, resume=resume, command=command, progress=bars, **fields
+                model,
+                output,
+                units=units,
+                calibration=text,
+                settings=settings,
+                resume=resume,
+                command=command,
+                progress=bars,
+                **fields,
             )
             interrupted = bool(profile.provenance.get("interrupted"))
             if not interrupted:

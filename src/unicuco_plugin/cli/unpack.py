@@ -13,12 +13,12 @@ __all__ = ["unpack"]
 
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path))
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder; new.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder, a new one.")
 @overwrite_option
 @json_option
 @debug_option
 def unpack(archive: Path, output: Path, overwrite: bool, as_json: bool) -> None:
-    """Unpack an archive of unicuco pack into the checkpoint folder that it was, bit for bit.
+    """Unpack an archive of unicuco pack into the original checkpoint folder, bit for bit.
 
     A truncated or edited archive is refused. The folder appears complete or not at all.
     """

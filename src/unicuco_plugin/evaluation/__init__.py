@@ -1,1 +1,1 @@
-"""Two checkpoints beside each other, on text and on tasks."""
+"""Two checkpoints compared, on text and on tasks."""

@@ -1,4 +1,4 @@
-r"""A dense and a pruned model beside each other on windows of text: perplexities and divergence.
+r"""A dense and a pruned model compared on windows of text: perplexities and divergence.
 
 Notation
     m: windows; L: tokens in a window
@@ -39,7 +39,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """Estimate from one value a window."""
+        """Estimate from one value per window."""
         mean = math.fsum(values) / len(values)
         if len(values) == 1:
             return cls(mean, math.nan)

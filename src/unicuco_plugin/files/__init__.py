@@ -1,1 +1,1 @@
-"""Files that may come from strangers, and those that we write beside what others wrote."""
+"""Files that may be untrusted, and files that we write beside those of others."""

@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all, and nothing of it after a kill."""
+"""A file that appears whole or not at all, and leaves nothing behind after a kill."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ _LONGEST = 200
 
 @contextmanager
 def draft(target: Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside the target that takes its name, on the disk for good, when the ``with`` ends well.
+    """A temporary file beside the target that takes its name, on disk for good, when the ``with`` ends well.
 
     After an error nothing is left of it and an older file of that name stays. A link of that name is replaced, never
     written through.

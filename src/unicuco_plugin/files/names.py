@@ -1,4 +1,4 @@
-"""Names that a record gives: of files in their own folder, and nothing else."""
+"""Names that a record gives: plain names of files in its own folder, and nothing else."""
 
 import unicodedata
 from pathlib import Path, PurePosixPath

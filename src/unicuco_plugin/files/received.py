@@ -1,4 +1,4 @@
-"""Reading what may come from a stranger: regular files alone, bounded before they are read, waiting for nobody."""
+"""Reading what may be untrusted: only regular files, bounded before they are read, without waiting."""
 
 import errno
 import json
@@ -112,7 +112,7 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"holds {constant}, which is no JSON")
+    raise ValueError(f"holds {constant}, which is not JSON")
 
 
 def _kind(mode: int) -> str:

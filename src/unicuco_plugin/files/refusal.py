@@ -1,10 +1,11 @@
-"""How a recipe is refused: in one line of bounded length, in which nothing of a stranger's can pass for ours."""
+"""How a recipe is refused: in one line of bounded length, in which nothing untrusted can pass for ours."""
 
 from unicuco_plugin.errors import RecipeError
 
 __all__ = ["refusal", "show"]
 
-# What a value, a file's name and a whole message may take of a line.
+# Characters that a value, a file's name and a whole message may take: a message as long as errors.LONGEST has room for
+# the rule, and for what to do, beside the other two.
 _MOST_OF_VALUE = 60
 _MOST_OF_NAME = 100
 _MOST = 300

@@ -72,7 +72,7 @@ def compose_yaml(name: str, text: str) -> yaml.Node | None:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise refusal(name, str(problem), None if mark is None else mark.line + 1) from error
     except UnicodeError as error:
-        raise refusal(name, f"is no text: {error}") from error
+        raise refusal(name, f"is not text: {error}") from error
     if root is not None:
         _check_nodes(name, root)
     return root

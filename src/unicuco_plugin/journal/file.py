@@ -35,7 +35,7 @@ def reporting(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if _is_full(path.parent):
             raise JournalError(
-                f"journal {path} cannot be written: the disk is full; make room and go on with --resume"
+                f"journal {path} cannot be written: the disk is full; make room and continue with --resume"
             ) from error
         raise JournalError(f"journal {path} is damaged or not usable: {error}") from error
     except (sqlite3.Error, struct.error, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -86,7 +86,7 @@ def clear(path: Path, application: int) -> None:
         head = _head(path)
         if not head.startswith(_DATABASE) or head[_OWNER] != application.to_bytes(4, "big"):
             raise JournalError(
-                f"{path} is no journal of unicuco-plugin; it will not be replaced; move it away or choose another "
+                f"{path} is not a journal of unicuco-plugin; it will not be replaced; move it away or choose another "
                 "output"
             )
     leftovers = [_beside(path, suffix) for suffix in _LOGS if _is_log(path, suffix)]

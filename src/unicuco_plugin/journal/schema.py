@@ -1,4 +1,4 @@
-"""The tables of a journal, and a digest of every row, by which a flipped bit is found.
+"""The tables of a journal, and a digest of every row, which reveals a flipped bit.
 
 A row's digest is over all its other fields, each with its kind and its length before it, so that no two rows have the
 same bytes. Schema 1 had no digests; such a journal gets them when it is opened.
@@ -17,6 +17,7 @@ from unicuco_plugin.errors import JournalError, clip, quoted
 __all__ = ["APPLICATION", "bring_up", "check", "compare_header", "digest", "pack", "tables", "unpack"]
 
 APPLICATION = 0x554E4943  # "UNIC", so that another program's database is never taken for a journal
+# 2: every row has a digest. Schema 1 is brought up; older versions of the package refuse 2.
 _SCHEMA = 2
 _COLUMNS = {
     "header": ("name", "value"),
@@ -42,9 +43,10 @@ CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL, {_DIGEST});
 _FLOAT = 8  # bytes
 # Bytes of one field. Notes of the largest models have some megabytes.
 _LARGEST = 2**28
-# Rows are counted from 1; so many no journal has, and SQLite could not count on.
+# Rows are counted from 1; no journal has this many, and beyond it a number is no longer exact as a float.
 _MOST_ROWS = 2**53
-# Arguments that a message tells, characters of each, and of those how many before the first that differs.
+# Arguments that a message names, characters of each, and how many of those before the first that differs: enough to
+# see what changed.
 _TOLD, _SHOWN, _BEFORE = 5, 60, 20
 
 Field = str | bytes | int | float | None
@@ -171,7 +173,7 @@ def _rows(connection: sqlite3.Connection, table: str, path: Path, schema: int) -
         if reason is not None:
             raise JournalError(
                 f"journal {path}: {_name(table, place, fields)} {reason}: it was damaged or edited; restore a copy of "
-                "the file, or begin anew (--overwrite, or another file)"
+                "the file, or start anew (--overwrite, or another file)"
             )
         yield place, *fields
 
@@ -218,7 +220,7 @@ def _from_where_they_differ(value: str, other: str) -> str:
 
 def _read_text(field: Field) -> str:
     if not isinstance(field, _Text):
-        raise ValueError("a text is none")
+        raise ValueError("a text field holds no text")
     return field.decode("utf8")
 
 

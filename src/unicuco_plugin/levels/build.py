@@ -1,4 +1,4 @@
-"""Building a level database: block by block, linear by linear, and on from there after a kill."""
+"""Building a level database: block by block, linear by linear, and resumed from there after a kill."""
 
 import importlib.metadata
 import time
@@ -12,8 +12,10 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.folder import alone, begin, check_output, check_room
 from unicuco_plugin.levels.gather import gather_hessians, mean_states
-from unicuco_plugin.levels.record import Calibration, LevelSettings, LevelsRecord, write_record
-from unicuco_plugin.levels.store import Levels, LinearLevels, write_linear
+from unicuco_plugin.levels.linear import LinearLevels, write_linear
+from unicuco_plugin.levels.record import Calibration, LevelsRecord, write_record
+from unicuco_plugin.levels.settings import LevelSettings
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.levels.sweep import factor_hessian, solve_levels
 from unicuco_plugin.models.blocks.coverage import check_share, measure_coverage
 from unicuco_plugin.models.blocks.decoder import Decoder
@@ -41,31 +43,31 @@ def build_levels(
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Levels:
-    """Prune every linear of a model at every level, and store them all.
+    """Prune every linear of a model at every level, and store the results.
 
     The model is only read; experts that its family fuses are linears meanwhile, each calibrated on all tokens, as in
-    llm-compressor's own passes. Blocks are streamed: beside the model there are, at any time, the states between two
-    blocks, the Hessians of one block, and the levels of one linear. Whatever is finished is on the disk.
+    llm-compressor's own passes. Blocks are streamed: besides the model, memory holds the states between two blocks, the
+    Hessians of one block, and the levels of one linear. Whatever is finished is on disk.
 
     Args:
         decoder: The dense model, on the device to use.
         windows: ``m x L`` token ids to calibrate on.
         output: The database's folder.
         name: What the model is called.
-        settings: Levels and how they are solved.
+        settings: The levels and how to solve them.
         sources: Where the windows came from, for the record.
-        resume: Continue a build that was broken off, from the linear it was in; where there is none, begin one.
-        overwrite: Remove the database that is there, and begin another.
+        resume: Continue an interrupted build from the linear it was in; where there is none, start one.
+        overwrite: Remove an existing database, and start anew.
         progress: Called before and after every linear.
 
     Returns:
         The database, opened.
 
     Raises:
-        LevelsError: If ``output`` holds a database and neither flag is given or it has other arguments; if another
+        LevelsError: If ``output`` holds a database and neither flag is given, or one with other arguments; if another
             process builds there; or if the disk has too little room.
-        UnsupportedModelError: If most weights of the blocks are in no linears, or experts cannot be made into some.
-        CalibrationError: If no token reached linears that are more than a few of a block's weights.
+        UnsupportedModelError: If most weights of the blocks are not in linears, or experts cannot be made into linears.
+        CalibrationError: If no token reached linears that hold more than a few of a block's weights.
         EvaluationError: If states or a Hessian are not finite.
     """
     settings = settings or LevelSettings()
@@ -104,7 +106,7 @@ def build_levels(
             need = check_room(output, left, settings, width)
             if left:
                 tell(
-                    f"{len(left)} linears to solve, at most {need / 1e6:,.1f} MB on the disk; linears have "
+                    f"{len(left)} linears to solve, at most {need / 1e6:,.1f} MB on disk; linears have "
                     f"{measure_coverage(decoder).share:.1%} of the weights of the blocks"
                 )
             write_record(output, record)
@@ -114,7 +116,7 @@ def build_levels(
 
 
 class _Build:
-    """A build under way; its record is on the disk whenever it has grown."""
+    """A build under way; its record is on disk whenever it has grown."""
 
     def __init__(
         self, folder: Path, record: LevelsRecord, decoder: Decoder, progress: Callable[[Progress], None]

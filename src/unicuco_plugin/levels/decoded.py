@@ -1,4 +1,4 @@
-"""Decoded levels of one database, kept between those who read it."""
+"""Decoded levels of one database, cached for all that read it."""
 
 from collections import OrderedDict
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A weight with exactly so many zeros, from the two levels that it lies between.
+"""A weight with an exact number of zeros, from the two levels on either side.
 
 Rows are independent problems in SparseGPT, so whole rows of a level are as good in a mixture as they are in the level.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError
-from unicuco_plugin.levels.store import LinearLevels
+from unicuco_plugin.levels.linear import LinearLevels
 
 __all__ = ["Mixture", "choose_rows", "realise"]
 

@@ -1,4 +1,4 @@
-"""A recipe checked before it runs: what the toolkit would misread without an error, or run, is refused here."""
+"""A recipe checked before it runs: what the toolkit would silently misread, or run, is refused here."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,7 +86,7 @@ def check_pipeline(modifiers: list[Modifier], pipeline: str, *, with_data: bool)
         RecipeError: If a modifier requires calibration data and would get none, or there is no modifier.
     """
     if not modifiers:
-        raise RecipeError("the recipe holds no modifier")
+        raise RecipeError("the recipe has no modifier")
     calibrated = [type(modifier).__name__ for modifier in modifiers if modifier.requires_calibration_data]
     # A peer reads the text itself, whatever the pipeline does with it.
     reading = [type(modifier).__name__ for modifier in modifiers if getattr(modifier, "needs_text", False)]
@@ -188,7 +188,7 @@ def _problems(root: yaml.Node | None) -> Iterator[_Problem]:
                 if not isinstance(body, yaml.MappingNode):
                     yield modifier, f"{show(modifier.value)[1:-1]} has no body; write its fields below it, or {{}}"
     if not count:
-        yield None, "the recipe holds no modifier"
+        yield None, "the recipe has no modifier"
 
 
 def _entries(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:

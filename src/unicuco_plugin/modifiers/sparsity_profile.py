@@ -22,7 +22,7 @@ from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modi
 from unicuco_plugin.modifiers.sources.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.sources.limit_check import check_shape
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
-from unicuco_plugin.modifiers.sources.source_fields import check_source, known_parts, plain_source, trace_source
+from unicuco_plugin.modifiers.sources.source_fields import check_source, find_payload, plain_source, trace_source
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.progress import Progress
@@ -34,12 +34,12 @@ __all__ = ["SparsityProfileModifier"]
 
 
 class SparsityProfileModifier(Modifier):
-    """Answer a request from a trained profile or by a peer, or replay a strategy, and apply it to the model.
+    """Answer a request from a trained profile or a peer, or replay a strategy, and apply it to the model.
 
     For the space ``depth`` the answer's blocks are dropped and the model is saved with a configuration that says so;
-    for ``structured`` head groups, neurons and modules are.
+    for ``structured``, head groups, neurons and modules are removed.
     For the space ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity for every
-    linear, in place of its own ``sparsity`` and ``targets``, and what it made is held against the plan. It composes
+    linear, in place of its own ``sparsity`` and ``targets``, and its result is compared with the plan. It composes
     with the toolkit's other modifiers in one recipe; list it first.
 
     Sample YAML::
@@ -67,17 +67,17 @@ class SparsityProfileModifier(Modifier):
         - put the strategy in place of profile and request, so that ``recipe.yaml`` replays without a profile
 
     If another modifier fails in between, the model has all its blocks again once the session is reset; weights that a
-    pass has zeroed by then stay so.
+    pass has already zeroed stay zero.
 
     Args:
         profile: A profile folder, or the name of a packaged profile. With ``request``.
         request: Exactly one of ``sparsity``, ``max_params``, ``max_bytes``, ``max_divergence``, ``preference``.
         strategy: A strategy file, a strategy as a mapping, or a list of these, one per space.
         profiles: Several profiles, one per space: a list of ``{profile: …, request: …}``.
-        accept_other_weights: Whether a model of the same structure with other weights (a fine-tune) will do.
-        levels: A level database's folder: a sparsity strategy is then stitched from it, and no pass has to follow.
+        accept_other_weights: Whether to accept a model of the same structure with other weights (a fine-tune).
+        levels: A level database's folder; a sparsity strategy is then stitched from it, and no pass has to follow.
         peer: Name of a method that answers ``request``, or its name with options (:class:`PeerSource`).
-        evopress: A file of EvoPress, or its name with options (:class:`EvoPressSource`).
+        evopress: A file written by EvoPress, or its name with options (:class:`EvoPressSource`).
         structured: How a strategy of the space ``structured`` is carried out (:class:`StructuredOptions`).
         provenance: Where the strategy came from; written into ``recipe.yaml`` and never read.
 
@@ -125,7 +125,7 @@ class SparsityProfileModifier(Modifier):
 
     @property
     def late(self) -> LateSource | None:
-        """What answers only once the model is there; None where a profile answers or a strategy is replayed."""
+        """The source that answers once the model is loaded; None where a profile answers or a strategy is replayed."""
         return self.peer or self.evopress
 
     @property
@@ -135,13 +135,13 @@ class SparsityProfileModifier(Modifier):
 
     @property
     def needs_text(self) -> bool:
-        """Whether there must be calibration text to answer from."""
+        """Whether answering needs calibration text."""
         if self.late is None:
             return self._options.needs_text(self.resolve(), known=bool(self._sources))
         return self.late.needs_text or (cutting(self.late.spaces) and self._options.kept_parts is None)
 
     def watch(self, progress: Callable[[Progress], None]) -> None:
-        """Let a function be called as a peer gets on."""
+        """Register a function that is called with a peer's progress."""
         self._progress = progress
 
     def resolve(self) -> tuple[Strategy, ...]:
@@ -166,7 +166,7 @@ class SparsityProfileModifier(Modifier):
         return self._strategies
 
     def check(self, model: nn.Module) -> None:
-        """Compare the model with the one that each strategy was made for; :meth:`on_initialize` does not repeat it.
+        """Compare the model with the one that each strategy was made for; :meth:`on_initialize` does not repeat this.
 
         Args:
             model: The model with all its blocks.
@@ -185,13 +185,13 @@ class SparsityProfileModifier(Modifier):
         self._checked = True
 
     def check_recipe(self, modifiers: Sequence[Modifier]) -> None:
-        """Refuse a recipe that cannot carry the strategies out, before a model is loaded.
+        """Refuse a recipe that cannot apply the strategies, before a model is loaded.
 
         Args:
             modifiers: The recipe's modifiers, this one among them.
 
         Raises:
-            RecipeError: If it holds a second one of this type, or nothing zeroes weights where a strategy wants it.
+            RecipeError: If it has a second modifier of this type, or nothing zeroes weights where a strategy needs it.
         """
         check_modifiers(modifiers)
         place = find_alone(modifiers, type(self))
@@ -201,7 +201,7 @@ class SparsityProfileModifier(Modifier):
 
     @property
     def achieved(self) -> Achieved | None:
-        """What became of a sparsity strategy's plan, once the toolkit has finalised; None where there is none."""
+        """The zeros that a sparsity strategy's plan led to, once the toolkit has finalised; None without a plan."""
         return next((handler.achieved for handler in self._handlers if handler.achieved is not None), None)
 
     @property
@@ -237,7 +237,7 @@ class SparsityProfileModifier(Modifier):
         return True
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
-        """Drop; or restore, where the toolkit finalises only because a run was broken off."""
+        """Drop; or restore, where the toolkit finalises only because a run was interrupted."""
         if not ran_to_its_end():
             self._undo()
             return True
@@ -273,8 +273,8 @@ class SparsityProfileModifier(Modifier):
 
     def _handler(self, state: State, strategy: Strategy) -> SpaceHandler:
         batches = None if state.data is None else state.data.calib
-        known = partial(known_parts, self._sources)
-        return make_handler(Task(state.model, strategy, self.levels, self._options, batches, known))
+        payload = partial(find_payload, self._sources)
+        return make_handler(Task(state.model, strategy, self.levels, self._options, batches, payload))
 
     def _undo(self) -> None:
         for handler in reversed(self._handlers):

@@ -1,1 +1,1 @@
-"""objectives."""
+"""Quality of strategies: how far candidates are from the dense model."""

@@ -13,13 +13,13 @@ class DivergenceObjective:
     """Mean KL per token between the dense model and the pruned one, nats.
 
     Args:
-        request: Model, space, windows, direction, the level database for the space ``sparsity``, the ranked
-            parts for ``structured``.
+        request: Model, space, windows, direction, the level database for the space ``sparsity``, the payload
+            for ``structured``.
 
     Raises:
-        UnknownNameError: If the space is none that its evaluators know.
+        UnknownNameError: If no evaluator knows the space.
         LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
-        CalibrationError: If it needs ranked parts and gets none.
+        CalibrationError: If the space needs ranked parts and gets none.
     """
 
     def __init__(self, request: ObjectiveRequest) -> None:
@@ -29,7 +29,7 @@ class DivergenceObjective:
             request.space.name,
             request.windows,
             levels=request.levels,
-            ranked=request.ranked,
+            payload=request.payload,
             direction=request.direction,
             batch_windows=request.batch_windows,
         )
@@ -39,5 +39,5 @@ class DivergenceObjective:
         return self.evaluate_reporting(X, ignore)
 
     def evaluate_reporting(self, X: Tensor, report: Report) -> list[Evaluation]:
-        """As ``evaluate``; calls ``report`` with how many strategies are done."""
+        """Like ``evaluate``; calls ``report`` with how many strategies are done."""
         return self._evaluator.evaluate([self._space.to_units(row) for row in X], report)

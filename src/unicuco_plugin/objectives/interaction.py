@@ -29,13 +29,14 @@ from unicuco_plugin.spaces.structured import StructuredSpace
 
 __all__ = ["InteractionMeter", "InteractionPath", "assign_ratios", "gaussian_entropy", "measure_path"]
 
-# Measurements on the way to a share, the dense model's among them.
+# Measurements on the way to a share, the dense model's among them. A choice: each costs one run per module.
 ROUNDS = 4
 
 # Added to every score, in nats: what c / (TE + eps) needs where a module changes nothing.
 _EPS = 1e-6
 # Deviations below this, in the final norm's unit, count as this: a dead channel has no entropy to lose.
 _DEAD = 1e-6
+# Halvings of a bracket: more than float64 can tell apart.
 _HALVINGS = 200
 # A module that is gone has no interactions, and nothing left to divide them by.
 _LEFT = 1e-9
@@ -83,7 +84,7 @@ class InteractionMeter:
         live = [name for name in names if kept.kept.get(name) != ()]
         # The last module that stays cannot be masked; without it nothing is left, so it is worth the most.
         masked = [_without(kept, name) for name in live] if len(live) > 1 else []
-        finals = self._walk.prefixes.finals(self._walk.changes([kept, *masked]))
+        finals = self._walk.prefixes.finals(self._walk.choices([kept, *masked]))
         self.tokens += self._positions * len(finals)
         whole, *parts = (gaussian_entropy(self._runner.normed(final).flatten(0, 1)) for final in finals)
         check_finite("entropy of the final states", [whole, *parts], finals[0].dtype)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from torch import Tensor
 
 from unicuco_plugin.objectives.kl import Direction
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.spaces.space import Space
 
 if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting for Transformers
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import Decoder
-    from unicuco_plugin.scores.ranked_parts import RankedParts
 
 __all__ = ["Evaluation", "Objective", "ObjectiveRequest", "Report", "ReportingObjective", "evaluate_reporting"]
 
 Report = Callable[[float], None]
-"""Called with how many strategies of a batch are done, a rising number; half of one that is half done counts."""
+"""Called with how many strategies of a batch are done, a rising number; fractions of a strategy count."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Evaluation:
     """What one candidate cost in quality and in work.
 
     Attributes:
-        value: Mean over the windows; at least 0, lower is better. For the built-in divergence nats per token. Values
-            below 1e-4 compare as equal (``objectives/floor.py``): a measure on another scale is to be multiplied up.
-        per_window: The same for each window.
+        value: Mean over the windows; at least 0, lower is better; nats per token for the built-in divergence. Values
+            below 1e-4 compare as equal (``objectives/floor.py``): multiply a measure on a smaller scale.
+        per_window: The same per window.
         tokens: Evaluation tokens: scored positions.
         seconds: This candidate's equal share of its batch's wall time.
     """
@@ -40,7 +40,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ObjectiveRequest:
-    """What an objective is built from, once for each fidelity.
+    """What an objective is built from, once per fidelity.
 
     Attributes:
         decoder: The dense model on its device; an objective leaves it as it was after every call.
@@ -49,7 +49,7 @@ class ObjectiveRequest:
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows to run together.
         levels: The level database that candidates are stitched from, for spaces that zero weights.
-        ranked: Which parts of a module go first, for spaces that remove parts.
+        payload: What strategies need beyond shares, where their space's traits say so: which parts go first.
     """
 
     decoder: "Decoder"
@@ -58,7 +58,7 @@ class ObjectiveRequest:
     direction: Direction = "forward"
     batch_windows: int = 16
     levels: "Levels | None" = None
-    ranked: "RankedParts | None" = None
+    payload: Payload | None = None
 
 
 class Objective(Protocol):
@@ -73,16 +73,16 @@ class Objective(Protocol):
 class ReportingObjective(Objective, Protocol):
     """An objective that says how far it is within a batch, which on a large model takes minutes.
 
-    No objective need be one: with this method it is, and is asked by it where someone watches.
+    Objectives need not have this method; one that has it is asked through it where progress is shown.
     """
 
     def evaluate_reporting(self, X: Tensor, report: Report) -> list[Evaluation]:
-        """As ``evaluate``, with the same result; calls ``report`` often."""
+        """Like ``evaluate``, with the same result; calls ``report`` often."""
         ...
 
 
 def evaluate_reporting(objective: Objective, X: Tensor, report: Report) -> list[Evaluation]:
-    """Measure ``n x d`` strategies by an objective that may be a ``ReportingObjective``."""
+    """Measure ``n x d`` strategies with an objective that may be a ``ReportingObjective``."""
     if isinstance(objective, ReportingObjective):
         return objective.evaluate_reporting(X, report)
     return objective.evaluate(X)

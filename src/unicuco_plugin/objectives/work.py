@@ -1,4 +1,4 @@
-"""How far one call has come, for who watches it."""
+"""How far one call has got, for display."""
 
 from collections.abc import Callable
 

@@ -12,7 +12,8 @@ from unicuco_plugin.peers.minibatch import mean_over
 
 __all__ = ["DropProblem"]
 
-# Draws for each genome before a space is taken to have no more distinct ones.
+# Draws for each genome before a space is taken to have no more distinct ones: where half are left, missing one has a
+# chance of 2 ** -50.
 _TRIES = 50
 
 

@@ -1,4 +1,4 @@
-"""What a peer is asked and what it gives: a method of others' that turns a model and a budget into a strategy."""
+"""What a peer, somebody else's method, is asked and returns: from a model and a budget to a strategy."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,15 +34,15 @@ class PeerRequest:
         windows: ``m x L`` token ids to calibrate on; searches draw their minibatches from them. ``m`` may be 0 for a
             peer that does not take them.
         sparsity: Share of the prunable weights to remove (of all blocks' parameters for ``depth``), in (0, 1).
-        space: ``sparsity``, ``depth``, ``sublayer`` or ``structured``, for a peer that serves several; its first where
-            it is None.
+        space: ``sparsity``, ``depth``, ``sublayer`` or ``structured``, for a peer that serves several; None means its
+            first.
         levels: The level database of the model, for peers that measure sparse candidates.
-        seed: Decides everything random.
-        setting: Of peers that have several: ``official``, or ``super_fast`` with fewer offspring on fewer tokens.
-        token_budget: Most evaluation tokens that EvoPress may spend; it ends before it would exceed them.
-        journal: Where EvoPress and greedy keep their steps, to go on from after a kill; None keeps none.
+        seed: Decides everything that is random.
+        setting: For peers that have several: ``official``, or ``super_fast`` with fewer offspring on fewer tokens.
+        token_budget: The most evaluation tokens that EvoPress may spend; it stops before it would exceed them.
+        journal: Where EvoPress and greedy keep their steps, to resume from after a kill; None keeps none.
         progress: Called before and after every step.
-        batch_windows: Windows that pass a block together.
+        batch_windows: Windows run through a block together.
     """
 
     decoder: "Decoder"
@@ -69,13 +69,13 @@ class PeerResult:
     """A strategy and what it cost to find.
 
     Attributes:
-        space: Of the strategy.
+        space: The strategy's space.
         units: Unit name → share removed in (0, 1]; units that lose nothing are not listed.
         sparsity: Share removed of all prunable weights (of all blocks' parameters for ``depth`` and ``sublayer``).
-        tokens: Evaluation tokens: positions scored, of every candidate; for peers that only look at the dense model
+        tokens: Evaluation tokens: positions scored over all candidates; for peers that only look at the dense model,
             the positions it was run on.
-        seconds: Wall seconds, all runs of a resumed search together.
-        details: What the method found on its way, as plain JSON data.
+        seconds: Wall time, over all runs of a resumed search.
+        details: What the method found along the way, as plain JSON data.
     """
 
     space: str
@@ -91,17 +91,17 @@ class Peer(Protocol):
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """The spaces it gives strategies of, the usual one first."""
+        """The spaces whose strategies it returns, the usual one first."""
         ...
 
     @property
     def takes(self) -> frozenset[str]:
-        """Which fields of a request it reads, of ``OPTIONAL``; whoever asks refuses others that were set."""
+        """Which of the ``OPTIONAL`` fields of a request it reads; the caller refuses others that are set."""
         ...
 
     @property
     def serves_all(self) -> bool:
-        """Whether what it finds out for one sparsity, a ranking or a score, answers every other one too."""
+        """Whether what it finds for one sparsity, such as a ranking or a score, answers every other one too."""
         ...
 
     def __call__(self, request: PeerRequest) -> PeerResult:

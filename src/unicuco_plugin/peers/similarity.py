@@ -22,6 +22,7 @@ from unicuco_plugin.progress import Progress
 
 __all__ = ["CosineWindow", "ShortGpt", "WeightSubcloning", "mean_change", "mean_cosine"]
 
+# Shares are sums of floats: a budget that is a block boundary must not cost one block more.
 _SLACK = 1e-9
 
 

@@ -1,4 +1,4 @@
-"""What a plugin can add. Hooks are asked newest plugin first; the first answer that is not None wins."""
+"""What a plugin can add. The newest plugin is asked first; the first answer that is not None wins."""
 
 from collections.abc import Iterable
 
@@ -29,10 +29,10 @@ hookimpl = pluggy.HookimplMarker("unicuco")
 
 @hookspec
 def unicuco_list(kind: str) -> Iterable[str]:  # type: ignore[empty-body]  # a specification has no body
-    """List the names this plugin provides of a kind.
+    """List the names of one kind that this plugin provides.
 
     Kinds are ``space``, ``objective``, ``scalarization``, ``peer`` and ``ranking``.
-    Called by ``unicuco plugins`` and for error messages; a name that is not listed still works.
+    Called for ``unicuco plugins`` and for error messages; a name that is not listed still works.
     """
 
 
@@ -47,11 +47,18 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
 ) -> Space | None:
     """Build the space called ``name`` over a model's units; return None to pass.
 
-    Called once when training starts and once when a profile is loaded, with the units' full module names (blocks,
-    unless ``unicuco_space_traits`` gives another effect than ``DROP``), their parameters, the least and largest share
-    of each, empty where nobody set any, where parts are cut how many equal parts each has and how many of them go
-    together, and groups of indices of units: of each one has to stay for the model to generate; empty where any one
-    will do. No answer is an ``UnknownNameError``.
+    Called when training starts, whenever an objective is built (in the process that has the model), and when a profile
+    is loaded; spaces made from equal arguments must be equal. If no plugin answers, that is an ``UnknownNameError``.
+
+    Args:
+        name: The space's name.
+        units: The units' full module names: blocks, unless ``unicuco_space_traits`` gives an effect other than
+            ``DROP``.
+        params: The units' prunable parameters.
+        bounds: The least and largest share of each unit; empty where none were set.
+        parts: Where parts are cut, how many equal parts each unit has and how many of them go together.
+        needed: Groups of indices of units; one unit of each group has to stay for the model to generate. Empty where
+            any unit may go.
     """
 
 
@@ -59,12 +66,12 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
 def unicuco_space_traits(name: str) -> SpaceTraits | None:
     """Say what strategies of the space called ``name`` do to a model; return None to pass.
 
-    Its effect decides how the space is sized, measured, applied and exported: as the built-in space of that effect, and
-    over the same units (``DROP``: blocks; ``SILENCE``, ``CUT``: attentions and MLPs; ``ZERO``: blocks, halves of blocks
-    or linears). A space that nobody knows the traits of can be searched over blocks with an objective of its own; it is
-    neither measured by ``divergence`` nor applied.
+    The effect decides how the space is sized, measured, applied and exported: like the built-in space with that
+    effect, and over the same units (``DROP``: blocks; ``SILENCE``, ``CUT``: attentions and MLPs; ``ZERO``: blocks,
+    halves of blocks or linears). A space without known traits can be searched over blocks with an objective of its own,
+    but is neither measured by ``divergence`` nor applied.
 
-    Called whenever a strategy of a space is met that is not built in; the same name must get the same answer.
+    Called for every strategy of a space that is not built in; the same name must always get the same answer.
     """
 
 
@@ -72,10 +79,10 @@ def unicuco_space_traits(name: str) -> SpaceTraits | None:
 def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | None:
     """Build the objective called ``name`` for one fidelity's windows; return None to pass.
 
-    One that is a ``ReportingObjective``, with a method ``evaluate_reporting``, moves the progress bar within a batch.
+    A ``ReportingObjective``, which has a method ``evaluate_reporting``, moves the progress bar within a batch.
 
-    Called once per fidelity, before the first strategy is measured on it, in the training process. No answer is an
-    ``UnknownNameError``.
+    Called once per fidelity, before the first strategy is measured on it, in the process that has the model. If no
+    plugin answers, that is an ``UnknownNameError``.
     """
 
 
@@ -83,23 +90,24 @@ def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | 
 def unicuco_make_scalarization(name: str) -> Scalarization | None:
     """Return the scalarization called ``name``; return None to pass.
 
-    Called once when training starts and once when a profile answers its first preference. No answer is an
-    ``UnknownNameError``.
+    Called once when training starts and once when a profile answers its first preference. If no plugin answers, that
+    is an ``UnknownNameError``.
     """
 
 
 @hookspec(firstresult=True)
 def unicuco_make_peer(name: str) -> Peer | None:
-    """Return the method called ``name`` that others' strategies come from; return None to pass.
+    """Return the peer called ``name``, a method to compare with; return None to pass.
 
-    Called once before a comparison or a pruning by that method. No answer is an ``UnknownNameError``.
+    Called once before a comparison with, or pruning by, that method. If no plugin answers, that is an
+    ``UnknownNameError``.
     """
 
 
 @hookspec(firstresult=True)
 def unicuco_make_ranking(name: str) -> Ranking | None:
-    """Return the ranking called ``name`` of the head groups and neurons inside a module; return None to pass.
+    """Return the ranking called ``name``, of head groups and neurons inside a module; return None to pass.
 
-    Called once before parts are ranked: in training, before a comparison or a structured pruning. No answer is an
-    ``UnknownNameError``.
+    Called once before parts are ranked: in training, before a comparison and before structured pruning. If no plugin
+    answers, that is an ``UnknownNameError``.
     """

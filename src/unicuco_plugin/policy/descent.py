@@ -11,13 +11,15 @@ from unicuco_plugin.spaces.space import Space
 
 __all__ = ["descend", "move_beside", "move_onto", "propose_neighbours"]
 
-# Measured strategies of a budget, and of the budgets on either side, that descents start from; their posterior is
-# best known and their basins are the likeliest. Random starts are what finds the basins nobody has been to.
+# Descents start from so many measured strategies at a budget, and at the budgets on either side: the posterior is known
+# best there, and their basins are the likeliest. Random starts find basins that nothing has been measured in. They end
+# after so many swaps at most. Both are bounds on time, chosen and not measured.
 _BEST = 5
 _LONGEST = 40
-# Moves of whole units that a space of steps adds to where the gradient ends.
+# Moves of whole units that a space of steps adds where the gradient ends; a few, since each looks at all moves.
 _FEW = 4
-# Adam on the scores of a smooth space: so many steps of this size move a unit's share by a third at the most.
+# Adam on the scores of a smooth space: so many steps of this size move a score by about 2, and so a share by less than
+# one half. A choice, not tuned.
 _STEPS = 40
 _RATE = 0.05
 

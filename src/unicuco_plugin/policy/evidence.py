@@ -1,4 +1,4 @@
-r"""What all ranking windows together say of a strategy: the surrogate, and the second lot for the best of each budget.
+r"""What all ranking windows together say about a strategy: the surrogate, and a second set for each budget's best.
 
 ====== ===== =======================================================================================
 symbol shape meaning

@@ -1,4 +1,4 @@
-r"""What sensitivities alone say of a strategy: a sum over units, each with a curve of its own.
+r"""What sensitivities alone say about a strategy: a sum over units, each with a curve of its own.
 
 ====== ===== =====================================================================
 symbol shape meaning

@@ -28,8 +28,8 @@ __all__ = ["Z_STAR", "Scalarization", "Scaling", "pbi", "tchebycheff", "weighted
 Scalarization = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(f, lam, z_star) -> g``: ``batch x 2``, ``batch x 2`` and ``2`` to ``batch``, differentiable in ``f``."""
 
-# Slightly below the ideal, which scales to 0: at z* = 0 an end point of the front would score 0 for every preference,
-# and Eq. (5) could not tell it from points it beats. Decided in docs/method.md.
+# Slightly below the ideal, which scales to 0: at z* = 0 the objective in which an end point of the front is ideal would
+# add 0 to Eq. (5) whatever its weight. Decided in docs/method.md; a hundredth of the front is not a measured choice.
 Z_STAR = -0.01
 
 

@@ -20,8 +20,10 @@ from torch import Tensor
 
 __all__ = ["Shift"]
 
+# Sparsity over which neighbours count: a step of the grid of budgets. A choice; benchmarks/shift.py measures how far
+# off the shift is with it.
 _WIDTH = 0.05
-# Fewer differences than these say nothing of a neighbourhood.
+# Fewer differences say nothing about a neighbourhood: each is judged by at least two others.
 _LEAST = 3
 
 

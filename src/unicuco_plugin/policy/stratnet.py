@@ -93,7 +93,7 @@ def train_stratnet(
     Args:
         net: The network; training continues from its weights, with a fresh Adam.
         objectives: From scores ``z`` to scaled objectives ``f``, differentiable.
-        scalarization: From ``f``, ``lam`` and ``z*`` to one number a row.
+        scalarization: From ``f``, ``lam`` and ``z*`` to one number per row.
         steps: Gradient steps ``I``.
         preferences: Preferences ``K`` a step.
         learning_rate: ``eta``.

@@ -26,7 +26,7 @@ def describe_pack(packed: "Packed") -> str:
 def describe_unpack(packed: "Packed") -> str:
     """Say what came out."""
     size = f"{packed.files} files, {packed.folder_bytes:,} bytes ({format_bytes(packed.folder_bytes)})"
-    return escape_line(f"checkpoint  {packed.path}: {size}, every checksum right")
+    return escape_line(f"checkpoint  {packed.path}: {size}, all checksums correct")
 
 
 def archive_data(packed: "Packed") -> str:

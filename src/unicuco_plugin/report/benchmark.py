@@ -10,9 +10,9 @@ from unicuco_plugin.report.table import format_count, format_seconds
 
 __all__ = ["describe_benchmark"]
 
-# Shares further apart than this are told.
+# Shares further apart than this are reported. A choice: methods round to whole parts, which is no difference to report.
 _APART = 0.002
-# Largest number of requests that a crossing point is looked for at.
+# Largest number of requests at which a crossing point is of interest to anybody.
 _MOST = 10_000
 
 
@@ -75,9 +75,9 @@ def _losses(lines: Sequence[Line]) -> list[str]:
         for peer in peers:
             theirs = peer.scores.get(budget, (math.inf, None))[0]
             if theirs < mine:
-                within = " (within a seeds' deviation)" if spread is not None and mine - theirs <= spread else ""
+                within = " (within one deviation over seeds)" if spread is not None and mine - theirs <= spread else ""
                 error = paired_error(best, peer, budget)
-                noise = "" if error is None else f" ± {error / theirs:.1%} by the windows"
+                noise = "" if error is None else f" ± {error / theirs:.1%} over windows"
                 worse = f"{mine / theirs - 1:+.1%}{noise}{within}"
                 names = escape_markdown(peer.name), escape_markdown(best.name)
                 found.append(f"- {budget:.1%}: {names[0]} {theirs:.4f}, {names[1]} {mine:.4f}, {worse}")

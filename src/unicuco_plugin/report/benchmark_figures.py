@@ -21,7 +21,7 @@ _TIMES = {
     **{1e-4: "0.1 ms", 1e-3: "1 ms", 1e-2: "10 ms", 0.1: "0.1 s", 1.0: "1 s", 10.0: "10 s", 60.0: "1 min"},
     **{600.0: "10 min", 3600.0: "1 h", 36_000.0: "10 h", 360_000.0: "100 h", 3_600_000.0: "1 000 h"},
 }
-# How much of the room between two budgets their variants take.
+# How much of the room between two budgets their variants take, so that groups stay apart.
 _GROUP = 0.6
 _SPARSITY = "sparsity (share of prunable weights removed)"
 _DIVERGENCE = "divergence from the dense model (nats per token)"

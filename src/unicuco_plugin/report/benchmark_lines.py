@@ -30,9 +30,9 @@ class Line:
         windows: Budget → text → divergence on each window, mean over seeds.
         sparsity: Budget → what the answers removed, mean over seeds.
         tokens: Evaluation tokens for one answer at every budget, mean over seeds.
-        once: Seconds spent once for all requests; 0 for a method that starts anew for each.
+        once: Seconds spent once for all requests; 0 for a method that starts again for each.
         each: Mean seconds of one request more.
-        extrapolated: Whether those are of searches that were broken off and would have gone on at the same pace.
+        extrapolated: Whether those are of searches that were cut short and would have continued at the same pace.
     """
 
     name: str
@@ -112,7 +112,7 @@ def _broken_off(rows: Sequence[Row]) -> str:
 
 
 def _whole(row: Row) -> float:
-    """Seconds of a cell; of a search that was broken off, of the whole search."""
+    """Seconds of a cell; for a search that was cut short, of the whole search."""
     return float(row.get("whole_seconds", row["seconds"]))
 
 

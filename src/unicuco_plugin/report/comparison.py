@@ -1,4 +1,4 @@
-"""Two models beside each other in words."""
+"""Two models compared, in words."""
 
 import math
 from collections.abc import Mapping

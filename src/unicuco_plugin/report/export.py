@@ -69,7 +69,7 @@ def _say_silent(count: int) -> str:
 def _say_divergence(strategy: Strategy) -> str:
     divergence = strategy.divergence
     if divergence is None:
-        return f"divergence  unknown: {strategy.peer or 'the file'} does not tell; unicuco evaluate measures it"
+        return f"divergence  unknown: {strategy.peer or 'the file'} gives none; unicuco evaluate measures it"
     low, high = divergence.interval90
     return (
         f"divergence  {divergence.mean:.4f} nats/token, 90 % interval {low:.4f} to {high:.4f}, "

@@ -11,7 +11,7 @@ from unicuco_plugin.files.received import read_bytes
 __all__ = ["COLOURS", "MARKERS", "check_picture", "new_figure", "save_figure"]
 
 _FORMATS = (".png", ".svg", ".pdf")
-# What a picture says of who drew it, in the field that each format has for that.
+# What a picture says about who drew it, in the field that each format has for that.
 _MARK = "drawn by unicuco-plugin"
 _FIELDS = {"png": "Software", "svg": "Creator", "pdf": "Creator"}
 _LARGEST = 2**26
@@ -32,7 +32,7 @@ def check_picture(path: Path) -> None:
     if not path.parent.is_dir():
         raise ExportError(f"{path}: no such folder {path.parent}")
     if os.path.lexists(path) and not _is_ours(path):
-        raise ExportError(f"{path}: is no picture of unicuco's; it will not be replaced: choose another name")
+        raise ExportError(f"{path}: is not a picture of unicuco's; it will not be replaced: choose another name")
 
 
 def new_figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib is untyped

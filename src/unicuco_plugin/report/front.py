@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from unicuco_plugin.escaping import escape_line
-from unicuco_plugin.levels.record import identify_levels
+from unicuco_plugin.levels.settings import identify_levels
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds, format_table
 from unicuco_plugin.strategy import Divergence, Strategy
 
@@ -23,7 +23,7 @@ __all__ = [
 
 _HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
 _NUMBERS = tuple(range(6))
-# So many shares read well in one line; more are summed up.
+# So many shares fit on one line of a usual terminal; more are summed up.
 _LISTED = 6
 # The command says where they differ from their preset; JSON has them all.
 _NOT_SHOWN = {"settings"}

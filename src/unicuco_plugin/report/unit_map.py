@@ -10,7 +10,8 @@ from unicuco_plugin.strategy import Strategy
 
 __all__ = ["MAPS", "BlockGrid", "draw_block_maps", "draw_unit_map"]
 
-# Budgets that get a map of their own; where the front is long, from these places on.
+# Budgets that get a map of their own, as many as fit on a page; where the front is long, between these places: near its
+# ends maps are nearly empty or full.
 MAPS = 4
 _FROM, _TO = 0.3, 0.9
 # More unit names than this beside an axis run into each other; then only some are named.

@@ -4,7 +4,7 @@ r"""Which head groups and neurons of a module matter least: rankings inside one 
 symbol shape meaning
 ====== ===== ==========================================================================
 W      r x c weight of the output projection
-X      t x c what enters it at ``t`` positions
+X      t x c its inputs at ``t`` positions
 s      c     score of an input channel; a part's score is the sum of its channels'
 ====== ===== ==========================================================================
 """
@@ -28,7 +28,7 @@ class Ranking:
     """A ranking of the input channels of an output projection.
 
     Attributes:
-        score: From ``W`` (``r x c``, float32, CPU) and the statistics of its inputs to ``c`` scores; lowest go first.
+        score: Maps ``W`` (``r x c``, float32, CPU) and the statistics of its inputs to ``c`` scores; lowest go first.
         effects: Whether it reads the statistics' ``effect``, which costs a backward pass.
     """
 
@@ -37,7 +37,7 @@ class Ranking:
 
 
 def fluctuation(W: Tensor, statistics: "ChannelStatistics") -> Tensor:
-    """``Var_t(X_j) ||W_:j||^2``: what is lost without a channel whose mean is put back as a bias.
+    """``Var_t(X_j) ||W_:j||^2``: the loss from removing a channel whose mean is put back as a bias.
 
     Source:
         FLAP (An et al. 2024), weighted input feature variance.

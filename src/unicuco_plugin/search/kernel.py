@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["make_kernel"]
 
-# BoTorch's own prior and constraint (Hvarfner et al. 2024), which it only hands out with one length scale a coordinate.
+# BoTorch's own prior and constraint (Hvarfner et al. 2024), which it offers only with one length scale per coordinate.
 _SPREAD = math.sqrt(3.0)
 _SHORTEST = 2.5e-2
 

@@ -1,4 +1,4 @@
-"""Everything that steers a training run, with its ranges, and the named presets."""
+"""Everything that controls a training run, with its ranges, and the named presets."""
 
 from typing import Literal, Self
 
@@ -12,39 +12,39 @@ __all__ = ["PRESETS", "Settings"]
 
 
 class Settings(BaseModel):
-    """Parameters of Algorithm 1, of what stands around it, and of how a candidate is measured.
+    """Parameters of Algorithm 1, of the steps around it, and of how candidates are measured.
 
-    The defaults are our own preset: as cheap as measurement showed it can be (docs/training.md).
+    The defaults are our own preset, as cheap as measurements allow (docs/training.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, description="seed of everything random")
-    tokens: int = Field(2048, ge=2, description="evaluation tokens of one full-fidelity (confirming) evaluation")
-    seq_length: int = Field(512, ge=2, description="tokens in a confirming window")
-    rank_tokens: int = Field(1024, ge=2, description="evaluation tokens of one ranking evaluation")
-    rank_seq_length: int = Field(256, ge=2, description="tokens in a ranking window")
-    rerank: int = Field(3, ge=0, description="best candidates of each budget measured again on other ranking windows")
+    seed: int = Field(0, ge=0, description="seed of everything that is random")
+    tokens: int = Field(2048, ge=2, description="tokens per full-fidelity (confirming) evaluation")
+    seq_length: int = Field(512, ge=2, description="tokens per confirming window")
+    rank_tokens: int = Field(1024, ge=2, description="tokens per ranking evaluation")
+    rank_seq_length: int = Field(256, ge=2, description="tokens per ranking window")
+    rerank: int = Field(3, ge=0, description="best candidates per budget to measure again on other ranking windows")
     focus: float = Field(0.75, gt=0, le=1, description="largest sparsity that the loop spends evaluations on")
     initial: int = Field(60, ge=2, description="strategies measured before the first surrogate, N0")
-    verify: int = Field(2, ge=0, description="rounds at the end that measure each budget's best where it is predicted")
-    epochs: int = Field(12, ge=0, description="rounds of Algorithm 1, T; fewer if nothing promises to improve")
+    verify: int = Field(2, ge=0, description="final rounds that measure each budget's best if it is only predicted")
+    epochs: int = Field(12, ge=0, description="rounds of Algorithm 1, T; fewer if nothing promises an improvement")
     steps: int = Field(150, ge=0, description="StratNet gradient steps per epoch, I")
-    imitation: int = Field(400, ge=0, description="StratNet gradient steps towards the best known of each budget, last")
+    imitation: int = Field(400, ge=0, description="final StratNet gradient steps towards the best known of each budget")
     learning_rate: float = Field(1e-3, gt=0, description="StratNet's Adam learning rate")
     preferences: int = Field(10, ge=1, description="preferences per gradient step, K")
     pool: int = Field(2240, ge=1, description="StratNet proposals per epoch, C")
     picks: int = Field(12, ge=1, description="strategies measured per epoch, by hypervolume improvement")
-    bound: Bound = Field("lower", description="which confidence bound of the surrogate the search believes")
+    bound: Bound = Field("lower", description="which confidence bound of the surrogate the search minimises")
     kappa: float = Field(0.5, ge=0, description="width of that bound in standard deviations")
     target: Target | Literal["auto"] = Field("auto", description="what the surrogate models; auto cross-validates")
-    quality: Literal["log", "raw"] = Field("log", description="scale of the quality objective in scalarization and HV")
+    quality: Literal["log", "raw"] = Field("log", description="scale of quality in scalarization and hypervolume")
     scalarization: str = Field("tchebycheff", description="how a preference weighs size and quality")
-    neighbours: bool = Field(True, description="let descents on the posterior join StratNet in the pool")
-    starts: int = Field(16, ge=0, description="random starts of those descents for each budget")
+    neighbours: bool = Field(True, description="let descents on the posterior add to StratNet's pool")
+    starts: int = Field(16, ge=0, description="random starts of those descents per budget")
     direction: Literal["forward", "reverse"] = Field("forward", description="KL(dense‖pruned) or KL(pruned‖dense)")
-    batch: int = Field(12, ge=1, description="candidates measured together, one journal transaction")
-    batch_windows: int = Field(16, ge=1, description="windows that pass a block together")
+    batch: int = Field(12, ge=1, description="candidates measured together, in one journal transaction")
+    batch_windows: int = Field(16, ge=1, description="windows run through a block together")
 
     @model_validator(mode="after")
     def _check_windows(self) -> Self:
@@ -56,7 +56,7 @@ class Settings(BaseModel):
         return self
 
     def generator(self, *stream: int) -> Generator:
-        """An independent random stream for each use, so that a resumed run draws what the unbroken one drew."""
+        """An independent random stream per use, so that a resumed run draws what an uninterrupted one draws."""
         seed = self.seed
         for part in stream:
             seed = (seed * 1_000_003 + part + 7) % (2**63 - 1)

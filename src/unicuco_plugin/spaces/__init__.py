@@ -1,1 +1,1 @@
-"""spaces."""
+"""Which strategies exist, and how scores become feasible ones."""

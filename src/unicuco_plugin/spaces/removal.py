@@ -1,4 +1,4 @@
-"""What spaces share whose units stay or go as a whole: names, keys and rows of zeros and ones."""
+"""What is common to spaces whose units stay or go as a whole: names, keys and rows of zeros and ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

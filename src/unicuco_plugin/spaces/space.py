@@ -5,15 +5,17 @@ from typing import Protocol
 
 from torch import Generator, Tensor
 
-__all__ = ["Coordinates", "Feasible", "Moves", "Named", "Space"]
+from unicuco_plugin.errors import quoted
+
+__all__ = ["Coordinates", "Feasible", "Moves", "Named", "Space", "check_key"]
 
 
 class Named(Protocol):
-    """Which units there are, and how strategies over them are written down and read again."""
+    """Which units exist, and how strategies over them are written and read."""
 
     @property
     def name(self) -> str:
-        """As plugins list it."""
+        """Its name, as plugins list it."""
         ...
 
     @property
@@ -23,17 +25,17 @@ class Named(Protocol):
 
     @property
     def params(self) -> Tensor:
-        """``d`` prunable weights, float64."""
+        """Prunable weights of each unit, ``d``, float64."""
         ...
 
     @property
     def bounds(self) -> tuple[tuple[float, float], ...]:
-        """Least and largest share of each unit; empty where the space knows them by itself."""
+        """Least and largest share of each unit; empty where the space itself knows them."""
         ...
 
     @property
     def needed(self) -> tuple[tuple[int, ...], ...]:
-        """Groups of indices of units: of each one has to stay. Empty where any one will do, or units go in part."""
+        """Groups of unit indices, of which one unit each has to stay; empty where any may go, or units go in part."""
         ...
 
     def to_units(self, x: Tensor) -> dict[str, float]:
@@ -54,7 +56,7 @@ class Named(Protocol):
 
 
 class Feasible(Protocol):
-    """Which strategies there are at a sparsity, and how scores become one of them."""
+    """Which strategies exist at a sparsity, and how scores become one of them."""
 
     @property
     def smooth(self) -> bool:
@@ -63,7 +65,7 @@ class Feasible(Protocol):
 
     @property
     def stepped(self) -> bool:
-        """Whether the shares of a smooth space come in whole steps, so that its gradient does not see all moves."""
+        """Whether a smooth space's shares come in whole steps, so that its gradient does not see all moves."""
         ...
 
     @property
@@ -73,7 +75,7 @@ class Feasible(Protocol):
 
     @property
     def budgets(self) -> tuple[float, ...]:
-        """The sparsities worth one strategy each, rising; an answer exists up to the last."""
+        """The sparsities worth one strategy each, ascending; answers exist up to the last."""
         ...
 
     @property
@@ -82,19 +84,19 @@ class Feasible(Protocol):
         ...
 
     def reaching(self, sparsity: float) -> float:
-        """The sparsity that a request for a share comes down to: the least that can be met and reaches it.
+        """The sparsity that meets a request for a share: the least feasible one that reaches it.
 
         Raises:
-            RequestError: If none does; the message says what can be asked.
+            RequestError: If none does; the message says what can be requested.
         """
         ...
 
     def sparsity(self, x: Tensor) -> Tensor:
-        """Share of prunable weights removed, ``p x d`` to ``p``; differentiable."""
+        """The share of prunable weights removed, ``p x d`` to ``p``; differentiable."""
         ...
 
     def relax(self, logits: Tensor) -> Tensor:
-        """Turn StratNet's output into strategies the surrogate knows, ``p x d`` to ``p x d``, with a gradient."""
+        """Turn StratNet's output into strategies that the surrogate knows, ``p x d`` to ``p x d``, with a gradient."""
         ...
 
     def project(self, scores: Tensor, sparsity: float) -> Tensor:
@@ -106,10 +108,10 @@ class Feasible(Protocol):
 
 
 class Moves(Protocol):
-    """Where a search begins, and where it goes from a strategy."""
+    """Where a search begins, and which strategies it can move to from one."""
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
-        """Distinct strategies to measure before there is a surrogate, ``count x d`` or fewer, mostly up to ``most``."""
+        """Distinct strategies to measure before a surrogate exists, at most ``count x d``, mostly up to ``most``."""
         ...
 
     def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
@@ -125,7 +127,7 @@ class Moves(Protocol):
         ...
 
     def neighbours(self, x: Tensor) -> Tensor:
-        """All strategies one step from each row at the same budget, ``p x d`` to ``p x moves x d``."""
+        """All strategies one step away from each row at the same budget, ``p x d`` to ``p x moves x d``."""
         ...
 
     def scores(self, x: Tensor) -> Tensor:
@@ -134,22 +136,37 @@ class Moves(Protocol):
 
 
 class Coordinates(Protocol):
-    """In what the surrogate compares strategies."""
+    """The coordinates in which the surrogate compares strategies."""
 
     @property
     def features(self) -> Tensor:
-        """``d x e`` map to the coordinates in which the surrogate compares strategies."""
+        """The ``d x e`` map from strategies to these coordinates."""
         ...
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """For each of the ``e`` coordinates which length scale it has, from 0; empty where each has its own."""
+        """The index, from 0, of each of the ``e`` coordinates' length scale; empty where each has its own."""
         ...
 
 
 class Space(Named, Feasible, Moves, Coordinates, Protocol):
-    """Which units there are, which values they may take, and how scores become a feasible strategy.
+    """Which units exist, which values they may take, and how scores become a feasible strategy.
 
     Strategies are rows of float64 tensors ``p x d`` with entries in [0, 1], the share removed of each of ``d`` units.
-    What its strategies do to a model is not said here: :class:`~unicuco_plugin.traits.SpaceTraits`.
+    What strategies do to a model is said by :class:`~unicuco_plugin.traits.SpaceTraits`, not here.
     """
+
+
+def check_key(space: Named, key: str) -> None:
+    """Refuse a key that the space did not write, or of a strategy that removes nothing.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    try:
+        x = space.parse(key)
+        known = space.key(x) == key
+    except (ValueError, IndexError, OverflowError, RuntimeError):
+        known = False
+    if not known or not bool(((x >= 0.0) & (x <= 1.0)).all()) or not x.any():
+        raise ValueError(f"strategy must be a key of the space {space.name} that removes something, got {quoted(key)}")

@@ -26,13 +26,14 @@ __all__ = ["BOUNDS", "SparsitySpace"]
 
 # Beyond the upper end no one-shot method leaves a linear of any use, and the default ladder of levels ends there.
 BOUNDS = (0.0, 0.9)
-# Sparsities worth one strategy each; every other budget is met between them.
+# Sparsities worth one strategy each; every other budget is met between them. Two per level of the default ladder: finer
+# would spend evaluations on answers that are alike.
 _GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
-# Half a step of that, and what rounding a strategy moves it by.
+# Half a step of that, plus what rounding a strategy may move it by.
 _NEAR = 0.0255
 # Steps of a strategy in the journal: a hundredth of a per cent of a unit, far below what a divergence can show.
 _STEP = 1e-4
-# To what share of all weights a budget is met: rounding leaves no more of float64.
+# To what share of all weights a budget is met: as near as float64 gets. Comparisons of shares allow for many such sums.
 _EXACT = 1e-15
 _SLACK = 1e-9
 
@@ -60,7 +61,7 @@ class SparsitySpace(WeightedUnits):
 
     def __post_init__(self) -> None:
         if self.bounds and len(self.bounds) != len(self.unit_names):
-            raise StrategyError(f"bounds must be one pair a unit, got {len(self.bounds)} for {len(self.unit_names)}")
+            raise StrategyError(f"bounds must be one pair per unit, got {len(self.bounds)} for {len(self.unit_names)}")
         for unit, (low, high) in zip(self.unit_names, self.bounds, strict=False):
             if not 0.0 <= low < high <= 1.0:
                 raise StrategyError(
@@ -114,7 +115,7 @@ class SparsitySpace(WeightedUnits):
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
-        """Every twentieth between what the bounds reach at the least and at the most."""
+        """Every twentieth between the least and the most that the bounds allow."""
         low, high = self.reach
         return tuple(share for share in _GRID if low + _SLACK < share < high - _SLACK)
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 __all__ = ["Steps"]
 
-# Parameters are whole numbers: half of one is far above what float64 loses.
+# Parameters are whole numbers: a quarter of one is far above what float64 loses, and two quarters stay below one.
 _SLACK = 0.25
-# Shares this near to 0 or 1 are meant to stay there: such units give or take a step when no other can.
+# Shares this near to 0 or 1 are meant to stay there: such units give or take a step only when no other can, since no
+# unit has as many steps as they are put behind.
 _PINNED, _LAST = 1e-9, 1e6
 
 

@@ -26,15 +26,15 @@ __all__ = ["ROUND_TO", "StructuredSpace"]
 
 # Neurons that go together: widths in multiples of 32 are what matrix kernels like.
 ROUND_TO = 32
-# What rounding to steps does not see.
+# To what share of all weights the smooth budget is met, before rounding to steps, which does not see more.
 _EXACT = 1e-9
 # Half a step of ``budgets``.
 _NEAR = 0.0255
 # Where in its first or last step, in steps, a share of 0 or 1 is taken to be: scores must be finite.
 _EDGE = 1e-3
-# The score of a unit that is to stay, or go, whatever the shift.
+# The score of a unit that is to stay, or go, whatever the shift: its sigmoid is 0 or 1 to 4e-18.
 _WHOLE = 40.0
-# Moves between neighbours are an eighth of a unit, or one step where that is more.
+# Moves between neighbours are an eighth of a unit, or one step where that is more. A choice, not tuned.
 _MOVE = 8
 
 
@@ -66,7 +66,9 @@ class StructuredSpace(WeightedUnits):
 
     def __post_init__(self) -> None:
         if len(self.unit_parts) != len(self.unit_names):
-            raise StrategyError(f"parts must be one pair a unit, got {len(self.unit_parts)} for {len(self.unit_names)}")
+            raise StrategyError(
+                f"parts must be one pair per unit, got {len(self.unit_parts)} for {len(self.unit_names)}"
+            )
         for unit, params, (count, step) in zip(self.unit_names, self.unit_params, self.unit_parts, strict=True):
             if not 0 < step <= count or params % count:
                 raise StrategyError(f"parts[{unit!r}] must be steps of equal parts of {params}, got ({count}, {step})")

@@ -1,4 +1,4 @@
-r"""Sets of units by what they weigh: which totals there are, and the best set of each.
+r"""Sets of units by weight: which totals exist, and the best set for each.
 
 ====== ===== ===========================================================================
 symbol shape meaning

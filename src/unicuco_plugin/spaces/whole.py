@@ -154,7 +154,7 @@ class WholeUnits(WeightedUnits):
         return 40.0 * (x - 0.5)
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
-        """Single units, half of all at the most, evenly over the model; then random sets, ``count x d`` or fewer.
+        """Single units, at most half of all, evenly over the model; then random sets, ``count x d`` or fewer.
 
         Four in five sets are at a budget up to ``most``, the fifth at any, as in ``DepthSpace.first``.
         """

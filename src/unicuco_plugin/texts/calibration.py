@@ -15,7 +15,7 @@ from unicuco_plugin.texts.documents import Document, read_documents
 
 __all__ = ["calibration_hash", "load_windows"]
 
-# Text beyond this many characters a window token is not tokenised: many times what windows need (about 4 a token in
+# Text beyond this many characters per window token is not tokenised: many times what windows need (about 4 per token in
 # English, 1 in Chinese), so that they still come from all over a source.
 _CHARACTERS = 64
 # Tokenising 4 M characters takes a few seconds; below that nothing is left out.
@@ -35,20 +35,20 @@ def load_windows(
     samples: int | None = None,
     reach: Reach | None = None,
 ) -> Tensor:
-    """Cut windows of tokens evenly from all sources; no two overlap.
+    """Cut windows of tokens evenly from all sources, without overlap.
 
     Every source gives its share of windows. Its documents are tokenised in order and joined; each window is placed
-    at random in a stretch of its own. Windows come back shuffled, so that any part of them has all sources in it.
+    at random in a stretch of its own. Windows are returned shuffled, so that any part of them draws on all sources.
 
     Args:
         sources: Text files, JSONL files, or folders or names that ``datasets`` opens.
         tokenizer: The model's tokenizer.
-        count: Windows in all, at least 1.
-        length: Tokens in a window, at least 2.
+        count: How many windows, at least 1.
+        length: Tokens per window, at least 2.
         seed: Decides where in its stretch each window lies, and the order.
         split: Which split of a dataset.
-        samples: At most so many documents of each source; all by default.
-        reach: What the model can be given; windows are cut for whatever model by default.
+        samples: The most documents to take from each source; all by default.
+        reach: What the model can be given; by default windows are not checked against a model.
 
     Returns:
         A ``count x length`` int64 tensor of token ids, on the CPU.

@@ -1,4 +1,4 @@
-"""Documents to calibrate on: text files and JSON lines, packed by gzip or not, and whatever ``datasets`` can open."""
+"""Documents to calibrate on: text files and JSON lines, gzipped or not, and whatever ``datasets`` can open."""
 
 import gzip
 import io

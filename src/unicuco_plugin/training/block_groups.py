@@ -1,4 +1,4 @@
-"""Whole blocks as groups of attentions and MLPs, for a search to begin with."""
+"""Whole blocks as groups of attentions and MLPs, for a search to start with."""
 
 import torch
 

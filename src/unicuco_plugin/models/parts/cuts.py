@@ -27,7 +27,7 @@ __all__ = ["check_cuts"]
 # 5e-3 in bfloat16; heads that are cut wrong give a tenth and more.
 _TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-6}
 _TOLERANCE = 2e-2
-# Of the neurons of an MLP, the last so many stay; of the head groups one.
+# Of the neurons of an MLP, the last so many stay; of the head groups, one. A choice.
 _NEURONS = 8
 
 

@@ -13,6 +13,7 @@ from unicuco_plugin.modifiers.carriers.plan_check import count_zeros
 
 __all__ = ["Achieved", "LinearSparsity"]
 
+# Of sparsity.json; raised when an older reader would misread a newer file.
 SCHEMA = 1
 
 
@@ -135,7 +136,7 @@ class Achieved:
         return {**head, "weights": self.weights, "block_weights": self.blocks, **sums, "linears": linears}
 
     def write(self, path: Path) -> None:
-        """Write ``sparsity.json``, one line a linear."""
+        """Write ``sparsity.json``, one line per linear."""
         data = self.to_dict()
         rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in data.pop("linears"))
         head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in data.items())

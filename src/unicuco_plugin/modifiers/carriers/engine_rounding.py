@@ -57,9 +57,9 @@ def round_plan(follower: Follower, count: int, rows: int, columns: int) -> Setti
 def tolerance(follower: Follower, rows: int, columns: int) -> int:
     """How many weights the achieved count may lie from the planned one.
 
-    SparseGPT: counts that it can make lie at most one weight a block apart, two blocks' where full and narrow blocks
-    step together, so the nearest is off by half a weight a block; as much again, and 1e-4 of the weights, is left for
-    equal scores. As a share that is ``1e-4 + ceil(c / 128) / (r c)``. Wanda: one weight a row, ``1 / c``, of which
+    SparseGPT: counts that it can make lie at most one weight per block apart, two blocks' where full and narrow blocks
+    step together, so the nearest is off by half a weight per block; as much again, and 1e-4 of the weights, is left for
+    equal scores. As a share that is ``1e-4 + ceil(c / 128) / (r c)``. Wanda: one weight per row, ``1 / c``, of which
     rounding takes half.
     """
     if isinstance(follower, WandaPruningModifier):

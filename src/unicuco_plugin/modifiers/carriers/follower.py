@@ -8,15 +8,12 @@ from llmcompressor.modifiers import Modifier
 from loguru import logger
 from torch import nn
 
-from unicuco_plugin.errors import RecipeError
+from unicuco_plugin.errors import RecipeError, listed
 from unicuco_plugin.modifiers.carriers.engine_rounding import ENGINES, Follower
 from unicuco_plugin.modifiers.toolkit.windows import check_samples
 from unicuco_plugin.traits import cutting, zeroing
 
 __all__ = ["check_carrier", "check_ignored", "check_text", "find_follower", "warn_of_refilling"]
-
-# How many names a message lists.
-_NAMED = 3
 
 
 def find_follower(modifiers: Sequence[Modifier]) -> Follower:
@@ -77,7 +74,7 @@ def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Mod
     again = next((type(modifier).__name__ for modifier in later if isinstance(modifier, ENGINES)), None)
     if again is not None:
         raise RecipeError(
-            f"levels stitches the strategy's zeros already, and {again} would prune once more; leave one of them out"
+            f"levels already stitches the strategy's zeros, and {again} would prune again; leave one of them out"
         )
 
 
@@ -107,10 +104,10 @@ def check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None:
         if match_targets(name, linear, follower.ignore) or match_targets(f"{name}.", linear, follower.ignore)
     ]
     if hit:
-        listed = ", ".join(hit[:_NAMED]) + (f" and {len(hit) - _NAMED} more" if len(hit) > _NAMED else "")
+        told = listed(hit, rest=" and {} more")
         raise RecipeError(
-            f"{type(follower).__name__}: ignore {follower.ignore} hits linears that the strategy prunes: {listed}; "
-            "take the pattern out, or freeze them when the profile is trained"
+            f"{type(follower).__name__}: ignore {follower.ignore} matches linears that the strategy prunes: {told}; "
+            "remove the pattern, or let them stay dense (--ignore) when the profile is trained"
         )
 
 
@@ -119,5 +116,5 @@ def warn_of_refilling(follower: Follower, later: Sequence[Modifier]) -> None:
     if any(type(modifier).__name__ == "GPTQModifier" for modifier in later):
         logger.warning(
             f"GPTQModifier after {type(follower).__name__} fills zeros again (0.700 fell to 0.663 in one of our runs); "
-            "QuantizationModifier keeps all of them"
+            "QuantizationModifier keeps them all"
         )

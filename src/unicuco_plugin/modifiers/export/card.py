@@ -33,7 +33,7 @@ def write_card(
         strategies: What was applied; empty for a recipe without a strategy.
         params: Parameters of the exported checkpoint before any quantisation.
         recipe: The text of ``recipe.yaml``.
-        divergence_note: What keeps the strategies' divergences from being the checkpoint's.
+        divergence_note: Why the strategies' divergences are not the checkpoint's.
         layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
         own_code: Whether the model comes with code of its own.
 
@@ -49,13 +49,13 @@ def write_card(
     for strategy in strategies:
         lines += _describe(strategy, divergence_note)
     if not strategies:
-        lines += ["The recipe below was applied, and no strategy.", ""]
+        lines += ["The recipe below was applied, without a strategy.", ""]
     lines += ["## Load", "", *([say_layout(layout), ""] if layout else [])]
     lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     code = ", trust_remote_code=True" if layout == "compact" or own_code else ""
     lines += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})']
     lines += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")', "```", ""]
-    lines += ["## Recipe", "", "`llmcompressor.oneshot` makes this checkpoint again from the base model with:", ""]
+    lines += ["## Recipe", "", "`llmcompressor.oneshot` reproduces this checkpoint from the base model with:", ""]
     # With a sparsity for every linear a recipe is longer than all the rest.
     short = len(recipe.splitlines()) <= _LONGEST_RECIPE
     lines += [code_block(recipe.strip(), "yaml")] if short else ["`recipe.yaml`, beside this file."]
@@ -82,14 +82,14 @@ def _describe(strategy: Strategy, divergence_note: str) -> list[str]:
 
 def _say_source(strategy: Strategy) -> str:
     if strategy.source == "evopress_file":
-        return ", from a file of EvoPress"
+        return ", from a file written by EvoPress"
     return f", answered by the method {code_span(strategy.peer)}" if strategy.peer else ""
 
 
 def _list_removed(strategy: Strategy) -> list[str]:
     whole = [unit for unit, share in strategy.units.items() if share == 1.0]
     partial = {unit: share for unit, share in strategy.units.items() if share != 1.0}
-    lines = [f"{len(whole)} units removed whole, named as in the base model:", ""] if whole else []
+    lines = [f"{len(whole)} units removed entirely, named as in the base model:", ""] if whole else []
     lines += [f"- {code_span(unit)}" for unit in whole]
     lines += [f"- {code_span(unit)}: {share:.4f} of its weights" for unit, share in partial.items()]
     return [*lines, "", f"Share of prunable weights removed: {strategy.sparsity:.4f}.", ""]
@@ -99,7 +99,7 @@ def _list_zeroed(strategy: Strategy) -> list[str]:
     return [
         f"Share of the base model's prunable weights set to zero: {strategy.sparsity:.4f}. The sparsity is "
         "unstructured: zeros lie anywhere in a weight matrix and are stored like any other number, so neither the "
-        "files nor the memory get smaller by it (a later quantisation apart). `unicuco pack` stores such a folder "
+        "files nor the memory get smaller (a later quantisation apart). `unicuco pack` stores such a folder "
         "without its zeros, for transfer. `sparsity.json` has the planned and the achieved zeros of every linear.",
         "",
         "Share of each unit's weights set to zero, named as in the base model:",
@@ -138,7 +138,7 @@ def _say_range(shares: list[float]) -> str:
 
 def _explain(divergence: Divergence | None, divergence_note: str) -> str:
     if divergence is None:
-        return "Not measured: what proposed this strategy does not tell. `unicuco evaluate` measures it."
+        return "Not measured: the source of this strategy gives no divergence. `unicuco evaluate` measures it."
     low, high = divergence.interval90
     value = f"{divergence.mean:.4f} nats per token, 90 % interval {low:.4f} to {high:.4f}"
     if divergence.carried_over:
@@ -147,5 +147,5 @@ def _explain(divergence: Divergence | None, divergence_note: str) -> str:
         how = "measured on held-out calibration windows"
     else:
         how = "predicted, not measured"
-    beside = f" This is the profile's, {escape_markdown(divergence_note)}." if divergence_note else ""
+    beside = f" This is the profile's value, {escape_markdown(divergence_note)}." if divergence_note else ""
     return f"Mean KL(dense‖pruned): {value} ({how}).{beside}"

@@ -21,7 +21,7 @@ def find_divergence_note(
     """Say why the divergences of strategies are not those of a checkpoint; empty where they are.
 
     A profile measures each strategy alone: blocks dropped from the dense model, or weights stitched from the level
-    database. Another strategy in the recipe, another pass or a quantiser makes another model of it.
+    database. Another strategy in the recipe, another pass or a quantiser makes it another model.
 
     Args:
         strategies: Those that the recipe applies.
@@ -42,7 +42,7 @@ def find_divergence_note(
         reasons.append(f"without the recipe's {', '.join(others)}")
     if not strategies or not reasons:
         return ""
-    return f"{' and '.join(reasons)}; this checkpoint itself was not measured, unicuco evaluate does it"
+    return f"{' and '.join(reasons)}; this checkpoint itself was not measured; unicuco evaluate does that"
 
 
 def say_layout(layout: str) -> str:

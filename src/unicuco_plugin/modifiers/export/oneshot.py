@@ -65,13 +65,13 @@ def prune(
     weights were zeroed) and a model card. It appears complete or not at all.
 
     Args:
-        model: A model folder, a name on the hub, or a model in memory that was loaded from one; changed in place.
+        model: A model folder, a name on the hub, or a model in memory that was loaded from either; changed in place.
         recipe: A YAML recipe (file or text), or modifiers in order.
         output: The folder to write; must not exist unless ``overwrite``.
         overwrite: Replace an older checkpoint there once the new one is complete.
         calibration: A ``windows x length`` tensor of token ids for modifiers that need data, or a function of the
-            loaded model and its tokenizer that makes it; None where none does.
-        tokenizer: The tokenizer to write beside the model; that of the model's own folder by default.
+            loaded model and its tokenizer that makes it; None if no modifier needs data.
+        tokenizer: The tokenizer to write beside the model; by default the one in the model's own folder.
         pipeline: The toolkit's calibration pipeline. The default gives each modifier the one it needs.
         revision: A branch, tag or commit on the hub.
         trust_remote_code: Whether code in the model's own repository may run.
@@ -88,7 +88,7 @@ def prune(
         CalibrationError: If there is calibration text and no tokenizer.
         ModelMismatchError: If the strategy was made for another model.
         UnsupportedModelError: If the model cannot be loaded or pruned, or weights are not finite before or afterwards.
-        ExportError: If the folder cannot be written, was wrong when read back, or is larger than was asked. Nothing is
+        ExportError: If the folder cannot be written, is wrong when read back, or is larger than requested. Nothing is
             left behind then.
     """
     began = time.perf_counter()
@@ -114,7 +114,7 @@ def prune(
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
             params = _count(live)
             saved = save_checkpoint(live, stage, tokenizer, built)
-            check_limits(strategies, params, saved.loaded_bytes)
+            check_limits(strategies, {"params": params, "bytes": saved.loaded_bytes})
             achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
             own = all(modifier.own_parts for modifier in profiles)

@@ -22,9 +22,9 @@ class Export:
         bytes: Bytes of its weight files.
         seconds: Wall time from loading to the finished folder.
         achieved: What became of a sparsity strategy's plan; None where none was applied.
-        divergence_note: What keeps the strategies' divergences from being the checkpoint's; empty where nothing does.
-        layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
-        notes: What else its user should know.
+        divergence_note: Why the strategies' divergences are not the checkpoint's; empty where they are.
+        layout: The form of a structured strategy's checkpoint: ``compact``, ``plain`` or ``stock``; empty without one.
+        notes: What else the user should know.
     """
 
     path: Path

@@ -18,7 +18,7 @@ from unicuco_plugin.models.loading import Tokenizer
 __all__ = ["Saved", "save_checkpoint"]
 
 _HEAD = (
-    "holds the dense model's multi-token-prediction head as it was: loaders that have no use for it pass it over; what "
+    "holds the dense model's multi-token-prediction head as it was: loaders without a use for it skip it; what "
     "it drafts was learned for the dense model, so fewer of its tokens may be accepted"
 )
 

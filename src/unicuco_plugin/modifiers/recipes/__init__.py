@@ -1,1 +1,1 @@
-"""Recipes of strangers: what in them would run code or be out of range."""
+"""Untrusted recipes: what in them would run code or is out of range."""

@@ -1,4 +1,4 @@
-"""Where a strategy comes from, as a recipe says it: a profile, a peer, or a file of EvoPress."""
+"""Where a strategy comes from, as a recipe says it: a profile, a peer, or a file written by EvoPress."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.peers.evopress_files import STEP, drops_to_units, levels_to_units, read_either
 from unicuco_plugin.peers.peer import PeerRequest, Setting
-from unicuco_plugin.peers.strategies import make_strategy, removed_share
+from unicuco_plugin.peers.strategies import make_strategy, share_of_units
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
@@ -178,7 +178,7 @@ class EvoPressSource(_Entry):
 
     Attributes:
         file: ``layer_drop_config.txt`` or a file of levels.
-        sparsity: The mean sparsity of a file of levels, in (0, 1), which the file does not tell.
+        sparsity: The mean sparsity of a file of levels, in (0, 1), which the file does not give.
         step: Weights of one level.
     """
 
@@ -195,7 +195,7 @@ class EvoPressSource(_Entry):
     def _check_kind(self) -> "EvoPressSource":
         sparse = isinstance(read_either(Path(self.file)), dict)
         if sparse and self.sparsity is None:
-            raise ValueError(f"{self.file} is a file of levels, which does not tell its mean: give sparsity, got none")
+            raise ValueError(f"{self.file} is a file of levels, which does not give its mean: give sparsity, got none")
         if not sparse and self.sparsity is not None:
             raise ValueError(f"{self.file} says which layers go: sparsity goes with a file of levels")
         if not sparse and "step" in self.model_fields_set:
@@ -244,7 +244,7 @@ class EvoPressSource(_Entry):
             sizes = {name: linear.weight.numel() for name, linear in decoder.all_linears().items()}
             return levels_to_units(found, sizes, share, self.step), share
         units = drops_to_units(found, decoder, halves=traits_of(self.spaces[0]).halves)
-        share = removed_share(decoder, self.spaces[0], units)
+        share = share_of_units(decoder, self.spaces[0], units)
         if not 0.0 < share < 1.0:
             raise StrategyError(f"must remove a part of the model, got a share of {share:g}")
         return units, share

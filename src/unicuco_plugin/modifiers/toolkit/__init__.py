@@ -1,1 +1,1 @@
-"""What llm-compressor does around a modifier, and what has to be mended of it."""
+"""What llm-compressor does around a modifier, and fixes to that."""

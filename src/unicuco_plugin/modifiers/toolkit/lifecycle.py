@@ -18,7 +18,7 @@ def find_alone(modifiers: Sequence[Modifier], kind: type[Modifier]) -> int:
     """
     places = [place for place, modifier in enumerate(modifiers) if isinstance(modifier, kind)]
     if len(places) != 1:
-        raise RecipeError(f"one {kind.__name__} a recipe; give it several profiles with profiles: [...]")
+        raise RecipeError(f"one {kind.__name__} per recipe; give it several profiles with profiles: [...]")
     return places[0]
 
 
