@@ -198,10 +198,16 @@ def _copy_from(values, made, non_blocking=False):
     return made
 
 
+def _silu_backward(gradient, values):
+    """Named, so that PyTorch does not make it of other operations, as it does on devices that have none of their own."""
+    return torch.ops.aten.silu_backward(gradient, values)
+
+
 @contextmanager
 def other_device():
     """Make :data:`DEVICE` usable until the ``with`` ends; gives what it sees of traffic."""
     kernels = {"empty.memory_format": _empty, "empty_strided": _empty_strided, "_copy_from": _copy_from}
+    kernels["silu_backward"] = _silu_backward
     library, autocasts = torch.library.Library("aten", "IMPL"), torch.is_autocast_enabled
     before, _DeviceTensor.traffic = _DeviceTensor.traffic, Traffic()
     try:

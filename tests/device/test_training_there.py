@@ -1,4 +1,4 @@
-"""Training in every space, on the emulated device and on the CPU: one archive."""
+"""What training asks of the model in every space, on the emulated device and on the CPU: the same bits."""
 
 import json
 
@@ -7,66 +7,83 @@ import torch
 from other_device import DEVICE
 from tiny import tiny_model, tiny_tokenizer
 
+from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.objectives.objective import ObjectiveRequest
+from unicuco_plugin.plugins.manager import make_objective
 from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import Units, train_profile
+from unicuco_plugin.training import ModelSource, Units, train_profile
+from unicuco_plugin.training.subjects.find import find_subject
 
-pytestmark = pytest.mark.accelerator
-
+PLACES = ("cpu", str(DEVICE))
 TINY = Settings(
-    tokens=32, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=12, epochs=1, steps=3, pool=16, picks=2,
+    tokens=32, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=4, epochs=1, steps=1, pool=4, picks=1,
     starts=1, rerank=1, target="log",
 )  # fmt: skip
 
 
-def facts_of(folder):
-    """What a profile says that its device does not decide."""
-    record = json.loads((folder / RECORD).read_text(encoding="utf8"))
-    return {name: value for name, value in record.items() if name not in {"provenance", "digest", "name"}}
+def measured(space, units, model, windows, folder, *, few=12):
+    """Everything that a run over a space learns of a model: payload, notes, first strategies, divergences."""
+    decoder = find_decoder(model)
+    subject = find_subject(space, decoder, "0" * 16 + "." + "0" * 16, units)
+    payload = None if subject.prepare is None else subject.prepare(windows)
+    with Journal.open(folder / "journal", {}, resume=False) as journal:
+        start = subject.start(journal, windows, payload)
+        notes = journal.notes()
+    first = subject.space.first(few, torch.Generator().manual_seed(0)) if start.first is None else start.first[:few]
+    request = ObjectiveRequest(decoder, subject.space, windows, levels=subject.levels, payload=payload)
+    found = make_objective("divergence", request).evaluate(first)
+    tensors = {} if payload is None else {name: value.tolist() for name, value in payload.tensors.items()}
+    return tensors, notes, first.tolist(), [entry.per_window for entry in found]
 
 
-@pytest.fixture
-def dense(tmp_path):
-    def save(family, blocks=4):
-        folder = tmp_path / family
-        tiny_model(family, blocks=blocks).save_pretrained(folder)
-        tiny_tokenizer(folder)
-        return folder
-
-    return save
-
-
-def train_twice(dense, tmp_path, **options):
-    """Where both ran, and what they found."""
-    for device in ("cpu", str(DEVICE)):
-        train_profile(dense, tmp_path / device, settings=TINY, device=device, **options)
-    return [facts_of(tmp_path / device) for device in ("cpu", str(DEVICE))]
+def both(space, family, windows, tmp_path, *, blocks=2, units=None):
+    for place in PLACES:
+        (tmp_path / place).mkdir()
+        model = tiny_model(family, blocks=blocks).to(place)
+        yield measured(space, units or Units(), model, windows, tmp_path / place)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3_moe", "bamba"])
-def test_depth(dense, tmp_path, family):
-    there, here = train_twice(dense(family), tmp_path)
-    assert there == here
+def test_depth(windows, tmp_path, family):
+    here, there = both("depth", family, windows, tmp_path, blocks=4)
+    assert here == there
 
 
-@pytest.mark.parametrize("family", ["llama"])
-def test_sublayer(dense, tmp_path, family):
-    there, here = train_twice(dense(family, 3), tmp_path, space="sublayer")
-    assert there == here
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_sublayer(windows, tmp_path, family):
+    here, there = both("sublayer", family, windows, tmp_path, blocks=3)
+    assert here == there
 
 
-def test_structured(dense, tmp_path):
-    there, here = train_twice(dense("llama", 2), tmp_path, space="structured", units=Units(round_to=16))
-    assert there == here
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("ranking", ["flap", "taylor"])
+def test_structured(windows, tmp_path, family, ranking):
+    here, there = both("structured", family, windows, tmp_path, units=Units(round_to=16, ranking=ranking))
+    assert here == there
 
 
-@pytest.mark.parametrize("family", ["llama"])
-def test_sparsity(dense, tmp_path, windows, family):
-    model = dense(family, 2)
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_sparsity(windows, tmp_path, family, monkeypatch):
+    monkeypatch.setattr("unicuco_plugin.levels.store.Levels.check_model", lambda *_: None)
     settings = LevelSettings(sparsities=(0.3, 0.5, 0.8), batch_windows=4)
-    build_levels(find_decoder(tiny_model(family, blocks=2)), windows, tmp_path / "db", name="tiny", settings=settings)
-    there, here = train_twice(model, tmp_path, space="sparsity", units=Units(levels=tmp_path / "db"))
-    assert there == here
+    decoder = find_decoder(tiny_model(family, blocks=2))
+    build_levels(decoder, windows, tmp_path / "levels", name="tiny", settings=settings)
+    here, there = both("sparsity", family, windows, tmp_path, units=Units(levels=tmp_path / "levels"))
+    assert here == there
+
+
+@pytest.mark.slow
+def test_a_whole_run_and_text_that_the_model_writes(tmp_path):
+    tiny_model("llama", blocks=3).save_pretrained(tmp_path / "dense")
+    tiny_tokenizer(tmp_path / "dense")
+    found = []
+    for place in PLACES:
+        train_profile(ModelSource(tmp_path / "dense", device=place), tmp_path / place, settings=TINY)
+        record = json.loads((tmp_path / place / RECORD).read_text(encoding="utf8"))
+        assert record.pop("provenance")["device"] == place
+        found.append({name: value for name, value in record.items() if name not in {"digest", "name"}})
+    assert found[0] == found[1]
