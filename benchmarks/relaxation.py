@@ -19,6 +19,7 @@ from common import write_result
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
+from unicuco_plugin.costs.model import kept_share
 from unicuco_plugin.plugins.manager import make_scalarization
 from unicuco_plugin.policy.descent import propose_neighbours
 from unicuco_plugin.policy.scalarization import Scaling
@@ -87,7 +88,7 @@ def _excess(
     def objectives(scores: Tensor) -> Tensor:
         x = relax(scores)
         target = posterior.bound(x, settings.bound, settings.kappa)
-        return scaling.scale(torch.stack([1.0 - space.sparsity(x), quality_of(posterior, target, settings)], -1))
+        return scaling.scale(torch.stack([kept_share(space.params, x), quality_of(posterior, target, settings)], -1))
 
     generator = torch.Generator().manual_seed(seed)
     net = StratNet(len(profile.units), generator)

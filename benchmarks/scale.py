@@ -28,7 +28,7 @@ from common import write_result
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.objectives.sensitivity import measure_slopes, uniform_plan
 from unicuco_plugin.objectives.stitched import StitchedEvaluator

@@ -28,6 +28,7 @@ from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.families.family import Kind
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.objectives.interaction import InteractionMeter, InteractionPath, measure_path
@@ -39,7 +40,7 @@ from unicuco_plugin.spaces.structured import StructuredSpace
 from unicuco_plugin.texts.calibration import load_windows
 
 DEPTH = "smollm2-135m-instruct-depth"
-KINDS = {"interaction": None, "attention_only": "attention", "mlp_only": "mlp"}
+KINDS: dict[str, Kind | None] = {"interaction": None, "attention_only": "attention", "mlp_only": "mlp"}
 METHODS = ("uniform", "flap", *KINDS, "ours", "depth", "ours_at_depth")
 
 
@@ -58,7 +59,7 @@ class Text:
     @torch.inference_mode()
     def measure(self, kept: KeptParts) -> list[float]:
         """Divergence in nats per token, and perplexity."""
-        [final] = self._walk.prefixes.finals(self._walk.changes([kept]))
+        [final] = self._walk.prefixes.finals(self._walk.choices([kept]))
         dense = self._walk.prefixes.dense
         kl = nll = 0.0
         for window, ids in enumerate(self._windows):

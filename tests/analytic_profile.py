@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from analytic import SETTINGS, SPACE, AnalyticMeasure
 from torch import Tensor
 
+from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.policy.evidence import compare
 from unicuco_plugin.policy.scalarization import tchebycheff
-from unicuco_plugin.profile_record import ProfileRecord, SizeTable
+from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.trainer import train
 from unicuco_plugin.strategy import ModelReference
@@ -35,7 +36,7 @@ def build(
         "name": "analytic", "model": ModelReference(name="none", fingerprint="0-0"), "space": "depth",
         "objective": "divergence", "scalarization": "tchebycheff", "quality": "log", "target": result.posterior.target,
         "units": SPACE.units,
-        "sizes": SizeTable(
+        "sizes": CostTable(
             unit_params=SPACE.block_params, unit_bytes=(10,) * 10, total_params=TOTAL_PARAMS, total_bytes=TOTAL_BYTES,
             dtype="bfloat16",
         ),

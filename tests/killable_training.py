@@ -40,8 +40,8 @@ class Logged:
 
 def train(model, text, job):
     """Train one profile as the job says."""
-    make = run.make_objective
-    run.make_objective = lambda name, request: Logged(make(name, request), job["log"])
+    build = run.build_objective
+    run.build_objective = lambda *what: Logged(build(*what), job["log"])
     settings = Settings(seed=job["seed"], **SETTINGS)
     training.train_profile(
         model, Path(job["output"]), calibration=[text], settings=settings, resume=job["resume"], overwrite=False

@@ -8,10 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unicuco_plugin.answering import load_profile
+from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.limits import Limits
 from unicuco_plugin.policy.contest import Candidate
-from unicuco_plugin.profile_record import SizeTable
 from unicuco_plugin.request import Request
 from unicuco_plugin.spaces.depth import UnevenBlocks
 from unicuco_plugin.spaces.structured import StructuredSpace
@@ -67,6 +68,21 @@ def test_the_least_that_can_be_asked_has_one_step_left():
     assert PROFILE.answer(max_params=least).params == least
 
 
+def test_a_limit_on_a_cost_that_nobody_counts_is_refused_and_says_what_is_known():
+    space = UnevenBlocks(("a.0", "a.1"), (3, 4))
+
+    class Weights(TableCosts):
+        names = ("kept", "params")
+
+    table = CostTable(unit_params=(3, 4), unit_bytes=(6, 8), dtype="bfloat16", total_params=8, total_bytes=16)
+    limits = Limits(space, Random(space, 0), Weights(space.units, table, physical=True), lambda _: 0.0)
+    assert limits.budget_of(Request.of(max_params=5)) == pytest.approx(3 / 7)
+    with pytest.raises(
+        RequestError, match=r"^max_bytes cannot be asked of this profile, which knows kept, params of a"
+    ):
+        limits.budget_of(Request.of(max_bytes=5))
+
+
 class Random:
     """A contest that any set at the budget may win."""
 
@@ -85,7 +101,7 @@ def tables(draw):
     extra = draw(st.lists(st.integers(0, 9), min_size=len(sizes), max_size=len(sizes)))
     needed = tuple(sorted(draw(st.sets(st.integers(0, len(sizes) - 1), max_size=2))))
     space = UnevenBlocks(tuple(f"model.layers.{i}" for i in range(len(sizes))), sizes, (needed,) if needed else ())
-    table = SizeTable(
+    table = CostTable(
         unit_params=sizes, unit_bytes=tuple(2 * n + e for n, e in zip(sizes, extra, strict=True)), dtype="bfloat16",
         total_params=sum(sizes) + 10, total_bytes=2 * sum(sizes) + sum(extra) + 20,
     )  # fmt: skip
@@ -96,7 +112,7 @@ def tables(draw):
 @example(
     (
         UnevenBlocks(tuple("abcd"), (20, 21, 20, 21), ((1,),)),
-        SizeTable(
+        CostTable(
             unit_params=(20, 21, 20, 21),
             unit_bytes=(40, 42, 40, 42),
             dtype="bfloat16",
@@ -111,21 +127,19 @@ def tables(draw):
 @given(tables(), st.sampled_from(["max_params", "max_bytes"]), st.floats(0.01, 0.99), st.integers(0, 2**30))
 def test_limits_on_uneven_blocks_come_down_to_the_least_that_keeps_them_by_enumeration(case, kind, share, seed):
     space, table = case
+    costs = TableCosts(space.units, table, physical=True)
     column = ("max_params", "max_bytes").index(kind)
-    whole = (table.total_params, table.total_bytes)
-
-    def facts(candidate):
-        return (*table.left(space.units, candidate.x.tolist(), physical=True), 0.0)
-
-    limits = Limits(space, Random(space, seed), facts, whole, table.densest)
-    limit = max(1, round(share * whole[column]))
+    limits = Limits(space, Random(space, seed), costs, lambda _: 0.0)
+    limit = max(1, round(share * (table.total_params, table.total_bytes)[column]))
     groups = space.needed or (range(len(space.units)),)
     rows = [x for x in itertools.product((0.0, 1.0), repeat=len(space.units)) if any(x)]
     rows = [x for x in rows if not any(all(x[i] for i in group) for group in groups)]
     found = {}  # parameters that go -> what each such set leaves
     for x in rows:
         gone = sum(n for n, taken in zip(space.unit_params, x, strict=True) if taken)
-        found.setdefault(gone, []).append(table.left(space.units, x, physical=True)[column])
+        weights = (table.unit_params, table.unit_bytes)[column]
+        left = (table.total_params, table.total_bytes)[column]
+        found.setdefault(gone, []).append(left - sum(n for n, taken in zip(weights, x, strict=True) if taken))
     try:
         budget = limits.budget_of(Request.of(**{kind: limit}))
     except RequestError:

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from unicuco_plugin.cli.strategy import strategy
+from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.request import Request, parse_bytes, read_requests
+from unicuco_plugin.request import LIMITS, Request, parse_bytes, read_requests
 
 KINDS = "sparsity, max_params, max_bytes, max_divergence, preference"
 POSITIVE = st.floats(1e-300, 1e300)
@@ -207,3 +209,16 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(RequestError, match=r"cannot be read: must be a regular file, got a \w+$"):
             read_requests(path)
+
+
+def test_a_request_that_limits_a_cost_says_which_and_what_and_others_say_nothing():
+    assert Request.of(max_params=7).limit == ("params", 7)
+    assert Request.of(max_bytes="2kB").limit == ("bytes", 2000)
+    assert all(request.limit is None for request in (Request.of(sparsity=0.5), Request.of(preference=(1, 1))))
+
+
+@pytest.mark.parametrize("field", LIMITS)
+def test_every_cost_that_a_request_limits_is_counted_by_profiles_and_asked_on_the_command_line(field):
+    assert LIMITS[field].cost in TableCosts.names
+    [option] = [option for option in strategy.params if option.name == field]
+    assert option.help == LIMITS[field].text

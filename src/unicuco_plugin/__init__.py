@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unicuco_plugin.answering import Profile, load_profile
     from unicuco_plugin.errors import UnicucoError
     from unicuco_plugin.levels.build import build_levels
-    from unicuco_plugin.levels.record import LevelSettings
+    from unicuco_plugin.levels.settings import LevelSettings
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.checkpoints.demo import find_smollm2
@@ -37,18 +37,20 @@ if TYPE_CHECKING:
     from unicuco_plugin.spaces.space import Space
     from unicuco_plugin.strategy import Strategy
     from unicuco_plugin.texts.calibration import load_windows
-    from unicuco_plugin.training import Units, train_profile
+    from unicuco_plugin.training import CalibrationText, ModelSource, Units, train_profile
 
     __version__: str
 
 __all__ = [
     "PRESETS",
+    "CalibrationText",
     "DivergenceObjective",
     "Effect",
     "Evaluation",
     "Export",
     "LevelSettings",
     "Levels",
+    "ModelSource",
     "Objective",
     "ObjectiveRequest",
     "Peer",
@@ -82,11 +84,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CalibrationText": "training",
     "DivergenceObjective": "objectives.divergence",
     "Evaluation": "objectives.objective",
     "Export": "modifiers.export.result",
-    "LevelSettings": "levels.record",
+    "LevelSettings": "levels.settings",
     "Levels": "levels.store",
+    "ModelSource": "training",
     "Objective": "objectives.objective",
     "ObjectiveRequest": "objectives.objective",
     "PRESETS": "search.settings",

@@ -4,15 +4,15 @@ import math
 from collections.abc import Callable
 from functools import cached_property
 
+import torch
+
+from unicuco_plugin.costs.model import CostModel
 from unicuco_plugin.errors import RequestError, round_up
 from unicuco_plugin.policy.contest import Candidate, Contest
 from unicuco_plugin.request import Request
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["Facts", "Limits"]
-
-# Parameters and bytes of the checkpoint that a strategy leaves, and the upper end of its divergence's interval.
-Facts = tuple[int, int, float]
+__all__ = ["Limits"]
 
 # Halvings of a step between budgets of a smooth space: a twentieth comes down to 0.0004.
 _BISECTIONS = 7
@@ -31,21 +31,12 @@ class Limits:
     Args:
         space: Of the strategies.
         contest: Knows the best of each budget.
-        facts: What a strategy leaves.
-        whole: Parameters and bytes of the dense checkpoint.
-        densest: The most parameters and bytes that leave with one parameter of a unit that goes whole.
+        costs: What strategies cost.
+        upper: The upper end of the interval of a candidate's divergence.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        contest: Contest,
-        facts: Callable[[Candidate], Facts],
-        whole: tuple[int, int],
-        densest: tuple[float, float],
-    ) -> None:
-        self._space, self._contest, self._facts_of, self._whole = space, contest, facts, whole
-        self._densest = densest
+    def __init__(self, space: Space, contest: Contest, costs: CostModel, upper: Callable[[Candidate], float]) -> None:
+        self._space, self._contest, self._costs, self._upper = space, contest, costs, upper
 
     def budget_of(self, request: Request) -> float:
         """The sparsity that a request comes down to; not for ``preference``.
@@ -57,46 +48,50 @@ class Limits:
             return self._space.reaching(request.sparsity)
         if request.max_divergence is not None:
             return self._within(request.max_divergence)
+        cost, limit = request.limit or ("", 0)
+        if cost not in self._costs.names:
+            raise RequestError(
+                f"{request.kind} cannot be asked of this profile, which knows {', '.join(self._costs.names)} of a "
+                f"strategy; ask for sparsity or max_divergence"
+            )
         if not self._space.physical:
             raise RequestError(
                 f"{request.kind} cannot be asked of space {self._space.name!r}: zeros in a dense file do not shrink "
                 "it; ask for sparsity or max_divergence"
             )
-        limit = request.max_params if request.max_params is not None else request.max_bytes or 0
-        column = 0 if request.kind == "max_params" else 1
-        fits = [budget for budget, facts in zip(self._rungs, self._facts, strict=True) if facts[column] <= limit]
+        left = [self._cost(cost, best) for best in self._best]
+        fits = [budget for budget, found in zip(self._rungs, left, strict=True) if found <= limit]
         if not fits:
             last = (
                 "all units but one removed" if not self._space.smooth else f"{self._rungs[-1]:.2%} of its units removed"
             )
-            raise RequestError(
-                f"{request.kind} must be at least {self._facts[-1][column]} for this profile, with {last}, got {limit}"
-            )
-        return (self._just_within if self._space.smooth else self._next_within)(limit, column, min(fits))
+            raise RequestError(f"{request.kind} must be at least {left[-1]} for this profile, with {last}, got {limit}")
+        return (self._just_within if self._space.smooth else self._next_within)(limit, cost, min(fits))
 
-    def _next_within(self, limit: int, column: int, enough: float) -> float:
+    def _next_within(self, limit: int, cost: str, enough: float) -> float:
         """The least share of whole units whose best leaves no more than a limit; ``enough`` is a budget that does."""
-        if not self._densest[column]:  # a plugin's units, whose weight nobody knows
+        _, most = self._costs.falls(cost)
+        if not most:  # a plugin's units, whose weight nobody knows
             return enough
         total = self._space.params.sum().item()
-        share = (self._whole[column] - limit) / (self._densest[column] * total)
+        share = (self._dense(cost) - limit) / most
         while (budget := self._space.reaching(share)) < enough - _ONE / total:
             [best] = self._contest.best([budget])
-            if self._facts_of(best)[column] <= limit:
+            if self._cost(cost, best) <= limit:
                 return budget
             share = budget + _ONE / total
         return enough
 
-    def _just_within(self, limit: int, column: int, enough: float) -> float:
+    def _just_within(self, limit: int, cost: str, enough: float) -> float:
         """The least share whose best leaves no more than a limit, to one step; ``enough`` is a budget that does."""
-        unit = self._space.params.sum().item() * self._whole[column] / self._whole[0]
-        share = max((self._whole[column] - limit) / unit, _LEAST)
+        unit, _ = self._costs.falls(cost)
+        share = max((self._dense(cost) - limit) / unit, _LEAST)
         before, correction = math.inf, 0.0
         for _ in range(_CORRECTIONS):
             if share >= enough:
                 break
             [best] = self._contest.best([share])
-            over = self._facts_of(best)[column] - limit
+            over = self._cost(cost, best) - limit
             if over <= 0:
                 return share
             correction = 2.0 * correction if over >= before else max(over / unit, _LEAST)
@@ -106,11 +101,11 @@ class Limits:
     def _within(self, divergence: float) -> float:
         """The largest budget whose best has its interval's upper end within so many nats per token."""
         budgets = self._rungs
-        fits = [index for index, (_, _, upper) in enumerate(self._facts) if upper <= divergence]
+        uppers = [self._upper(best) for best in self._best]
+        fits = [index for index, upper in enumerate(uppers) if upper <= divergence]
         if not fits:
-            least = min(upper for _, _, upper in self._facts)
             raise RequestError(
-                f"max_divergence must be at least {round_up(least)} nats per token for this profile, the upper "
+                f"max_divergence must be at least {round_up(min(uppers))} nats per token for this profile, the upper "
                 f"end of its least harmful strategy's interval, got {divergence}"
             )
         low = budgets[fits[-1]]
@@ -120,7 +115,7 @@ class Limits:
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             [best] = self._contest.best([middle])
-            low, high = (middle, high) if self._facts_of(best)[2] <= divergence else (low, middle)
+            low, high = (middle, high) if self._upper(best) <= divergence else (low, middle)
         return low
 
     @cached_property
@@ -131,6 +126,12 @@ class Limits:
         return (*budgets, most) if whole and most > budgets[-1] else budgets
 
     @cached_property
-    def _facts(self) -> list[Facts]:
-        """Of the best at each of them."""
-        return [self._facts_of(best) for best in self._contest.best(self._rungs)]
+    def _best(self) -> list[Candidate]:
+        """At each of them."""
+        return self._contest.best(self._rungs)
+
+    def _cost(self, name: str, candidate: Candidate) -> int:
+        return int(self._costs.of(name, candidate.x[None]))
+
+    def _dense(self, name: str) -> int:
+        return int(self._costs.of(name, torch.zeros(1, len(self._space.units), dtype=torch.float64)))

@@ -15,15 +15,20 @@ from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.received import read_bytes
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.signed import SignedDocument
+from unicuco_plugin.traits import SPACES
 
 __all__ = [
+    "PACKAGED",
     "RECORD",
     "SCHEMA",
+    "find_profile",
     "is_profile",
+    "packaged_profiles",
     "read_profile",
     "write_profile",
 ]
 
+PACKAGED = Path(__file__).parent / "profiles"
 # Of profile.json; raised when an older reader would misread a newer file.
 SCHEMA = 1
 RECORD = "profile.json"
@@ -31,8 +36,8 @@ _DOCUMENT = SignedDocument("profile", SCHEMA, ProfileError, "train it again")
 _DIGITS = 8  # of its digest in a tensor file's name
 _FILE = re.compile(rf"[a-z_]{{1,40}}-[0-9a-f]{{{_DIGITS}}}\.safetensors")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# What profiles of any space have beside their record.
-_STEMS = {"stratnet", "surrogate", "parts"}
+# What profiles of any space have beside their record: StratNet, the surrogate, a payload.
+_STEMS = {"stratnet", "surrogate"} | {traits.payload for traits in SPACES.values() if traits.payload}
 _MOST_FILES = 16
 # Bytes of a tensor file: the parts of a model of 70 billion parameters, ranked, have thirty million.
 _LARGEST = 2**28
@@ -41,6 +46,25 @@ _LARGEST = 2**28
 def is_profile(path: Path) -> bool:
     """Whether a file is a profile's record, of whatever schema, whole and unedited."""
     return _DOCUMENT.wrote(path)
+
+
+def packaged_profiles() -> list[str]:
+    """Names of the profiles that come with the package."""
+    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{RECORD}"))
+
+
+def find_profile(source: str | Path) -> Path:
+    """The folder of a profile, or of a packaged one by its name.
+
+    Raises:
+        ProfileError: If there is none.
+    """
+    if Path(source).exists():
+        return Path(source)
+    if str(source) not in packaged_profiles():
+        names = ", ".join(packaged_profiles()) or "none"
+        raise ProfileError(f"no profile at {source}: neither a folder nor a packaged profile ({names})")
+    return PACKAGED / str(source)
 
 
 def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -1,17 +1,17 @@
 """What a profile says about itself: its units and their sizes, every measured strategy, and how it was made."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import ProfileError, explain, quoted
-from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.strategy import Interval, ModelReference
 
-__all__ = ["ArchiveEntry", "Confirmation", "ProfileRecord", "SizeTable"]
+__all__ = ["ArchiveEntry", "Confirmation", "ProfileRecord"]
 
 # Bounds of what a stranger's record may claim. The most nats are far beyond what a float16 model can differ by; the
 # most units are all linears of a large mixture of experts.
@@ -20,8 +20,6 @@ _MOST_UNITS = 50_000
 _LONGEST_TEXT = 100_000
 
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
-Count = Annotated[int, Field(ge=0, le=2**60)]
-Pair = tuple[Count, Count]
 Nats = Annotated[float, Field(ge=0.0, le=_MOST_NATS)]
 Logarithm = Annotated[float, Field(ge=-_MOST_NATS, le=_MOST_NATS)]
 
@@ -56,93 +54,6 @@ class ArchiveEntry(_Frozen):
     confirmed: Confirmation | None = None
 
 
-class SizeTable(_Frozen):
-    """What each unit weighs in the checkpoint.
-
-    Attributes:
-        unit_params: Parameters of each unit; of all its parts, where it has parts.
-        unit_bytes: Bytes of the weight files that go with it.
-        total_params, total_bytes: Of the dense checkpoint.
-        dtype: The dtype those bytes are counted in.
-        blocks: Parameters and bytes by name of each block that leaves with the last of its units: all of it where
-            units alone leave nothing, else what belongs to none of them.
-        parts: Equal parts of each unit, and how many of them go together, where units go part by part.
-        rests: Parameters and bytes that leave beside its parts when a unit goes whole, less those of the bias that
-            then stands for it.
-        biases: Parameters and bytes that a unit gains which loses some of its parts: of the bias that stands for them.
-    """
-
-    unit_params: tuple[Count, ...]
-    unit_bytes: tuple[Count, ...]
-    total_params: Annotated[int, Field(gt=0, le=2**60)]
-    total_bytes: Annotated[int, Field(gt=0, le=2**60)]
-    dtype: Name
-    blocks: dict[Name, Pair] = {}
-    parts: tuple[Pair, ...] = ()
-    rests: tuple[tuple[int, int], ...] = ()
-    biases: tuple[Pair, ...] = ()
-
-    @model_validator(mode="after")
-    def _check_totals(self) -> Self:
-        for name, each, total in (
-            ("params", self.unit_params, self.total_params),
-            ("bytes", self.unit_bytes, self.total_bytes),
-        ):
-            if sum(each) > total:
-                raise ValueError(f"total_{name} must be at least the {sum(each):,} of all units, got {total:,}")
-        if not any(self.unit_params):
-            raise ValueError("unit_params must not all be 0")
-        if any(step < 1 or step > count for count, step in self.parts):
-            raise ValueError("parts must be (equal parts, how many go together), at least one, and no more than all")
-        return self
-
-    def check_lengths(self, count: int) -> None:
-        """Refuse a table of another number of units.
-
-        Raises:
-            ValueError: If a list has not one entry for each of ``count`` units.
-        """
-        lists = ("unit_params", "unit_bytes", *(("parts", "rests", "biases") if self.parts else ()))
-        for name in lists:
-            found = len(getattr(self, name))
-            if found != count:
-                raise ValueError(f"sizes.{name} must have one entry for each of {count} units, got {found}")
-
-    @property
-    def densest(self) -> tuple[float, float]:
-        """The most parameters (one) and bytes that leave with one parameter of a unit that goes whole."""
-        pairs = zip(self.unit_bytes, self.unit_params, strict=True)
-        return 1.0, max((size / params for size, params in pairs if params), default=0.0)
-
-    def left(self, units: Sequence[str], shares: Sequence[float], *, physical: bool) -> tuple[int, int]:
-        """Parameters and bytes of the checkpoint of a strategy.
-
-        Args:
-            units: Names of all units.
-            shares: How much of each is removed.
-            physical: Whether a unit that goes leaves by itself; otherwise it does with its whole block.
-        """
-        leaving = []
-        if self.parts:
-            leaving += [self._leaving(index, share) for index, share in enumerate(shares) if share > 0.0]
-        elif physical:
-            pairs = zip(self.unit_params, self.unit_bytes, shares, strict=True)
-            leaving += [(params, size) for params, size, share in pairs if share > 0.0]
-        if self.blocks:
-            staying = {name_block(unit) for unit, share in zip(units, shares, strict=True) if share < 1.0}
-            leaving += [pair for block, pair in self.blocks.items() if block not in staying]
-        return self.total_params - sum(p for p, _ in leaving), self.total_bytes - sum(b for _, b in leaving)
-
-    def _leaving(self, index: int, share: float) -> tuple[int, int]:
-        """Of one unit that loses parts."""
-        count, _ = self.parts[index]
-        gone = round(share * count)
-        params, size = self.unit_params[index] // count * gone, self.unit_bytes[index] // count * gone
-        if gone == count:
-            return params + self.rests[index][0], size + self.rests[index][1]
-        return params - self.biases[index][0], size - self.biases[index][1]
-
-
 class ProfileRecord(_Frozen):
     """Everything in ``profile.json`` but the schema and the digests.
 
@@ -174,7 +85,7 @@ class ProfileRecord(_Frozen):
     units: tuple[Name, ...] = Field(min_length=1, max_length=_MOST_UNITS)
     bounds: tuple[tuple[float, float], ...] = ()
     needed: tuple[tuple[Annotated[int, Field(ge=0)], ...], ...] = ()
-    sizes: SizeTable
+    sizes: CostTable
     ideal: tuple[Logarithm, Logarithm]
     nadir: tuple[Logarithm, Logarithm]
     shift: Logarithm

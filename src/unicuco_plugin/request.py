@@ -1,19 +1,20 @@
-"""A request: exactly one wish about size or quality."""
+"""A request: exactly one wish about a cost or about quality."""
 
 import math
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
 from unicuco_plugin.errors import RequestError, explain, quoted
 from unicuco_plugin.files.received import parse_json, read_text
 
-__all__ = ["Request", "parse_bytes", "read_requests"]
+__all__ = ["KINDS", "LIMITS", "CostLimit", "Request", "parse_bytes", "read_requests"]
 
-KINDS = ("sparsity", "max_params", "max_bytes", "max_divergence", "preference")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _ROUNDING = 1e-15  # two correctly rounded shares of one total sum to 1 within 2 units in the last place, 4.4e-16
 
@@ -40,6 +41,21 @@ def parse_bytes(text: str) -> int:
     return count
 
 
+@dataclass(frozen=True)
+class CostLimit:
+    """Says of a request's field that it limits a cost; with the field itself, all that a new limit takes here.
+
+    Attributes:
+        cost: The cost's name, see ``costs.model``.
+        text: What the command line says of it.
+        read: Turns text, such as a number with a unit, into the number; None where there is only the number.
+    """
+
+    cost: str
+    text: str
+    read: Callable[[str], int] | None = None
+
+
 class Request(BaseModel):
     """What a user asks of a profile: exactly one of the fields is set.
 
@@ -54,8 +70,12 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sparsity: float | None = None
-    max_params: int | None = None
-    max_bytes: int | None = None
+    max_params: Annotated[
+        int | None, CostLimit("params", "At most this many parameters in the whole exported checkpoint.")
+    ] = None
+    max_bytes: Annotated[
+        int | None, CostLimit("bytes", "At most this many bytes of weight files; also 200MB, 5.5GiB.", parse_bytes)
+    ] = None
     max_divergence: float | None = None
     preference: tuple[float, float] | None = None
 
@@ -73,10 +93,11 @@ class Request(BaseModel):
             hint = f"; a request has one of {', '.join(KINDS)}" if unknown else ""
             raise RequestError(explain(error) + hint) from error
 
-    @field_validator("max_bytes", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _read_unit(cls, value: object) -> object:
-        return parse_bytes(value) if isinstance(value, str) else value
+    def _read_unit(cls, value: object, info: ValidationInfo) -> object:
+        limit = LIMITS.get(info.field_name or "")
+        return limit.read(value) if limit is not None and limit.read is not None and isinstance(value, str) else value
 
     @field_validator("sparsity")
     @classmethod
@@ -85,12 +106,14 @@ class Request(BaseModel):
             raise ValueError(f"sparsity must be in (0, 1), got {value}")
         return value
 
-    @field_validator("max_params", "max_bytes")
+    @field_validator("*")
     @classmethod
-    def _check_positive(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and value <= 0:
+    def _check_positive(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name not in LIMITS or not isinstance(value, int | float):
+            return value
+        if value <= 0:
             raise ValueError(f"{info.field_name} must be positive, got {quoted(value)}")
-        if value is not None and value > _LARGEST:
+        if value > _LARGEST:
             raise ValueError(f"{info.field_name} must be at most 10**18, got {quoted(value)}")
         return value
 
@@ -124,9 +147,25 @@ class Request(BaseModel):
         """The name of the one field that is set."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
+    @property
+    def limit(self) -> tuple[str, int] | None:
+        """The cost that is limited, and the most of it; None where the wish is another."""
+        limit = LIMITS.get(self.kind)
+        return None if limit is None else (limit.cost, getattr(self, self.kind))
+
     def to_dict(self) -> dict[str, Any]:
         """The one field as plain JSON data."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+KINDS: tuple[str, ...] = tuple(Request.model_fields)
+LIMITS: Mapping[str, CostLimit] = {
+    name: found
+    for name, field in Request.model_fields.items()
+    for found in field.metadata
+    if isinstance(found, CostLimit)
+}
+"""The fields that limit a cost."""
 
 
 def read_requests(path: Path) -> list[Request]:

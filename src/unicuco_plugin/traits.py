@@ -49,6 +49,11 @@ class SpaceTraits:
         return self.effect is Effect.CUT
 
     @property
+    def payload(self) -> str | None:
+        """Name of the payload that strategies need beyond their shares; None where shares say everything."""
+        return "parts" if self.cuts else None
+
+    @property
     def zeroes(self) -> bool:
         """Whether weights inside linears become zeros, measured on a level database, made by a pass or from it."""
         return self.effect is Effect.ZERO

@@ -75,7 +75,7 @@ def test_settings_start_from_a_preset(unicuco, recorded):
     [call] = recorded
     expected = PRESETS["paper"].model_dump() | {"epochs": 3, "neighbours": True, "target": "auto"}
     assert call["settings"].model_dump() == expected
-    assert call["calibration"] == ()
+    assert call["calibration"].sources == ()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_settings_start_from_a_preset(unicuco, recorded):
 def test_several_texts_follow_one_option_or_several(unicuco, recorded, spelling):
     unicuco("train", "--model", "m", "--output", "o", *spelling)
     [call] = recorded
-    assert call["calibration"] == ("a", "b c")
+    assert call["calibration"].sources == ("a", "b c")
     assert call["settings"].seed == 1
 
 
@@ -107,7 +107,7 @@ def test_old_spellings_do_what_the_new_ones_do_and_say_so(unicuco, recorded, old
     silent = unicuco("train", "--model", "m", "--output", "o", *new).stderr
     calls = [call | {"command": None, "progress": None} for call in recorded]
     assert calls[0] == calls[1]
-    assert calls[0]["samples"] == 3
+    assert calls[0]["calibration"].documents == 3
     assert calls[0]["units"].compensate is ("--compensate" in new)
     assert told[:2] == [
         "--samples is deprecated in this command; write --documents",

@@ -16,6 +16,17 @@ def test_steps_come_back_in_order_past_ten(tmp_path):
         assert len(rounds) == 13
 
 
+def test_a_step_is_made_once_and_only_where_it_is_the_next(tmp_path):
+    made = []
+    for _ in range(2):
+        with Rounds(tmp_path / "j", {"seed": 1}) as rounds:
+            for number in range(3):
+                assert rounds.once(number, lambda number=number: made.append(number) or {"n": number}) == {"n": number}
+            with pytest.raises(IndexError):
+                rounds.once(5, dict)
+    assert made == [0, 1, 2]
+
+
 def test_another_searchs_journal_is_refused(tmp_path):
     with Rounds(tmp_path / "j", {"seed": 1}):
         pass

@@ -94,6 +94,15 @@ def test_tensors_come_back(decoder, ranked):
         RankedParts.from_tensors(tensors)
 
 
+def test_a_payload_comes_back_with_what_it_took_and_another_one_is_refused(decoder, ranked):
+    payload = ranked.to_payload()
+    again, units = RankedParts.of(payload), {ATTENTION: 0.5, MLP: 0.5}
+    assert again.keep(decoder, units).kept == ranked.keep(decoder, units).kept
+    assert again.tokens == ranked.tokens > 0
+    with pytest.raises(StrategyError, match=r"^payload must be 'parts', got 'scales'$"):
+        RankedParts.of(replace(payload, name="scales"))
+
+
 @pytest.mark.parametrize("units", [{"lm_head": 0.5}, {MLP: 1.2}])
 def test_units_that_are_none_are_refused(decoder, ranked, units):
     with pytest.raises(StrategyError, match="must be an attention or MLP with a share in"):

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -23,12 +24,15 @@ from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import CalibrationError, JournalError, ProfileError, UnknownNameError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.specification import ObjectiveSpec
+from unicuco_plugin.plugins.objective import Site, build_objective
 from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.texts.calibration import calibration_hash, load_windows
 from unicuco_plugin.texts.selfcalibration import own_cache
-from unicuco_plugin.training import JOURNAL, run, train_profile
+from unicuco_plugin.training import JOURNAL, ModelSource, run, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=10, epochs=1, steps=5, pool=32, picks=2,
@@ -145,9 +149,34 @@ def test_the_same_arguments_give_the_same_profile(trained, dense, text, tmp_path
 def test_resuming_a_finished_run_measures_nothing_and_changes_nothing(trained, dense, text, monkeypatch):
     output, _ = trained
     before = facts_of(output)
-    monkeypatch.setattr(run, "make_objective", lambda *_: pytest.fail("nothing is left to measure"))
+    monkeypatch.setattr(run, "build_objective", lambda *_: pytest.fail("nothing is left to measure"))
     train_profile(dense, output, calibration=[text], settings=TINY, resume=True)
     assert facts_of(output) == before
+
+
+@pytest.mark.slow
+def test_every_measurement_can_be_made_again_from_the_specification_of_its_objective(
+    dense, text, tmp_path, monkeypatch
+):
+    sent = {}
+
+    def spy(spec, site, windows):
+        sent[spec.windows] = (json.dumps(spec.to_dict()), windows)
+        return build_objective(spec, site, windows)
+
+    monkeypatch.setattr(run, "build_objective", spy)
+    profile = train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY)
+    assert len(sent) == 3
+    with contextlib.closing(sqlite3.connect(tmp_path / "p" / JOURNAL)) as journal:
+        rows = journal.execute("SELECT fidelity, key, value FROM measurements ORDER BY number").fetchall()
+    assert {fidelity for fidelity, *_ in rows} == {"rank", "rerank", "confirm"}
+    fidelities = dict(zip(["rank", "rerank", "confirm"], sent.values(), strict=True))
+    for fidelity, (data, windows) in fidelities.items():
+        spec = ObjectiveSpec.from_dict(json.loads(data))
+        objective = build_objective(spec, Site.open(spec, find_decoder(load_model(dense))), windows)
+        measured = {key: value for name, key, value in rows if name == fidelity}
+        X = torch.stack([profile.search_space.parse(key) for key in measured])
+        assert [struct.pack("<d", e.value) for e in objective.evaluate(X)] == list(measured.values())
 
 
 def test_a_profile_is_not_overwritten_unless_asked(trained, dense, text):
@@ -184,7 +213,7 @@ def test_a_profile_may_be_written_beside_the_models_own_weights(save_model, text
     [
         ({"settings": TINY.model_copy(update={"epochs": 2})}, r"belongs to other arguments: epochs was 1, is now 2;"),
         ({"settings": TINY.model_copy(update={"seed": 1})}, r"calibration was .* seed was 0, is now 1;"),
-        ({"dtype": "bfloat16"}, r'dtype was "float32", is now "bfloat16";'),
+        ({"model": {"dtype": "bfloat16"}}, r'dtype was "float32", is now "bfloat16";'),
         ({"calibration": ()}, r"belongs to other arguments: calibration was "),
     ],
     ids=["settings", "seed", "dtype", "text"],
@@ -193,8 +222,9 @@ def test_resuming_with_other_arguments_is_refused(trained, dense, text, changes,
     output, _ = trained
     before = facts_of(output)
     arguments = {"calibration": [text], "settings": TINY} | changes
+    model = ModelSource(dense, **arguments.pop("model", {}))
     with pytest.raises(JournalError, match=message):
-        train_profile(dense, output, resume=True, **arguments)
+        train_profile(model, output, resume=True, **arguments)
     assert facts_of(output) == before
 
 

@@ -133,7 +133,8 @@ def test_without_compensation_blocks_leave_with_their_norms_and_nothing_is_gaine
     assert set(sizes.biases) == {(0, 0)}
     shares = [1.0, 1.0, *[0.0] * 6]
     block = sum(sizes.unit_params[:2]) + 2 * 32
-    assert sizes.left(plain.units, shares, physical=True)[0] == sizes.total_params - block
+    left = plain.costs.of("params", torch.tensor([shares], dtype=torch.float64))
+    assert left.item() == sizes.total_params - block
 
 
 def test_profiles_of_other_spaces_have_no_ranked_parts():

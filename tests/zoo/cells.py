@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from unicuco_plugin.errors import ExportError, UnicucoError, UnsupportedModelError
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable

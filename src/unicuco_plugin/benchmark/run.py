@@ -1,34 +1,29 @@
 """Runs a benchmark's cells one after another; whatever is done is in the journal and is not done again."""
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.benchmark.plan import METHODS, BenchmarkPlan, Cell
+from unicuco_plugin.benchmark.quality import Quality
 from unicuco_plugin.benchmark.texts import Texts
-from unicuco_plugin.errors import ExportError, JournalError, ProfileError, RequestError
-from unicuco_plugin.evaluation.comparison import Estimate
+from unicuco_plugin.errors import ExportError, ProfileError, RequestError
 from unicuco_plugin.files.names import check_own_folder
-from unicuco_plugin.journal.journal import Journal, Measurement
+from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.levels.experts import split_experts
-from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model
-from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
-from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
-from unicuco_plugin.scores.ranking import RANKINGS
-from unicuco_plugin.training import Shared, Units, train_profile
+from unicuco_plugin.training import ModelSource, Shared, Units, train_profile
 from unicuco_plugin.traits import traits_of
 
 __all__ = ["JOURNAL", "run_benchmark"]
@@ -73,7 +68,8 @@ def run_benchmark(
         "space": plan.space,
     }
     with Journal.open(output / JOURNAL, header, resume=True) as journal:
-        run = _Run(plan, output, texts, decoder, journal, progress, trust_remote_code)
+        quality = Quality(plan, texts, decoder, journal)
+        run = _Run(plan, output, texts, decoder, journal, quality, progress, trust_remote_code)
         rows = run.rows()
     facts = {"model": display_name(plan.model), **header, "fingerprint": header["model"]}
     return facts | {
@@ -92,6 +88,7 @@ class _Run:
     texts: Texts
     decoder: Decoder
     journal: Journal
+    quality: Quality
     progress: Tell
     trust_remote_code: bool
     stage: str = ""
@@ -99,7 +96,7 @@ class _Run:
     total: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
-        self._check_contents()
+        self.quality.check_contents(self.output / JOURNAL)
         cells = list(self.plan.cells())
         rows = []
         for done, cell in enumerate(cells):
@@ -111,21 +108,6 @@ class _Run:
         self._tell("")
         return rows
 
-    def _check_contents(self) -> None:
-        """Refuse texts and databases that changed under their names: what the journal holds is of the old ones."""
-        named = dict(self.texts.hashes)
-        if self.levels is not None:
-            named["levels"] = self.levels.record.identity
-        known = self.journal.notes()
-        for field, content in named.items():
-            note = f"content/{field}/{self._where(field)}"
-            if known.get(note, content) != content:
-                raise JournalError(
-                    f"{field} must be as it was when {self.output / JOURNAL} was started, but has changed: "
-                    "restore it, or give another --output"
-                )
-            self.journal.write_note(note, content)
-
     def _own(self, name: str) -> Path:
         """A folder in the output; a link in one that somebody sent may lead anywhere."""
         try:
@@ -133,28 +115,12 @@ class _Run:
         except OSError as error:
             raise ExportError(str(error)) from error
 
-    def _where(self, field: str) -> str:
-        """The field as the YAML has it, hashed: another text is another note."""
-        kind, _, name = field.partition(".")
-        value = self.plan.model_dump(mode="json")[kind]
-        content = json.dumps(value[name] if name else value, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
     def _row(self, cell: Cell) -> dict[str, Any]:
-        notes = self.journal.notes()
-        answer = notes.get(cell.key)
-        if answer is None:
-            answer = self._from_peer(cell) if cell.method.peer is not None else self._from_profile(cell)
-            self.journal.write_note(cell.key, answer)
-        found = {name: self._measured(name, answer["units"]) for name in self.plan.evaluation}
-        estimates = {name: Estimate.of(row.per_window) for name, row in found.items()}
+        find = self._from_profile if cell.method.peer is None else self._from_peer
+        answer = note_once(self.journal, cell.key, lambda: find(cell))
         divergence = {
-            name: {
-                "mean": e.mean,
-                "standard_error": e.standard_error if len(found[name].per_window) > 1 else None,
-                "windows": [round(value, 6) for value in found[name].per_window],
-            }
-            for name, e in estimates.items()
+            name: self.quality.measure(name, answer["units"], partial(self._tell, f"measuring on {name}"))
+            for name in self.plan.evaluation
         }
         place = {"group": cell.group, "method": cell.name, "seed": cell.seed, "budget": cell.budget}
         return {**place, **answer, "divergence": divergence}
@@ -175,7 +141,7 @@ class _Run:
             self.texts.of_cell(cell),
             cell.budget,
             space=self.plan.space,
-            levels=self.levels,
+            levels=self.quality.levels,
             seed=cell.seed,
             progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens),
             **given,
@@ -222,15 +188,17 @@ class _Run:
         measuring: list[float] = []
         started = time.perf_counter()
         profile = train_profile(
-            self.plan.model,
+            ModelSource(
+                self.plan.model,
+                device=self.plan.device,
+                dtype=self.plan.dtype,
+                trust_remote_code=self.trust_remote_code,
+            ),
             folder,
             space=self.plan.space,
-            units=Units(levels=self.plan.levels, granularity=self.plan.granularity) if self.levels else None,
+            units=Units(levels=self.plan.levels, granularity=self.plan.granularity) if self.plan.levels else None,
             calibration=self.plan.calibration.sources,
             settings=cell.settings,
-            device=self.plan.device,
-            dtype=self.plan.dtype,
-            trust_remote_code=self.trust_remote_code,
             resume=True,
             shared=Shared(self.journal, measuring.append, self.decoder.model),
             progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens),
@@ -243,45 +211,6 @@ class _Run:
         cost = {"tokens": spent["evaluation_tokens"], "seconds": round(spent["evaluation_seconds"] + rest, 3)}
         self.journal.write_note(note, cost)
         return profile, cost
-
-    # -- quality --------------------------------------------------------------------------------------------------
-
-    def _measured(self, name: str, units: Mapping[str, float]) -> Measurement:
-        content = json.dumps(units, sort_keys=True)
-        key = hashlib.sha256(content.encode()).hexdigest()
-        fidelity = f"text/{self.texts.hashes[f'evaluation.{name}']}"
-        known = self.journal.lookup(fidelity, [key])
-        if key not in known:
-            self._tell(f"measuring on {name}")
-            [found] = self.evaluators[name].evaluate([units])
-            row = Measurement(key, fidelity, found.value, found.per_window, found.tokens, found.seconds)
-            self.journal.record([row])
-            known = {key: row}
-        return known[key]
-
-    @cached_property
-    def evaluators(self) -> dict[str, UnitsEvaluator]:
-        return {
-            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels, ranked=self.ranked)
-            for name, windows in self.texts.evaluation.items()
-        }
-
-    @cached_property
-    def ranked(self) -> RankedParts | None:
-        """Which parts of a module go, for everyone alike: whoever answers says how many."""
-        return (
-            rank_parts(self.decoder, self.texts.calibration, RANKINGS["flap"])
-            if traits_of(self.plan.space).cuts
-            else None
-        )
-
-    @cached_property
-    def levels(self) -> Levels | None:
-        if self.plan.levels is None:
-            return None
-        levels = Levels.open(self.plan.levels)
-        levels.check_model(str(fingerprint(self.decoder.model)))
-        return levels
 
     def _tell(self, detail: str, tokens: int = 0) -> None:
         stage = f"{self.stage}: {detail}" if detail else self.stage

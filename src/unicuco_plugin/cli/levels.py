@@ -65,7 +65,7 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     set_toolkit_verbosity(verbose=False)  # first: importing more of the toolkit already makes it talk
     from unicuco_plugin.levels.build import build_levels
     from unicuco_plugin.levels.folder import check_output
-    from unicuco_plugin.levels.record import LevelSettings
+    from unicuco_plugin.levels.settings import LevelSettings
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.exportable import check_exportable
     from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from unicuco_plugin.cli.failure import DEBUG, one_line
-from unicuco_plugin.request import KINDS, Request
+from unicuco_plugin.request import KINDS, LIMITS, Request
 
 __all__ = [
     "accept_option",
@@ -68,8 +68,15 @@ accept_option = click.option(
 
 _REQUEST_OPTIONS = (
     click.option("--sparsity", type=float, help="Remove at least this share of the prunable weights, in (0, 1)."),
-    click.option("--max-params", type=int, help="At most this many parameters in the whole exported checkpoint."),
-    click.option("--max-bytes", metavar="BYTES", help="At most this many bytes of weight files; also 200MB, 5.5GiB."),
+    *(
+        click.option(
+            f"--{kind.replace('_', '-')}",
+            type=int if limit.read is None else str,
+            metavar=None if limit.read is None else limit.cost.upper(),
+            help=limit.text,
+        )
+        for kind, limit in LIMITS.items()
+    ),
     click.option("--max-divergence", type=float, help="The smallest model within this divergence, in nats per token."),
     click.option(
         "--preference",

@@ -39,6 +39,10 @@ _RENAMED = {
 }
 
 
+# Options of a command that say how a model is loaded.
+_LOADING = ("device", "dtype", "revision", "trust_remote_code")
+
+
 @click.command(cls=ManyFilesCommand, renamed=_RENAMED)
 @click.option("--model", required=True, help="A model folder, or a name on the hub.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The profile's folder.")
@@ -78,7 +82,7 @@ _RENAMED = {
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
 )
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
-@click.option("--documents", "samples", type=click.IntRange(min=1), help="The most documents to take from each source.")
+@click.option("--documents", type=click.IntRange(min=1), help="The most documents to take from each source.")
 @settings_options
 @model_options
 @click.option("--resume", is_flag=True, help="Continue an interrupted run; nothing is measured twice.")
@@ -94,8 +98,10 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
     settings = read_settings(fields)
     command = shlex.join(["unicuco", "train", *ctx.meta[ARGUMENTS]])
     from unicuco_plugin.report.front import describe_profile
-    from unicuco_plugin.training import JOURNAL, Units, train_profile
+    from unicuco_plugin.training import JOURNAL, CalibrationText, ModelSource, Units, train_profile
 
+    model = ModelSource(fields.pop("model"), **{name: fields.pop(name) for name in _LOADING})
+    text = CalibrationText(fields.pop("calibration"), split=fields.pop("split"), documents=fields.pop("documents"))
     units = Units(
         levels=fields.pop("levels"),
         granularity=fields.pop("granularity"),
@@ -105,12 +111,19 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
         compensate=fields.pop("compensate"),
         round_to=fields.pop("round_to"),
     )
-    model = fields.pop("model")
     how = "go on with the same command and --resume"
     try:
         with ProgressBars() as bars:
             profile = train_profile(
-                model, output, units=units, settings=settings, resume=resume, command=command, progress=bars, **fields
+                model,
+                output,
+                units=units,
+                calibration=text,
+                settings=settings,
+                resume=resume,
+                command=command,
+                progress=bars,
+                **fields,
             )
             interrupted = bool(profile.provenance.get("interrupted"))
             if not interrupted:

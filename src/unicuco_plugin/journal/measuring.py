@@ -3,15 +3,16 @@
 What was measured is journaled as it is; what the search gets is floored (``floor``), so that it has a logarithm.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
-from torch import Tensor, stack
+from torch import Tensor
 
-from unicuco_plugin.errors import PluginError, UnicucoError, clip
+from unicuco_plugin.errors import PluginError, UnicucoError
 from unicuco_plugin.journal.journal import Journal, Measurement
+from unicuco_plugin.journal.once import measure_once
 from unicuco_plugin.objectives.floor import floored
 from unicuco_plugin.objectives.objective import Evaluation, Objective, Report, evaluate_reporting
 from unicuco_plugin.spaces.space import Named
@@ -55,13 +56,9 @@ class JournaledMeasure:
         for part in X.split(self._batch):
             report(len(rows))
             keys = [self._space.key(row) for row in part]
-            known = self._journal.lookup(fidelity, keys)
-            new = {key: row for key, row in zip(keys, part, strict=True) if key not in known}
-            if new:
-                fresh = self._run(fidelity, new, self._within(report, len(rows), len(new)))
-                self._journal.record(fresh)
-                known |= {row.key: row for row in fresh}
-            rows += [replace(known[key], value=floored(known[key].value)) for key in keys]
+            measure = partial(self._evaluate, fidelity, part, partial(self._within, report, len(rows)))
+            found = measure_once(self._journal, fidelity, keys, measure)
+            rows += [replace(row, value=floored(row.value)) for row in found]
         report(len(rows))
         return rows
 
@@ -79,28 +76,15 @@ class JournaledMeasure:
 
         return tell
 
-    def _run(self, fidelity: str, new: Mapping[str, Tensor], report: Report) -> list[Measurement]:
+    def _evaluate(
+        self, fidelity: str, X: Tensor, within: Callable[[int], Report], places: list[int]
+    ) -> list[Evaluation]:
+        """Ask the objective, which may be a stranger's."""
         if fidelity not in self._made:
             self._made[fidelity] = self._makers[fidelity]()
-        evaluations = self._evaluate(fidelity, stack(list(new.values())), report)
-        for key, evaluation in zip(new, evaluations, strict=True):
-            if not (math.isfinite(evaluation.value) and evaluation.value >= 0.0):
-                raise PluginError(
-                    f"an objective's value must be finite and at least 0, got {evaluation.value} for {clip(key)}"
-                )
-        return [
-            Measurement(key, fidelity, e.value, e.per_window, e.tokens, e.seconds)
-            for key, e in zip(new, evaluations, strict=True)
-        ]
-
-    def _evaluate(self, fidelity: str, X: Tensor, report: Report) -> list[Evaluation]:
-        """Ask the objective, which may be a stranger's."""
         try:
-            evaluations = evaluate_reporting(self._made[fidelity], X, report)
+            return evaluate_reporting(self._made[fidelity], X[places], within(len(places)))
         except UnicucoError:
             raise
         except Exception as error:
-            raise PluginError(f"the objective failed on {len(X)} strategies: {error}") from error
-        if len(evaluations) != len(X):
-            raise PluginError(f"an objective must give one value per strategy, got {len(evaluations)} for {len(X)}")
-        return evaluations
+            raise PluginError(f"the objective failed on {len(places)} strategies: {error}") from error

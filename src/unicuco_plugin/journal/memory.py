@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from unicuco_plugin.journal.journal import Journal, Measurement
+from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.journal.once import measure_once
 from unicuco_plugin.objectives.objective import Evaluation, Objective, Report, evaluate_reporting
 from unicuco_plugin.spaces.space import Named
 
@@ -43,20 +44,14 @@ class RememberedObjective:
 
     def evaluate_reporting(self, X: Tensor, report: Report) -> list[Evaluation]:
         """As ``evaluate``; calls ``report`` with how many strategies are done, where the objective says so."""
-        keys = [self._space.key(row) for row in X]
-        known = self._journal.lookup(self._identity, keys)
-        new = {key: row for key, row in zip(keys, X, strict=True) if key not in known}
-        if new:
+
+        def measure(places: list[int]) -> list[Evaluation]:
             started = time.perf_counter()
             self._made = self._made or self._make()
-            places = [keys.index(key) for key in new]
             found = evaluate_reporting(self._made, X[places], report)
-            fresh = [
-                Measurement(key, self._identity, e.value, e.per_window, e.tokens, e.seconds)
-                for key, e in zip(new, found, strict=True)
-            ]
             self._spent(time.perf_counter() - started)
-            self._journal.record(fresh)
-            known |= {row.key: row for row in fresh}
-        rows = [known[key] for key in keys]
+            return found
+
+        keys = [self._space.key(row) for row in X]
+        rows = measure_once(self._journal, self._identity, keys, measure)
         return [Evaluation(row.value, row.per_window, row.tokens, row.seconds) for row in rows]

@@ -12,8 +12,10 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.folder import alone, begin, check_output, check_room
 from unicuco_plugin.levels.gather import gather_hessians, mean_states
-from unicuco_plugin.levels.record import Calibration, LevelSettings, LevelsRecord, write_record
-from unicuco_plugin.levels.store import Levels, LinearLevels, write_linear
+from unicuco_plugin.levels.linear import LinearLevels, write_linear
+from unicuco_plugin.levels.record import Calibration, LevelsRecord, write_record
+from unicuco_plugin.levels.settings import LevelSettings
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.levels.sweep import factor_hessian, solve_levels
 from unicuco_plugin.models.blocks.coverage import check_share, measure_coverage
 from unicuco_plugin.models.blocks.decoder import Decoder

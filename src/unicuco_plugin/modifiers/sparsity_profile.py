@@ -22,7 +22,7 @@ from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modi
 from unicuco_plugin.modifiers.sources.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.sources.limit_check import check_shape
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
-from unicuco_plugin.modifiers.sources.source_fields import check_source, known_parts, plain_source, trace_source
+from unicuco_plugin.modifiers.sources.source_fields import check_source, find_payload, plain_source, trace_source
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.progress import Progress
@@ -273,8 +273,8 @@ class SparsityProfileModifier(Modifier):
 
     def _handler(self, state: State, strategy: Strategy) -> SpaceHandler:
         batches = None if state.data is None else state.data.calib
-        known = partial(known_parts, self._sources)
-        return make_handler(Task(state.model, strategy, self.levels, self._options, batches, known))
+        payload = partial(find_payload, self._sources)
+        return make_handler(Task(state.model, strategy, self.levels, self._options, batches, payload))
 
     def _undo(self) -> None:
         for handler in reversed(self._handlers):

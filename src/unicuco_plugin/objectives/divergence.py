@@ -13,8 +13,8 @@ class DivergenceObjective:
     """Mean KL per token between the dense model and the pruned one, nats.
 
     Args:
-        request: Model, space, windows, direction, the level database for the space ``sparsity``, the ranked
-            parts for ``structured``.
+        request: Model, space, windows, direction, the level database for the space ``sparsity``, the payload
+            for ``structured``.
 
     Raises:
         UnknownNameError: If no evaluator knows the space.
@@ -29,7 +29,7 @@ class DivergenceObjective:
             request.space.name,
             request.windows,
             levels=request.levels,
-            ranked=request.ranked,
+            payload=request.payload,
             direction=request.direction,
             batch_windows=request.batch_windows,
         )

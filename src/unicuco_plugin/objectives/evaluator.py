@@ -6,7 +6,7 @@ Notation
 """
 
 import time
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -19,10 +19,10 @@ from unicuco_plugin.models.blocks.sublayers import silenced, sublayer_names
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
-from unicuco_plugin.objectives.prefixes import SKIPPED, PrefixWalk
+from unicuco_plugin.objectives.prefixes import RUN, SKIP, Change, Prefix, PrefixWalk, inside
 from unicuco_plugin.objectives.work import Work, ignore
 
-__all__ = ["DROPPED", "KEPT", "NO_ATTENTION", "NO_MLP", "BlockEvaluator", "evaluate_changes", "lacking_parts"]
+__all__ = ["DROPPED", "KEPT", "NO_ATTENTION", "NO_MLP", "BlockEvaluator", "evaluate_choices", "lacking_parts"]
 
 KEPT, NO_ATTENTION, NO_MLP, DROPPED = range(4)
 
@@ -93,42 +93,45 @@ class BlockEvaluator:
             ValueError: If a candidate has not one number for every block.
             UnsupportedModelError: If half a block is to go and a block keeps it in no module of its own.
         """
-        changes = [tuple(map(_change, candidate)) for candidate in candidates]
-        return evaluate_changes(self._walk, self._head, changes, self._windows.numel(), report)
+        choices = [tuple(None if gone == KEPT else gone for gone in candidate) for candidate in candidates]
+        return evaluate_choices(self._walk, self._head, choices, self._windows.numel(), report)
 
 
-def _lacking(decoder: Decoder, index: int, gone: Hashable) -> AbstractContextManager[None]:
-    """A block without one of its halves."""
-    attentions, mlps = sublayer_names(decoder)
-    return silenced(decoder, [(attentions if gone == NO_ATTENTION else mlps)[index]])
+def _lacking(decoder: Decoder, prefix: Prefix) -> Change:
+    """What becomes of a block that lacks nothing, one of its halves, or both."""
+    gone = prefix[-1]
+    if gone is None or gone == DROPPED:
+        return RUN if gone is None else SKIP
+
+    def changed() -> AbstractContextManager[None]:
+        attentions, mlps = sublayer_names(decoder)
+        return silenced(decoder, [(attentions if gone == NO_ATTENTION else mlps)[len(prefix) - 1]])
+
+    return inside(changed)
 
 
-def _change(gone: int) -> Hashable:
-    return {KEPT: None, DROPPED: SKIPPED}.get(gone, gone)
-
-
-def evaluate_changes(
+def evaluate_choices(
     walk: PrefixWalk,
     head: DivergenceHead,
-    candidates: Sequence[tuple[Hashable, ...]],
+    candidates: Sequence[Prefix],
     tokens: int,
     report: Report = ignore,
 ) -> list[Evaluation]:
-    """Measure candidates given by a change for each block, in order; equal ones are computed once.
+    """Measure candidates given by a choice for each block, in order; equal ones are computed once.
 
     Args:
-        walk: From changes to final states.
+        walk: From choices to final states.
         head: From final states to divergence.
         candidates: As ``walk`` takes them.
         tokens: Evaluation tokens of one candidate.
         report: Called with how many candidates are done.
 
     Raises:
-        ValueError: If a candidate has not one change for every block.
+        ValueError: If a candidate has not one choice for every block.
     """
     started = time.perf_counter()
     distinct = list(dict.fromkeys(candidates))
-    changed = sum(any(change is not None for change in candidate) for candidate in distinct)
+    changed = sum(any(choice is not None for choice in candidate) for candidate in distinct)
     work = Work(report, len(candidates), walk.count(distinct) + changed * head.blocks)
     finals = walk.finals(distinct, work.add)
     values = dict(zip(distinct, head.divergences(walk.dense, finals, work.add), strict=True))

@@ -84,7 +84,7 @@ class InteractionMeter:
         live = [name for name in names if kept.kept.get(name) != ()]
         # The last module that stays cannot be masked; without it nothing is left, so it is worth the most.
         masked = [_without(kept, name) for name in live] if len(live) > 1 else []
-        finals = self._walk.prefixes.finals(self._walk.changes([kept, *masked]))
+        finals = self._walk.prefixes.finals(self._walk.choices([kept, *masked]))
         self.tokens += self._positions * len(finals)
         whole, *parts = (gaussian_entropy(self._runner.normed(final).flatten(0, 1)) for final in finals)
         check_finite("entropy of the final states", [whole, *parts], finals[0].dtype)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from torch import Tensor
 
 from unicuco_plugin.objectives.kl import Direction
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.spaces.space import Space
 
 if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting for Transformers
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import Decoder
-    from unicuco_plugin.scores.ranked_parts import RankedParts
 
 __all__ = ["Evaluation", "Objective", "ObjectiveRequest", "Report", "ReportingObjective", "evaluate_reporting"]
 
@@ -49,7 +49,7 @@ class ObjectiveRequest:
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows to run together.
         levels: The level database that candidates are stitched from, for spaces that zero weights.
-        ranked: Which parts of a module go first, for spaces that remove parts.
+        payload: What strategies need beyond shares, where their space's traits say so: which parts go first.
     """
 
     decoder: "Decoder"
@@ -58,7 +58,7 @@ class ObjectiveRequest:
     direction: Direction = "forward"
     batch_windows: int = 16
     levels: "Levels | None" = None
-    ranked: "RankedParts | None" = None
+    payload: Payload | None = None
 
 
 class Objective(Protocol):

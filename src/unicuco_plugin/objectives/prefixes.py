@@ -1,14 +1,18 @@
 """Many partial models walked block by block together: what two have in common from the first block on runs once.
 
 Notation
-    change: what a candidate does to one block, any hashable value; None leaves it as it is, ``SKIPPED`` leaves it out
-    node: the changes of a candidate up to some block, None while there are none
+    choice: what a candidate decides for one block, any hashable value; None leaves it as it is
+    prefix: the choices of a candidate up to some block, that of the block last
+    change: how states pass a block, given the prefix that ends there
+    node: a prefix that is not all None; None while there are no other choices
     state: hidden states ``m x L x hidden`` between two blocks
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,9 +20,40 @@ from torch import Tensor
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.objectives.work import Tell, ignore
 
-__all__ = ["SKIPPED", "PrefixWalk"]
+__all__ = ["RUN", "SKIP", "Change", "Prefix", "PrefixWalk", "inside"]
 
-SKIPPED = "skipped"
+Prefix = tuple[Hashable, ...]
+_Block = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the states of a candidate pass one block.
+
+    Attributes:
+        passes: From the dense block, as a function of states, and the states that reach it to those that leave; what
+            returns the very states it was given costs nothing and is not kept.
+        runs: How often it runs the block.
+    """
+
+    passes: Callable[[_Block, Tensor], Tensor]
+    runs: int = 1
+
+
+RUN = Change(lambda block, states: block(states))
+"""The block as it is."""
+SKIP = Change(lambda _, states: states, runs=0)
+"""Past the block: it drops out."""
+
+
+def inside(changed: Callable[[], AbstractContextManager[None]]) -> Change:
+    """Through the block inside a context in which it is changed."""
+
+    def passes(block: _Block, states: Tensor) -> Tensor:
+        with changed():
+            return block(states)
+
+    return Change(passes)
 
 
 class PrefixWalk:
@@ -26,7 +61,8 @@ class PrefixWalk:
 
     The dense states before every block are computed once. A batch of candidates then walks the blocks in step: each
     distinct node runs once however many candidates share it and is kept for later batches while there is room; blocks
-    before a candidate's first change are not run at all.
+    before a candidate's first choice are not run at all. A node is known by its whole prefix, so what happens in a
+    block may depend on all that was chosen before it.
 
     Every node runs alone, on batches of windows that no other candidate changes: its states are the same bits whether
     they were kept or run again, so that a resumed run repeats the unbroken one.
@@ -34,7 +70,8 @@ class PrefixWalk:
     Args:
         runner: The dense model.
         windows: ``m x L`` token ids.
-        changed: From a block's index and a change to a context in which the block is changed.
+        change: From a prefix that is not all None to what happens in the block where it ends; equal prefixes must get
+            equal changes. Asked also where the last choice is None.
         batch_windows: Windows that pass a block together.
         cache_bytes: Most bytes of nodes' states to keep between batches, the least recently used going first.
     """
@@ -43,15 +80,15 @@ class PrefixWalk:
         self,
         runner: BlockRunner,
         windows: Tensor,
-        changed: Callable[[int, Hashable], AbstractContextManager[None]],
+        change: Callable[[Prefix], Change],
         *,
         batch_windows: int = 8,
         cache_bytes: int = 2**28,
     ) -> None:
-        self._runner, self._windows, self._changed = runner, windows, changed
+        self._runner, self._windows, self._change = runner, windows, change
         self._batch_windows = batch_windows
         self._states: list[Tensor] = []
-        self._kept: OrderedDict[tuple[Hashable, ...], Tensor] = OrderedDict()
+        self._kept: OrderedDict[Prefix, Tensor] = OrderedDict()
         self._kept_bytes = 0
         self._cache_bytes = cache_bytes
 
@@ -60,40 +97,39 @@ class PrefixWalk:
         """The dense model's final state, before the final norm."""
         return self._dense_states()[-1]
 
-    def count(self, candidates: Sequence[tuple[Hashable, ...]]) -> int:
+    def count(self, candidates: Sequence[Prefix]) -> int:
         """Blocks that :meth:`finals` will run, but for those that memory has no room to keep."""
         blocks = len(self._runner.decoder.blocks)
         nodes = set()
-        for changes in candidates:
-            first = next((index for index, change in enumerate(changes) if change is not None), len(changes))
-            nodes |= {changes[: i + 1] for i in range(first, len(changes)) if changes[i] != SKIPPED}
-        return len(nodes - self._kept.keys()) + (0 if self._states else blocks)
+        for choices in candidates:
+            first = next((index for index, choice in enumerate(choices) if choice is not None), len(choices))
+            nodes |= {choices[: i + 1] for i in range(first, len(choices))}
+        return sum(self._change(node).runs for node in nodes - self._kept.keys()) + (0 if self._states else blocks)
 
-    def finals(self, candidates: Sequence[tuple[Hashable, ...]], tell: Tell = ignore) -> list[Tensor]:
-        """The final state of every candidate, in order; that of one without a change *is* ``dense``.
+    def finals(self, candidates: Sequence[Prefix], tell: Tell = ignore) -> list[Tensor]:
+        """The final state of every candidate, in order; that of one that chooses nothing *is* ``dense``.
 
         Args:
-            candidates: One change for each block.
-            tell: Called with 1 for each block that was run.
+            candidates: One choice for each block.
+            tell: Called with how often a block was run, whenever one was.
 
         Raises:
-            ValueError: If a candidate has not one change for every block.
+            ValueError: If a candidate has not one choice for every block.
         """
         dense = self._dense_states(tell)
-        if any(len(changes) != len(dense) - 1 for changes in candidates):
+        if any(len(choices) != len(dense) - 1 for choices in candidates):
             raise ValueError(f"candidates must have one number for each of {len(dense) - 1} blocks")
-        nodes: list[tuple[Hashable, ...] | None] = [None] * len(candidates)
-        states: dict[tuple[Hashable, ...], Tensor] = {}
+        nodes: list[Prefix | None] = [None] * len(candidates)
+        states: dict[Prefix, Tensor] = {}
         for index in range(len(dense) - 1):
-            grown: dict[tuple[Hashable, ...], Tensor] = {}
-            for position, changes in enumerate(candidates):
+            grown: dict[Prefix, Tensor] = {}
+            for position, choices in enumerate(candidates):
                 node = nodes[position]
-                if node is None and changes[index] is None:
+                if node is None and choices[index] is None:
                     continue
-                longer = nodes[position] = changes[: index + 1]
+                longer = nodes[position] = choices[: index + 1]
                 if longer not in grown:
-                    before = dense[index] if node is None else states[node]
-                    grown[longer] = before if changes[index] == SKIPPED else self._walked(longer, before, tell)
+                    grown[longer] = self._walked(longer, dense[index] if node is None else states[node], tell)
             states = grown
         return [dense[-1] if node is None else states[node] for node in nodes]
 
@@ -109,18 +145,16 @@ class PrefixWalk:
     def _run(self, index: int, states: Tensor) -> Tensor:
         return torch.cat([self._runner.run(index, part) for part in states.split(self._batch_windows)])
 
-    def _walked(self, node: tuple[Hashable, ...], before: Tensor, tell: Tell) -> Tensor:
-        """The states of a node whose last block is not skipped, from the cache if an earlier batch had it."""
+    def _walked(self, node: Prefix, before: Tensor, tell: Tell) -> Tensor:
+        """The states of a node, from the cache if an earlier batch had it."""
         if node in self._kept:
             self._kept.move_to_end(node)
             return self._kept[node]
-        index, change = len(node) - 1, node[-1]
-        if change is None:
-            found = self._run(index, before)
-        else:
-            with self._changed(index, change):
-                found = self._run(index, before)
-        tell(1.0)
+        change = self._change(node)
+        found = change.passes(partial(self._run, len(node) - 1), before)
+        if found is before:
+            return found
+        tell(change.runs)
         self._kept[node] = found
         self._kept_bytes += found.nbytes
         while self._kept_bytes > self._cache_bytes:

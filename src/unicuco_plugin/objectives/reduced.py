@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -13,11 +12,11 @@ from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks
 from unicuco_plugin.models.parts.reduction import reduced
-from unicuco_plugin.objectives.evaluator import evaluate_changes
+from unicuco_plugin.objectives.evaluator import evaluate_choices
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
-from unicuco_plugin.objectives.prefixes import SKIPPED, PrefixWalk
+from unicuco_plugin.objectives.prefixes import RUN, SKIP, Change, Prefix, PrefixWalk, inside
 from unicuco_plugin.objectives.work import ignore
 
 __all__ = ["ReducedEvaluator", "ReducedWalk"]
@@ -42,16 +41,16 @@ class ReducedWalk:
         self._decoder = runner.decoder
         parts = find_parts(runner.decoder)
         names = runner.decoder.block_names
-        self._blocks = blocks = [[p for p in parts.values() if p.name.startswith(f"{name}.")] for name in names]
+        self._blocks = [[p for p in parts.values() if p.name.startswith(f"{name}.")] for name in names]
         leaving = leaving_blocks(runner.decoder, parts)
         self._leaving = [name in leaving for name in names]
-        self._known: dict[Hashable, KeptParts] = {}
+        self._known: dict[Hashable, Change] = {}
         # Not a method: a walk that refers to its owner keeps its states until the garbage collector comes by.
-        changed = partial(_reduced, runner.decoder, blocks, self._known)
-        self.prefixes = PrefixWalk(runner, windows, changed, batch_windows=batch_windows, cache_bytes=cache_bytes)
+        change = partial(_known_change, self._known)
+        self.prefixes = PrefixWalk(runner, windows, change, batch_windows=batch_windows, cache_bytes=cache_bytes)
 
-    def changes(self, candidates: Sequence[KeptParts]) -> list[tuple[Hashable, ...]]:
-        """Every candidate as one change for each block, as ``prefixes`` takes them until the next call.
+    def choices(self, candidates: Sequence[KeptParts]) -> list[Prefix]:
+        """Every candidate as one choice for each block, as ``prefixes`` takes them until the next call.
 
         Raises:
             StrategyError: If a candidate does not fit the model.
@@ -60,14 +59,12 @@ class ReducedWalk:
         for kept in candidates:
             kept.check(self._decoder)
         blocks = list(zip(self._blocks, self._leaving, strict=True))
-        return [tuple(self._change(parts, kept, leaves=leaves) for parts, leaves in blocks) for kept in candidates]
+        return [tuple(self._choice(parts, kept, leaves=leaves) for parts, leaves in blocks) for kept in candidates]
 
-    def _change(self, parts: Sequence[Parts], kept: KeptParts, *, leaves: bool) -> Hashable:
+    def _choice(self, parts: Sequence[Parts], kept: KeptParts, *, leaves: bool) -> Hashable:
         touched = [part.name for part in parts if part.name in kept.kept or part.name in kept.biases]
         if not touched:
             return None
-        if leaves and not kept.biases.keys() & set(touched) and all(kept.kept.get(part.name) == () for part in parts):
-            return SKIPPED
         # Thousands of indices a block: what stands for them is short.
         digest = hashlib.sha256()
         for name in touched:
@@ -75,18 +72,14 @@ class ReducedWalk:
             if name in kept.biases:
                 digest.update(kept.biases[name].detach().float().cpu().numpy().tobytes())
         key = digest.digest()
-        self._known[key] = kept
+        biased = kept.biases.keys() & set(touched)
+        gone = leaves and not biased and all(kept.kept.get(part.name) == () for part in parts)
+        self._known[key] = SKIP if gone else inside(partial(reduced, self._decoder, kept, parts))
         return key
 
 
-def _reduced(
-    decoder: Decoder,
-    blocks: Sequence[Sequence[Parts]],
-    known: Mapping[Hashable, KeptParts],
-    index: int,
-    change: Hashable,
-) -> AbstractContextManager[None]:
-    return reduced(decoder, known[change], blocks[index])
+def _known_change(known: Mapping[Hashable, Change], prefix: Prefix) -> Change:
+    return RUN if prefix[-1] is None else known[prefix[-1]]
 
 
 class ReducedEvaluator:
@@ -129,5 +122,5 @@ class ReducedEvaluator:
         Raises:
             StrategyError: If a candidate does not fit the model.
         """
-        changes = self._walk.changes(candidates)
-        return evaluate_changes(self._walk.prefixes, self._head, changes, self._windows.numel(), report)
+        choices = self._walk.choices(candidates)
+        return evaluate_choices(self._walk.prefixes, self._head, choices, self._windows.numel(), report)

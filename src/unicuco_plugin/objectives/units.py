@@ -15,6 +15,7 @@ from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.reduced import ReducedEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.objectives.work import ignore
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.traits import Effect, traits_of
@@ -32,7 +33,7 @@ class _Means:
     space: str
     windows: Tensor
     levels: Levels | None
-    ranked: RankedParts | None
+    payload: Payload | None
     fixed: Mapping[str, Any]
 
 
@@ -51,9 +52,9 @@ def _silence(means: _Means) -> Measure:
 
 
 def _cut(means: _Means) -> Measure:
-    if means.ranked is None:
+    if means.payload is None:
         raise CalibrationError(f"the space {means.space!r} is measured with ranked parts, got none")
-    evaluator, ranked = ReducedEvaluator(means.decoder, means.windows, **means.fixed), means.ranked
+    evaluator, ranked = ReducedEvaluator(means.decoder, means.windows, **means.fixed), RankedParts.of(means.payload)
     return lambda strategies, report: evaluator.evaluate(
         [ranked.keep(means.decoder, units) for units in strategies], report
     )
@@ -84,7 +85,7 @@ class UnitsEvaluator:
             blocks, sub-layers or linears.
         windows: ``m x L`` token ids.
         levels: The level database that zeroed weights are stitched from.
-        ranked: Which parts of a module go first, where parts are cut.
+        payload: What strategies need beyond shares: which parts of a module go first, where parts are cut.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
 
@@ -101,7 +102,7 @@ class UnitsEvaluator:
         windows: Tensor,
         *,
         levels: Levels | None = None,
-        ranked: RankedParts | None = None,
+        payload: Payload | None = None,
         direction: Direction = "forward",
         batch_windows: int = 16,
     ) -> None:
@@ -111,7 +112,7 @@ class UnitsEvaluator:
                 f"the divergence objective serves the spaces depth, sublayer, structured and sparsity, got {space!r}"
             )
         fixed = {"direction": direction, "batch_windows": batch_windows}
-        self._measure = make(_Means(decoder, space, windows, levels, ranked, fixed))
+        self._measure = make(_Means(decoder, space, windows, levels, payload, fixed))
 
     def evaluate(self, strategies: Sequence[Mapping[str, float]], report: Report = ignore) -> list[Evaluation]:
         """Measure strategies, each unit → share removed; tells ``report`` how many are done."""

@@ -13,6 +13,7 @@ Source: Sieberling et al. 2025, "EvoPress", Algorithm 1 and public code.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -133,16 +134,14 @@ class Evolution:
             raise RequestError(
                 f"token_budget must be at least {least:,} for the first parent, got {self.token_budget:,}"
             )
-        if not len(rounds):
-            rounds.add(self._begin())
+        rounds.once(0, self._begin)
         # A journal of a longer search holds more generations than were asked for now.
         done = min(len(rounds) - 1, total)
         while done > 0 and self._exceeds(rounds[done]["tokens"]):
             done -= 1
         while done < total and not self._exceeds(rounds[done]["tokens"] + self.settings.generation_tokens):
             self._tell(rounds[done], done)
-            if done + 1 == len(rounds):
-                rounds.add(self._step(rounds[done], done + 1))
+            rounds.once(done + 1, partial(self._step, rounds[done], done + 1))
             done += 1
         last = rounds[done]
         self._tell(last, done)

@@ -5,11 +5,12 @@ Which parts of a module go is not theirs to say: whoever applies a strategy rank
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from unicuco_plugin.models.families.family import Kind
 from unicuco_plugin.objectives.interaction import ROUNDS, InteractionMeter, measure_path
 from unicuco_plugin.peers.parts import embed, kind_space, parts_result, parts_space, within_kind
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
@@ -96,7 +97,7 @@ class Interaction:
         "Let LLM tell what to prune and how much to prune" (ICML 2025), reconstructed; see docs/structured.md.
     """
 
-    kind: Literal["attention", "mlp"] | None = None
+    kind: Kind | None = None
     rounds: int = ROUNDS
     most_tokens: int = 2048
 
@@ -136,11 +137,11 @@ class Interaction:
 class AttentionOnly(Interaction):
     """The reconstruction where only attentions lose parts."""
 
-    kind: Literal["attention", "mlp"] | None = "attention"
+    kind: Kind | None = "attention"
 
 
 @dataclass(frozen=True)
 class MlpOnly(Interaction):
     """The reconstruction where only MLPs lose parts."""
 
-    kind: Literal["attention", "mlp"] | None = "mlp"
+    kind: Kind | None = "mlp"

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from unicuco_plugin.errors import CalibrationError, RequestError, round_down
@@ -47,8 +48,7 @@ class ShortenedLlama:
         with Rounds(request.journal, _header("shortened_llama", request)) as rounds:
             for index in range(count):
                 request.progress(Progress("removing single blocks", index, count, index * request.windows.numel()))
-                if index == len(rounds):
-                    rounds.add(_without(request, index))
+                rounds.once(index, partial(_without, request, index))
             logs = [rounds[index]["nll"] for index in range(count)]
             started = time.perf_counter() - sum(rounds[index]["seconds"] for index in range(count))
         tokens = count * request.windows.numel()
@@ -86,16 +86,14 @@ class Greedy:
         with Rounds(request.journal, _header("greedy", request)) as rounds:
             while share < (request.sparsity - _SLACK) * total:
                 request.progress(Progress("dropping blocks", share, round(request.sparsity * total), tokens))
-                if len(dropped) == len(rounds):
-                    left = [index for index in range(len(space.units)) if index not in dropped]
-                    able = [index for index in left if may_go(space, [*dropped, index])]
-                    if not able:
-                        raise RequestError(
-                            f"sparsity must be at most {round_down(share / total)} for greedy, which has dropped all "
-                            f"blocks but those that have to stay, got {request.sparsity:.6g}"
-                        )
-                    rounds.add(_drop_next(evaluator, dropped, able))
-                step = rounds[len(dropped)]
+                left = [index for index in range(len(space.units)) if index not in dropped]
+                able = [index for index in left if may_go(space, [*dropped, index])]
+                if not able:
+                    raise RequestError(
+                        f"sparsity must be at most {round_down(share / total)} for greedy, which has dropped all "
+                        f"blocks but those that have to stay, got {request.sparsity:.6g}"
+                    )
+                step = rounds.once(len(dropped), partial(_drop_next, evaluator, list(dropped), able))
                 dropped.append(step["block"])
                 values.append(step["divergence"])
                 tokens, seconds = tokens + step["tokens"], seconds + step["seconds"]

@@ -1,6 +1,6 @@
 """The steps of a search on disk, one JSON object each, so that a kill costs one step and no more."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,3 +48,9 @@ class Rounds:
         if self._journal is not None:
             self._journal.write_note(f"{len(self._steps):08d}", step)
         self._steps.append(step)
+
+    def once(self, number: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Read a step, or make and append it where it is the next one."""
+        if number == len(self._steps):
+            self.add(make())
+        return self._steps[number]

@@ -47,8 +47,8 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
 ) -> Space | None:
     """Build the space called ``name`` over a model's units; return None to pass.
 
-    Called once when training starts and once when a profile is loaded. If no plugin answers, that is an
-    ``UnknownNameError``.
+    Called when training starts, whenever an objective is built (in the process that has the model), and when a profile
+    is loaded; spaces made from equal arguments must be equal. If no plugin answers, that is an ``UnknownNameError``.
 
     Args:
         name: The space's name.
@@ -81,8 +81,8 @@ def unicuco_make_objective(name: str, request: ObjectiveRequest) -> Objective | 
 
     A ``ReportingObjective``, which has a method ``evaluate_reporting``, moves the progress bar within a batch.
 
-    Called once per fidelity, before the first strategy is measured on it, in the training process. If no plugin
-    answers, that is an ``UnknownNameError``.
+    Called once per fidelity, before the first strategy is measured on it, in the process that has the model. If no
+    plugin answers, that is an ``UnknownNameError``.
     """
 
 

@@ -1,8 +1,8 @@
 """Parts of every module in the order in which they go, and what they give on average."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.parts.channels import measure_channels, measure_effects
 from unicuco_plugin.models.parts.kept_parts import KeptParts
-from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.parts.parts import find_parts, spread
 from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranking import Ranking
 
 __all__ = ["RankedParts", "rank_parts"]
@@ -30,6 +31,9 @@ class RankedParts:
             the output of every module that keeps some (FLAP's bias compensation). What goes whole leaves nothing: on
             SmolLM2 its mean output does harm, and a block without both modules can leave the checkpoint.
     """
+
+    NAME: ClassVar[str] = "parts"
+    """Of the payload that carries them."""
 
     scores: Mapping[str, Tensor]
     means: Mapping[str, Tensor]
@@ -62,10 +66,24 @@ class RankedParts:
                 continue
             kept[name] = tuple(sorted(order[len(gone) :].tolist()))
             if self.compensate and len(gone) < part.count:
-                index = (gone[:, None] * part.width + torch.arange(part.width)).flatten()
+                index = spread(gone.tolist(), part.width)
                 W = decoder.model.get_submodule(part.output).get_parameter("weight")
                 biases[name] = W[:, index.to(W.device)].float() @ self.means[name][index].to(W.device)
         return KeptParts(kept, biases)
+
+    def to_payload(self) -> Payload:
+        """As what a strategy's shares need beside them."""
+        return Payload(self.NAME, self.to_tensors(), self.tokens)
+
+    @classmethod
+    def of(cls, payload: Payload) -> Self:
+        """Read what ``to_payload`` gave.
+
+        Raises:
+            StrategyError: If it is another payload, or something is missing.
+        """
+        payload.check(cls.NAME)
+        return replace(cls.from_tensors(payload.tensors), tokens=payload.tokens)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Everything but ``tokens``, for a safetensors file."""
@@ -78,14 +96,14 @@ class RankedParts:
         """Read what ``to_tensors`` wrote.
 
         Raises:
-            ValueError: If something is missing.
+            StrategyError: If something is missing.
         """
         found = {
             kind: {n.removeprefix(kind): t for n, t in tensors.items() if n.startswith(kind)}
             for kind in ("score.", "mean.")
         }
         if found["score."].keys() != found["mean."].keys() or "compensate" not in tensors:
-            raise ValueError("ranked parts must have scores and means of the same modules, and say compensate")
+            raise StrategyError("ranked parts must have scores and means of the same modules, and say compensate")
         return cls(found["score."], found["mean."], compensate=bool(tensors["compensate"]))
 
 

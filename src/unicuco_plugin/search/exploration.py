@@ -4,10 +4,12 @@ Notation as in UniCuCo's Algorithm 1: ``X``: n x d measured strategies; ``F``: n
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from unicuco_plugin.costs.model import Cost, kept_share
 from unicuco_plugin.journal.journal import Measurement
 from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, Measure
 from unicuco_plugin.policy.contest import Contest
@@ -51,10 +53,11 @@ class Exploration:
         first: Strategies to measure before there is a surrogate, ``n x d``; filled up by the space's own.
         known: Measurements on the ranking windows that another search has made; they join once those are measured.
         prior: What the surrogate's mean follows.
+        cost: The first objective; the share of the space's weights that is left, if left out.
         after: Measurements to come once this is over, for progress.
 
     Attributes:
-        space, settings, scalarization: As given.
+        space, settings, scalarization, cost: As given.
         net: StratNet.
         rows: Measurements by fidelity; what was known stands where it joined.
         X: ``n x d`` strategies that were ranked.
@@ -72,9 +75,11 @@ class Exploration:
         first: Tensor | None = None,
         known: Sequence[Measurement] = (),
         prior: Prior | None = None,
+        cost: Cost | None = None,
         after: int = 0,
     ) -> None:
         self.space, self.scalarization, self.settings = space, scalarization, settings
+        self.cost = cost or partial(kept_share, space.params)
         self.net = StratNet(len(space.units), settings.generator(1))
         self.rows: dict[str, list[Measurement]] = {RANK: [], RERANK: [], CONFIRM: []}
         self.X = torch.empty(0, len(space.units), dtype=torch.float64)
@@ -174,11 +179,11 @@ class Exploration:
     def _measured(self) -> Tensor:
         """``F`` of everything ranked so far, ``n x 2``."""
         y = torch.tensor([row.value for row in self.rows[RANK]], dtype=torch.float64)
-        return torch.stack([1.0 - self.space.sparsity(self.X), y.log() if self.settings.quality == "log" else y], -1)
+        return torch.stack([self.cost(self.X), y.log() if self.settings.quality == "log" else y], -1)
 
     def _objectives(self, posterior: Posterior, x: Tensor) -> Tensor:
         target = posterior.bound(x, self.settings.bound, self.settings.kappa)
-        return torch.stack([1.0 - self.space.sparsity(x), quality_of(posterior, target, self.settings)], -1)
+        return torch.stack([self.cost(x), quality_of(posterior, target, self.settings)], -1)
 
     @torch.no_grad()
     def _pick(self) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from unicuco_plugin.costs.model import Cost
 from unicuco_plugin.journal.journal import Measurement
 from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, Measure
 from unicuco_plugin.policy.prior import Prior
@@ -30,6 +31,7 @@ def train(
     first: Tensor | None = None,
     prior: Prior | None = None,
     groups: Groups | None = None,
+    cost: Cost | None = None,
 ) -> TrainingResult:
     """Run Algorithm 1 with the settings' preset, then confirm the front on fresh windows.
 
@@ -43,6 +45,7 @@ def train(
         prior: What the surrogate's mean follows.
         groups: Of units that may go together; they are searched first, what comes of it is known here, and each
             unit gets as many first strategies and picks as each of those did.
+        cost: The first objective; the share of the space's weights that is left, if left out.
 
     The same arguments and measurements give the same result: nothing depends on time or on free memory.
 
@@ -58,7 +61,9 @@ def train(
     if groups is not None:
         after = most_measurements(space, own) + last
         known = explore_groups(groups, space, measure, scalarization, settings, progress=progress, after=after)
-    run = Exploration(space, measure, scalarization, own, progress, first=first, known=known, prior=prior, after=last)
+    run = Exploration(
+        space, measure, scalarization, own, progress, first=first, known=known, prior=prior, cost=cost, after=last
+    )
     interrupted = False
     try:
         run.explore()
@@ -86,7 +91,7 @@ def _imitate(run: Exploration, best: Tensor) -> None:
     lam = preference_grid(GRID)
     with torch.no_grad():
         quality = quality_of(posterior, posterior.mean(best), settings)
-        f = scaling.scale(torch.stack([1.0 - run.space.sparsity(best), quality], -1))
+        f = scaling.scale(torch.stack([run.cost(best), quality], -1))
         z_star = torch.full((2,), Z_STAR, dtype=torch.float64)
         g = torch.stack([run.scalarization(f, row.expand(len(f), 2), z_star) for row in lam])
     imitate(run.net, lam, best[g.argmin(1)], steps=settings.imitation, learning_rate=settings.learning_rate)

@@ -3,6 +3,7 @@
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.training.run import JOURNAL, train_profile
 from unicuco_plugin.training.shared import Shared
+from unicuco_plugin.training.source import CalibrationText, ModelSource
 from unicuco_plugin.training.subject import Units
 
-__all__ = ["JOURNAL", "Progress", "Shared", "Units", "train_profile"]
+__all__ = ["JOURNAL", "CalibrationText", "ModelSource", "Progress", "Shared", "Units", "train_profile"]

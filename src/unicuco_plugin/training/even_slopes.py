@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.objectives.sensitivity import TOKEN_COST, measure_slopes
@@ -65,28 +66,23 @@ def structural_starts(
     Returns:
         First strategies ``n x d``, the prior, and the evaluation tokens spent.
     """
-    known = journal.notes()
     spent = 0
 
     def slopes_at(x: Tensor) -> Tensor:
         nonlocal spent
-        note = f"slopes {space.key(x)}"
-        if note not in known:
-            plan = plan_counts(space.to_units(x), levels.sizes)
-            known[note] = measure_slopes(decoder, levels, windows, plan)
-            journal.write_note(note, known[note])
         spent += windows.numel() * TOKEN_COST
-        return _by_unit(known[note], levels, space)
+        plan = plan_counts(space.to_units(x), levels.sizes)
+        note = f"slopes {space.key(x)}"
+        slopes = note_once(journal, note, lambda: measure_slopes(decoder, levels, windows, plan))
+        return _by_unit(slopes, levels, space)
 
     low, high = space.budgets[0], space.budgets[-1]
     anchors = [anchor for anchor in _ANCHORS if low < anchor < high] if len(levels.sparsities) > 1 else []
     found = [even_out(space, anchor, slopes_at) for anchor in anchors]
-    if "layerwise" not in known:
-        known["layerwise"] = layerwise_scores(decoder, windows, space)
-        journal.write_note("layerwise", known["layerwise"])
-    spent += windows.numel() * len(known["layerwise"])
-    others = torch.tensor(known["layerwise"], dtype=torch.float64)
-    return find_starts(space, found, others), find_prior(space, found), spent
+    others = note_once(journal, "layerwise", lambda: layerwise_scores(decoder, windows, space))
+    spent += windows.numel() * len(others)
+    starts = find_starts(space, found, torch.tensor(others, dtype=torch.float64))
+    return starts, find_prior(space, found), spent
 
 
 def even_out(space: Space, budget: float, slopes_at: Callable[[Tensor], Tensor], rounds: int = _ROUNDS) -> Allocation:

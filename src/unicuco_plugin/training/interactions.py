@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.objectives.interaction import InteractionMeter, InteractionPath, measure_path
 from unicuco_plugin.peers.part_shares import flap_shares
 from unicuco_plugin.peers.parts import embed, kind_space
@@ -47,19 +49,18 @@ def interaction_starts(
     Returns:
         First strategies ``n x d``, the prior, and the evaluation tokens spent.
     """
-    known = journal.notes()
     meter = InteractionMeter(decoder, windows)
     spent = 0
 
+    def interactions(x: Tensor) -> dict[str, float]:
+        found = meter.measure(ranked.keep(decoder, space.to_units(x)), space.units)
+        return dict(zip(space.units, found.tolist(), strict=True))
+
     def measure(x: Tensor) -> Tensor:
         nonlocal spent
-        note = f"interactions {space.key(x)}"
-        if note not in known:
-            found = meter.measure(ranked.keep(decoder, space.to_units(x)), space.units)
-            known[note] = dict(zip(space.units, found.tolist(), strict=True))
-            journal.write_note(note, known[note])
         spent += windows.numel() * (1 + int((x < 1.0).sum()))
-        return torch.tensor([known[note][unit] for unit in space.units], dtype=torch.float64)
+        found = note_once(journal, f"interactions {space.key(x)}", lambda: interactions(x))
+        return torch.tensor([found[unit] for unit in space.units], dtype=torch.float64)
 
     path = measure_path(space, measure, _FURTHEST)
     return find_starts(space, path, decoder, ranked), find_prior(path), spent
@@ -90,7 +91,7 @@ def find_starts(space: StructuredSpace, path: InteractionPath, decoder: Decoder,
     rows = [path.assign(budget) for budget in budgets]
     rows += [whole_blocks(space, path.TE[0], budget) for budget in budgets if budget <= _FURTHEST + 1e-9]
     kinds = []
-    for kind in ("attention", "mlp"):
+    for kind in HALVES:
         inner, places = kind_space(space, decoder, kind)
         alone = InteractionPath(inner, torch.zeros(1, len(places), dtype=torch.float64), path.TE[:1, places])
         kinds.append((inner, places, alone, (inner.params.sum() / space.params.sum()).item()))

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from scipy.stats import t as student_t
 
+from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.journal.journal import Measurement
 from unicuco_plugin.objectives.floor import LEAST
 from unicuco_plugin.policy.evidence import compare
-from unicuco_plugin.profile_record import ArchiveEntry, Confirmation, ProfileRecord, SizeTable
+from unicuco_plugin.profile_record import ArchiveEntry, Confirmation, ProfileRecord
 from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.space import Space
@@ -26,7 +27,7 @@ def build_record(
     model: ModelReference,
     objective: str,
     settings: Settings,
-    sizes: SizeTable,
+    sizes: CostTable,
     provenance: dict[str, Any],
 ) -> ProfileRecord:
     """Write down a search.

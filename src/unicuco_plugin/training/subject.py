@@ -1,25 +1,24 @@
 """What a run is about: a space over one model, what its units weigh, and what is known before the first strategy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.blocks.sizes import ModelSizes
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.policy.prior import Prior
-from unicuco_plugin.profile_record import SizeTable
-from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.search.groups import Groups
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.structured import ROUND_TO
 from unicuco_plugin.spaces.units import Granularity
 
-__all__ = ["Ask", "Start", "Subject", "Units", "size_table"]
+__all__ = ["Ask", "Start", "Subject", "Units"]
 
 
 @dataclass(frozen=True)
@@ -66,21 +65,21 @@ class Subject:
 
     Attributes:
         space: Of the strategies.
-        sizes: What its units weigh.
+        costs: What they cost; the search lowers one of them first.
         header: What determines the run beside its settings, plain JSON data.
         levels: The level database that candidates are stitched from, if they are.
-        rank: Ranks the parts of modules, from windows of their own, where strategies need it.
-        start: Finds out what is known beforehand, from the ranking windows and ranked parts; its work is journaled.
+        prepare: Makes the payload that strategies need, from windows of its own, where they need one.
+        start: Finds out what is known beforehand, from the ranking windows and the payload; its work is journaled.
         groups: Of units that may go together; they are searched first.
         coverage: Share of the weights of all blocks that the units cover, where they are of linears.
     """
 
     space: Space
-    sizes: SizeTable
+    costs: TableCosts
     header: dict[str, Any] = field(default_factory=dict)
     levels: Levels | None = None
-    rank: Callable[[Tensor], RankedParts] | None = None
-    start: Callable[[Journal, Tensor, RankedParts | None], Start] = lambda _journal, _windows, _ranked: Start()
+    prepare: Callable[[Tensor], Payload] | None = None
+    start: Callable[[Journal, Tensor, Payload | None], Start] = lambda _journal, _windows, _payload: Start()
     groups: Groups | None = None
     coverage: float = 1.0
 
@@ -100,14 +99,3 @@ class Ask:
     decoder: Decoder
     fingerprint: str
     units: Units
-
-
-def size_table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -> SizeTable:
-    """What units of so many parameters and bytes weigh in a checkpoint of those sizes."""
-    return SizeTable(
-        unit_params=tuple(params),
-        unit_bytes=tuple(size),
-        total_params=sizes.total_params,
-        total_bytes=sizes.total_bytes,
-        dtype=sizes.dtype,
-    )

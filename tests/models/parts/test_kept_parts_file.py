@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from structured_parts import mixed_parts
 
 from unicuco_plugin.errors import StrategyError
@@ -29,3 +30,18 @@ def test_files_that_hold_something_else_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StrategyError, match="cannot be read"):
         read_kept_parts(path)
+
+
+def test_a_file_that_somebody_edited_is_refused_and_one_of_an_older_version_is_read(tmp_path):
+    path = tmp_path / "some.parts"
+    parts = mixed_parts(biases=True)
+    write_kept_parts(path, parts)
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata()
+    name = next(name for name in tensors if name.startswith("bias."))
+    save_file(tensors | {name: tensors[name] + 1}, path, metadata=told)
+    with pytest.raises(StrategyError, match=r"some\.parts: payload 'kept_parts' must have the digest .* it was edited"):
+        read_kept_parts(path)
+    save_file(tensors, path, metadata={key: value for key, value in told.items() if key != "digest"})
+    assert read_kept_parts(path).kept == parts.kept

@@ -11,7 +11,7 @@ from sparsity_strategies import linear_sizes, sparsity_strategy, uneven_units
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, RecipeError
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.stitch import stitch
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder

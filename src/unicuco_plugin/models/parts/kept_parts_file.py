@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from unicuco_plugin.errors import StrategyError, clip, quoted
 from unicuco_plugin.files.received import check_tensors
 from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.payload import Payload
 
 __all__ = ["KEPT_PARTS_FILE", "read_kept_parts", "write_kept_parts"]
 
@@ -16,7 +17,8 @@ __all__ = ["KEPT_PARTS_FILE", "read_kept_parts", "write_kept_parts"]
 KEPT_PARTS_FILE = "structured.parts"
 _KEPT, _BIAS = "kept.", "bias."
 _FORMAT = {"format": "unicuco kept parts 1"}
-_MEASURED = "measured"
+_MEASURED, _DIGEST = "measured", "digest"
+_NAME = "kept_parts"
 
 
 def write_kept_parts(path: Path, parts: KeptParts) -> None:
@@ -27,19 +29,20 @@ def write_kept_parts(path: Path, parts: KeptParts) -> None:
     """
     tensors = {f"{_KEPT}{name}": torch.tensor(kept, dtype=torch.int32) for name, kept in parts.kept.items()}
     tensors |= {f"{_BIAS}{name}": bias.detach().cpu().contiguous() for name, bias in parts.biases.items()}
-    save_file(tensors, path, metadata=_FORMAT | {_MEASURED: str(parts.measured).lower()})
+    told = {_MEASURED: str(parts.measured).lower(), _DIGEST: Payload(_NAME, tensors).digest}
+    save_file(tensors, path, metadata=_FORMAT | told)
 
 
 def read_kept_parts(path: Path) -> KeptParts:
     """Read kept parts back; whether they are a model's is for :meth:`KeptParts.check`.
 
     Raises:
-        StrategyError: If the file is missing, truncated, or holds something else.
+        StrategyError: If the file is missing, truncated, edited, or holds something else.
     """
     try:
         check_tensors(path)
         with safe_open(path, framework="pt") as file:
-            measured = (file.metadata() or {}).get(_MEASURED) == "true"
+            told = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:
         raise StrategyError(
@@ -59,4 +62,8 @@ def read_kept_parts(path: Path) -> KeptParts:
             raise StrategyError(f"kept parts {path}: {quoted(name)} must be {rule}")
     kept = {name.removeprefix(_KEPT): tuple(t.tolist()) for name, t in tensors.items() if name.startswith(_KEPT)}
     biases = {name.removeprefix(_BIAS): t for name, t in tensors.items() if name.startswith(_BIAS)}
-    return KeptParts(kept, biases, measured)
+    try:
+        Payload(_NAME, tensors).check(_NAME, told.get(_DIGEST))  # files of older versions tell none
+    except StrategyError as error:
+        raise StrategyError(f"kept parts {path}: {error}") from error
+    return KeptParts(kept, biases, told.get(_MEASURED) == "true")

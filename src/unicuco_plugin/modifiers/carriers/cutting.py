@@ -24,6 +24,7 @@ from unicuco_plugin.models.tensors.snapshot import Snapshot
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.removal import correct_saving
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_ranking
 from unicuco_plugin.pruning import check_parts, whole_modules
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
@@ -98,7 +99,7 @@ class StructuredOptions(BaseModel):
         decoder: Decoder,
         strategy: Strategy,
         batches: Iterable[Mapping[str, Any]] | None,
-        known: RankedParts | None = None,
+        payload: Payload | None = None,
     ) -> KeptParts:
         """Find out which parts stay.
 
@@ -106,7 +107,7 @@ class StructuredOptions(BaseModel):
             decoder: The dense model.
             strategy: A strategy of the space ``structured``.
             batches: The toolkit's calibration data.
-            known: The order that a profile knows.
+            payload: The order that a profile knows.
 
         Raises:
             RecipeError: If parts have to be ranked and there is no text.
@@ -114,6 +115,7 @@ class StructuredOptions(BaseModel):
             UnsupportedModelError: If the model's modules cannot be split into parts.
         """
         parts = whole_modules(strategy)
+        known = None if payload is None else RankedParts.of(payload)
         if self.kept_parts is not None:
             parts = read_kept_parts(Path(self.kept_parts))
         elif known is not None or parts is None:

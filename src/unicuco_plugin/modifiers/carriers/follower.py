@@ -8,15 +8,12 @@ from llmcompressor.modifiers import Modifier
 from loguru import logger
 from torch import nn
 
-from unicuco_plugin.errors import RecipeError
+from unicuco_plugin.errors import RecipeError, listed
 from unicuco_plugin.modifiers.carriers.engine_rounding import ENGINES, Follower
 from unicuco_plugin.modifiers.toolkit.windows import check_samples
 from unicuco_plugin.traits import cutting, zeroing
 
 __all__ = ["check_carrier", "check_ignored", "check_text", "find_follower", "warn_of_refilling"]
-
-# How many names a message lists.
-_NAMED = 3
 
 
 def find_follower(modifiers: Sequence[Modifier]) -> Follower:
@@ -107,9 +104,9 @@ def check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None:
         if match_targets(name, linear, follower.ignore) or match_targets(f"{name}.", linear, follower.ignore)
     ]
     if hit:
-        listed = ", ".join(hit[:_NAMED]) + (f" and {len(hit) - _NAMED} more" if len(hit) > _NAMED else "")
+        told = listed(hit, rest=" and {} more")
         raise RecipeError(
-            f"{type(follower).__name__}: ignore {follower.ignore} matches linears that the strategy prunes: {listed}; "
+            f"{type(follower).__name__}: ignore {follower.ignore} matches linears that the strategy prunes: {told}; "
             "remove the pattern, or let them stay dense (--ignore) when the profile is trained"
         )
 

@@ -14,7 +14,7 @@ from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, Structu
 from unicuco_plugin.modifiers.carriers.removal import RemovalHandler
 from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
 from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
-from unicuco_plugin.scores.ranked_parts import RankedParts
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, traits_of
 
@@ -57,7 +57,7 @@ class Task:
         levels: A level database's folder, where zeros are to come from one.
         options: Of structured strategies.
         batches: The toolkit's calibration data.
-        known: Asks which parts of modules go first, of the profiles that answered.
+        payload: Asks what strategies need beyond shares of the profiles that answered; called by handlers that need it.
     """
 
     model: nn.Module
@@ -65,7 +65,7 @@ class Task:
     levels: str | None
     options: StructuredOptions
     batches: Iterable[Mapping[str, Any]] | None
-    known: Callable[[], RankedParts | None]
+    payload: Callable[[], Payload | None]
 
 
 def _removal(task: Task) -> SpaceHandler:
@@ -73,7 +73,7 @@ def _removal(task: Task) -> SpaceHandler:
 
 
 def _structured(task: Task) -> SpaceHandler:
-    parts = task.options.choose(find_decoder(task.model), task.strategy, task.batches, task.known())
+    parts = task.options.choose(find_decoder(task.model), task.strategy, task.batches, task.payload())
     return StructuredHandler(task.model, parts, task.options.format)
 
 

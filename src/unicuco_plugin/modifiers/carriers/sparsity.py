@@ -18,8 +18,6 @@ from unicuco_plugin.strategy import Strategy
 
 __all__ = ["SparsityHandler"]
 
-# How many names a message lists.
-_NAMED = 3
 _DENSE = Setting(0.0, 0)
 
 

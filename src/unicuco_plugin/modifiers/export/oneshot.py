@@ -114,7 +114,7 @@ def prune(
             strategies = tuple(strategy for modifier in profiles for strategy in modifier.resolve())
             params = _count(live)
             saved = save_checkpoint(live, stage, tokenizer, built)
-            check_limits(strategies, params, saved.loaded_bytes)
+            check_limits(strategies, {"params": params, "bytes": saved.loaded_bytes})
             achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
             own = all(modifier.own_parts for modifier in profiles)

@@ -13,7 +13,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.peers.evopress_files import STEP, drops_to_units, levels_to_units, read_either
 from unicuco_plugin.peers.peer import PeerRequest, Setting
-from unicuco_plugin.peers.strategies import make_strategy, removed_share
+from unicuco_plugin.peers.strategies import make_strategy, share_of_units
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
@@ -244,7 +244,7 @@ class EvoPressSource(_Entry):
             sizes = {name: linear.weight.numel() for name, linear in decoder.all_linears().items()}
             return levels_to_units(found, sizes, share, self.step), share
         units = drops_to_units(found, decoder, halves=traits_of(self.spaces[0]).halves)
-        share = removed_share(decoder, self.spaces[0], units)
+        share = share_of_units(decoder, self.spaces[0], units)
         if not 0.0 < share < 1.0:
             raise StrategyError(f"must remove a part of the model, got a share of {share:g}")
         return units, share

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, PeerSource, ProfileSource
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.peers.evopress_files import read_either
-from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import traits_of
 
-__all__ = ["check_source", "find_inputs", "known_parts", "largest_share", "plain_source", "trace_source"]
+__all__ = ["check_source", "find_inputs", "find_payload", "largest_share", "plain_source", "trace_source"]
 
 _SOURCES = ("profile", "strategy", "profiles", "peer", "evopress")
 
@@ -66,12 +66,16 @@ def largest_share(fields: Mapping[str, Any]) -> float:
     return min(2.0 * (fields["request"] or {}).get("sparsity", 0.5), 1.0)
 
 
-def known_parts(sources: Sequence[ProfileSource]) -> RankedParts | None:
-    """Which parts of modules go first, as the one profile among them whose strategies need that knows it."""
+def find_payload(sources: Sequence[ProfileSource]) -> Payload | None:
+    """What strategies need beyond shares, of the one profile among them whose space needs something.
+
+    Raises:
+        ProfileError: If that profile does not hold it.
+    """
     from unicuco_plugin.answering import load_profile  # noqa: PLC0415 - it brings the search's packages with it
 
     profiles = (load_profile(one.profile) for one in sources)
-    return next((profile.rank_parts() for profile in profiles if traits_of(profile.space).cuts), None)
+    return next((profile.payload for profile in profiles if traits_of(profile.space).payload), None)
 
 
 def trace_source(source: object, request: Mapping[str, Any] | None) -> list[dict[str, Any]] | None:

@@ -2,18 +2,18 @@
 
 from torch import Tensor
 
+from unicuco_plugin.costs.measure import linear_costs
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.coverage import measure_coverage
-from unicuco_plugin.models.blocks.sizes import measure_sizes
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_space
-from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.sparsity import BOUNDS
 from unicuco_plugin.spaces.units import group_linears, select_bounds
 from unicuco_plugin.training.even_slopes import structural_starts
-from unicuco_plugin.training.subject import Ask, Start, Subject, size_table
+from unicuco_plugin.training.subject import Ask, Start, Subject
 
 __all__ = ["linear_subject"]
 
@@ -44,9 +44,8 @@ def linear_subject(ask: Ask) -> Subject:
         "bounds": [list(pair) for pair in bounds],
     }
 
-    def start(journal: Journal, windows: Tensor, _ranked: RankedParts | None) -> Start:
+    def start(journal: Journal, windows: Tensor, _payload: Payload | None) -> Start:
         return Start(*structural_starts(decoder, levels, space, windows, journal))
 
-    table = size_table(measure_sizes(decoder), tuple(weights.values()), (0,) * len(weights))
     coverage = sum(weights.values()) / measure_coverage(decoder).blocks
-    return Subject(space, table, header, levels, None, start, coverage=coverage)
+    return Subject(space, linear_costs(decoder, weights), header, levels, None, start, coverage=coverage)

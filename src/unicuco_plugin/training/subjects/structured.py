@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
+from unicuco_plugin.costs.measure import part_costs
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.models.parts.cuts import check_cuts
-from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_ranking, make_space
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.spaces.structured import StructuredSpace
 from unicuco_plugin.training.interactions import interaction_starts
-from unicuco_plugin.training.part_sizes import measure_parts
 from unicuco_plugin.training.subject import Ask, Start, Subject
 
 __all__ = ["part_subject"]
@@ -25,17 +25,18 @@ def part_subject(ask: Ask) -> Subject:
     decoder, units = ask.decoder, ask.units
     ranking = make_ranking(units.ranking)
     check_cuts(decoder)
-    table = measure_parts(decoder, round_to=units.round_to, compensate=units.compensate)
-    space = make_space(ask.name, tuple(find_parts(decoder)), table.unit_params, parts=table.parts)
+    costs = part_costs(decoder, round_to=units.round_to, compensate=units.compensate)
+    space = make_space(ask.name, costs.units, costs.table.unit_params, parts=costs.table.parts)
     header = {"ranking": units.ranking, "compensate": units.compensate, "round_to": units.round_to}
 
-    def rank(windows: Tensor) -> RankedParts:
-        return rank_parts(decoder, windows, ranking, compensate=units.compensate)
+    def prepare(windows: Tensor) -> Payload:
+        return rank_parts(decoder, windows, ranking, compensate=units.compensate).to_payload()
 
-    def start(journal: Journal, windows: Tensor, ranked: RankedParts | None) -> Start:
-        if ranked is None or not isinstance(space, StructuredSpace):  # a plugin may have its own
+    def start(journal: Journal, windows: Tensor, payload: Payload | None) -> Start:
+        if payload is None or not isinstance(space, StructuredSpace):  # a plugin may have its own
             return Start()
+        ranked = RankedParts.of(payload)
         first, prior, tokens = interaction_starts(decoder, space, windows, ranked, journal)
         return Start(first, prior, tokens + ranked.tokens)
 
-    return Subject(space, table, header, None, rank, start)
+    return Subject(space, costs, header, None, prepare, start)

@@ -1,0 +1,121 @@
+"""What answers of a benchmark are worth on its texts, measured alike whoever gave them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from unicuco_plugin.benchmark.plan import BenchmarkPlan
+from unicuco_plugin.benchmark.texts import Texts
+from unicuco_plugin.errors import JournalError
+from unicuco_plugin.evaluation.comparison import Estimate
+from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.journal.once import measure_once
+from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.units import UnitsEvaluator
+from unicuco_plugin.payload import Payload
+from unicuco_plugin.scores.ranked_parts import rank_parts
+from unicuco_plugin.scores.ranking import RANKINGS
+from unicuco_plugin.traits import traits_of
+
+__all__ = ["Quality"]
+
+
+@dataclass
+class Quality:
+    """Divergence of strategies on the texts of a benchmark; what is in the journal is not measured again.
+
+    Attributes:
+        plan: Names the space and the level database.
+        texts: Cut into windows.
+        decoder: The dense model.
+        journal: Of the benchmark, open.
+    """
+
+    plan: BenchmarkPlan
+    texts: Texts
+    decoder: Decoder
+    journal: Journal
+
+    def check_contents(self, path: Path) -> None:
+        """Refuse texts and databases that changed under their names: what the journal holds is of the old ones.
+
+        Args:
+            path: The journal's file.
+
+        Raises:
+            JournalError: If one did; the message names the field.
+        """
+        named = dict(self.texts.hashes)
+        if self.levels is not None:
+            named["levels"] = self.levels.record.identity
+        known = self.journal.notes()
+        for field, content in named.items():
+            note = f"content/{field}/{self._where(field)}"
+            if known.get(note, content) != content:
+                raise JournalError(
+                    f"{field} must be as it was when {path} was started, but has changed: "
+                    "restore it, or give another --output"
+                )
+            self.journal.write_note(note, content)
+
+    def measure(self, name: str, units: Mapping[str, float], tell: Callable[[], None]) -> dict[str, Any]:
+        """Divergence of one strategy on a text, nats per token, as a benchmark's result has it.
+
+        Args:
+            name: Of the text.
+            units: Unit name → share removed.
+            tell: Called before something is really measured.
+
+        Returns:
+            ``mean``, ``standard_error`` (None of one window, which says nothing of its own spread) and ``windows``.
+        """
+
+        def measure(_: list[int]) -> list[Evaluation]:
+            tell()
+            return self._evaluators[name].evaluate([units])
+
+        key = hashlib.sha256(json.dumps(units, sort_keys=True).encode()).hexdigest()
+        [row] = measure_once(self.journal, f"text/{self.texts.hashes[f'evaluation.{name}']}", [key], measure)
+        found = Estimate.of(row.per_window)
+        return {
+            "mean": found.mean,
+            "standard_error": found.standard_error if len(row.per_window) > 1 else None,
+            "windows": [round(value, 6) for value in row.per_window],
+        }
+
+    @cached_property
+    def levels(self) -> Levels | None:
+        """The plan's level database, which must be the model's."""
+        if self.plan.levels is None:
+            return None
+        levels = Levels.open(self.plan.levels)
+        levels.check_model(str(fingerprint(self.decoder.model)))
+        return levels
+
+    @cached_property
+    def _evaluators(self) -> dict[str, UnitsEvaluator]:
+        return {
+            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels, payload=self._payload)
+            for name, windows in self.texts.evaluation.items()
+        }
+
+    @cached_property
+    def _payload(self) -> Payload | None:
+        """Which parts of a module go, for everyone alike: whoever answers says how many."""
+        if not traits_of(self.plan.space).cuts:
+            return None
+        return rank_parts(self.decoder, self.texts.calibration, RANKINGS["flap"]).to_payload()
+
+    def _where(self, field: str) -> str:
+        """The field as the YAML has it, hashed: another text is another note."""
+        kind, _, name = field.partition(".")
+        value = self.plan.model_dump(mode="json")[kind]
+        content = json.dumps(value[name] if name else value, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""What strategies cost, each cost by its name."""

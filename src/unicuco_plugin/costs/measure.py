@@ -1,0 +1,136 @@
+"""What units weigh in the checkpoint of a model: the tables of costs, measured from shapes alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.costs.table import CostTable
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.sizes import ModelSizes, measure_sizes, tensor_bytes
+from unicuco_plugin.models.blocks.sublayers import sublayer_params
+from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks
+from unicuco_plugin.models.tensors.storage import count_parameters, kept_tensors
+from unicuco_plugin.spaces.structured import ROUND_TO
+from unicuco_plugin.traits import Effect, traits_of
+
+__all__ = ["block_costs", "half_costs", "linear_costs", "measure_costs", "part_costs"]
+
+
+def block_costs(decoder: Decoder) -> TableCosts:
+    """Blocks, each of which leaves by itself."""
+    sizes = measure_sizes(decoder)
+    table = _table(sizes, sizes.block_params, sizes.block_bytes)
+    return TableCosts(decoder.block_names, table, physical=True)
+
+
+def half_costs(decoder: Decoder) -> TableCosts:
+    """Attentions and MLPs: blocks leave that lose both; what only half a block lacks is zeroed and stays in the files.
+
+    Raises:
+        UnsupportedModelError: If a half lies in no module of its own.
+    """
+    sizes, params = measure_sizes(decoder), sublayer_params(decoder)
+    pairs = zip(sizes.block_params, sizes.block_bytes, strict=True)
+    table = _table(sizes, tuple(params.values()), (0,) * len(params))
+    table = table.model_copy(update={"blocks": dict(zip(decoder.block_names, pairs, strict=True))})
+    return TableCosts(tuple(params), table, physical=False)
+
+
+def linear_costs(decoder: Decoder, weights: Mapping[str, int] | None = None) -> TableCosts:
+    """Linears or groups of them, whose zeros stay in the files.
+
+    Args:
+        decoder: The dense model.
+        weights: Prunable weights of each unit; those of every linear if left out.
+
+    Raises:
+        UnsupportedModelError: If there is no linear.
+    """
+    if weights is None:
+        with kept_tensors():
+            weights = {name: linear.weight.numel() for name, linear in decoder.all_linears().items()}
+    table = _table(measure_sizes(decoder), tuple(weights.values()), (0,) * len(weights))
+    return TableCosts(tuple(weights), table, physical=False)
+
+
+def part_costs(decoder: Decoder, *, round_to: int = ROUND_TO, compensate: bool = True) -> TableCosts:
+    """Attentions and MLPs whose parts go, in the compact checkpoint, to the parameter.
+
+    Where a module loses some of its parts its output gets a bias, if ``compensate`` and it has none. A block that loses
+    both modules leaves with its norms. Bytes are never below those on disk, and a few bytes a tensor above: shapes are
+    written in fewer digits when they shrink.
+
+    Args:
+        decoder: The dense model.
+        round_to: Neurons that go together, at least 1; head groups go one by one.
+        compensate: Whether biases stand for what is removed.
+
+    Raises:
+        UnsupportedModelError: If the model's modules cannot be split into parts.
+    """
+    sizes, parts = measure_sizes(decoder), find_parts(decoder)
+    counted = {name: _beside(decoder, part, compensate=compensate) for name, part in parts.items()}
+    width = sizes.bytes_per_param
+    blocks: dict[str, tuple[int, int]] = {}
+    for block, inside in leaving_blocks(decoder, parts).items():
+        index = decoder.block_names.index(block)
+        params = sum(parts[n].params * parts[n].count + counted[n][0][0] for n in inside)
+        size = sum(parts[n].params * parts[n].count * width + counted[n][0][1] for n in inside)
+        blocks[block] = (sizes.block_params[index] - params, sizes.block_bytes[index] - size)
+    table = CostTable(
+        unit_params=tuple(part.params * part.count for part in parts.values()),
+        unit_bytes=tuple(part.params * part.count * width for part in parts.values()),
+        total_params=sizes.total_params,
+        total_bytes=sizes.total_bytes,
+        dtype=sizes.dtype,
+        blocks=blocks,
+        parts=tuple((p.count, 1 if p.kind == "attention" else min(round_to, p.count)) for p in parts.values()),
+        rests=tuple(counted[name][0] for name in parts),
+        biases=tuple(counted[name][1] for name in parts),
+    )
+    return TableCosts(tuple(parts), table, physical=True)
+
+
+# Who measures what; a new effect adds its table here. A space without traits is one over blocks.
+_COSTS: Mapping[Effect | None, Callable[[Decoder], TableCosts]] = {
+    None: block_costs,
+    Effect.DROP: block_costs,
+    Effect.SILENCE: half_costs,
+    Effect.CUT: part_costs,
+    Effect.ZERO: linear_costs,
+}
+
+
+def measure_costs(decoder: Decoder, space: str) -> TableCosts:
+    """What strategies of a space cost in the checkpoint of a model.
+
+    Raises:
+        UnsupportedModelError: If the model has not the units that the space is over.
+    """
+    return _COSTS[traits_of(space).effect](decoder)
+
+
+def _table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -> CostTable:
+    return CostTable(
+        unit_params=tuple(params),
+        unit_bytes=tuple(size),
+        total_params=sizes.total_params,
+        total_bytes=sizes.total_bytes,
+        dtype=sizes.dtype,
+    )
+
+
+def _beside(decoder: Decoder, part: Parts, *, compensate: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What leaves beside its parts when a module goes whole, and the bias that it gains when it goes in part."""
+    module = decoder.model.get_submodule(part.name)
+    with kept_tensors():
+        tensors = {f"{part.name}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
+    output = decoder.model.get_submodule(part.output)
+    weight = output.get_parameter("weight")
+    rest = count_parameters(module) - part.count * part.params
+    rest_bytes = tensor_bytes(decoder, tensors) - part.count * part.params * weight.element_size()
+    if not compensate or getattr(output, "bias", None) is not None:
+        return (rest, rest_bytes), (0, 0)
+    bias = torch.empty(weight.shape[0], dtype=weight.dtype, device="meta")
+    return (rest, rest_bytes), (bias.numel(), tensor_bytes(decoder, {f"{part.output}.bias": bias}))

@@ -1,0 +1,75 @@
+"""What each unit weighs in the checkpoint: the numbers that costs are added up from, as a profile keeps them."""
+
+from collections.abc import Iterable
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["CostTable"]
+
+_MOST = 2**60  # parameters or bytes; what is added up from a few such numbers still fits into 64 bits
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Pair = tuple[Count, Count]
+Change = Annotated[int, Field(ge=-_MOST, le=_MOST)]
+
+
+class CostTable(BaseModel):
+    """What each unit weighs in the checkpoint, in parameters and in bytes.
+
+    Attributes:
+        unit_params: Parameters of each unit; of all its parts, where it has parts.
+        unit_bytes: Bytes of the weight files that go with it.
+        total_params, total_bytes: Of the dense checkpoint.
+        dtype: The dtype those bytes are counted in.
+        blocks: Parameters and bytes by name of each block that leaves with the last of its units: all of it where
+            units alone leave nothing, else what belongs to none of them.
+        parts: Equal parts of each unit, and how many of them go together, where units go part by part.
+        rests: Parameters and bytes that leave beside its parts when a unit goes whole, less those of the bias that
+            then stands for it.
+        biases: Parameters and bytes that a unit gains which loses some of its parts: of the bias that stands for them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    unit_params: tuple[Count, ...]
+    unit_bytes: tuple[Count, ...]
+    total_params: Annotated[int, Field(gt=0, le=_MOST)]
+    total_bytes: Annotated[int, Field(gt=0, le=_MOST)]
+    dtype: Annotated[str, Field(min_length=1, max_length=1000)]
+    blocks: dict[Annotated[str, Field(min_length=1, max_length=1000)], Pair] = {}
+    parts: tuple[Pair, ...] = ()
+    rests: tuple[tuple[Change, Change], ...] = ()
+    biases: tuple[Pair, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_totals(self) -> Self:
+        for name, each, total in (
+            ("params", self.unit_params, self.total_params),
+            ("bytes", self.unit_bytes, self.total_bytes),
+        ):
+            if sum(each) > total:
+                raise ValueError(f"total_{name} must be at least the {sum(each):,} of all units, got {total:,}")
+        if not any(self.unit_params):
+            raise ValueError("unit_params must not all be 0")
+        if any(step < 1 or step > count for count, step in self.parts):
+            raise ValueError("parts must be (equal parts, how many go together), at least one, and no more than all")
+        for name, pairs in (("blocks", self.blocks.values()), ("rests", self.rests), ("biases", self.biases)):
+            if _sum(pairs) > _MOST:
+                raise ValueError(f"{name} must be parameters and bytes of one model, got {_sum(pairs):.3g} altogether")
+        return self
+
+    def check_lengths(self, count: int) -> None:
+        """Refuse a table of another number of units.
+
+        Raises:
+            ValueError: If a list has not one entry for each of ``count`` units.
+        """
+        lists = ("unit_params", "unit_bytes", *(("parts", "rests", "biases") if self.parts else ()))
+        for name in lists:
+            found = len(getattr(self, name))
+            if found != count:
+                raise ValueError(f"sizes.{name} must have one entry for each of {count} units, got {found}")
+
+
+def _sum(pairs: Iterable[tuple[int, int]]) -> int:
+    return sum(abs(number) for pair in pairs for number in pair)

@@ -1,0 +1,57 @@
+"""What a run is given: a dense model, and text to calibrate on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CalibrationText", "ModelSource"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A dense model, and how it is loaded.
+
+    Attributes:
+        name: Its folder, or its name on the hub.
+        device: Where it runs, such as ``cpu`` or ``cuda``.
+        dtype: What it computes in, such as ``bfloat16``; ``auto`` is the checkpoint's own.
+        revision: A branch, tag or commit on the hub.
+        trust_remote_code: Whether code in the model's own repository may run.
+    """
+
+    name: str | Path
+    device: str = "cpu"
+    dtype: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @classmethod
+    def of(cls, given: "str | Path | ModelSource") -> "ModelSource":
+        """A model by its folder or name is loaded in the usual way."""
+        return given if isinstance(given, ModelSource) else cls(given)
+
+    @property
+    def hub(self) -> dict[str, Any]:
+        """What everything that reads its folder or repository is told."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """Text that windows are cut from.
+
+    Attributes:
+        sources: Text files, JSONL files, ``datasets`` names or folders; none lets the model write its own text.
+        split: Which split of a dataset.
+        documents: At most so many documents of each source; all by default.
+    """
+
+    sources: Sequence[str] = ()
+    split: str = "train"
+    documents: int | None = None
+
+    @classmethod
+    def of(cls, given: "Sequence[str] | CalibrationText") -> "CalibrationText":
+        """Sources alone are read from the usual split, all of them."""
+        return given if isinstance(given, CalibrationText) else cls(given)
