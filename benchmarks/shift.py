@@ -28,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     result = {}
     for name in args.profiles:
-        known = load_profile(name).shift
+        known = load_profile(name).divergences.shift
         if known is None:
             raise RuntimeError(f"{name} has too few confirmed strategies")
         sparsity, difference = known.sparsity, known.difference

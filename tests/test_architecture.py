@@ -37,6 +37,7 @@ ROOMS = [
     "plugins",
     "profile_record",
     "profile",
+    "divergences",
     "limits",
     "answering",
     "training",

@@ -3,7 +3,6 @@
 Everything here is small linear algebra on the profile's own tensors; no language model is needed.
 """
 
-import math
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -13,22 +12,21 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.costs.model import TableCosts, objective_cost
+from unicuco_plugin.divergences import Divergences
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
 from unicuco_plugin.levels.record import identify_levels
 from unicuco_plugin.limits import Limits
-from unicuco_plugin.objectives.floor import floored
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_scalarization, make_space
 from unicuco_plugin.policy.contest import Candidate, Contest, safest
 from unicuco_plugin.policy.evidence import Evidence
-from unicuco_plugin.policy.posterior import Z90, Posterior
+from unicuco_plugin.policy.posterior import Posterior
 from unicuco_plugin.policy.scalarization import Z_STAR, Scaling
-from unicuco_plugin.policy.shift import Shift
 from unicuco_plugin.policy.stratnet import StratNet
-from unicuco_plugin.profile import read_profile
+from unicuco_plugin.profile import PACKAGED, find_profile, packaged_profiles, read_profile
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
-from unicuco_plugin.spaces.space import Named
+from unicuco_plugin.spaces.space import check_key
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 from unicuco_plugin.traits import traits_of
 
@@ -36,10 +34,6 @@ if TYPE_CHECKING:
     from unicuco_plugin.scores.ranked_parts import RankedParts
 
 __all__ = ["PACKAGED", "Profile", "load_profile", "packaged_profiles"]
-
-PACKAGED = Path(__file__).parent / "profiles"
-# Logarithm of the largest divergence that is told: a file may claim more than a float can hold.
-_LARGEST = 700.0
 
 
 class Profile:
@@ -55,6 +49,7 @@ class Profile:
         net: StratNet.
         posterior: The surrogate.
         costs: What its strategies cost.
+        divergences: What is known of theirs.
 
     Raises:
         ProfileError: If the tensors do not fit the record.
@@ -78,19 +73,19 @@ class Profile:
             self.net.load_finite({name: value.double() for name, value in tensors["stratnet"].items()})
             self._scaling = Scaling(record.ideal, record.nadir)
             for entry in record.archive:
-                _check_key(self.search_space, entry.strategy)
+                check_key(self.search_space, entry.strategy)
         except (KeyError, ValueError, RuntimeError) as error:
             if isinstance(error, UnicucoError) and not isinstance(error, StrategyError):
                 raise
             raise ProfileError(f"profile {record.name:.60} is damaged: {error}") from error
         self._tensors = tensors
-        self._entries = {entry.strategy: entry for entry in record.archive}
-        archive = {key: entry.reranked for key, entry in self._entries.items()}
+        archive = {entry.strategy: entry.reranked for entry in record.archive}
         evidence = Evidence(record.reranked_shift, record.noise)
-        confirmed = {key for key, entry in self._entries.items() if entry.confirmed}
+        confirmed = {entry.strategy for entry in record.archive if entry.confirmed}
         self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
         self.costs = TableCosts(record.units, record.sizes, physical=self.search_space.physical)
-        self._limits = Limits(self.search_space, self._contest, self.costs, self._upper)
+        self.divergences = Divergences(record, self.search_space, self._contest)
+        self._limits = Limits(self.search_space, self._contest, self.costs, self.divergences.upper)
 
     @property
     def name(self) -> str:
@@ -162,7 +157,7 @@ class Profile:
         """Predict the divergence of one strategy, ``d`` shares, measured or not, by the surrogate alone."""
         with torch.no_grad():
             mean, std = self.posterior.log_predict(x[None])
-        return self._shifted(x, mean.item(), std.item())
+        return self.divergences.shifted(x, mean.item(), std.item())
 
     def front(self) -> list[Strategy]:
         """The best strategy of each budget, smallest removal first."""
@@ -211,9 +206,6 @@ class Profile:
     def _best(self) -> list[Candidate]:
         return self._contest.best(self.search_space.budgets)
 
-    def _upper(self, candidate: Candidate) -> float:
-        return self._divergence(candidate).interval90[1]
-
     # -- which strategy -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -234,37 +226,6 @@ class Profile:
         g = scalarization(f, lam.expand(len(f), 2), torch.full((2,), Z_STAR, dtype=torch.float64))
         return candidates[int(g.argmin())]
 
-    # -- what is said of it ---------------------------------------------------------------------------------------
-
-    def _divergence(self, candidate: Candidate) -> Divergence:
-        entry = self._entries.get(candidate.key)
-        if entry is not None and entry.confirmed is not None:
-            return Divergence(mean=entry.confirmed.mean, interval90=entry.confirmed.interval90, measured=True)
-        return self._shifted(candidate.x, candidate.mean, candidate.std)
-
-    @cached_property
-    def shift(self) -> Shift | None:
-        """What the strategies that were confirmed say of the others; None where too few were."""
-        confirmed = {key: entry.confirmed for key, entry in self._entries.items() if entry.confirmed is not None}
-        if not confirmed:
-            return None
-        rows = torch.stack([self.search_space.parse(key) for key in confirmed])
-        ranked = self._contest.predict(rows, "archive", list(confirmed))
-        differences = [
-            math.log(floored(found.mean)) - by.mean for found, by in zip(confirmed.values(), ranked, strict=True)
-        ]
-        return Shift.of(self.search_space.sparsity(rows).tolist(), differences)
-
-    def _shifted(self, x: Tensor, mean: float, std: float) -> Divergence:
-        """From the ranking windows' logarithm to the confirming windows' nats per token."""
-        shift, shift_std = self.record.shift, self.record.shift_std
-        if self.shift is not None:
-            shift, shift_std = self.shift.at(self.search_space.sparsity(x[None]).item())
-        centre = mean + shift
-        half = Z90 * math.hypot(std, shift_std)
-        low, mean, high = (math.exp(min(value, _LARGEST)) for value in (centre - half, centre, centre + half))
-        return Divergence(mean=mean, interval90=(low, high), measured=False)
-
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         return Strategy(
             space=self.record.space,
@@ -275,25 +236,9 @@ class Profile:
             bytes=int(self.costs.of("bytes", candidate.x[None])),
             source=candidate.source,
             levels=self._levels,
-            divergence=self._divergence(candidate),
+            divergence=self.divergences.of(candidate),
             units=self.search_space.to_units(candidate.x),
         )
-
-
-def _check_key(space: Named, key: str) -> None:
-    """Refuse an archived strategy that the space did not write."""
-    try:
-        x = space.parse(key)
-        known = space.key(x) == key
-    except (ValueError, IndexError, OverflowError, RuntimeError):
-        known = False
-    if not known or not bool(((x >= 0.0) & (x <= 1.0)).all()) or not x.any():
-        raise ValueError(f"strategy must be a key of the space {space.name} that removes something, got {quoted(key)}")
-
-
-def packaged_profiles() -> list[str]:
-    """Names of the profiles that come with the package."""
-    return sorted(path.parent.name for path in PACKAGED.glob("*/profile.json"))
 
 
 def load_profile(source: str | Path) -> Profile:
@@ -302,12 +247,4 @@ def load_profile(source: str | Path) -> Profile:
     Raises:
         ProfileError: If there is none, or it is truncated, edited, or of a newer schema.
     """
-    folder = Path(source)
-    if not folder.exists():
-        packaged = PACKAGED / str(source)
-        if str(source) not in packaged_profiles():
-            names = ", ".join(packaged_profiles()) or "none"
-            raise ProfileError(f"no profile at {source}: neither a folder nor a packaged profile ({names})")
-        folder = packaged
-    record, tensors = read_profile(folder)
-    return Profile(record, tensors)
+    return Profile(*read_profile(find_profile(source)))

@@ -18,13 +18,17 @@ from unicuco_plugin.signed import SignedDocument
 from unicuco_plugin.traits import SPACES
 
 __all__ = [
+    "PACKAGED",
     "RECORD",
     "SCHEMA",
+    "find_profile",
     "is_profile",
+    "packaged_profiles",
     "read_profile",
     "write_profile",
 ]
 
+PACKAGED = Path(__file__).parent / "profiles"
 SCHEMA = 1
 RECORD = "profile.json"
 _DOCUMENT = SignedDocument("profile", SCHEMA, ProfileError, "train it again")
@@ -41,6 +45,25 @@ _LARGEST = 2**28
 def is_profile(path: Path) -> bool:
     """Whether a file is a profile's record, of whatever schema, whole and unedited."""
     return _DOCUMENT.wrote(path)
+
+
+def packaged_profiles() -> list[str]:
+    """Names of the profiles that come with the package."""
+    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{RECORD}"))
+
+
+def find_profile(source: str | Path) -> Path:
+    """The folder of a profile, or of a packaged one by its name.
+
+    Raises:
+        ProfileError: If there is none.
+    """
+    if Path(source).exists():
+        return Path(source)
+    if str(source) not in packaged_profiles():
+        names = ", ".join(packaged_profiles()) or "none"
+        raise ProfileError(f"no profile at {source}: neither a folder nor a packaged profile ({names})")
+    return PACKAGED / str(source)
 
 
 def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:

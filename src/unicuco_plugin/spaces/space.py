@@ -5,7 +5,9 @@ from typing import Protocol
 
 from torch import Generator, Tensor
 
-__all__ = ["Coordinates", "Feasible", "Moves", "Named", "Space"]
+from unicuco_plugin.errors import quoted
+
+__all__ = ["Coordinates", "Feasible", "Moves", "Named", "Space", "check_key"]
 
 
 class Named(Protocol):
@@ -153,3 +155,18 @@ class Space(Named, Feasible, Moves, Coordinates, Protocol):
     Strategies are rows of float64 tensors ``p x d`` with entries in [0, 1], the share removed of each of ``d`` units.
     What its strategies do to a model is not said here: :class:`~unicuco_plugin.traits.SpaceTraits`.
     """
+
+
+def check_key(space: Named, key: str) -> None:
+    """Refuse a key that the space did not write, or of a strategy that removes nothing.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    try:
+        x = space.parse(key)
+        known = space.key(x) == key
+    except (ValueError, IndexError, OverflowError, RuntimeError):
+        known = False
+    if not known or not bool(((x >= 0.0) & (x <= 1.0)).all()) or not x.any():
+        raise ValueError(f"strategy must be a key of the space {space.name} that removes something, got {quoted(key)}")
