@@ -27,10 +27,11 @@ from torch import Tensor
 
 from unicuco_plugin.evaluation.comparison import compare_models
 from unicuco_plugin.levels.build import build_levels
+from unicuco_plugin.levels.linear import LinearLevels
 from unicuco_plugin.levels.realise import realise
-from unicuco_plugin.levels.record import Inputs, LevelSettings
+from unicuco_plugin.levels.settings import Inputs, LevelSettings
 from unicuco_plugin.levels.stitch import swapped
-from unicuco_plugin.levels.store import Levels, LinearLevels
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.texts.calibration import load_windows
 

@@ -25,8 +25,8 @@ from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_wei
 from torch import Tensor, nn
 
 from unicuco_plugin.levels.gather import Hessians, gather_hessians
-from unicuco_plugin.levels.record import LADDER
-from unicuco_plugin.levels.store import write_linear
+from unicuco_plugin.levels.linear import write_linear
+from unicuco_plugin.levels.settings import LADDER
 from unicuco_plugin.levels.sweep import Factor, Solved, factor_hessian, solve_levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner

@@ -27,11 +27,12 @@ import torch
 from common import write_result
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from unicuco_plugin.levels.build import LevelProgress, build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.build import build_levels
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.objectives.sensitivity import measure_slopes, uniform_plan
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.spaces.plan import plan_counts
 
 
@@ -80,7 +81,7 @@ def _built(args: argparse.Namespace, decoder: Decoder, windows: torch.Tensor, fo
     clock = time.process_time if torch.get_num_threads() == 1 and args.device == "cpu" else time.perf_counter
     marks: list[tuple[str, float]] = []
 
-    def note(progress: LevelProgress) -> None:
+    def note(progress: Progress) -> None:
         marks.append((progress.stage, clock()))
         print(progress.stage, flush=True)
 

@@ -28,18 +28,19 @@ from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.families.family import Kind
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.objectives.interaction import InteractionMeter, InteractionPath, measure_path
 from unicuco_plugin.objectives.reduced import ReducedWalk
+from unicuco_plugin.peers.part_shares import flap_shares
 from unicuco_plugin.peers.parts import embed, kind_space, parts_space, within_kind
-from unicuco_plugin.peers.structured import flap_shares
 from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.structured import StructuredSpace
 from unicuco_plugin.texts.calibration import load_windows
 
 DEPTH = "smollm2-135m-instruct-depth"
-KINDS = {"interaction": None, "attention_only": "attention", "mlp_only": "mlp"}
+KINDS: dict[str, Kind | None] = {"interaction": None, "attention_only": "attention", "mlp_only": "mlp"}
 METHODS = ("uniform", "flap", *KINDS, "ours", "depth", "ours_at_depth")
 
 

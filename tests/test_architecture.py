@@ -1,11 +1,15 @@
 """The rules of docs/architecture.md and of the house style that a machine can hold."""
 
 import ast
+import dataclasses
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+from unicuco_plugin.models.families.known import FAMILIES, USUAL
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "unicuco_plugin"
@@ -17,6 +21,7 @@ ROOMS = [
     "files",
     "signed",
     "ownership",
+    "progress",
     "request",
     "traits",
     "strategy",
@@ -52,6 +57,7 @@ INNER = {
         "output_folder",
         "staging",
         "tensors",
+        "families",
         "blocks",
         "checkpoints",
         "parts",
@@ -79,6 +85,14 @@ MOST_LINES = 300
 SPACE_NAMES = frozenset({"depth", "sublayer", "sparsity", "structured"})
 # Where a space is described, and where it is built; and a table of granularities, one of which is called as a space is.
 MAY_NAME_SPACES = {"traits.py", "plugins/builtin.py", "spaces/units.py"}
+
+# Who may name modules and fields of families outside their room: the file that travels with checkpoints and imports
+# nothing of ours, and what Transformers and llm-compressor call the experts of every family.
+MAY_NAME_FAMILIES = {
+    "models/parts/compact.py", "models/blocks/mixtures.py", "models/blocks/experts.py", "levels/experts.py",
+}  # fmt: skip
+# Fields that Transformers itself gives all families, and words that mean something else, too.
+OF_ALL_FAMILIES = {"layer_types", "per_layer_config", "attention", "mlp", "attn", "dense"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 every_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -176,6 +190,25 @@ def literals(node):
         case ast.Call(args=[inner]):  # frozenset({...})
             return literals(inner)
     return set()
+
+
+def words(value):
+    """All names that a description of a family holds; sentences are none."""
+    if isinstance(value, str):
+        return {value} if value.isidentifier() else set()
+    if dataclasses.is_dataclass(value):
+        return {word for field in dataclasses.fields(value) for word in words(getattr(value, field.name))}
+    return {word for part in value for word in words(part)} if isinstance(value, Mapping | tuple | frozenset) else set()
+
+
+NAMES_OF_FAMILIES = (FAMILIES.keys() | words(USUAL) | words(tuple(FAMILIES.values()))) - OF_ALL_FAMILIES
+
+
+def family_names(tree):
+    """Yield (line, name) of every literal that is a name of a family, or of a module or field of one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in NAMES_OF_FAMILIES:
+            yield node.lineno, node.value
 
 
 def public(body):
@@ -321,6 +354,20 @@ def test_the_test_of_space_names_sees_a_comparison(source):
 )
 def test_the_test_of_space_names_lets_other_words_pass(source):
     assert list(space_comparisons(ast.parse(source))) == []
+
+
+@every_module
+def test_what_families_call_things_stands_in_their_room(module):
+    place = str(module.relative_to(PACKAGE))
+    assert list(family_names(parse(module))) == [] or place.startswith("models/families/") or place in MAY_NAME_FAMILIES
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['NAMES = ("o_proj", "mixer")', 'if config.model_type == "gptj": pass', 'vars(text).get("num_dense_layers")'],
+)
+def test_the_test_of_family_names_sees_one(source):
+    assert list(family_names(ast.parse(source)))
 
 
 @every_module

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unicuco_plugin import errors
-from unicuco_plugin.errors import clip, explain, quoted, round_down, round_up
+from unicuco_plugin.errors import clip, explain, listed, quoted, round_down, round_up
 
 
 @given(st.floats(1e-12, 1e12))
@@ -77,3 +77,16 @@ def test_a_clipped_text_is_no_longer_than_asked_and_keeps_what_fits(text, most, 
 
 def test_a_clipped_message_keeps_its_end():
     assert clip("which file" + "x" * 100 + "what to do", 30, middle=True) == "which filexxxxxxxxx…what to do"
+
+
+@pytest.mark.parametrize(
+    ("items", "options", "told"),
+    [
+        ([], {}, ""),
+        (["a", "b", "c"], {}, "a, b, c"),
+        (["a", "b", "c", "d"], {}, "a, b, c, …"),
+        (["a", "b", "c", "d", "e"], {"most": 2, "between": "; ", "rest": "; and {} more"}, "a; b; and 3 more"),
+    ],
+)
+def test_a_list_names_the_first_few_and_tells_of_the_rest(items, options, told):
+    assert listed(items, **options) == told

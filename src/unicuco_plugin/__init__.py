@@ -16,22 +16,23 @@ if TYPE_CHECKING:
     from unicuco_plugin.answering import Profile, load_profile
     from unicuco_plugin.errors import UnicucoError
     from unicuco_plugin.levels.build import build_levels
-    from unicuco_plugin.levels.record import LevelSettings
+    from unicuco_plugin.levels.settings import LevelSettings
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.checkpoints.demo import find_smollm2
     from unicuco_plugin.models.loading import load, load_tokenizer
-    from unicuco_plugin.modifiers.export.oneshot import Export, prune
+    from unicuco_plugin.modifiers.export.oneshot import prune
+    from unicuco_plugin.modifiers.export.result import Export
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
     from unicuco_plugin.objectives.divergence import DivergenceObjective
     from unicuco_plugin.objectives.objective import Evaluation, Objective, ObjectiveRequest, ReportingObjective
     from unicuco_plugin.peers.peer import Peer, PeerRequest, PeerResult
     from unicuco_plugin.plugins.hookspecs import hookimpl
     from unicuco_plugin.plugins.manager import plugin_manager
+    from unicuco_plugin.progress import Progress
     from unicuco_plugin.pruning import apply_strategy
     from unicuco_plugin.request import Request
     from unicuco_plugin.scores.ranking import Ranking
-    from unicuco_plugin.search.progress import Progress
     from unicuco_plugin.search.settings import PRESETS, Settings
     from unicuco_plugin.spaces.space import Space
     from unicuco_plugin.strategy import Strategy
@@ -86,8 +87,8 @@ _HOMES = {
     "CalibrationText": "training",
     "DivergenceObjective": "objectives.divergence",
     "Evaluation": "objectives.objective",
-    "Export": "modifiers.export.oneshot",
-    "LevelSettings": "levels.record",
+    "Export": "modifiers.export.result",
+    "LevelSettings": "levels.settings",
     "Levels": "levels.store",
     "ModelSource": "training",
     "Objective": "objectives.objective",
@@ -97,7 +98,7 @@ _HOMES = {
     "PeerRequest": "peers.peer",
     "PeerResult": "peers.peer",
     "Profile": "answering",
-    "Progress": "search.progress",
+    "Progress": "progress",
     "Ranking": "scores.ranking",
     "ReportingObjective": "objectives.objective",
     "Request": "request",

@@ -14,7 +14,7 @@ from torch import Tensor
 from unicuco_plugin.costs.model import TableCosts, objective_cost
 from unicuco_plugin.divergences import Divergences
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
-from unicuco_plugin.levels.record import identify_levels
+from unicuco_plugin.levels.settings import identify_levels
 from unicuco_plugin.limits import Limits
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_scalarization, make_space

@@ -1,5 +1,6 @@
 """Every error this package raises on purpose: one small tree, each message naming field, rule and value."""
 
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ __all__ = [
     "UnsupportedModelError",
     "clip",
     "explain",
+    "listed",
     "quoted",
     "round_down",
     "round_up",
@@ -115,6 +117,19 @@ def quoted(value: object, most: int = 60) -> str:
         return clip(repr(value), most)
     except (ValueError, RecursionError):  # integers of very many digits, lists in lists in lists
         return f"a very large {type(value).__name__}"
+
+
+def listed(items: Sequence[str], most: int = 3, *, between: str = ", ", rest: str = ", …") -> str:
+    """Name the first few of many: they say enough.
+
+    Args:
+        items: Any texts.
+        most: How many are named.
+        between: Stands between two of them.
+        rest: Stands behind the last one named where there are more; ``{}`` in it is how many more.
+    """
+    left = len(items) - most
+    return between.join(items[:most]) + (rest.format(left) if left > 0 else "")
 
 
 def explain(error: ValidationError) -> str:

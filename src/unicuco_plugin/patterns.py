@@ -52,10 +52,10 @@ _CHILD = """
 import json, re, signal, sys
 seconds, names, patterns = json.load(sys.stdin)
 signal.setitimer(signal.ITIMER_PROF, seconds)
-for place, (pattern, way) in enumerate(patterns):
+for place, (pattern, use) in enumerate(patterns):
     print(place, flush=True)
     try:
-        match = getattr(re.compile(pattern), way)
+        match = getattr(re.compile(pattern), use)
         for name in names:
             match(name)
     except Exception as error:
@@ -92,11 +92,11 @@ def find_bad_pattern(
     Returns:
         The first that is too long, does not compile or backtracks without end; None if all will do.
     """
-    ways = {(pattern, "match"): None for pattern in patterns} | {(pattern, "search"): None for pattern in searched}
-    for pattern, _ in ways:
+    uses = {(pattern, "match"): None for pattern in patterns} | {(pattern, "search"): None for pattern in searched}
+    for pattern, _ in uses:
         if len(pattern) > MOST_CHARACTERS:
             return BadPattern(pattern, f"must have at most {MOST_CHARACTERS:,} characters, got {len(pattern):,}")
-    doubtful = [(pattern, way) for pattern, way in ways if not _is_harmless(pattern)]
+    doubtful = [(pattern, use) for pattern, use in uses if not _is_harmless(pattern)]
     if len(doubtful) > _MOST_PATTERNS:
         return BadPattern(doubtful[-1][0], f"is one of {len(doubtful):,} expressions, got more than {_MOST_PATTERNS}")
     return _try_out(doubtful, [*_TYPICAL, *_AWKWARD, *names]) if doubtful else None

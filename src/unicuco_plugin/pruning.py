@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from unicuco_plugin.errors import ModelMismatchError, StrategyError, quoted
+from unicuco_plugin.errors import ModelMismatchError, StrategyError, listed, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.blocks.fingerprint import Fingerprint, config_fingerprint, fingerprint
 from unicuco_plugin.models.blocks.needed import check_needed
@@ -27,9 +27,6 @@ __all__ = [
 ]
 
 Model = TypeVar("Model", bound=nn.Module)
-
-# How many unit names a message lists.
-_NAMED = 3
 
 
 def check_config(config: Any, reference: ModelReference) -> None:  # noqa: ANN401 - a Transformers configuration
@@ -107,9 +104,8 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
     index = {name: i for i, name in enumerate(decoder.block_names)}
     unknown = sorted(strategy.units.keys() - index.keys())
     if unknown:
-        listed = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
         first, last = decoder.block_names[0], decoder.block_names[-1]
-        raise StrategyError(f"units must be blocks of the model, {first} to {last}, got {listed}")
+        raise StrategyError(f"units must be blocks of the model, {first} to {last}, got {listed(unknown)}")
     for name, share in strategy.units.items():
         if share != 1.0:
             raise StrategyError(f"units[{quoted(name)}] must be 1.0, since a block goes as a whole, got {share}")

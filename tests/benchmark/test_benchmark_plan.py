@@ -6,7 +6,8 @@ import pytest
 import yaml
 from benchmark_data import TRAIN
 
-from unicuco_plugin.benchmark.plan import BenchmarkPlan, Method, read_plan
+from unicuco_plugin.benchmark.method import Method
+from unicuco_plugin.benchmark.plan import BenchmarkPlan, read_plan
 from unicuco_plugin.errors import RecipeError
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

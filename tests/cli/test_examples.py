@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.parts.parts import find_parts

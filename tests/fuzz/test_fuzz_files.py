@@ -15,7 +15,7 @@ from tiny import VOCABULARY, tiny_model
 from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.levels import record as record_module
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.checkpoints import archive as archive_module

@@ -5,7 +5,7 @@ import torch
 from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 
 WINDOWS = torch.randint(3, VOCABULARY, (6, 16), generator=torch.Generator().manual_seed(0))

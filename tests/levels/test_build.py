@@ -24,7 +24,8 @@ from unicuco_plugin.levels import build as building
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.gather import gather_hessians
-from unicuco_plugin.levels.record import RECORD, LevelSettings, read_record, write_record
+from unicuco_plugin.levels.record import RECORD, read_record, write_record
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
@@ -323,7 +324,7 @@ import os, signal, sys, torch
 from pathlib import Path
 from tiny import VOCABULARY, tiny_model
 from unicuco_plugin.levels import build as building
-from unicuco_plugin.levels.record import LevelSettings, write_file
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 torch.set_num_threads(1)
 windows = torch.randint(3, VOCABULARY, (6, 16), generator=torch.Generator().manual_seed(0))

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from unicuco_plugin.errors import LevelsError
-from unicuco_plugin.levels.record import RECORD, LevelSettings, read_record, write_file, write_record
+from unicuco_plugin.levels.record import RECORD, read_record, write_file, write_record
+from unicuco_plugin.levels.settings import LevelSettings
 
 
 def test_a_record_is_read_as_it_was_written(levels, tmp_path):

@@ -7,7 +7,7 @@ from tiny_moe import MIXTURES, tiny_mixture
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.levels.experts import as_linears, split_experts
-from unicuco_plugin.models.blocks.experts import find_fused, find_split
+from unicuco_plugin.models.blocks.mixtures import find_fused, find_split
 
 IDS = torch.arange(3, 43)[None]
 

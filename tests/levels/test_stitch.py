@@ -5,9 +5,10 @@ import torch
 from tiny import tiny_model
 
 from unicuco_plugin.errors import LevelsError
+from unicuco_plugin.levels.linear import LinearLevels
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.stitch import Stitcher, stitch
-from unicuco_plugin.levels.store import Levels, LinearLevels
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"

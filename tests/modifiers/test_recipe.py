@@ -9,7 +9,7 @@ from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModif
 from llmcompressor.modifiers.quantization import QuantizationModifier
 
 from unicuco_plugin.errors import RecipeError
-from unicuco_plugin.modifiers.carriers.sparsity import find_follower
+from unicuco_plugin.modifiers.carriers.follower import find_follower
 from unicuco_plugin.modifiers.recipe import check_pipeline, check_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 

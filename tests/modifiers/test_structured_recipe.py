@@ -171,7 +171,7 @@ def test_modules_that_go_whole_need_neither_text_nor_a_file(checkpoint, tmp_path
     strategy = structured_strategy(tiny_model("llama"), uniform_parts(), units=units)
     done = prune_with_recipe(checkpoint("llama"), SparsityProfileModifier(strategy=strategy), tmp_path / "out")
     assert torch.equal(unicuco_plugin.load(tmp_path / "out")(token_ids).logits, done.model(token_ids).logits)
-    assert done.caveat == ""
+    assert done.divergence_note == ""
 
 
 @pytest.mark.slow

@@ -93,9 +93,9 @@ MEASURED = [({}, True), ({"compensate": True}, True), ({"compensate": False}, Fa
 @pytest.mark.parametrize(("options", "measured"), MEASURED, ids=str)
 def test_only_the_profiles_own_parts_and_biases_have_its_divergence(options, measured, answered, calibration):
     done, again = answered(calibration, **options)
-    assert (done.caveat == "") is measured
+    assert (done.divergence_note == "") is measured
     assert ("of the profile's own parts and biases" in (done.path / "README.md").read_text()) is not measured
-    assert (again.caveat == "") is measured
+    assert (again.divergence_note == "") is measured
     first, second = (read_kept_parts(export.path / KEPT_PARTS_FILE) for export in (done, again))
     assert (first.kept, first.biases.keys()) == (second.kept, second.biases.keys())
 

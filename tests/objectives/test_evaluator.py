@@ -76,9 +76,9 @@ def test_the_values_do_not_depend_on_how_work_is_batched(llama, expected, batch_
 def test_a_candidate_scores_the_same_alone_and_in_any_company(llama, sets):
     evaluator = BlockEvaluator(find_decoder(llama), WINDOWS)
     alone = windows_of([evaluator.evaluate([sorted(drop)])[0] for drop in sets])
-    torch.testing.assert_close(
-        windows_of(evaluator.evaluate([sorted(drop) for drop in sets])), alone, rtol=1e-4, atol=1e-6
-    )
+    assert torch.equal(windows_of(evaluator.evaluate([sorted(drop) for drop in sets])), alone)
+    fresh = BlockEvaluator(find_decoder(llama), WINDOWS)
+    assert torch.equal(windows_of(fresh.evaluate([sorted(drop) for drop in reversed(sets)])), alone.flip(0))
 
 
 def test_the_same_batch_twice_gives_the_same_bits(llama):
@@ -142,7 +142,8 @@ def test_logits_of_more_positions_than_asked_never_exist(llama, monkeypatch, pos
     own = evaluator._runner.logits
     monkeypatch.setattr(evaluator._runner, "logits", lambda states: shapes.append(states.shape) or own(states))
     evaluator.evaluate(CANDIDATES)
-    assert positions / 2 < max(shape[0] * shape[1] for shape in shapes) <= positions
+    # The dense model's and one pruned model's exist together.
+    assert positions / 2 < 2 * max(shape[0] * shape[1] for shape in shapes) <= positions
 
 
 def tensors_within(value, seen):

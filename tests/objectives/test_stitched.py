@@ -6,7 +6,7 @@ from tiny import FAMILIES, VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.stitch import stitch
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.objectives.divergence import DivergenceObjective

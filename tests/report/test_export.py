@@ -9,8 +9,8 @@ from depth_strategies import whole_block_strategy
 from tiny import tiny_model
 
 from unicuco_plugin.modifiers.carriers.achieved import Achieved, LinearSparsity
-from unicuco_plugin.modifiers.export.caveat import find_caveat
-from unicuco_plugin.modifiers.export.oneshot import Export
+from unicuco_plugin.modifiers.export.divergence_note import find_divergence_note
+from unicuco_plugin.modifiers.export.result import Export
 from unicuco_plugin.report.export import describe_export, export_data
 
 
@@ -45,5 +45,5 @@ def test_notes_are_told_one_a_line(zeroed):
 
 def test_what_keeps_a_divergence_from_being_the_checkpoints_is_said(zeroed):
     assert json.loads(export_data(zeroed))["caveat"] == ""
-    told = replace(zeroed, caveat=find_caveat(zeroed.strategies, ["WandaPruningModifier"]))
+    told = replace(zeroed, divergence_note=find_divergence_note(zeroed.strategies, ["WandaPruningModifier"]))
     assert "without the recipe's WandaPruningModifier; this checkpoint itself was not measured" in describe_export(told)

@@ -148,8 +148,8 @@ def test_features_are_the_share_and_how_much_blocks_and_kinds_exceed_it():
     ("bounds", "message"),
     [
         (((0.0, 0.9),), r"^bounds must be one pair a unit, got 1 for 2$"),
-        (((0.5, 0.5), (0.0, 0.9)), r"^bounds\['a'\] \(--limits\) must be 0 <= low < high <= 1, got \(0\.5, 0\.5\)$"),
-        (((0.0, 0.9), (0.0, 1.5)), r"^bounds\['b'\] \(--limits\) must be 0 <= low < high <= 1, got \(0\.0, 1\.5\)$"),
+        (((0.5, 0.5), (0.0, 0.9)), r"^bounds\['a'\] \(--bounds\) must be 0 <= low < high <= 1, got \(0\.5, 0\.5\)$"),
+        (((0.0, 0.9), (0.0, 1.5)), r"^bounds\['b'\] \(--bounds\) must be 0 <= low < high <= 1, got \(0\.0, 1\.5\)$"),
     ],
 )
 def test_bounds_that_make_no_sense_are_refused(bounds, message):

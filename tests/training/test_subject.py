@@ -12,7 +12,7 @@ from tiny import tiny_model, tiny_tokenizer
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, RequestError, StrategyError
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.request import Request

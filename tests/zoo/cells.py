@@ -21,14 +21,15 @@ from transformers.utils import logging
 
 from unicuco_plugin.errors import ExportError, UnicucoError, UnsupportedModelError
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import load_config, load_model, load_tokenizer
 from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts
 from unicuco_plugin.models.parts.parts import find_parts
-from unicuco_plugin.modifiers.export.oneshot import Export, prune_with_recipe
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.export.result import Export
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.toolkit.log import set_toolkit_verbosity
 from unicuco_plugin.policy import descent

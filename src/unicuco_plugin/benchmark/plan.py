@@ -3,99 +3,23 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from unicuco_plugin.answering import load_profile
+from unicuco_plugin.benchmark.method import Frozen, Method, Text, check_values
 from unicuco_plugin.errors import RecipeError, UnicucoError, explain, quoted
 from unicuco_plugin.files.yaml_tree import compose_yaml, plain_values, read_yaml
-from unicuco_plugin.peers.peer import Setting
-from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.traits import traits_of
 
-__all__ = ["METHODS", "BenchmarkPlan", "Cell", "Method", "Text", "read_plan"]
+__all__ = ["METHODS", "BenchmarkPlan", "Cell", "read_plan"]
 
 # The group of the methods proper; every ablation is a group of its own.
 METHODS = "methods"
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Text(_Frozen):
-    """Windows cut from text.
-
-    Attributes:
-        sources: Text, JSONL, or datasets.
-        windows: How many.
-        seq_length: Tokens in each.
-        seed: Where they lie.
-    """
-
-    sources: tuple[str, ...] = Field(min_length=1)
-    windows: int = Field(ge=1)
-    seq_length: int = Field(ge=2)
-    seed: int = 0
-
-
-class Method(_Frozen):
-    """One way to answer requests: a profile that is trained or there already, or a peer.
-
-    Attributes:
-        train: Training settings, on top of the benchmark's own ``train``.
-        profile: Folder or name of a profile.
-        peer: Name of a peer.
-        setting, token_budget: For peers that take them.
-        windows: So many calibration windows instead: the first, for peers that read all of them for every candidate, or
-            more of the same text, for peers that draw from them.
-        budgets, seeds: Instead of all, for methods that are too slow for that.
-        extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
-    """
-
-    train: dict[str, Any] | None = None
-    profile: str | None = None
-    peer: str | None = None
-    setting: Setting | None = None
-    token_budget: int | None = Field(default=None, gt=0)
-    windows: int | None = Field(default=None, ge=1)
-    budgets: tuple[float, ...] | None = Field(default=None, min_length=1)
-    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
-    extrapolate: bool = False
-
-    def check(self, space: str) -> None:
-        """Hold the fields against each other and against what the peer takes.
-
-        Raises:
-            UnknownNameError: If no plugin provides the peer.
-            ProfileError: If the profile cannot be read.
-            ValueError: If the fields do not go together, or the peer does not answer for the space.
-        """
-        given = [way for way in ("train", "profile", "peer") if getattr(self, way) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of train, profile, peer; got {', '.join(given) or 'none'}")
-        for name in ("setting", "token_budget"):
-            if getattr(self, name) is not None and (self.peer is None or name not in make_peer(self.peer).takes):
-                raise ValueError(f"{name} goes with peers that take it, got {name}: {getattr(self, name)}")
-        if self.windows is not None and (self.peer is None or "windows" not in make_peer(self.peer).takes):
-            raise ValueError(f"windows goes with peers that read text, got windows: {self.windows}")
-        if self.extrapolate and self.token_budget is None:
-            raise ValueError("extrapolate goes with a token_budget that breaks the search off, got none")
-        if self.profile is not None:
-            load_profile(self.profile)
-        if self.peer is not None and space not in make_peer(self.peer).spaces:
-            raise ValueError(f"{self.peer} answers for {', '.join(make_peer(self.peer).spaces)}, not for {space}")
-        _check_values(self.budgets or (), self.seeds or ())
-
-    @property
-    def random(self) -> bool:
-        """Whether its answers depend on the seed."""
-        return self.train is not None or (self.peer is not None and "seed" in make_peer(self.peer).takes)
 
 
 @dataclass(frozen=True)
@@ -126,7 +50,7 @@ class Cell:
         return f"{self.identity}/{self.budget!r}"
 
 
-class BenchmarkPlan(_Frozen):
+class BenchmarkPlan(Frozen):
     """A benchmark's YAML.
 
     Attributes:
@@ -154,10 +78,10 @@ class BenchmarkPlan(_Frozen):
     evaluation: dict[str, Text] = Field(min_length=1)
     budgets: tuple[float, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    train: dict[str, Any] = {}
+    train: dict[str, Any] = Field(default_factory=dict)
     granularity: Literal["block", "sublayer", "linear"] = "linear"
     methods: dict[str, Method] = Field(min_length=1)
-    ablations: dict[str, dict[str, dict[str, Any]]] = {}
+    ablations: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
     requests: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 32, 64), min_length=1)
 
     @field_validator("space")
@@ -188,7 +112,7 @@ class BenchmarkPlan(_Frozen):
     def _check_methods(self) -> Self:
         if traits_of(self.space).zeroes != (self.levels is not None):
             raise ValueError(f"levels goes with the space 'sparsity', got {self.levels} for {self.space!r}")
-        _check_values(self.budgets, self.seeds)
+        check_values(self.budgets, self.seeds)
         for name, method in self.methods.items():
             try:
                 method.check(self.space)
@@ -231,15 +155,6 @@ class BenchmarkPlan(_Frozen):
                 identity = self._identity(method, seed, settings)
                 for budget in method.budgets or self.budgets:
                     yield Cell(group, name, method, seed, budget, settings, identity)
-
-
-def _check_values(budgets: Sequence[float], seeds: Sequence[int]) -> None:
-    for budget in budgets:
-        if not 0.0 < budget < 1.0:
-            raise ValueError(f"budgets must be in (0, 1), got {budget}")
-    for name, values in (("budgets", budgets), ("seeds", seeds)):
-        if len(set(values)) < len(values):
-            raise ValueError(f"{name} must be different from each other, got {list(values)}")
 
 
 def read_plan(path: Path) -> BenchmarkPlan:

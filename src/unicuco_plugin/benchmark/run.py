@@ -20,19 +20,20 @@ from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.training import ModelSource, Shared, Units, train_profile
 from unicuco_plugin.traits import traits_of
 
 __all__ = ["JOURNAL", "run_benchmark"]
 
 JOURNAL = "benchmark.sqlite"
-Progress = Callable[[PeerProgress], None]
+Tell = Callable[[Progress], None]
 
 
 def run_benchmark(
-    plan: BenchmarkPlan, output: Path, progress: Progress = lambda _: None, *, trust_remote_code: bool = False
+    plan: BenchmarkPlan, output: Path, progress: Tell = lambda _: None, *, trust_remote_code: bool = False
 ) -> dict[str, Any]:
     """Run every cell that the journal in ``output`` does not hold yet.
 
@@ -56,7 +57,7 @@ def run_benchmark(
     check_exportable(load_config(plan.model, **code), plan.space, **code)
     texts = Texts(plan, **code)
     output.mkdir(parents=True, exist_ok=True)
-    progress(PeerProgress("loading the model", 0, 1))
+    progress(Progress("loading the model", 0, 1))
     decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device, **code))
     if traits_of(plan.space).zeroes:
         split_experts(decoder.model)
@@ -88,7 +89,7 @@ class _Run:
     decoder: Decoder
     journal: Journal
     quality: Quality
-    progress: Progress
+    progress: Tell
     trust_remote_code: bool
     stage: str = ""
     done: int = 0
@@ -213,7 +214,7 @@ class _Run:
 
     def _tell(self, detail: str, tokens: int = 0) -> None:
         stage = f"{self.stage}: {detail}" if detail else self.stage
-        self.progress(PeerProgress(stage, self.done, self.total, tokens))
+        self.progress(Progress(stage, self.done, self.total, tokens))
 
 
 def _extrapolated(found: PeerResult) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell, Text
+from unicuco_plugin.benchmark.method import Text
+from unicuco_plugin.benchmark.plan import BenchmarkPlan, Cell
 from unicuco_plugin.errors import CalibrationError
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.models.reach import load_reach

@@ -10,6 +10,7 @@ from unicuco_plugin.cli.options import debug_option, json_option, model_options,
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.files.json_text import json_text
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.report.comparison import comparison_data, describe_comparisons
 from unicuco_plugin.report.tasks import describe_tasks, task_data
 
@@ -83,9 +84,7 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
 
 
 def _tell(bars: ProgressBars, name: str, before: int, total: int, done: int) -> None:
-    from unicuco_plugin.peers.peer import PeerProgress
-
-    bars(PeerProgress(f"evaluating on {Path(name).name}", before + done, total))
+    bars(Progress(f"evaluating on {Path(name).name}", before + done, total))
 
 
 def _run_tasks(

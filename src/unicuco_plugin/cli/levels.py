@@ -6,14 +6,8 @@ from typing import Any
 
 import click
 
-from unicuco_plugin.cli.options import (
-    ManyFilesCommand,
-    calibration_option,
-    debug_option,
-    json_option,
-    model_options,
-    window_options,
-)
+from unicuco_plugin.cli.command import ManyFilesCommand
+from unicuco_plugin.cli.options import calibration_option, debug_option, json_option, model_options, window_options
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.files.json_text import json_text
@@ -71,7 +65,7 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     set_toolkit_verbosity(verbose=False)  # first: importing more of the toolkit already makes it talk
     from unicuco_plugin.levels.build import build_levels
     from unicuco_plugin.levels.folder import check_output
-    from unicuco_plugin.levels.record import LevelSettings
+    from unicuco_plugin.levels.settings import LevelSettings
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.exportable import check_exportable
     from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer

@@ -1,18 +1,15 @@
 """Options that several commands share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from unicuco_plugin.cli.failure import DEBUG, one_line
-from unicuco_plugin.cli.output import say
 from unicuco_plugin.request import KINDS, LIMITS, Request
 
 __all__ = [
-    "ARGUMENTS",
-    "ManyFilesCommand",
     "accept_option",
     "calibration_option",
     "debug_option",
@@ -25,27 +22,7 @@ __all__ = [
     "window_options",
 ]
 
-# Where the arguments are kept as they were typed, for a profile's provenance.
-ARGUMENTS = "unicuco.arguments"
-
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class ManyFilesCommand(click.Command):
-    """Takes ``--calibration a.txt b.txt`` as well as ``--calibration a.txt --calibration b.txt``.
-
-    Args:
-        renamed: Old spellings of options and what they are called now; an old one still works and says so on stderr.
-    """
-
-    def __init__(self, *args: Any, renamed: Mapping[str, str] | None = None, **fields: Any) -> None:  # noqa: ANN401
-        super().__init__(*args, **fields)
-        self._renamed = renamed or {}
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Repeat the option before each further file, which is what click understands."""
-        ctx.meta[ARGUMENTS] = list(args)
-        return super().parse_args(ctx, _repeat("--calibration", _rename(self._renamed, args)))
 
 
 def _read_pair(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
@@ -239,26 +216,3 @@ def _apply(options: tuple[Callable[[Function], Function], ...], function: Functi
     for option in reversed(options):
         function = option(function)
     return function
-
-
-def _rename(renamed: Mapping[str, str], args: list[str]) -> list[str]:
-    end = args.index("--") if "--" in args else len(args)
-    spelled = []
-    for arg in args[:end]:
-        old, equals, value = arg.partition("=")
-        if old in renamed:
-            say(f"{old} is deprecated in this command; write {renamed[old]}", err=True)
-        spelled.append(renamed.get(old, old) + equals + value)
-    return spelled + args[end:]
-
-
-def _repeat(option: str, args: list[str]) -> list[str]:
-    repeated: list[str] = []
-    for index, arg in enumerate(args):
-        if arg == "--":
-            return repeated + args[index:]
-        following = len(repeated) >= 2 and repeated[-2] == option
-        if following and not arg.startswith("-"):
-            repeated.append(option)
-        repeated.append(arg)
-    return repeated

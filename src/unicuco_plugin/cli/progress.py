@@ -4,17 +4,13 @@ import sys
 import time
 from io import StringIO
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.escaping import escape_controls, escape_line
-
-if TYPE_CHECKING:  # slow to import
-    from unicuco_plugin.levels.build import LevelProgress
-    from unicuco_plugin.peers.peer import PeerProgress
-    from unicuco_plugin.training import Progress
+from unicuco_plugin.progress import Progress
 
 __all__ = ["ProgressBars"]
 
@@ -38,7 +34,7 @@ class ProgressBars:
         self._stage = ""
         self._logged = 0.0
 
-    def __call__(self, event: "Progress | LevelProgress | PeerProgress") -> None:
+    def __call__(self, event: Progress) -> None:
         """Move the bar to where the event says; what it has to tell goes on a line above."""
         if event.total <= 1:  # nothing to count yet: a line says it all
             if event.stage != self._stage:
@@ -83,7 +79,7 @@ class ProgressBars:
         """Close the bar however the run ends."""
         self.close()
 
-    def _open(self, event: "Progress | LevelProgress | PeerProgress") -> "tqdm[Any]":
+    def _open(self, event: Progress) -> "tqdm[Any]":
         return tqdm(
             total=event.total,
             unit=f" {self._unit}",

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unicuco_plugin.cli.cache import cache_folder
+from unicuco_plugin.cli.command import ManyFilesCommand
 from unicuco_plugin.cli.failure import QUIET
 from unicuco_plugin.cli.options import (
-    ManyFilesCommand,
     accept_option,
     calibration_option,
     debug_option,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # it brings torch with it
 
 __all__ = ["prune"]
 
-_WAYS = ("profile", "strategy", "recipe", "peer", "evopress")
+_SOURCES = ("profile", "strategy", "recipe", "peer", "evopress")
 # What only some peers take, or only a file of EvoPress.
 _PEER_OPTIONS = ("setting", "token_budget", "journal")
 # What the command reads beside the model and the text.
@@ -84,7 +84,7 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     or not at all.
     """
     request = read_request(fields)
-    _check_ways(fields, request)
+    _check_source(fields, request)
     if verbose:
         os.environ.pop(QUIET, None)
     from unicuco_plugin.models.output_folder import check_output
@@ -94,7 +94,7 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     inputs = [*(fields[name] for name in _INPUTS), *fields["calibration"]]
     check_output(output, overwrite=overwrite, source=Path(model) if Path(model).is_dir() else None, inputs=inputs)
     modifiers = [] if fields["recipe"] else _modifiers(fields, request)
-    hungry = len(modifiers) > 1 or any(getattr(modifier, "needs_text", False) for modifier in modifiers)
+    reads_text = len(modifiers) > 1 or any(getattr(modifier, "needs_text", False) for modifier in modifiers)
     with ProgressBars("steps") as bars:
         if fields["peer"]:
             modifiers[0].watch(bars)
@@ -103,34 +103,34 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
             fields["recipe"] or modifiers,
             output,
             overwrite=overwrite,
-            calibration=_write_own(fields) if hungry and not fields["calibration"] else _windows(fields),
+            calibration=_write_own(fields) if reads_text and not fields["calibration"] else _windows(fields),
             verbose=verbose,
             **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device")},
         )
     say(export_data(done) if as_json else describe_export(done))
 
 
-def _check_ways(fields: dict[str, Any], request: Request | None) -> None:
-    given = [way for way in _WAYS if fields[way] is not None]
+def _check_source(fields: dict[str, Any], request: Request | None) -> None:
+    given = [source for source in _SOURCES if fields[source] is not None]
     if len(given) != 1:
-        got = " and ".join(f"--{way}" for way in given) or "none"
-        ways = "--profile or --peer with a request, --strategy, --recipe and --evopress"
-        raise click.UsageError(f"give one of {ways}; got {got}")
-    way = given[0]
-    if request is None and way in ("profile", "peer"):
-        raise click.UsageError(f"--{way} needs one request, for instance --sparsity 0.25")
-    if request is not None and way in ("strategy", "recipe"):
-        raise click.UsageError(f"a request goes with --profile or --peer, not with --{way}")
-    if request is not None and way != "profile" and request.kind != "sparsity":
-        raise click.UsageError(f"--{way} goes with --sparsity, not with --{request.kind.replace('_', '-')}")
-    for option in _PEER_OPTIONS if way != "peer" else ():
+        got = " and ".join(f"--{source}" for source in given) or "none"
+        sources = "--profile or --peer with a request, --strategy, --recipe and --evopress"
+        raise click.UsageError(f"give one of {sources}; got {got}")
+    source = given[0]
+    if request is None and source in ("profile", "peer"):
+        raise click.UsageError(f"--{source} needs one request, for instance --sparsity 0.25")
+    if request is not None and source in ("strategy", "recipe"):
+        raise click.UsageError(f"a request goes with --profile or --peer, not with --{source}")
+    if request is not None and source != "profile" and request.kind != "sparsity":
+        raise click.UsageError(f"--{source} goes with --sparsity, not with --{request.kind.replace('_', '-')}")
+    for option in _PEER_OPTIONS if source != "peer" else ():
         if fields[option] is not None:
-            raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{way}")
-    if fields["step"] is not None and way != "evopress":
-        raise click.UsageError(f"--step goes with --evopress, not with --{way}")
+            raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{source}")
+    if fields["step"] is not None and source != "evopress":
+        raise click.UsageError(f"--step goes with --evopress, not with --{source}")
     for option in ("engine", "levels", "space", "accept_other_weights", *_STRUCTURED):
         said = fields[option] not in (None, False) or (option == "compensate" and fields[option] is not None)
-        if way == "recipe" and said:
+        if source == "recipe" and said:
             spelling = "no-compensate" if fields[option] is False else option.replace("_", "-")
             raise click.UsageError(f"--{spelling} does not go with --recipe; write it into the recipe")
 

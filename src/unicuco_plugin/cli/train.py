@@ -6,15 +6,9 @@ from typing import Any
 
 import click
 
+from unicuco_plugin.cli.command import ARGUMENTS, ManyFilesCommand
 from unicuco_plugin.cli.failure import INTERRUPTED
-from unicuco_plugin.cli.options import (
-    ARGUMENTS,
-    ManyFilesCommand,
-    calibration_option,
-    debug_option,
-    model_options,
-    overwrite_option,
-)
+from unicuco_plugin.cli.options import calibration_option, debug_option, model_options, overwrite_option
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.cli.settings_options import read_settings, settings_options
@@ -39,6 +33,7 @@ def _read_bounds(
 # What options were called before each had one name in all commands: samples are windows, as in the toolkit.
 _RENAMED = {
     "--samples": "--documents",
+    "--limits": "--bounds",
     "--compensation": "--compensate",
     "--no-compensation": "--no-compensate",
 }
@@ -63,7 +58,7 @@ _LOADING = ("device", "dtype", "revision", "trust_remote_code")
 )
 @click.option("--ignore", multiple=True, metavar="NAME", help="For sparsity: a unit that stays dense, or re:PATTERN.")
 @click.option(
-    "--limits",
+    "--bounds",
     multiple=True,
     metavar="NAME=LOW,HIGH",
     callback=_read_bounds,
@@ -111,7 +106,7 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
         levels=fields.pop("levels"),
         granularity=fields.pop("granularity"),
         ignore=fields.pop("ignore"),
-        bounds=fields.pop("limits"),
+        bounds=fields.pop("bounds"),
         ranking=fields.pop("ranking"),
         compensate=fields.pop("compensate"),
         round_to=fields.pop("round_to"),

@@ -3,7 +3,6 @@
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,38 +12,23 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.folder import alone, begin, check_output, check_room
 from unicuco_plugin.levels.gather import gather_hessians, mean_states
-from unicuco_plugin.levels.record import Calibration, LevelSettings, LevelsRecord, write_record
-from unicuco_plugin.levels.store import Levels, LinearLevels, write_linear
+from unicuco_plugin.levels.linear import LinearLevels, write_linear
+from unicuco_plugin.levels.record import Calibration, LevelsRecord, write_record
+from unicuco_plugin.levels.settings import LevelSettings
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.levels.sweep import factor_hessian, solve_levels
 from unicuco_plugin.models.blocks.coverage import check_share, measure_coverage
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.texts.calibration import calibration_hash
 
-__all__ = ["LevelProgress", "build_levels"]
+__all__ = ["build_levels"]
 
 _BY_MAGNITUDE = "its Hessian cannot be inverted, so it is pruned by magnitude; give more windows"
 _PACKAGES = ("unicuco-plugin", "torch", "transformers", "llmcompressor")
-
-
-@dataclass(frozen=True)
-class LevelProgress:
-    """How far a build is.
-
-    Attributes:
-        stage: What it does now.
-        done, total: Linears.
-        tokens: Always 0; a bar shows none.
-        message: Something to tell once.
-    """
-
-    stage: str
-    done: int
-    total: int
-    tokens: int = 0
-    message: str = ""
 
 
 def build_levels(
@@ -57,7 +41,7 @@ def build_levels(
     sources: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[LevelProgress], None] = lambda _: None,
+    progress: Callable[[Progress], None] = lambda _: None,
 ) -> Levels:
     """Prune every linear of a model at every level, and store them all.
 
@@ -112,7 +96,7 @@ def build_levels(
         with alone(output):
 
             def tell(text: str) -> None:
-                progress(LevelProgress("checking files", 0, len(shapes), message=text))
+                progress(Progress("checking files", 0, len(shapes), message=text))
 
             if overwrite:  # before the old database goes
                 check_room(output, shapes, settings, width, overwrite=True)
@@ -135,7 +119,7 @@ class _Build:
     """A build under way; its record is on the disk whenever it has grown."""
 
     def __init__(
-        self, folder: Path, record: LevelsRecord, decoder: Decoder, progress: Callable[[LevelProgress], None]
+        self, folder: Path, record: LevelsRecord, decoder: Decoder, progress: Callable[[Progress], None]
     ) -> None:
         self.folder = folder
         self.record = record
@@ -220,7 +204,7 @@ class _Build:
     def tell(self, stage: str, message: str = "") -> None:
         """Report progress."""
         total = len(self.record.expected)
-        self.progress(LevelProgress(stage, len(self.record.linears), total, message=message))
+        self.progress(Progress(stage, len(self.record.linears), total, message=message))
 
 
 def _prunable(decoder: Decoder) -> dict[str, tuple[int, int]]:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
-from unicuco_plugin.models.blocks.experts import find_fused, fuse_experts, fused_tensors
+from unicuco_plugin.models.blocks.experts import fuse_experts, fused_tensors
+from unicuco_plugin.models.blocks.mixtures import find_fused
 from unicuco_plugin.models.tensors.storage import kept_device, settle
 
 __all__ = ["as_linears", "split_experts"]

@@ -5,12 +5,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from unicuco_plugin.errors import LevelsError
+from unicuco_plugin.errors import LevelsError, listed
 from unicuco_plugin.files.draft import is_draft, remove_drafts
 from unicuco_plugin.files.lock import HeldError, take_lock
 from unicuco_plugin.files.names import check_plain_name
-from unicuco_plugin.levels.record import RECORD, LevelSettings, LevelsRecord, LinearEntry, read_record
-from unicuco_plugin.levels.store import check_file, predict_bytes
+from unicuco_plugin.levels.linear import check_file
+from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record
+from unicuco_plugin.levels.settings import LevelSettings
+from unicuco_plugin.levels.store import predict_bytes
 from unicuco_plugin.models.output_folder import free_bytes
 from unicuco_plugin.texts.selfcalibration import own_cache
 
@@ -41,8 +43,8 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     ]
     if strangers:
         raise LevelsError(
-            f"output {output} must be empty or hold a level database, got {', '.join(strangers[:3])}"
-            f"{', …' if len(strangers) > 3 else ''} and no {RECORD}; choose another output"
+            f"output {output} must be empty or hold a level database, got {listed(strangers)}"
+            f" and no {RECORD}; choose another output"
         )
     if held and not (resume or overwrite):
         raise LevelsError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import CalibrationError, LevelsError
 from unicuco_plugin.levels.stitch import swapped
-from unicuco_plugin.models.blocks.experts import find_split
+from unicuco_plugin.models.blocks.mixtures import find_split
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.linears import FEW

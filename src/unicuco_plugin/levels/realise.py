@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError
-from unicuco_plugin.levels.store import LinearLevels
+from unicuco_plugin.levels.linear import LinearLevels
 
 __all__ = ["Mixture", "choose_rows", "realise"]
 

@@ -1,29 +1,23 @@
 """``levels.json``: how a level database was made, and what each of its files holds."""
 
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from unicuco_plugin.errors import LevelsError, explain, quoted
 from unicuco_plugin.files.draft import write_whole
 from unicuco_plugin.files.names import check_plain_name
+from unicuco_plugin.levels.settings import Frozen, LevelSettings, identify_levels
 from unicuco_plugin.signed import SignedDocument
 from unicuco_plugin.strategy import ModelReference
 
 __all__ = [
-    "LADDER",
     "RECORD",
     "SCHEMA",
     "Calibration",
-    "Inputs",
-    "LevelSettings",
     "LevelsRecord",
     "LinearEntry",
-    "identify_levels",
     "read_record",
     "write_file",
     "write_record",
@@ -32,64 +26,14 @@ __all__ = [
 SCHEMA = 1
 RECORD = "levels.json"
 _DOCUMENT = SignedDocument("level database", SCHEMA, LevelsError, "build it again", "; unicuco levels build makes one")
-# Every tenth, from where pruning is free to where it is ruinous; realised counts lie between neighbours.
-LADDER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-Inputs = Literal["dense", "pruned"]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-# The largest weight that a record may speak of, and the longest ladder and list: bounds of what is allocated for them.
+# The largest weight that a record may speak of, and the longest list: bounds of what is allocated for them.
 _MOST_WEIGHTS = 2**34
-_MOST_LEVELS = 100
 _MOST_LINEARS = 1_000_000
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class LevelSettings(_Frozen):
-    """What decides the content of a level database, beside the model and the calibration windows.
-
-    Attributes:
-        sparsities: The ladder, ascending, each in (0, 1); the dense level is not stored.
-        damping: Share of the Hessian's mean diagonal added to its diagonal.
-        block_size: Columns whose masks are chosen together.
-        inputs: What each block is calibrated on: the ``dense`` model's states, or the mean of the states that all
-            levels of the blocks before it give, as a pruned model will (``pruned``).
-        batch_windows: Windows that pass a block together.
-    """
-
-    sparsities: tuple[float, ...] = Field(default=LADDER, max_length=_MOST_LEVELS)
-    damping: float = Field(default=1e-2, gt=0, lt=1)
-    block_size: int = Field(default=128, ge=1, le=2**20)
-    inputs: Inputs = "pruned"
-    batch_windows: int = Field(default=8, ge=1, le=2**20)
-
-    @field_validator("sparsities")
-    @classmethod
-    def _ascend(cls, sparsities: tuple[float, ...]) -> tuple[float, ...]:
-        ladder = list(sparsities)
-        if not ladder or ladder != sorted(set(ladder)) or not all(0 < sparsity < 1 for sparsity in ladder):
-            raise ValueError(f"sparsities must be one or more in (0, 1), each once and ascending, got {ladder}")
-        return sparsities
-
-    @classmethod
-    def of(cls, **fields: Any) -> Self:  # noqa: ANN401 - what pydantic takes
-        """Validate fields.
-
-        Raises:
-            LevelsError: If one is out of range or unknown.
-        """
-        try:
-            return cls(**fields)
-        except ValidationError as error:
-            raise LevelsError(explain(error)) from error
-
-
-class Calibration(_Frozen):
+class Calibration(Frozen):
     """The windows that a database was calibrated on.
 
     Attributes:
@@ -104,7 +48,7 @@ class Calibration(_Frozen):
     length: Count
 
 
-class LinearEntry(_Frozen):
+class LinearEntry(Frozen):
     """One linear's file.
 
     Attributes:
@@ -140,18 +84,7 @@ class LinearEntry(_Frozen):
         return value
 
 
-def identify_levels(calibration: str, settings: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that tell the level databases of one model apart.
-
-    Args:
-        calibration: Hash of the calibration windows.
-        settings: :class:`LevelSettings` as plain JSON data.
-    """
-    text = json.dumps([calibration, dict(settings)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class LevelsRecord(_Frozen):
+class LevelsRecord(Frozen):
     """Everything in ``levels.json`` but the schema and the digest.
 
     Attributes:
@@ -171,9 +104,9 @@ class LevelsRecord(_Frozen):
     settings: LevelSettings
     calibration: Calibration
     expected: tuple[Name, ...] = Field(max_length=_MOST_LINEARS)
-    linears: dict[str, LinearEntry] = {}
+    linears: dict[str, LinearEntry] = Field(default_factory=dict)
     seconds: float = Field(default=0.0, ge=0.0)
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_linears(self) -> Self:

@@ -1,8 +1,5 @@
 """Models, configurations and tokenizers from a folder or the hub, refused early and in one line."""
 
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,10 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from unicuco_plugin.errors import UnsupportedModelError, clip, quoted
+from unicuco_plugin.errors import UnsupportedModelError, listed, quoted
 from unicuco_plugin.models.blocks.support import check_config
 from unicuco_plugin.models.checkpoints.demo import materialise_smollm2
+from unicuco_plugin.models.checkpoints.source import locate, one_line
 from unicuco_plugin.models.parts.compact import FILE, compact_class
 from unicuco_plugin.models.tensors.finite import check_weights
 
@@ -33,12 +31,6 @@ __all__ = [
     "load_tokenizer",
     "materialise_smollm2",
 ]
-
-# How many tensor names a message lists.
-_NAMED = 3
-# Files of a model that are read whole into memory, and their most bytes: the largest tokenizers have forty million.
-_TEXTS = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
-_LARGEST_TEXT = 2**28
 
 
 def display_name(name_or_path: str | Path) -> str:
@@ -140,8 +132,8 @@ def _floating(dtype: str | torch.dtype) -> str | torch.dtype:
 
 
 def _read_config(name_or_path: str | Path, **hub: Any) -> PreTrainedConfig:  # noqa: ANN401 - the hub's options
-    where = _locate(name_or_path)
-    with _one_line(name_or_path, "its configuration"):
+    where = locate(name_or_path)
+    with one_line(name_or_path, "its configuration"):
         config = AutoConfig.from_pretrained(**where, **hub)
     if not hub.get("trust_remote_code"):
         _refuse_kernels(name_or_path, config)
@@ -167,15 +159,15 @@ def _load(
     device: str | torch.device,
     **options: Any,  # noqa: ANN401 - Transformers'
 ) -> PreTrainedModel:
-    where = _locate(name_or_path)
-    with _one_line(name_or_path, "its weights"):
+    where = locate(name_or_path)
+    with one_line(name_or_path, "its weights"):
         kind = _class_for(config)
         model, report = kind.from_pretrained(**where, config=config, dtype=dtype, output_loading_info=True, **options)
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     missing = sorted(report["missing_keys"])
     if missing:
-        listed = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
-        raise UnsupportedModelError(f"{name_or_path}: {len(missing)} tensors are missing from its weights: {listed}")
+        told = listed(missing)
+        raise UnsupportedModelError(f"{name_or_path}: {len(missing)} tensors are missing from its weights: {told}")
     model = model.to(device).eval()
     check_weights(model, str(name_or_path))
     return model
@@ -202,57 +194,6 @@ def load_tokenizer(
     Raises:
         UnsupportedModelError: If there is none, or it cannot be read.
     """
-    where = _locate(name_or_path)
-    with _one_line(name_or_path, "its tokenizer"):
+    where = locate(name_or_path)
+    with one_line(name_or_path, "its tokenizer"):
         return AutoTokenizer.from_pretrained(**where, revision=revision, trust_remote_code=trust_remote_code)
-
-
-def _locate(name_or_path: str | Path) -> dict[str, Any]:
-    """Tell a folder, read offline, from a hub name; a path that does not exist is never asked of the hub."""
-    text = str(name_or_path)
-    path = Path(text).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            if (path / "adapter_config.json").is_file():
-                raise UnsupportedModelError(
-                    f"{text}: the folder holds a LoRA adapter, not a model; merge it first: peft's "
-                    "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OTHER), and "
-                    "the tokenizer beside it"
-                )
-            raise UnsupportedModelError(f"{text}: the folder has no config.json, so it is not a model")
-        _check_files(path)
-        return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
-    if path.exists():
-        raise UnsupportedModelError(f"{text}: expected a model folder, got a file")
-    if isinstance(name_or_path, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text:
-        raise UnsupportedModelError(f"{text}: no such model folder")
-    return {"pretrained_model_name_or_path": text, "local_files_only": False}
-
-
-def _check_files(folder: Path) -> None:
-    """Refuse a folder in which something would be waited for without end, or read into memory without end."""
-    for path in folder.iterdir():
-        try:
-            found = path.stat()
-        except OSError:  # a link to nowhere: whoever needs it says so
-            continue
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise UnsupportedModelError(f"{path}: must be a file or a folder, got a pipe, device or socket; remove it")
-        if path.suffix in _TEXTS and found.st_size > _LARGEST_TEXT:
-            raise UnsupportedModelError(f"{path}: must have at most {_LARGEST_TEXT:,} bytes, got {found.st_size:,}")
-
-
-@contextmanager
-def _one_line(name: str | Path, what: str) -> Iterator[None]:
-    """Turn what Transformers, the hub and the file formats raise into one line that names the model."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, ValueError) and "trust_remote_code=True" in str(error):
-            raise UnsupportedModelError(
-                f"{name}: {what} cannot be loaded: it needs code of its own, which is not run; if you trust its "
-                "author, pass --trust-remote-code, or load it by Transformers with trust_remote_code=True"
-            ) from error
-        # Four libraries and the model's own code may raise here, each errors of its own.
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UnsupportedModelError(f"{name}: {what} cannot be loaded: {clip(reason, 180)}") from error

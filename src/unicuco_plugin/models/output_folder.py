@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from unicuco_plugin.errors import ExportError
+from unicuco_plugin.errors import ExportError, listed
 from unicuco_plugin.files.received import read_text
 from unicuco_plugin.ownership import find_foreign, list_files, read_marker
 
@@ -89,7 +89,7 @@ def owned_names(output: Path) -> frozenset[str]:
     foreign = find_foreign(output, names)
     if foreign:
         raise ExportError(
-            f"{output}: holds {_listed(foreign)} beside what unicuco wrote; it will not be replaced: move them away, "
+            f"{output}: holds {_named(foreign)} beside what unicuco wrote; it will not be replaced: move them away, "
             "or choose another output"
         )
     return names
@@ -104,15 +104,14 @@ def _unmarked(output: Path) -> frozenset[str]:
         return names
     if foreign or not _has_our_card(output):
         raise ExportError(
-            f"{output}: holds {_listed(foreign or sorted(names))} and no list of unicuco's own files; it will not be "
+            f"{output}: holds {_named(foreign or sorted(names))} and no list of unicuco's own files; it will not be "
             "replaced: move it away, or choose another output"
         )
     return names
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(repr(name[:60]).strip("'") for name in names[:3])
-    return f"{shown}, …" if len(names) > 3 else shown
+def _named(names: list[str]) -> str:
+    return listed([repr(name[:60]).strip("'") for name in names])
 
 
 def _is_void(config: Path) -> bool:

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.models.families.known import family_of
 from unicuco_plugin.models.loading import load_config
 
 __all__ = ["Reach", "load_reach"]
 
 # Rows that a table of positions may have beyond the configuration's: OPT's and BioGPT's first two are no positions.
 _OFFSET = 8
-# Families whose positions are no embedding and end all the same: sines in a tensor (GPT-J, CodeGen), biases (MPT).
-_FIXED = {"gptj": "n_positions", "codegen": "n_positions", "mpt": "max_seq_len"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def load_reach(name_or_path: str | Path, *, revision: str | None = None, trust_r
 
 def _positions(model: PreTrainedModel, tokens: nn.Module) -> int | None:
     config: PreTrainedConfig = model.config.get_text_config(decoder=True)
-    fixed = getattr(config, _FIXED.get(config.model_type, ""), None)
+    fixed = getattr(config, family_of(config).positions, None)
     if isinstance(fixed, int):
         return fixed
     most = getattr(config, "max_position_embeddings", None)

@@ -51,11 +51,11 @@ def check_recipe(source: str | Path) -> Recipe:
         node, message = problem or (None, "the recipe is empty")
         raise refusal(name, message, node.start_mark.line + 1 if node else None)
     data = plain_values(name, root)
-    ways = _check_values(name, root, data)
+    paths = _check_values(name, root, data)
     recipe = _build(name, data)
     # What pydantic made of the words: it takes "inf" in quotes for a number.
-    for way, modifier in zip(ways, recipe.modifiers, strict=True):
-        _check_fields(name, root, way, fields_of(modifier))
+    for path, modifier in zip(paths, recipe.modifiers, strict=True):
+        _check_fields(name, root, path, fields_of(modifier))
     return recipe
 
 
@@ -87,13 +87,15 @@ def check_pipeline(modifiers: list[Modifier], pipeline: str, *, with_data: bool)
     """
     if not modifiers:
         raise RecipeError("the recipe holds no modifier")
-    hungry = [type(modifier).__name__ for modifier in modifiers if modifier.requires_calibration_data]
+    calibrated = [type(modifier).__name__ for modifier in modifiers if modifier.requires_calibration_data]
     # A peer reads the text itself, whatever the pipeline does with it.
     reading = [type(modifier).__name__ for modifier in modifiers if getattr(modifier, "needs_text", False)]
-    if hungry and pipeline == "datafree":
-        raise RecipeError(f"pipeline must not be 'datafree' with {', '.join(hungry)}: calibration data is required")
-    if (hungry or reading) and not with_data:
-        raise RecipeError(f"{', '.join(reading + hungry)} needs calibration text, got none; pass --calibration FILE")
+    if calibrated and pipeline == "datafree":
+        raise RecipeError(f"pipeline must not be 'datafree' with {', '.join(calibrated)}: calibration data is required")
+    if (calibrated or reading) and not with_data:
+        raise RecipeError(
+            f"{', '.join(reading + calibrated)} needs calibration text, got none; pass --calibration FILE"
+        )
 
 
 def is_text(source: str | Path) -> bool:
@@ -108,29 +110,29 @@ def _read(source: str | Path) -> tuple[str, str]:
 
 
 def _check_values(name: str, root: yaml.Node, data: object) -> list[tuple[str, ...]]:
-    """Refuse values before the toolkit has seen one of them; returns the way to every modifier."""
-    given, ways = [], []
-    for way, fields in _bodies(data):
+    """Refuse values before the toolkit has seen one of them; returns the path of keys to every modifier."""
+    given, paths = [], []
+    for path, fields in _bodies(data):
         if not isinstance(fields, dict):
-            raise refusal(name, f"{way[-1]} has no body; write its fields below it, or {{}}", line_of(root, way))
-        _check_fields(name, root, way, fields)
-        given.append((way[-1], fields))
-        ways.append(way)
+            raise refusal(name, f"{path[-1]} has no body; write its fields below it, or {{}}", line_of(root, path))
+        _check_fields(name, root, path, fields)
+        given.append((path[-1], fields))
+        paths.append(path)
     found = find_pattern_fault(given)
     if found is not None:
         place, fault = found
-        raise refusal(name, f"{ways[place][-1]}: {fault}", line_of(root, (*ways[place], *fault.path)))
-    return ways
+        raise refusal(name, f"{paths[place][-1]}: {fault}", line_of(root, (*paths[place], *fault.path)))
+    return paths
 
 
-def _check_fields(name: str, root: yaml.Node, way: tuple[str, ...], fields: dict[str, Any]) -> None:
-    fault = find_fault(way[-1], fields)
+def _check_fields(name: str, root: yaml.Node, path: tuple[str, ...], fields: dict[str, Any]) -> None:
+    fault = find_fault(path[-1], fields)
     if fault is not None:
-        raise refusal(name, f"{way[-1]}: {fault}", line_of(root, (*way, *fault.path)))
+        raise refusal(name, f"{path[-1]}: {fault}", line_of(root, (*path, *fault.path)))
 
 
 def _bodies(data: object) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Every modifier's fields, with the way to them."""
+    """Every modifier's fields, with the path to them."""
     stages = {key: stage for key, stage in data.items() if key != "args"} if isinstance(data, dict) else {}
     for key, stage in stages.items():
         for group_key, group in stage.items():

@@ -14,18 +14,18 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions, check_options
+from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import SpaceHandler, Task, check_spaces, in_order, make_handler
 from unicuco_plugin.modifiers.carriers.removal import correct_experts
-from unicuco_plugin.modifiers.carriers.sparsity import check_carrier, check_text
-from unicuco_plugin.modifiers.carriers.structured import StructuredHandler, StructuredOptions, check_options
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
-from unicuco_plugin.modifiers.sources.entries import EvoPressEntry, LateEntry, PeerEntry, ProfileEntry
 from unicuco_plugin.modifiers.sources.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.sources.limit_check import check_shape
-from unicuco_plugin.modifiers.sources.ways import check_ways, find_payload, plain_way, trace_source
+from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
+from unicuco_plugin.modifiers.sources.source_fields import check_source, find_payload, plain_source, trace_source
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
-from unicuco_plugin.peers.peer import PeerProgress
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import cutting
@@ -76,8 +76,8 @@ class SparsityProfileModifier(Modifier):
         profiles: Several profiles, one per space: a list of ``{profile: …, request: …}``.
         accept_other_weights: Whether a model of the same structure with other weights (a fine-tune) will do.
         levels: A level database's folder: a sparsity strategy is then stitched from it, and no pass has to follow.
-        peer: Name of a method that answers ``request``, or its name with options (:class:`PeerEntry`).
-        evopress: A file of EvoPress, or its name with options (:class:`EvoPressEntry`).
+        peer: Name of a method that answers ``request``, or its name with options (:class:`PeerSource`).
+        evopress: A file of EvoPress, or its name with options (:class:`EvoPressSource`).
         structured: How a strategy of the space ``structured`` is carried out (:class:`StructuredOptions`).
         provenance: Where the strategy came from; written into ``recipe.yaml`` and never read.
 
@@ -89,17 +89,17 @@ class SparsityProfileModifier(Modifier):
     profile: str | None = None
     request: dict[str, Any] | None = None
     strategy: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
-    profiles: list[ProfileEntry] | None = None
+    profiles: list[ProfileSource] | None = None
     accept_other_weights: bool = False
     levels: str | None = None
-    peer: PeerEntry | None = None
-    evopress: EvoPressEntry | None = None
+    peer: PeerSource | None = None
+    evopress: EvoPressSource | None = None
     structured: StructuredOptions | None = None
     provenance: list[dict[str, Any]] | None = None
 
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
     _checked: bool = PrivateAttr(default=False)
-    _progress: Callable[[PeerProgress], None] = PrivateAttr(default_factory=lambda: lambda _: None)
+    _progress: Callable[[Progress], None] = PrivateAttr(default_factory=lambda: lambda _: None)
     _handlers: list[SpaceHandler] = PrivateAttr(default_factory=list)
 
     def __init__(self, **fields: Any) -> None:  # noqa: ANN401 - validated right here
@@ -111,7 +111,7 @@ class SparsityProfileModifier(Modifier):
     @field_validator("profile", "strategy", "levels", mode="before")
     @classmethod
     def _read_path(cls, value: object) -> object:
-        return plain_way(value)
+        return plain_source(value)
 
     @field_validator("request")
     @classmethod
@@ -120,17 +120,17 @@ class SparsityProfileModifier(Modifier):
 
     @model_validator(mode="after")
     def _check_one_way(self) -> "SparsityProfileModifier":
-        check_ways(vars(self))
+        check_source(vars(self))
         return self
 
     @property
-    def late(self) -> LateEntry | None:
+    def late(self) -> LateSource | None:
         """What answers only once the model is there; None where a profile answers or a strategy is replayed."""
         return self.peer or self.evopress
 
     @property
     def spaces(self) -> tuple[str, ...]:
-        """The spaces of the strategies, known before a late entry has answered."""
+        """The spaces of the strategies, known before a late source has answered."""
         return tuple(strategy.space for strategy in self.resolve()) if self.late is None else self.late.spaces
 
     @property
@@ -140,7 +140,7 @@ class SparsityProfileModifier(Modifier):
             return self._options.needs_text(self.resolve(), known=bool(self._sources))
         return self.late.needs_text or (cutting(self.late.spaces) and self._options.kept_parts is None)
 
-    def watch(self, progress: Callable[[PeerProgress], None]) -> None:
+    def watch(self, progress: Callable[[Progress], None]) -> None:
         """Let a function be called as a peer gets on."""
         self._progress = progress
 
@@ -251,8 +251,8 @@ class SparsityProfileModifier(Modifier):
         self._store()
         return True
 
-    def _ask(self, late: LateEntry, state: State) -> None:
-        """Let a late entry answer for the dense model, from the toolkit's own calibration data."""
+    def _ask(self, late: LateSource, state: State) -> None:
+        """Let a late source answer for the dense model, from the toolkit's own calibration data."""
         if late.needs_text and state.data.calib is None:
             raise RecipeError(f"{late!r} reads calibration text, got none; give oneshot a dataset")
         if cutting(late.spaces):
@@ -266,9 +266,9 @@ class SparsityProfileModifier(Modifier):
         return self.structured or StructuredOptions()
 
     @property
-    def _sources(self) -> list[ProfileEntry]:
+    def _sources(self) -> list[ProfileSource]:
         if self.profile is not None:
-            return [ProfileEntry(profile=self.profile, request=self.request or {})]
+            return [ProfileSource(profile=self.profile, request=self.request or {})]
         return self.profiles or []
 
     def _handler(self, state: State, strategy: Strategy) -> SpaceHandler:
@@ -294,4 +294,4 @@ class SparsityProfileModifier(Modifier):
         if self.strategy is not None:
             given = self.strategy if isinstance(self.strategy, list) else [self.strategy]
             return tuple(Strategy.read(Path(e)) if isinstance(e, str) else Strategy.from_dict(e) for e in given)
-        return tuple(entry.answer() for entry in self._sources)
+        return tuple(source.answer() for source in self._sources)

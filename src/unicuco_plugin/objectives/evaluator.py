@@ -46,7 +46,7 @@ class BlockEvaluator:
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
         cache_bytes: Most bytes of partial models' states to keep between batches.
-        positions: Positions, over all models, whose logits exist at one time; at least two, a dense and a pruned one.
+        positions: Positions, of the dense model and one candidate, whose logits exist at one time; at least two.
     """
 
     def __init__(

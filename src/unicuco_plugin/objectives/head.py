@@ -20,7 +20,7 @@ class DivergenceHead:
     Args:
         runner: The model, whose head makes logits of states.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
-        positions: Positions, over all models, whose logits exist at one time; at least two, a dense and a pruned one.
+        positions: Positions, of the dense model and one pruned one, whose logits exist at one time; at least two.
     """
 
     def __init__(self, runner: BlockRunner, *, direction: Direction = "forward", positions: int = 512) -> None:
@@ -53,22 +53,30 @@ class DivergenceHead:
         self.runner.check()
         sums = torch.zeros(len(finals), len(dense), dtype=torch.float64)
         changed = [row for row, final in enumerate(finals) if final is not dense]
-        most = max(1, self.positions - 1)
-        for group in (changed[start : start + most] for start in range(0, len(changed), most)):
-            sums[group] = self._sums([dense, *(finals[row] for row in group)], tell)
+        if changed:
+            sums[changed] = self._sums(dense, [finals[row] for row in changed], tell).cpu()
         check_finite("divergence", sums, dense.dtype)
         return [tuple(row.tolist()) for row in (sums / dense.shape[1]).clamp_min(0.0)]
 
-    def _sums(self, states: Sequence[Tensor], tell: Tell) -> Tensor:
-        """Divergence summed over positions, ``len(states) - 1`` models by windows; the first is dense."""
-        windows, length = states[0].shape[:2]
-        sums = torch.zeros(len(states) - 1, windows, dtype=torch.float64)
-        step = max(1, self.positions // len(states))
-        share = self.blocks * (len(states) - 1) / windows
+    def _sums(self, dense: Tensor, finals: Sequence[Tensor], tell: Tell) -> Tensor:
+        """Divergence summed over positions, models by windows.
+
+        Every product of the head is of one model and of positions that do not depend on how many models there are:
+        a value is the same bits whoever else is measured.
+        """
+        windows, length = dense.shape[:2]
+        step = max(1, self.positions // 2)
+        share = self.blocks * len(finals) / windows
+        sums = []
         for window in range(windows):
+            total = torch.zeros(len(finals), dtype=torch.float64, device=dense.device)
             for start in range(0, length, step):
-                together = torch.stack([state[window, start : start + step] for state in states])
-                dense, *pruned = self.runner.logits(together)
-                sums[:, window] += torch.tensor(kl_sums(dense, pruned, self.direction), dtype=torch.float64)
+                part = slice(start, start + step)
+                pruned = (self._logits(final[window, part]) for final in finals)
+                total += kl_sums(self._logits(dense[window, part]), pruned, self.direction)
+            sums.append(total)
             tell(share)
-        return sums
+        return torch.stack(sums, -1)
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return self.runner.logits(states[None])[0]

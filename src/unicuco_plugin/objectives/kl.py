@@ -1,4 +1,4 @@
-r"""KL between next-token distributions given as logits, without ever holding their logarithms whole.
+r"""KL between next-token distributions given as logits, in slices that fit a cache.
 
 ====== ====== ==========================================
 symbol shape  meaning
@@ -9,10 +9,10 @@ P, Q   p x V  ``softmax(a)``, ``softmax(b)``
 ====== ====== ==========================================
 
 ``KL(P‖Q) = sum_v P log P - sum_v P log Q``, so each pruned model costs one log-softmax and one dot product over the
-vocabulary.
+vocabulary; of the dense model P (or log P) is kept for all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -30,29 +30,34 @@ _ROWS_CPU = 8
 _ROWS = 256
 
 
-def kl_sums(dense: Tensor, pruned: Sequence[Tensor], direction: Direction = "forward") -> list[float]:
+def kl_sums(dense: Tensor, pruned: Iterable[Tensor], direction: Direction = "forward") -> Tensor:
     """Sum KL over positions, for many pruned models against one dense one.
+
+    A model's sum is the same bits whatever others there are. Nothing waits for the device.
 
     Args:
         dense: ``p x V`` logits in any floating-point dtype; the arithmetic is float32.
-        pruned: Logits of the same shape, one tensor a model.
+        pruned: Logits of the same shape, one tensor per model, each let go before the next is taken.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
 
     Returns:
-        One sum over the p positions a model, nats.
+        One sum over the p positions per model, nats; float64, on the device of the logits.
     """
     rows = _ROWS_CPU if dense.device.type == "cpu" else _ROWS
-    sums = torch.zeros(len(pruned), dtype=torch.float64, device=dense.device)
-    for start in range(0, len(dense), rows):
-        part = slice(start, start + rows)
-        log_P = dense[part].log_softmax(-1, dtype=torch.float32)
-        P = log_P.exp()
-        negative_entropy = torch.linalg.vecdot(P, log_P)
-        for index, logits in enumerate(pruned):
+    log_P = dense.log_softmax(-1, dtype=torch.float32)
+    parts = [slice(start, start + rows) for start in range(0, len(dense), rows)]
+    if direction == "forward":
+        entropies = [torch.linalg.vecdot(log_P[part].exp(), log_P[part]) for part in parts]
+        P = log_P.exp_()
+    sums = []
+    for logits in pruned:
+        total = torch.zeros((), dtype=torch.float64, device=dense.device)
+        for index, part in enumerate(parts):
             log_Q = logits[part].log_softmax(-1, dtype=torch.float32)
             if direction == "forward":
-                rows_kl = negative_entropy - torch.linalg.vecdot(P, log_Q)
+                rows_kl = entropies[index] - torch.linalg.vecdot(P[part], log_Q)
             else:
-                rows_kl = torch.linalg.vecdot(log_Q.exp(), log_Q - log_P)
-            sums[index] += rows_kl.double().sum()
-    return sums.tolist()
+                rows_kl = torch.linalg.vecdot(log_Q.exp(), log_Q - log_P[part])
+            total += rows_kl.double().sum()
+        sums.append(total)
+    return torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64, device=dense.device)

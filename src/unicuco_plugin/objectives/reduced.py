@@ -94,7 +94,7 @@ class ReducedEvaluator:
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
         cache_bytes: Most bytes of partial models' states to keep between batches.
-        positions: Positions, over all models, whose logits exist at one time; at least two.
+        positions: Positions, of the dense model and one candidate, whose logits exist at one time; at least two.
 
     Raises:
         UnsupportedModelError: If the model's modules cannot be split into parts.

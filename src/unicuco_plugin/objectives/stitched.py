@@ -33,7 +33,7 @@ class StitchedEvaluator:
         windows: ``m x L`` token ids.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
-        positions: Positions, over all models, whose logits exist at one time.
+        positions: Positions, of the dense model and one candidate, whose logits exist at one time; at least two.
         cache_bytes: Most bytes of decoded levels to keep between candidates.
 
     Raises:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest
+from unicuco_plugin.peers.peer import PeerRequest
+from unicuco_plugin.progress import Progress
 
 __all__ = ["block_scores"]
 
@@ -36,7 +37,7 @@ def block_scores(request: PeerRequest) -> Iterator[Tensor]:
     states = torch.cat([runner.embed(part) for part in request.windows.split(request.batch_windows)])
     count = len(request.decoder.blocks)
     for index in range(count):
-        request.progress(PeerProgress("scoring blocks", index, count, index * request.windows.numel() // count))
+        request.progress(Progress("scoring blocks", index, count, index * request.windows.numel() // count))
         squares, states = _squares(runner, index, states, request.batch_windows)
         linears = request.decoder.linears(index)
         yield torch.cat(
@@ -45,7 +46,7 @@ def block_scores(request: PeerRequest) -> Iterator[Tensor]:
                 for name, linear in linears.items()
             ]
         )
-    request.progress(PeerProgress("scoring blocks", count, count, request.windows.numel()))
+    request.progress(Progress("scoring blocks", count, count, request.windows.numel()))
 
 
 def _squares(runner: BlockRunner, index: int, states: Tensor, batch_windows: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
+from unicuco_plugin.progress import Progress
 
 __all__ = ["AlphaPruning", "hill_alpha", "map_alphas"]
 
@@ -56,10 +57,10 @@ class AlphaPruning:
         decoder = request.decoder
         means = []
         for index in range(len(decoder.blocks)):
-            request.progress(PeerProgress("decomposing blocks", index, len(decoder.blocks)))
+            request.progress(Progress("decomposing blocks", index, len(decoder.blocks)))
             weights = [linear.weight.detach() for linear in decoder.linears(index).values()]
             means.append(sum(hill_alpha(_eigenvalues(weight)) for weight in weights) / len(weights))
-        request.progress(PeerProgress("decomposing blocks", len(decoder.blocks), len(decoder.blocks)))
+        request.progress(Progress("decomposing blocks", len(decoder.blocks), len(decoder.blocks)))
         # A block of a single eigenvalue has an infinite exponent, which is known what to do with.
         check_finite("tail exponent", [mean for mean in means if mean != float("inf")], decoder.model.dtype)
         sizes = block_sizes(decoder)

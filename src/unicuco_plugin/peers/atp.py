@@ -10,7 +10,8 @@ from torch import Tensor
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.spaces.plan import plan_counts
 
 __all__ = ["Atp", "progression", "trial_steps"]
@@ -55,14 +56,14 @@ class Atp:
         betas = trial_steps(len(sizes), request.sparsity, self.trials)
         trials = []
         for done, beta in enumerate(betas):
-            request.progress(PeerProgress("trying steps", done, len(betas), done * request.windows.numel()))
+            request.progress(Progress("trying steps", done, len(betas), done * request.windows.numel()))
             shares = meet_budget(progression(len(sizes), request.sparsity, beta), sizes, request.sparsity)
             units = name_units(names, shares)
             [found] = evaluator.evaluate([plan_counts(units, request.levels.sizes)])
             trials.append((found.value, beta, units))
         _, beta, units = min(trials, key=lambda trial: trial[:2])
         tokens = len(betas) * request.windows.numel()
-        request.progress(PeerProgress("trying steps", len(betas), len(betas), tokens))
+        request.progress(Progress("trying steps", len(betas), len(betas), tokens))
         details = {"beta": beta, "trials": [{"beta": step, "divergence": value} for value, step, _ in trials]}
         return PeerResult("sparsity", units, request.sparsity, tokens, time.perf_counter() - started, details)
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.peers.minibatch import check_pool, draw_minibatch
-from unicuco_plugin.peers.peer import PeerProgress
 from unicuco_plugin.peers.rounds import Rounds
+from unicuco_plugin.progress import Progress
 
 __all__ = ["Evolution", "EvolutionSettings", "Found", "Genome", "Problem"]
 
@@ -114,7 +114,7 @@ class Evolution:
     windows: Tensor
     seed: int
     token_budget: int | None = None
-    progress: Callable[[PeerProgress], None] = lambda _: None
+    progress: Callable[[Progress], None] = lambda _: None
 
     def run(self, rounds: Rounds) -> Found:
         """Search until the generations are done or the next would exceed the token budget.
@@ -151,7 +151,7 @@ class Evolution:
         return self.token_budget is not None and tokens > self.token_budget
 
     def _tell(self, step: dict[str, object], done: int) -> None:
-        self.progress(PeerProgress("evolving", done, self.settings.generations, int(str(step["tokens"]))))
+        self.progress(Progress("evolving", done, self.settings.generations, int(str(step["tokens"]))))
 
     def _begin(self) -> dict[str, object]:
         started = time.perf_counter()

@@ -18,6 +18,7 @@ from unicuco_plugin.files.received import read_text
 
 if TYPE_CHECKING:
     from unicuco_plugin.models.blocks.decoder import Decoder
+    from unicuco_plugin.models.families.family import Kind
 
 __all__ = [
     "STEP",
@@ -36,7 +37,7 @@ __all__ = [
 Drop = Literal["none", "attn", "mlp", "attn+mlp"]
 # Weights of one level in the published files.
 STEP = 1_000_000
-_HALVES = {"attn": "attention", "mlp": "mlp"}
+_HALVES: "Mapping[str, Kind]" = {"attn": "attention", "mlp": "mlp"}
 _DROPS: tuple[Drop, ...] = get_args(Drop)
 _LEVEL = re.compile(r"(\S{1,1000}): {0,8}(-?\d{1,12})")
 # Bytes of a file: a hundred thousand linears have seven million.

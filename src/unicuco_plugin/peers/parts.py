@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unicuco_plugin.errors import RequestError, round_down
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.families.family import Kind
 from unicuco_plugin.models.parts.cuts import check_cuts
 from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.peers.peer import PeerResult
@@ -29,7 +30,7 @@ def parts_space(decoder: Decoder, *, round_to: int = ROUND_TO) -> StructuredSpac
     )
 
 
-def kind_space(space: StructuredSpace, decoder: Decoder, kind: str) -> tuple[StructuredSpace, Tensor]:
+def kind_space(space: StructuredSpace, decoder: Decoder, kind: Kind) -> tuple[StructuredSpace, Tensor]:
     """The space of one kind of module alone, and the places of its units in the whole.
 
     Args:
@@ -49,7 +50,7 @@ def embed(x: Tensor, places: Tensor, space: StructuredSpace) -> Tensor:
     return torch.zeros(len(space.units), dtype=torch.float64).scatter(0, places, x)
 
 
-def within_kind(space: StructuredSpace, inner: StructuredSpace, kind: str, sparsity: float) -> float:
+def within_kind(space: StructuredSpace, inner: StructuredSpace, kind: Kind, sparsity: float) -> float:
     """The share of one kind's parameters that is a share of all.
 
     Raises:

@@ -8,37 +8,20 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.progress import Progress
 
 if TYPE_CHECKING:  # plugins are listed without waiting for Transformers
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import Decoder
 
-__all__ = ["OPTIONAL", "Peer", "PeerProgress", "PeerRequest", "PeerResult", "Setting", "choose_space"]
+__all__ = ["OPTIONAL", "Peer", "PeerRequest", "PeerResult", "Setting", "choose_space"]
 
 Setting = Literal["official", "super_fast"]
 # Fields of a request that only some peers read.
 OPTIONAL = frozenset({"windows", "levels", "seed", "setting", "token_budget", "journal"})
 
 
-@dataclass(frozen=True)
-class PeerProgress:
-    """How far a peer is.
-
-    Attributes:
-        stage: What it does now.
-        done, total: Steps of it: blocks, trials, generations.
-        tokens: Evaluation tokens spent so far.
-        message: Something to tell once.
-    """
-
-    stage: str
-    done: int
-    total: int
-    tokens: int = 0
-    message: str = ""
-
-
-def _ignore(_: PeerProgress) -> None:
+def _ignore(_: Progress) -> None:
     pass
 
 
@@ -71,7 +54,7 @@ class PeerRequest:
     setting: Setting = "official"
     token_budget: int | None = None
     journal: Path | None = None
-    progress: Callable[[PeerProgress], None] = _ignore
+    progress: Callable[[Progress], None] = _ignore
     batch_windows: int = 16
 
     def __post_init__(self) -> None:

@@ -12,8 +12,9 @@ from unicuco_plugin.models.blocks.bypass import bypassed
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.peers.blocks import check_blocks, drop_ranked, drop_result, may_go
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
 from unicuco_plugin.peers.rounds import Rounds
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.texts.calibration import calibration_hash
 
 __all__ = ["Greedy", "ShortenedLlama"]
@@ -45,12 +46,12 @@ class ShortenedLlama:
         count = len(request.decoder.blocks)
         with Rounds(request.journal, _header("shortened_llama", request)) as rounds:
             for index in range(count):
-                request.progress(PeerProgress("removing single blocks", index, count, index * request.windows.numel()))
+                request.progress(Progress("removing single blocks", index, count, index * request.windows.numel()))
                 rounds.once(index, partial(_without, request, index))
             logs = [rounds[index]["nll"] for index in range(count)]
             started = time.perf_counter() - sum(rounds[index]["seconds"] for index in range(count))
         tokens = count * request.windows.numel()
-        request.progress(PeerProgress("removing single blocks", count, count, tokens))
+        request.progress(Progress("removing single blocks", count, count, tokens))
         if not all(math.isfinite(value) for value in logs):
             raise CalibrationError("perplexity must be finite on the calibration windows; give other text")
         details: dict[str, object] = {"nll": logs}
@@ -83,7 +84,7 @@ class Greedy:
         total, share = sum(space.block_params), 0
         with Rounds(request.journal, _header("greedy", request)) as rounds:
             while share < (request.sparsity - _SLACK) * total:
-                request.progress(PeerProgress("dropping blocks", share, round(request.sparsity * total), tokens))
+                request.progress(Progress("dropping blocks", share, round(request.sparsity * total), tokens))
                 left = [index for index in range(len(space.units)) if index not in dropped]
                 able = [index for index in left if may_go(space, [*dropped, index])]
                 if not able:
@@ -96,7 +97,7 @@ class Greedy:
                 values.append(step["divergence"])
                 tokens, seconds = tokens + step["tokens"], seconds + step["seconds"]
                 share += space.block_params[step["block"]]
-        request.progress(PeerProgress("dropping blocks", share, share, tokens))
+        request.progress(Progress("dropping blocks", share, share, tokens))
         details: dict[str, object] = {"order": list(dropped), "divergences": values}
         return drop_result(request, dropped, time.perf_counter() - seconds, tokens, details)
 

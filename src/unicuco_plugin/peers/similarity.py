@@ -17,7 +17,8 @@ from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.peers.blocks import check_blocks, drop_ranked, drop_result, may_go
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
+from unicuco_plugin.progress import Progress
 
 __all__ = ["CosineWindow", "ShortGpt", "WeightSubcloning", "mean_change", "mean_cosine"]
 
@@ -141,10 +142,10 @@ def _states(request: PeerRequest) -> Iterator[list[Tensor]]:
     runner = BlockRunner(request.decoder, request.windows.shape[1])
     count, done = len(request.decoder.blocks), 0
     for part in request.windows.split(request.batch_windows):
-        request.progress(PeerProgress("running windows", done, len(request.windows), done * part.shape[1]))
+        request.progress(Progress("running windows", done, len(request.windows), done * part.shape[1]))
         states = [runner.embed(part)]
         for index in range(count):
             states.append(runner.run(index, states[-1]))
         yield states
         done += len(part)
-    request.progress(PeerProgress("running windows", done, len(request.windows), request.windows.numel()))
+    request.progress(Progress("running windows", done, len(request.windows), request.windows.numel()))

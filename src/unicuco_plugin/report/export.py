@@ -9,7 +9,7 @@ from unicuco_plugin.report.table import format_bytes, format_count, format_secon
 from unicuco_plugin.strategy import Strategy
 
 if TYPE_CHECKING:  # it brings the toolkit with it
-    from unicuco_plugin.modifiers.export.oneshot import Export
+    from unicuco_plugin.modifiers.export.result import Export
 
 __all__ = ["describe_export", "export_data"]
 
@@ -25,8 +25,8 @@ def describe_export(export: "Export") -> str:
     lines = []
     for strategy in export.strategies:
         lines += [_say_pruned(strategy), _say_divergence(strategy)]
-    if export.caveat:
-        lines.append(f"            {export.caveat}")
+    if export.divergence_note:
+        lines.append(f"            {export.divergence_note}")
     if export.achieved is not None:
         achieved, worst = export.achieved, export.achieved.worst
         zeros, linears = achieved.total("exported"), len(achieved.linears)
@@ -52,7 +52,7 @@ def export_data(export: "Export") -> str:
         "bytes": export.bytes,
         "seconds": round(export.seconds, 3),
         "strategies": [strategy.to_dict() for strategy in export.strategies],
-        "caveat": export.caveat,
+        "caveat": export.divergence_note,
         "layout": export.layout or None,
         "notes": list(export.notes),
         "silenced": [name for strategy in export.strategies for name in strategy.silenced],

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from unicuco_plugin.escaping import escape_line
-from unicuco_plugin.levels.record import identify_levels
+from unicuco_plugin.levels.settings import identify_levels
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds, format_table
 from unicuco_plugin.strategy import Divergence, Strategy
 

@@ -11,7 +11,7 @@ from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.parts.channels import measure_channels, measure_effects
 from unicuco_plugin.models.parts.kept_parts import KeptParts
-from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.parts.parts import find_parts, spread
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranking import Ranking
@@ -66,7 +66,7 @@ class RankedParts:
                 continue
             kept[name] = tuple(sorted(order[len(gone) :].tolist()))
             if self.compensate and len(gone) < part.count:
-                index = (gone[:, None] * part.width + torch.arange(part.width)).flatten()
+                index = spread(gone.tolist(), part.width)
                 W = decoder.model.get_submodule(part.output).get_parameter("weight")
                 biases[name] = W[:, index.to(W.device)].float() @ self.means[name][index].to(W.device)
         return KeptParts(kept, biases)

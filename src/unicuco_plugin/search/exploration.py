@@ -19,8 +19,8 @@ from unicuco_plugin.policy.posterior import Bound, Posterior
 from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.policy.scalarization import Scalarization, Scaling
 from unicuco_plugin.policy.stratnet import StratNet, sample_preferences, train_stratnet
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.search.hypervolume import reference_point, scale_front, select_by_improvement
-from unicuco_plugin.search.progress import Progress
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
 from unicuco_plugin.spaces.space import Space

@@ -8,8 +8,8 @@ from torch import Tensor
 from unicuco_plugin.journal.journal import Measurement
 from unicuco_plugin.journal.measuring import RANK, Measure
 from unicuco_plugin.policy.scalarization import Scalarization
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.search.exploration import Exploration
-from unicuco_plugin.search.progress import Progress
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.space import Space
 

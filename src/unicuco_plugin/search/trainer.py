@@ -11,9 +11,9 @@ from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, Measure
 from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.policy.scalarization import Z_STAR, Scalarization
 from unicuco_plugin.policy.stratnet import GRID, imitate, preference_grid
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.search.exploration import Exploration, most_measurements, quality_of
 from unicuco_plugin.search.groups import Groups, explore_groups
-from unicuco_plugin.search.progress import Progress
 from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.space import Space

@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from fractions import Fraction
 
-from unicuco_plugin.errors import StrategyError, quoted
+from unicuco_plugin.errors import StrategyError, listed, quoted
 
 __all__ = ["plan_counts"]
-
-# How many unit names a message lists.
-_NAMED = 3
 
 
 def plan_counts(units: Mapping[str, float], sizes: Mapping[str, int], total: int | None = None) -> dict[str, int]:
@@ -71,6 +68,5 @@ def _cover(units: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, fl
             used.add(covering[0])
     unknown = [unit for unit in units if unit not in used]
     if unknown:
-        listed = ", ".join(unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
-        raise StrategyError(f"units must cover prunable linears of the model; {listed} cover none")
+        raise StrategyError(f"units must cover prunable linears of the model; {listed(unknown)} cover none")
     return found

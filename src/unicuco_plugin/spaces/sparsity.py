@@ -6,7 +6,7 @@ symbol shape meaning
 z      p x d scores, any real number: higher, sparser
 s      p x d sparsities within the units' bounds
 n      d     prunable weights of each unit
-c      p     the shift that makes a row spend its budget
+c      p     the constant that makes a row spend its budget
 ====== ===== =====================================================
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, quoted, round_down, round_up
+from unicuco_plugin.spaces.filling import fill
 from unicuco_plugin.spaces.units import name_block, name_kind
 from unicuco_plugin.spaces.weighted import WeightedUnits
 
@@ -31,10 +32,7 @@ _GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 _NEAR = 0.0255
 # Steps of a strategy in the journal: a hundredth of a per cent of a unit, far below what a divergence can show.
 _STEP = 1e-4
-# The shift c is sought within so many scores of the outermost unit, in so many iterations at most, until the budget is
-# met to this share: rounding leaves no more of float64.
-_REACH = 60.0
-_ITERATIONS = 80
+# To what share of all weights a budget is met: rounding leaves no more of float64.
 _EXACT = 1e-15
 _SLACK = 1e-9
 
@@ -66,7 +64,7 @@ class SparsitySpace(WeightedUnits):
         for unit, (low, high) in zip(self.unit_names, self.bounds, strict=False):
             if not 0.0 <= low < high <= 1.0:
                 raise StrategyError(
-                    f"bounds[{quoted(unit)}] (--limits) must be 0 <= low < high <= 1, got ({low}, {high})"
+                    f"bounds[{quoted(unit)}] (--bounds) must be 0 <= low < high <= 1, got ({low}, {high})"
                 )
 
     @cached_property
@@ -131,7 +129,7 @@ class SparsitySpace(WeightedUnits):
             least = f"[{round_up(low)}" if low > _SLACK else "(0"
             raise RequestError(
                 f"sparsity must be in {least}, {round_down(high + _SLACK)}], which the units' bounds allow (their "
-                f"highest level, or unicuco train --limits), got {sparsity:.6g}"
+                f"highest level, or unicuco train --bounds), got {sparsity:.6g}"
             )
         return sparsity
 
@@ -140,7 +138,7 @@ class SparsitySpace(WeightedUnits):
         return self._clip(logits.sigmoid())
 
     def project(self, scores: Tensor, sparsity: float) -> Tensor:
-        """Shift all scores by the one ``c`` that spends the budget: ``s = clip(sigmoid(z + c), low, high)``.
+        """Raise or lower all scores by the one ``c`` that spends the budget: ``s = clip(sigmoid(z + c), low, high)``.
 
         Args:
             scores: ``p x d``.
@@ -156,35 +154,7 @@ class SparsitySpace(WeightedUnits):
             KKT conditions of ``min_s sum_i n_i KL(s_i || sigmoid(z_i))``; docs/method.md, "Budgets, exactly".
         """
         self.reaching(sparsity)
-        z = scores.to(self.params)
-        c = self._shift(z.detach(), sparsity)
-        s = (z + c[..., None]).sigmoid()
-        if not z.requires_grad:
-            return s.clamp(self._low, self._high)
-        # The budget gives the derivative of c: dc = - sum_i n_i s'_i dz_i / sum_i n_i s'_i, over unclipped units.
-        free = ((s > self._low) & (s < self._high)).to(s) * (s * (1.0 - s)).detach() * self.params
-        weight = free / free.sum(-1, keepdim=True).clamp_min(1e-300)
-        moved = (weight * (z - z.detach())).sum(-1, keepdim=True)
-        return (z + c[..., None] - moved).sigmoid().clamp(self._low, self._high)
-
-    def _shift(self, z: Tensor, sparsity: float) -> Tensor:
-        """The ``c`` of each row: Newton's steps; halvings of the bracket where one leaves it, and every third time."""
-        left, right = -_REACH - z.amax(-1), _REACH - z.amin(-1)
-        c = torch.zeros_like(left).clamp(left, right)
-        weights = self.params / self.params.sum()
-        for iteration in range(_ITERATIONS):
-            s = (z + c[..., None]).sigmoid()
-            clipped = s.clamp(self._low, self._high)
-            error = clipped @ weights - sparsity
-            if bool((error.abs() < self.exact).all()):
-                break
-            left, right = torch.where(error > 0, left, c), torch.where(error > 0, c, right)
-            slope = torch.where(s == clipped, s * (1.0 - s), 0.0) @ weights
-            newton = c - error / slope.clamp_min(1e-300)
-            # Clipped units bend the curve: Newton's steps alone may jump between two pieces without end.
-            good = (newton > left) & (newton < right) & (iteration % 3 != 2)
-            c = torch.where(good, newton, 0.5 * (left + right))
-        return c
+        return fill(scores.to(self.params), self.params, (self._low, self._high), sparsity, self.exact)
 
     def scores(self, x: Tensor) -> Tensor:
         """The scores of sparsities, ``p x d`` to ``p x d``: ``relax`` and ``project`` at its own budget return it."""

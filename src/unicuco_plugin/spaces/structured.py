@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from unicuco_plugin.errors import RequestError, StrategyError, round_down
+from unicuco_plugin.errors import RequestError, StrategyError, quoted, round_down
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.steps import Steps
 from unicuco_plugin.spaces.units import name_kind
@@ -196,7 +196,7 @@ class StructuredSpace(WeightedUnits):
         """
         for name, share in units.items():
             if name not in self.units or not 0.0 <= share <= 1.0:
-                raise StrategyError(f"units[{name!r}] must be a known unit with a share in [0, 1], got {share}")
+                raise StrategyError(f"units[{quoted(name)}] must be a known unit with a share in [0, 1], got {share}")
         return self.rounded(torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64))
 
     def key(self, x: Tensor) -> str:

@@ -91,7 +91,7 @@ def select_bounds(
     """
     found = dict.fromkeys(units, default)
     for pattern, pair in special.items():
-        found |= dict.fromkeys(_matching("bounds (--limits)", pattern, found), pair)
+        found |= dict.fromkeys(_matching("bounds (--bounds)", pattern, found), pair)
     return tuple(found.values())
 
 

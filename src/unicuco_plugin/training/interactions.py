@@ -8,9 +8,10 @@ from torch import Tensor
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.objectives.interaction import InteractionMeter, InteractionPath, measure_path
+from unicuco_plugin.peers.part_shares import flap_shares
 from unicuco_plugin.peers.parts import embed, kind_space
-from unicuco_plugin.peers.structured import flap_shares
 from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.structured import StructuredSpace
@@ -89,7 +90,7 @@ def find_starts(space: StructuredSpace, path: InteractionPath, decoder: Decoder,
     rows = [path.assign(budget) for budget in budgets]
     rows += [whole_blocks(space, path.TE[0], budget) for budget in budgets if budget <= _FURTHEST + 1e-9]
     kinds = []
-    for kind in ("attention", "mlp"):
+    for kind in HALVES:
         inner, places = kind_space(space, decoder, kind)
         alone = InteractionPath(inner, torch.zeros(1, len(places), dtype=torch.float64), path.TE[:1, places])
         kinds.append((inner, places, alone, (inner.params.sum() / space.params.sum()).item()))

@@ -27,7 +27,7 @@ from unicuco_plugin.objectives.specification import ObjectiveSpec, SpaceSpec
 from unicuco_plugin.plugins.manager import make_scalarization
 from unicuco_plugin.plugins.objective import Site, build_objective
 from unicuco_plugin.profile import RECORD, is_profile, write_profile
-from unicuco_plugin.search.progress import Progress
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
 from unicuco_plugin.strategy import ModelReference

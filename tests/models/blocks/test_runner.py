@@ -6,6 +6,8 @@ from tiny import FAMILIES, OTHERS, VOCABULARY, tiny_model
 from unicuco_plugin.errors import EvaluationError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.families.family import Family
+from unicuco_plugin.models.families.known import FAMILIES as KNOWN
 
 WINDOWS = torch.randint(3, VOCABULARY, (3, 12), generator=torch.Generator().manual_seed(0))
 
@@ -161,7 +163,7 @@ def test_a_model_whose_blocks_do_not_run_one_by_one_is_refused(odd, message):
 
 
 def test_blocks_that_read_what_an_earlier_one_kept_are_refused(monkeypatch):
-    monkeypatch.setattr("unicuco_plugin.models.blocks.support._HARMLESS", {})  # which says so beforehand
+    monkeypatch.setitem(KNOWN, "gemma4_text", Family(ties={}))  # which say so beforehand
     config = tiny_model("gemma4", blocks=4).config.to_dict() | {"num_kv_shared_layers": 2}
     model = tf.Gemma4ForCausalLM(tf.Gemma4TextConfig.from_dict(config)).eval()
     with pytest.raises(UnsupportedModelError, match=r"is given more than states and positions, which depends on"):

@@ -11,7 +11,7 @@ from sparsity_strategies import linear_sizes, sparsity_strategy, uneven_units
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, RecipeError
 from unicuco_plugin.levels.build import build_levels
-from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.stitch import stitch
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
@@ -60,7 +60,7 @@ def test_a_checkpoint_names_its_database_and_says_when_the_divergence_is_of_anot
         done = prune_with_recipe(checkpoint("llama"), [modifier], tmp_path / levels)
         assert json.loads((done.path / "sparsity.json").read_text())["levels"] == identity
         assert ("another level database" in (done.path / "README.md").read_text()) is not measured
-        assert (done.caveat == "") is measured
+        assert (done.divergence_note == "") is measured
 
 
 def test_logits_are_those_of_a_model_stitched_by_hand(checkpoint, database, tmp_path):

@@ -7,7 +7,7 @@ from hostile_names import NAMES
 from tiny import tiny_model
 
 from unicuco_plugin.modifiers.export.card import write_card
-from unicuco_plugin.modifiers.export.caveat import find_caveat
+from unicuco_plugin.modifiers.export.divergence_note import find_divergence_note
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,9 @@ def test_a_long_recipe_is_left_in_its_own_file(strategy):
 
 
 def test_a_divergence_that_is_not_the_checkpoints_is_said_to_be_the_profiles(strategy):
-    card = write_card("org/model", (strategy,), 1, "", caveat=find_caveat([strategy], ["QuantizationModifier"]))
+    card = write_card(
+        "org/model", (strategy,), 1, "", divergence_note=find_divergence_note([strategy], ["QuantizationModifier"])
+    )
     assert (
         "This is the profile's, without the recipe's QuantizationModifier; this checkpoint itself was not measured, "
         "unicuco evaluate does it."
@@ -112,7 +114,9 @@ def test_names_of_strangers_are_only_text(strategy, space, name):
     def card(name):
         units = {f"{name}.{index}.{name}": 0.5 for index in range(2)} | {f"{name}x": 0.25, name: 1.0}
         fields = {"space": space, "units": units, "source": "peer", "peer": name}
-        return write_card(f"/models/{name}", (strategy.model_copy(update=fields),), 1, "a: 1", caveat=f"of {name}")
+        return write_card(
+            f"/models/{name}", (strategy.model_copy(update=fields),), 1, "a: 1", divergence_note=f"of {name}"
+        )
 
     hostile, usual = card(name), card("usual")
     assert front_matter(hostile) == front_matter(usual)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.blocks.experts import find_fused, find_stacks
+from unicuco_plugin.models.blocks.mixtures import find_fused, find_stacks
 from unicuco_plugin.models.tensors.storage import count_parameters
 
 __all__ = ["Coverage", "check_share", "measure_coverage"]

@@ -7,14 +7,12 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from unicuco_plugin.errors import StrategyError, UnsupportedModelError
-from unicuco_plugin.models.blocks.experts import find_routers
+from unicuco_plugin.models.blocks.mixtures import find_routers
 from unicuco_plugin.models.blocks.support import check_config, check_model
+from unicuco_plugin.models.families.family import HALVES, Family, Kind
+from unicuco_plugin.models.families.known import family_of
 
 __all__ = ["Decoder", "find_decoder"]
-
-# The names under which the families in Transformers keep a block's two halves.
-_ATTENTION = ("self_attn", "attention", "self_attention", "attn", "linear_attn", "conv", "mamba")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "moe", "shared_mlp")
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,11 @@ class Decoder:
     config: PreTrainedConfig
     blocks: nn.ModuleList
     blocks_name: str
+
+    @property
+    def family(self) -> Family:
+        """What the model's family calls its parts."""
+        return family_of(self.config)
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -56,7 +59,7 @@ class Decoder:
             raise StrategyError(f"at least one block must stay, got all {count} to remove")
         return tuple(sorted(chosen))
 
-    def sublayers(self, index: int) -> dict[str, str]:
+    def sublayers(self, index: int) -> dict[Kind, str]:
         """Map ``"attention"`` and ``"mlp"`` to their full module names in one block.
 
         Whatever mixes tokens counts as attention: linear attention, a convolution, a state space. A half that is not
@@ -68,19 +71,18 @@ class Decoder:
         """
         return {half: names[0] for half, names in self.halves(index).items() if len(names) == 1}
 
-    def halves(self, index: int) -> dict[str, list[str]]:
+    def halves(self, index: int) -> dict[Kind, list[str]]:
         """Map ``"attention"`` and ``"mlp"`` to the full names of all such modules in one block."""
         children, block = dict(self.blocks[index].named_children()), self.block_names[index]
         return {
-            half: [f"{block}.{name}" for name in names if name in children]
-            for half, names in (("attention", _ATTENTION), ("mlp", _MLP))
+            half: [f"{block}.{name}" for name in self.family.half(half).names if name in children] for half in HALVES
         }
 
     def linears(self, index: int) -> dict[str, nn.Linear]:
         """Every linear layer of one block by its full module name, in the order of ``named_modules``.
 
         Experts that a family fuses into one tensor are not linears and not listed; routers and gates of experts are
-        left alone (:func:`.experts.find_routers`).
+        left alone (:func:`.mixtures.find_routers`).
 
         Args:
             index: The block, in [0, blocks).

@@ -15,72 +15,25 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.blocks.mixtures import (
+    EXPERT_LINEARS,
+    SOURCE_CLASS,
+    find_split,
+    is_quantised,
+    list_experts,
+)
 from unicuco_plugin.models.tensors.storage import kept_tensors, read_kept, settle
 
 __all__ = [
     "disk_names",
-    "find_fused",
-    "find_routers",
-    "find_split",
-    "find_stacks",
     "fuse_experts",
     "fused_parameters",
     "fused_shapes",
     "fused_tensors",
-    "is_quantised",
 ]
 
-# Where llm-compressor notes which class it has taken apart, and from which configuration that is built.
-_CLASS, _CONFIG = "_source_experts_cls", "_source_config"
-# A family's tensors, and the linears of an expert that each is made of.
-_LINEARS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
-
-
-def find_fused(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that hold all experts of a block in tensors of three dimensions, and say how, by full name."""
-    return {name: module for name, module in model.named_modules() if _is_fused(module)}
-
-
-def find_split(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules whose experts were taken apart into linears, by full name."""
-    return {name: module for name, module in model.named_modules() if _CLASS in vars(module)}
-
-
-def find_stacks(model: nn.Module) -> tuple[str, ...]:
-    """Full names of tensors of three dimensions that hold experts in a way that nothing takes apart."""
-    with kept_tensors():
-        return tuple(
-            f"{name}.{field}"
-            for name, module in model.named_modules()
-            if not _is_fused(module)
-            for field, parameter in module.named_parameters(recurse=False)
-            if _is_stack(module, parameter)
-        )
-
-
-def find_routers(block: nn.Module, hidden_size: int) -> set[nn.Linear]:
-    """The linears that choose or weigh experts: routers, and gates of shared experts.
-
-    They stand beside the experts and lead to no more than a number for each; a shared expert stands there too, and
-    leads back to the states.
-
-    Args:
-        block: A decoder block.
-        hidden_size: Of the states.
-    """
-    found: set[nn.Linear] = set()
-    for parent in block.modules():
-        children = dict(parent.named_children())
-        experts = next((name for name, child in children.items() if _count_experts(name, child)), None)
-        if experts is None:
-            continue
-        most = _count_experts(experts, children.pop(experts)) + 1  # one more: Zaya may skip all of them
-        for child in children.values():
-            linears = [module for module in child.modules() if isinstance(module, nn.Linear)]
-            leads_back = len(linears) > 1 and any(linear.out_features == hidden_size for linear in linears)
-            if not leads_back and any(linear.out_features <= most for linear in linears):
-                found.update(linears)
-    return found
+# Where llm-compressor notes from which configuration the class that it has taken apart is built.
+_CONFIG = "_source_config"
 
 
 def fuse_experts(model: PreTrainedModel) -> tuple[str, ...]:
@@ -130,10 +83,10 @@ def fused_tensors(name: str, split: nn.Module, device: str | None = None) -> dic
     found = {}
     for field, _ in fused.named_parameters():
         projection, what = (field.removesuffix("_bias"), "bias") if field.endswith("_bias") else (field, "weight")
-        if projection not in _LINEARS:
+        if projection not in EXPERT_LINEARS:
             raise UnsupportedModelError(f"{name}: holds {field}, which linears of experts do not carry")
         transpose = what == "weight" and _transposed(fused, split)
-        parts = [_part(fused, expert, projection, what, device) for expert in _experts(split)]
+        parts = [_part(fused, expert, projection, what, device) for expert in list_experts(split)]
         found[field] = torch.stack([part.T if transpose else part for part in parts])
     return found
 
@@ -148,10 +101,10 @@ def disk_names(model: PreTrainedModel, name: str) -> dict[str, str]:
         name: Of the experts' module, taken apart or not.
     """
     module = model.get_submodule(name)
-    fused = _build(name, module) if _CLASS in vars(module) else module
+    fused = _build(name, module) if SOURCE_CLASS in vars(module) else module
     numbers: dict[float, str] = {}
     given = {}
-    for field, linears in _LINEARS.items():
+    for field, linears in EXPERT_LINEARS.items():
         if field in dict(fused.named_parameters(recurse=False)):
             first = len(numbers)
             numbers |= {float(first + place): linear for place, linear in enumerate(linears)}
@@ -190,11 +143,6 @@ def fused_shapes(model: PreTrainedModel) -> dict[str, Tensor]:
     return found
 
 
-def is_quantised(split: nn.Module) -> bool:
-    """Whether a linear among experts was quantised."""
-    return any(hasattr(module, "quantization_scheme") for module in split.modules())
-
-
 def _name_as_on_disk(model: PreTrainedModel, name: str) -> None:
     """Let ``save_pretrained`` write the linears of experts under the names that the family's files have."""
     own = getattr(model, "_weight_conversions", None)
@@ -208,32 +156,6 @@ def _name_as_on_disk(model: PreTrainedModel, name: str) -> None:
     model._weight_conversions = [*given, *(entry for entry in ours if str(entry) not in known)]
 
 
-def _is_fused(module: nn.Module) -> bool:
-    with kept_tensors():
-        own = dict(module.named_parameters(recurse=False))
-    first = own.get("gate_up_proj", own.get("up_proj"))
-    # Transformers' decorator of such classes sets the attribute.
-    declared = hasattr(module, "is_transposed")
-    return declared and first is not None and "down_proj" in own and _is_stack(module, first)
-
-
-def _is_stack(module: nn.Module, parameter: Tensor) -> bool:
-    """Whether a parameter is a matrix for each of several experts; a convolution's is none, nor are vectors."""
-    convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    return parameter.dim() == 3 and min(parameter.shape) > 1 and not convolution
-
-
-def _count_experts(name: str, module: nn.Module) -> int:
-    """How many experts a child of a mixture holds, 0 where it holds none."""
-    if _CLASS in vars(module):
-        return len(_experts(module))
-    with kept_tensors():
-        stacks = [parameter for parameter in module.parameters(recurse=False) if _is_stack(module, parameter)]
-    if stacks:
-        return stacks[0].shape[0]
-    return len(module) if isinstance(module, nn.ModuleList) and "expert" in name else 0
-
-
 def _owner(name: str, split: Mapping[str, nn.Module]) -> bool:
     return any(name.startswith(f"{module}.") for module in split)
 
@@ -242,14 +164,10 @@ def _build(name: str, split: nn.Module) -> nn.Module:
     """The family's own module, without weights."""
     try:
         with torch.device("meta"):
-            fused: nn.Module = getattr(split, _CLASS)(getattr(split, _CONFIG))
+            fused: nn.Module = getattr(split, SOURCE_CLASS)(getattr(split, _CONFIG))
     except Exception as error:  # whatever a family raises
         raise UnsupportedModelError(f"{name}: its experts cannot be put together again: {error}") from error
     return fused
-
-
-def _experts(split: nn.Module) -> list[nn.Module]:
-    return [child for name, child in split.named_children() if name.isdigit()]
 
 
 def _transposed(fused: nn.Module, split: nn.Module) -> bool:

@@ -4,13 +4,14 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.blocks.block_call import BlockCall, same_numbers
 from unicuco_plugin.models.blocks.block_output import BlockOutput
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.finite import FiniteStates
@@ -22,34 +23,6 @@ __all__ = ["BlockRunner"]
 _SHAPES = 2
 # Windows and tokens that the first look at a model takes.
 _WINDOWS, _TOKENS = 2, 3
-
-
-@dataclass(frozen=True)
-class _Call:
-    """How the model called a block: everything beside the states.
-
-    Attributes:
-        args: Positional arguments, without the states.
-        kwargs: The others, without the states.
-        keyword: The name under which the states came; None where they came first.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    keyword: str | None
-
-    @classmethod
-    def split(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, "_Call"]:
-        """Tell the states from the rest."""
-        if args:
-            return args[0], cls(args[1:], dict(kwargs), None)
-        name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
-        return kwargs[name], cls((), {key: value for key, value in kwargs.items() if key != name}, name)
-
-    def __call__(self, block: nn.Module, states: Tensor) -> Any:  # noqa: ANN401 - whatever the block returns
-        if self.keyword is None:
-            return block(states, *self.args, **self.kwargs)
-        return block(*self.args, **{self.keyword: states}, **self.kwargs)
 
 
 class BlockRunner:
@@ -73,7 +46,7 @@ class BlockRunner:
         self.decoder = decoder
         self.length = length
         self._outputs: list[BlockOutput] = []
-        self._calls: OrderedDict[tuple[int, ...], list[_Call]] = OrderedDict()
+        self._calls: OrderedDict[tuple[int, ...], list[BlockCall]] = OrderedDict()
         # A balance of experts cannot be told of blocks that were not run.
         routers = vars(decoder.config).get("output_router_logits", False)
         self._options = {"use_cache": False, **({"output_router_logits": False} if routers else {})}
@@ -92,15 +65,15 @@ class BlockRunner:
         tokens = torch.arange(2 * _WINDOWS * min(self.length, _TOKENS), device=self.device)
         tokens %= self.decoder.model.get_input_embeddings().num_embeddings
         some, others = tokens.view(2, _WINDOWS, -1)
-        calls: list[_Call] = []
+        calls: list[BlockCall] = []
         order: list[int] = []
         entered: list[Tensor] = []
         left: list[Tensor] = []
         names, label = self.decoder.block_names, type(self.decoder.model).__name__
 
         def before(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            states, call = _Call.split(args, kwargs)
-            if left and not _same(states, left[-1]):
+            states, call = BlockCall.split(args, kwargs)
+            if left and not same_numbers(states, left[-1]):
                 raise UnsupportedModelError(
                     f"{label}: what enters {names[index]} is not what leaves the block before it, so its blocks "
                     "cannot be run one by one"
@@ -129,21 +102,22 @@ class BlockRunner:
         self.embed(others)
         for index, there in enumerate(self._calls.popitem()[1]):
             name, here = names[index], calls[index]
-            same = _same((here.args, here.kwargs), (there.args, there.kwargs))
+            same = same_numbers((here.args, here.kwargs), (there.args, there.kwargs))
             if not same and not self._indifferent(index, there, here, entered[index], left[index]):
                 raise UnsupportedModelError(
                     f"{label}: {name} is given more than states and positions, which depends on the text or on other "
                     "blocks, so its blocks cannot be run one by one"
                 )
 
-    def _indifferent(self, index: int, call: _Call, given: _Call, states: Tensor, expected: Tensor) -> bool:
+    def _indifferent(self, index: int, call: BlockCall, given: BlockCall, states: Tensor, expected: Tensor) -> bool:
         """Whether a block that is called as on other tokens makes the same of its states: it reads nothing of them.
 
         That is asked of what blocks hand each other in a mapping (Gemma 4, whose later blocks may read an earlier one's
         keys), which is new and empty for every call; a tensor may matter on longer text alone (which tokens DeepSeek's
         sparse attention looks at).
         """
-        if not _same(*({k: v for k, v in one.kwargs.items() if not isinstance(v, Mapping)} for one in (call, given))):
+        plain = ({k: v for k, v in one.kwargs.items() if not isinstance(v, Mapping)} for one in (call, given))
+        if not same_numbers(*plain):
             return False
         kwargs = {
             name: copy.copy(value) if isinstance(value, Mapping) else value for name, value in call.kwargs.items()
@@ -165,9 +139,9 @@ class BlockRunner:
             ``b x length x hidden`` states in the model's dtype.
         """
         entering: list[Tensor] = []
-        calls: list[_Call] = []
+        calls: list[BlockCall] = []
 
-        def keep(states: Tensor, call: _Call) -> Tensor:
+        def keep(states: Tensor, call: BlockCall) -> Tensor:
             if not calls:
                 entering.append(states)
             calls.append(call)
@@ -238,11 +212,11 @@ class BlockRunner:
             return model(input_ids=positions, **self._options)
 
     @contextmanager
-    def _replaced(self, function: Callable[[Tensor, _Call], Tensor]) -> Iterator[None]:
+    def _replaced(self, function: Callable[[Tensor, BlockCall], Tensor]) -> Iterator[None]:
         """Let ``function`` of states and the call's rest stand for every block, until the end of the ``with``."""
 
         def stand_in(output: BlockOutput) -> Callable[..., object]:
-            return lambda _, *args, **kwargs: output.of(function(*_Call.split(args, kwargs)))
+            return lambda _, *args, **kwargs: output.of(function(*BlockCall.split(args, kwargs)))
 
         undo = [
             replace_forward(block, stand_in(output))
@@ -261,16 +235,3 @@ def _at(index: int, look: Callable[[int, tuple[Any, ...], dict[str, Any]], None]
 
 def _after(index: int, look: Callable[[int, object], None]) -> Callable[..., None]:
     return lambda _, __, output: look(index, output)
-
-
-def _same(one: object, other: object) -> bool:
-    """Whether two arguments hold the same numbers; of objects that are no numbers the kind is compared."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one is other or torch.equal(one, other.to(one.device))
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
-        return len(one) == len(other) and all(_same(*pair) for pair in zip(one, other, strict=True))
-    return one == other if isinstance(one, bool | int | float | str) else True

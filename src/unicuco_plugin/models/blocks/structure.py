@@ -9,17 +9,15 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from unicuco_plugin.errors import UnsupportedModelError, clip, quoted
+from unicuco_plugin.errors import UnsupportedModelError, clip, listed, quoted
 from unicuco_plugin.models.blocks.experts import fused_shapes
+from unicuco_plugin.models.families.known import family_of
 
 __all__ = ["check_structure"]
 
 _SCALARS = (bool, int, float, str, type(None))
-# State of use, not of structure.
-# RWKV notes whether a forward pass has scaled its weights yet.
-_STATE = frozenset({"training", "gradient_checkpointing", "layers_are_rescaled"})
-# How many differences a message names; the first ones say enough.
-_NAMED = 3
+# State of use, not of structure; a family may have more.
+_STATE = frozenset({"training", "gradient_checkpointing"})
 
 
 def check_structure(model: PreTrainedModel) -> None:
@@ -46,11 +44,11 @@ def check_structure(model: PreTrainedModel) -> None:
     except Exception as error:
         reason = clip(" ".join(str(error).split()), 180, middle=True)
         raise UnsupportedModelError(f"{label}: its configuration no longer builds a model: {reason}") from error
-    differences = [*_tensor_differences(model, fresh), *_attribute_differences(model, fresh)]
+    states = _STATE | family_of(config).states
+    differences = [*_tensor_differences(model, fresh), *_attribute_differences(model, fresh, states)]
     if differences:
-        more = len(differences) - _NAMED
-        listed = "; ".join(differences[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
-        raise UnsupportedModelError(f"{label}: its configuration builds another model: {listed}")
+        told = listed(differences, between="; ", rest="; and {} more")
+        raise UnsupportedModelError(f"{label}: its configuration builds another model: {told}")
 
 
 def _tensor_differences(model: PreTrainedModel, fresh: PreTrainedModel) -> Iterator[str]:
@@ -76,13 +74,15 @@ def _checkpoint_shapes(model: PreTrainedModel, rules: PreTrainedModel) -> dict[s
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _attribute_differences(module: nn.Module, fresh: nn.Module, name: str = "") -> Iterator[str]:
+def _attribute_differences(
+    module: nn.Module, fresh: nn.Module, states: frozenset[str], name: str = ""
+) -> Iterator[str]:
     if type(module) is not type(fresh):
         # Replaced by the toolkit, or another kind of layer: then its tensors differ, and that is said.
         return
     have = vars(module)
     for attribute, value in vars(fresh).items():
-        if attribute.startswith("_") or attribute in _STATE or type(value) not in _SCALARS:
+        if attribute.startswith("_") or attribute in states or type(value) not in _SCALARS:
             continue
         place = f"{name}.{attribute}".lstrip(".")
         if attribute not in have:
@@ -93,7 +93,7 @@ def _attribute_differences(module: nn.Module, fresh: nn.Module, name: str = "") 
     for child, fresh_child in fresh.named_children():
         place = f"{name}.{child}".lstrip(".")
         if child in children:
-            yield from _attribute_differences(children[child], fresh_child, place)
+            yield from _attribute_differences(children[child], fresh_child, states, place)
         else:
             yield f"module {place} is missing"
 

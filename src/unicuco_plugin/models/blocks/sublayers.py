@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.models.tensors.storage import (
     compute_device,
     count_parameters,
@@ -19,13 +20,10 @@ from unicuco_plugin.models.tensors.storage import (
     write_tensor,
 )
 
-__all__ = ["HALVES", "check_outputs", "check_silence", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
+__all__ = ["check_outputs", "check_silence", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
 
 # A sub-layer's output: its states, alone or first of several values.
 _Output: TypeAlias = Tensor | tuple[Tensor, ...] | list[Tensor]
-HALVES = ("attention", "mlp")
-# The names under which the families keep the last linear of a half, the one whose output is added to the states.
-_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo", "down_proj", "dense_4h_to_h", "w2", "fc2", "fc_out")
 
 
 def sublayer_names(decoder: Decoder) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -164,16 +162,17 @@ class _Outputs:
 
 def _output_parameters(decoder: Decoder, name: str) -> list[tuple[nn.Module, str]]:
     """Weights and biases of a sub-layer's last linear, of every expert's where there are experts: whose, and which."""
+    outputs = decoder.family.outputs
     with kept_tensors():
         names = [inner for inner, _ in decoder.model.get_submodule(name).named_parameters()]
     # Experts that a family fuses keep their projections as parameters, not as modules.
     found = [
         (decoder.model.get_submodule(f"{name}.{inner}".rpartition(".")[0]), inner.rpartition(".")[2])
         for inner in names
-        if re.sub(r"\.weight$|[._]bias$", "", inner).rpartition(".")[2] in _OUTPUTS
+        if re.sub(r"\.weight$|[._]bias$", "", inner).rpartition(".")[2] in outputs
     ]
     if not found:
-        raise UnsupportedModelError(f"{name}: has no output projection named as in {', '.join(_OUTPUTS)}")
+        raise UnsupportedModelError(f"{name}: has no output projection named as in {', '.join(outputs)}")
     return found
 
 

@@ -13,9 +13,6 @@ from unicuco_plugin.models.blocks.structure import check_structure
 
 __all__ = ["drop_blocks", "dropped", "shrink_config"]
 
-# The names under which modules inside a block remember which block they are in.
-_PLACES = ("layer_idx", "layer_id", "layer_index", "layer_number", "block_idx", "block_index")
-
 
 def drop_blocks(model: PreTrainedModel, indices: Iterable[int], *, check: bool = True) -> None:
     """Remove blocks from a model in memory, for good.
@@ -82,32 +79,35 @@ def _shrink(decoder: Decoder, indices: tuple[int, ...], undo: _Undo, *, check: b
     kept = [index for index in range(len(decoder.blocks)) if index not in indices]
     fields = shrink_fields(decoder.config, kept)
     for new, old in enumerate(kept):
-        _move_block(decoder.blocks[old], old, new, undo.places)
+        for module in decoder.blocks[old].modules():
+            _move_module(module, decoder.family.places, old, new, undo.places)
     decoder.blocks._modules = {str(new): decoder.blocks[old] for new, old in enumerate(kept)}
     for config, _ in undo.configs:
         _set_fields(config, fields)
-    _recall_sliding(decoder, undo.places)
+    _note_again(decoder, undo.places)
     if check:
         check_structure(decoder.model)
 
 
-def _move_block(block: nn.Module, old: int, new: int, places: list[tuple[nn.Module, str, int]]) -> None:
-    for module in block.modules():
-        for attribute in _PLACES:
-            place = vars(module).get(attribute)
-            # layer_number counts from one in the families that have it.
-            if type(place) is int and place - old in (0, 1):
-                places.append((module, attribute, place))
-                setattr(module, attribute, place - old + new)
+def _move_module(
+    module: nn.Module, attributes: Iterable[str], old: int, new: int, places: list[tuple[nn.Module, str, int]]
+) -> None:
+    for attribute in attributes:
+        place = vars(module).get(attribute)
+        # layer_number counts from one in the families that have it.
+        if type(place) is int and place - old in (0, 1):
+            places.append((module, attribute, place))
+            setattr(module, attribute, place - old + new)
 
 
-def _recall_sliding(decoder: Decoder, places: list[tuple[nn.Module, str, int]]) -> None:
-    """Some families (Qwen2, Qwen3, SmolLM3) note when built whether any block has sliding attention."""
+def _note_again(decoder: Decoder, places: list[tuple[nn.Module, str, int]]) -> None:
+    """Some families note when they are built whether any block has attention of a kind."""
     for module in decoder.model.modules():
-        noted = vars(module).get("has_sliding_layers")
-        if noted is not None:
-            places.append((module, "has_sliding_layers", noted))
-            module.has_sliding_layers = "sliding_attention" in decoder.config.layer_types
+        for attribute in vars(module).keys() & decoder.family.noted.keys():
+            noted = vars(module)[attribute]
+            if noted is not None:
+                places.append((module, attribute, noted))
+                setattr(module, attribute, decoder.family.noted[attribute] in decoder.config.layer_types)
 
 
 def _live_configs(decoder: Decoder) -> list[PreTrainedConfig]:

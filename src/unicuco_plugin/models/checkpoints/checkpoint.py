@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from unicuco_plugin.errors import ExportError
+from unicuco_plugin.errors import ExportError, listed
 from unicuco_plugin.models.blocks.fingerprint import config_fingerprint
 from unicuco_plugin.models.checkpoints.loadability import is_passed_over
 from unicuco_plugin.models.tensors.storage import kept_tensors
@@ -20,7 +20,7 @@ __all__ = ["check_checkpoint", "read_shapes", "read_tensors", "write_config_fiel
 
 # Bytes before a safetensors header: its length, little-endian.
 _LENGTH = 8
-# How many tensors a message names.
+# How many configuration fields a message names.
 _NAMED = 3
 # As safetensors spells them; what it holds beside these is packed bits, of which the shape alone counts here.
 _DTYPES = {
@@ -81,9 +81,8 @@ def check_checkpoint(folder: Path, model: PreTrainedModel) -> None:
         raise ExportError(f"{folder}: config.json builds another model than the one in memory: {names} differs")
     differences = _tensor_differences(read_shapes(folder), model)
     if differences:
-        more = len(differences) - _NAMED
-        listed = "; ".join(differences[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
-        raise ExportError(f"{folder}: the saved tensors are not those in memory: {listed}")
+        told = listed(differences, between="; ", rest="; and {} more")
+        raise ExportError(f"{folder}: the saved tensors are not those in memory: {told}")
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

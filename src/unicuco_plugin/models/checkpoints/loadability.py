@@ -26,8 +26,7 @@ __all__ = [
     "quiet_loading",
 ]
 
-# How many tensors a message names, and the characters of each.
-_NAMED = 3
+# Characters of a tensor's name in a message.
 _LONGEST = 70
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from unicuco_plugin.errors import ExportError, clip
+from unicuco_plugin.errors import ExportError, clip, listed
 from unicuco_plugin.models.checkpoints.checkpoint import read_tensors
 from unicuco_plugin.models.checkpoints.loadability import (
     find_unfit,
@@ -97,10 +97,9 @@ def _loads_itself(model: PreTrainedModel) -> bool:
 
 def _refuse(unfit: list[str]) -> None:
     if unfit:
-        more = f"; and {len(unfit) - 2} more" if len(unfit) > 2 else ""
-        listed = "; ".join(unfit[:2]) + more
+        told = listed(unfit, 2, between="; ", rest="; and {} more")
         raise ExportError(
-            f"the checkpoint is refused by Transformers, which would load another model: {listed}: {_AGAIN}"
+            f"the checkpoint is refused by Transformers, which would load another model: {told}: {_AGAIN}"
         )
 
 

@@ -1,16 +1,17 @@
 """Which head groups and neurons stay: what structured pruning hands from a search to a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.parts.parts import Parts, find_parts
+from unicuco_plugin.models.tensors.linears import Linears
 
-__all__ = ["KeptParts"]
+__all__ = ["KeptParts", "change_modules"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,28 @@ class KeptParts:
             _check_bias(name, bias, decoder.config.hidden_size)
         if all(self.kept.get(name) == () for name in parts):
             raise StrategyError(f"kept parts must leave something, got all {len(parts)} modules removed")
+
+
+@torch.no_grad()
+def change_modules(
+    decoder: Decoder, parts: KeptParts, change: Callable[[nn.Module, Parts, tuple[int, ...], Tensor | None], None]
+) -> Callable[[], None]:
+    """Give every module that loses parts other linears.
+
+    Args:
+        decoder: The dense model, changed in place; the linears that it had are not.
+        parts: What stays, already checked.
+        change: Does it, given the module, its parts, which of them stay, and the bias that stands for the others.
+
+    Returns:
+        A function that puts the linears back; calling it again does nothing.
+    """
+    found, linears = find_parts(decoder), Linears()
+    for name, kept in parts.kept.items():
+        module = decoder.model.get_submodule(name)
+        linears.remember(module)
+        change(module, found[name], kept, parts.biases.get(name))
+    return linears.restore
 
 
 def _check_indices(name: str, indices: tuple[int, ...], count: int) -> None:

@@ -1,23 +1,18 @@
 """What attentions and MLPs are made of: head groups and neurons that can go one by one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.sublayers import sublayer_names
+from unicuco_plugin.models.families.family import HALVES, Half, Kind
 from unicuco_plugin.models.tensors.storage import count_parameters
 
-__all__ = ["Parts", "find_parts", "leaving_blocks"]
-
-_ATTENTION = ("q_proj", "k_proj", "v_proj")
-# The last linear of an attention, by the names that families give it; gate, up and down of an MLP, or up and down.
-_OUTPUTS = ("o_proj", "out_proj")
-_MLPS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
-_UNGATED = ("up_proj", "down_proj")
+__all__ = ["Parts", "find_parts", "leaving_blocks", "linear_names", "spread"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +33,30 @@ class Parts:
     """
 
     name: str
-    kind: Literal["attention", "mlp"]
+    kind: Kind
     count: int
     width: int
     head_dim: int
     output: str
     params: int
     rows: Mapping[str, int]
+
+    @property
+    def projection(self) -> str:
+        """The output projection's own name, within the module."""
+        return self.output.rpartition(".")[2]
+
+
+def spread(indices: Iterable[int], width: int) -> Tensor:
+    """Rows or columns of parts that own ``width`` each, in the parts' order."""
+    return (torch.tensor(tuple(indices), dtype=torch.long)[:, None] * width + torch.arange(width)).flatten()
+
+
+def linear_names(module: nn.Module, half: Half) -> tuple[str, ...]:
+    """What the linears of a module should be called, the output projection last, told by that and by a missing gate."""
+    names = next((names for names in half.linears if hasattr(module, names[-1])), half.linears[0])
+    gateless = len(names) == 3 and hasattr(module, names[1]) and not hasattr(module, names[0])
+    return names[1:] if gateless else names
 
 
 def find_parts(decoder: Decoder) -> dict[str, Parts]:
@@ -64,21 +76,22 @@ def find_parts(decoder: Decoder) -> dict[str, Parts]:
         for half, names in decoder.halves(index).items():
             for name in names:
                 try:
-                    found[name] = (_attention if half == "attention" else _mlp)(name, decoder.model.get_submodule(name))
+                    split = _attention if half == "attention" else _mlp
+                    found[name] = split(name, decoder.model.get_submodule(name), decoder.family.half(half))
                 except UnsupportedModelError as error:
                     refused[name] = error
-    split = {type(decoder.model.get_submodule(name)) for name in found}
-    for half in ("attention", "mlp"):
+    kinds = {type(decoder.model.get_submodule(name)) for name in found}
+    for half in HALVES:
         if all(part.kind != half for part in found.values()):
             sublayer_names(decoder)  # which says it better, where there is no such module at all
             raise next(reason for name, reason in refused.items() if name in _all_names(decoder, half))
     for name, reason in refused.items():
-        if type(decoder.model.get_submodule(name)) in split:
+        if type(decoder.model.get_submodule(name)) in kinds:
             raise reason
     return found
 
 
-def _all_names(decoder: Decoder, half: str) -> set[str]:
+def _all_names(decoder: Decoder, half: Kind) -> set[str]:
     return {name for index in range(len(decoder.blocks)) for name in decoder.halves(index)[half]}
 
 
@@ -92,9 +105,10 @@ def leaving_blocks(decoder: Decoder, parts: Mapping[str, Parts]) -> dict[str, tu
     return found
 
 
-def _attention(name: str, module: nn.Module) -> Parts:
-    last = next((child for child in _OUTPUTS if hasattr(module, child)), _OUTPUTS[0])
-    query, key, value, output = _linears(name, module, (*_ATTENTION, last))
+def _attention(name: str, module: nn.Module, half: Half) -> Parts:
+    names = linear_names(module, half)
+    query, key, value, output = _linears(name, module, names)
+    *inputs, last = names
     head_dim = getattr(module, "head_dim", None)
     if not isinstance(head_dim, int) or key.out_features % head_dim:
         raise UnsupportedModelError(f"{name}: head_dim must divide {key.out_features} key outputs, got {head_dim}")
@@ -106,18 +120,16 @@ def _attention(name: str, module: nn.Module) -> Parts:
         raise UnsupportedModelError(f"{name}: {last} has {output.in_features} inputs, expected {query.out_features}")
     for inner, parameter in module.named_parameters():
         # Norms of queries and keys are shared by all heads; one over all heads together would mix groups.
-        if inner.rpartition(".")[0] not in (*_ATTENTION, last) and tuple(parameter.shape) != (head_dim,):
+        if inner.rpartition(".")[0] not in names and tuple(parameter.shape) != (head_dim,):
             raise UnsupportedModelError(f"{name}: cannot be split into head groups, since {inner} spans them")
     params = sum(count_parameters(linear) for linear in (query, key, value)) + output.weight.numel()
-    rows = {"q_proj": query.out_features // groups, "k_proj": head_dim, "v_proj": head_dim}
+    rows = dict(zip(inputs, (query.out_features // groups, head_dim, head_dim), strict=True))
     width = output.in_features // groups
     return Parts(name, "attention", groups, width, head_dim, f"{name}.{last}", params // groups, rows)
 
 
-def _mlp(name: str, module: nn.Module) -> Parts:
-    names: tuple[str, ...] = next((names for names in _MLPS if hasattr(module, names[-1])), _MLPS[0])
-    if hasattr(module, "up_proj") and not hasattr(module, "gate_proj"):
-        names = _UNGATED
+def _mlp(name: str, module: nn.Module, half: Half) -> Parts:
+    names = linear_names(module, half)
     *inputs, down = _linears(name, module, names)
     if {linear.out_features for linear in inputs} != {down.in_features}:
         raise UnsupportedModelError(

@@ -10,15 +10,11 @@ from transformers import PreTrainedConfig
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.structure import check_structure
+from unicuco_plugin.models.families.family import HALVES
+from unicuco_plugin.models.families.known import family_of
+from unicuco_plugin.models.parts.parts import linear_names
 
-__all__ = ["BIAS_FIELDS", "SIZE_FIELDS", "plain_fields", "set_fields"]
-
-# How many parts a module of a kind has.
-SIZE_FIELDS = {"attention": "num_key_value_heads", "mlp": "intermediate_size"}
-# Where a family can be told that all linears of such modules have biases.
-BIAS_FIELDS = {"attention": "attention_bias", "mlp": "mlp_bias"}
-_BIASED = {"attention_bias": ("self_attn", ("q_proj", "k_proj", "v_proj", "o_proj")),
-           "mlp_bias": ("mlp", ("gate_proj", "up_proj", "down_proj"))}  # fmt: skip
+__all__ = ["plain_fields", "set_fields"]
 
 
 def plain_fields(config: PreTrainedConfig, layers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -31,21 +27,24 @@ def plain_fields(config: PreTrainedConfig, layers: Sequence[Mapping[str, Any]]) 
     Returns:
         Fields and their values; None where blocks differ or the family has no field for a bias.
     """
-    sizes = [tuple(layer[field] for field in SIZE_FIELDS.values()) for layer in layers]
+    family = family_of(config)
+    sizes = [(layer[family.attention.size], layer[family.mlp.size]) for layer in layers]
     if len(set(sizes)) > 1 or any("skip" in layer for layer in layers):
         return None
     groups, neurons = sizes[0]
     fields: dict[str, Any] = {}
-    if groups != config.num_key_value_heads:
-        heads = config.num_attention_heads
+    dense = getattr(config, family.attention.size)
+    if groups != dense:
+        heads = getattr(config, family.heads)
         fields["head_dim"] = getattr(config, "head_dim", None) or config.hidden_size // heads
-        fields |= {"num_attention_heads": heads // config.num_key_value_heads * groups, "num_key_value_heads": groups}
-    if neurons != config.intermediate_size:
-        fields["intermediate_size"] = neurons
+        fields |= {family.heads: heads // dense * groups, family.attention.size: groups}
+    if neurons != getattr(config, family.mlp.size):
+        fields[family.mlp.size] = neurons
     for kind in sorted({kind for layer in layers for kind in layer.get("output_bias", ())}):
-        if not isinstance(vars(config).get(BIAS_FIELDS[kind]), bool):
+        field = family.half(kind).bias
+        if not isinstance(vars(config).get(field), bool):
             return None
-        fields[BIAS_FIELDS[kind]] = True
+        fields[field] = True
     return fields
 
 
@@ -66,12 +65,13 @@ def set_fields(decoder: Decoder, fields: Mapping[str, Any]) -> None:
     except Exception as error:
         # Transformers, its configuration classes and the hub's checks raise errors of their own here.
         raise UnsupportedModelError(f"{config.model_type}: cannot be told these sizes: {error}") from error
-    for field in fields.keys() & _BIASED.keys():
-        child, linears = _BIASED[field]
-        for block in decoder.blocks:
-            module = block.get_submodule(child)
-            for linear in [linear for name, linear in module.named_children() if name in linears]:
-                _give_bias(linear)
+    for half in [half for half in HALVES if decoder.family.half(half).bias in fields]:
+        for name in [name for index in range(len(decoder.blocks)) for name in decoder.halves(index)[half]]:
+            module = decoder.model.get_submodule(name)
+            children, names = dict(module.named_children()), linear_names(module, decoder.family.half(half))
+            if children.keys() >= set(names):  # a hybrid's other modules have none
+                for child in names:
+                    _give_bias(children[child])
     check_structure(decoder.model)
 
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.parts.compact import HEAD_COUNTS
 from unicuco_plugin.models.parts.kept_parts import KeptParts
-from unicuco_plugin.models.parts.parts import Parts
+from unicuco_plugin.models.parts.parts import Parts, spread
 from unicuco_plugin.models.tensors.forwards import replace_forward
 from unicuco_plugin.models.tensors.storage import exchanged
 
@@ -35,7 +34,8 @@ def reduced(decoder: Decoder, kept: KeptParts, parts: Iterable[Parts]) -> Iterat
             module = decoder.model.get_submodule(part.name)
             indices = kept.kept.get(part.name, tuple(range(part.count)))
             # A module that keeps nothing stays whole and is not asked: attention over no head is not defined.
-            restore += _take_out(module, part, indices) if indices else [_stand_in(module, part)]
+            taken = _take_out(decoder, module, part, indices) if indices else [_stand_in(module, part)]
+            restore += taken
             bias = kept.biases.get(part.name)
             if bias is not None:
                 restore.append(_add(module, bias))
@@ -45,30 +45,31 @@ def reduced(decoder: Decoder, kept: KeptParts, parts: Iterable[Parts]) -> Iterat
             undo()
 
 
-def _take_out(module: nn.Module, part: Parts, indices: tuple[int, ...]) -> list[_Undo]:
+def _take_out(decoder: Decoder, module: nn.Module, part: Parts, indices: tuple[int, ...]) -> list[_Undo]:
     if len(indices) == part.count:
         return []
-    undo = [_count_heads(module, part, len(indices))] if part.kind == "attention" else []
+    counts = decoder.family.head_counts if part.kind == "attention" else ()
+    undo = [_count_heads(module, counts, part.count, len(indices))]
     changed = ExitStack()
     for name, width in part.rows.items():
         changed.enter_context(_selected(module.get_submodule(name), ("weight", "bias"), 0, indices, width))
-    output = module.get_submodule(part.output.removeprefix(f"{part.name}."))
+    output = module.get_submodule(part.projection)
     changed.enter_context(_selected(output, ("weight",), 1, indices, part.width))
     return [*undo, changed.close]
 
 
-def _count_heads(module: nn.Module, part: Parts, groups: int) -> _Undo:
-    """Let an attention that remembers its heads (StableLM) know how many are left."""
-    before = {name: heads for name in HEAD_COUNTS if isinstance(heads := vars(module).get(name), int)}
-    vars(module).update({name: heads // part.count * groups for name, heads in before.items()})
-    return lambda: vars(module).update(before)
+def _count_heads(module: nn.Module, names: Iterable[str], before: int, after: int) -> _Undo:
+    """Let an attention that remembers its heads (StableLM) know how many are left of so many groups."""
+    counts = {name: heads for name in names if isinstance(heads := vars(module).get(name), int)}
+    vars(module).update({name: heads // before * after for name, heads in counts.items()})
+    return lambda: vars(module).update(counts)
 
 
 def _selected(
     linear: nn.Module, names: Iterable[str], dim: int, indices: tuple[int, ...], width: int
 ) -> AbstractContextManager[None]:
     """Let a linear compute with some rows or columns of its parameters; these are kept aside."""
-    index = (torch.tensor(indices)[:, None] * width + torch.arange(width)).flatten()
+    index = spread(indices, width)
     own = {name: value.detach() for name in names if (value := getattr(linear, name)) is not None}
     return exchanged(linear, {name: value.index_select(dim, index.to(value.device)) for name, value in own.items()})
 

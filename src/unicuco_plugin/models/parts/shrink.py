@@ -4,7 +4,7 @@ In two steps, so that the toolkit can calibrate in between: linears become small
 what the configuration says, wait until nobody looks for them by name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.structure import check_structure
 from unicuco_plugin.models.blocks.surgery import drop_blocks
 from unicuco_plugin.models.checkpoints.loadability import has_own_code
+from unicuco_plugin.models.families.family import HALVES, Kind
+from unicuco_plugin.models.families.known import USUAL
 from unicuco_plugin.models.parts.compact import (
     RemovedAttention,
     RemovedMLP,
@@ -24,10 +26,10 @@ from unicuco_plugin.models.parts.compact import (
     resize_attention,
     resize_mlp,
 )
-from unicuco_plugin.models.parts.kept_parts import KeptParts
-from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks
-from unicuco_plugin.models.parts.plain_sizes import SIZE_FIELDS, plain_fields, set_fields
-from unicuco_plugin.models.tensors.linears import Linears
+from unicuco_plugin.models.parts.kept_parts import KeptParts, change_modules
+from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks, spread
+from unicuco_plugin.models.parts.plain_sizes import plain_fields, set_fields
+from unicuco_plugin.models.tensors.linears import linear_like
 from unicuco_plugin.models.tensors.snapshot import Snapshot
 from unicuco_plugin.models.tensors.storage import (
     kept_device,
@@ -40,8 +42,9 @@ from unicuco_plugin.models.tensors.storage import (
 
 __all__ = ["check_shrinkable", "close_shape", "gone_blocks", "has_compact_names", "slice_modules"]
 
-# How many multi-token-prediction layers lie beside a model; llm-compressor copies their tensors where there are any.
-_DRAFT_HEADS = frozenset({"mtp_num_hidden_layers", "num_mtp_layers", "num_nextn_predict_layers"})
+# The modules that the compact form's code looks for, and their linears.
+_NAMES: Mapping[Kind, str] = {kind: USUAL.half(kind).names[0] for kind in HALVES}
+_LINEARS = tuple(USUAL.half(kind).linears[0] for kind in HALVES)
 
 
 def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
@@ -61,10 +64,10 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
     ):
         raise UnsupportedModelError(f"{label}: its blocks must be {decoder.model.base_model_prefix}.layers")
     for name, part in parts.items():
-        if name.rpartition(".")[2] not in ("self_attn", "mlp") or not has_compact_names(part):
+        if name.rpartition(".")[2] not in _NAMES.values() or not has_compact_names(part):
             raise UnsupportedModelError(
-                f"{label}: the compact form needs modules self_attn and mlp in every block, got {name}; take --format "
-                "stock (in a recipe format: stock)"
+                f"{label}: the compact form needs modules {' and '.join(_NAMES.values())} in every block, "
+                f"got {name}; take --format stock (in a recipe format: stock)"
             )
     if len(parts) < 2 * len(decoder.blocks):
         whole = next(block for block in decoder.block_names if block not in leaving_blocks(decoder, parts))
@@ -73,7 +76,7 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
             "take --format stock (in a recipe format: stock)"
         )
     for part in parts.values():
-        if getattr(decoder.config, field := SIZE_FIELDS[part.kind], None) != part.count:
+        if getattr(decoder.config, field := decoder.family.half(part.kind).size, None) != part.count:
             raise UnsupportedModelError(f"{part.name}: has {part.count} parts, but the configuration's {field} differs")
     if block_overrides(decoder.config):
         raise UnsupportedModelError(
@@ -92,19 +95,16 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
 
 def has_compact_names(part: Parts) -> bool:
     """Whether a module's linears have the names that the compact form's code looks for."""
-    return (*part.rows, part.output.rpartition(".")[2]) in (
-        ("q_proj", "k_proj", "v_proj", "o_proj"),
-        ("gate_proj", "up_proj", "down_proj"),
-    )
+    return (*part.rows, part.projection) in _LINEARS
 
 
 def gone_blocks(decoder: Decoder, parts: KeptParts) -> tuple[int, ...]:
     """Blocks of which nothing is left, not even a bias."""
     gone = set(parts.removed) - set(parts.biases)
-    return tuple(i for i, block in enumerate(decoder.block_names) if gone >= {f"{block}.self_attn", f"{block}.mlp"})
+    blocks = enumerate(decoder.block_names)
+    return tuple(index for index, block in blocks if gone >= {f"{block}.{name}" for name in _NAMES.values()})
 
 
-@torch.no_grad()
 def slice_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
     """Make modules that keep some of their parts smaller, and give them their biases; the configuration stays.
 
@@ -117,38 +117,29 @@ def slice_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
     Returns:
         A function that puts the linears back; calling it again does nothing.
     """
-    found, linears = find_parts(decoder), Linears()
-    for name, kept in parts.kept.items():
-        part, module = found[name], decoder.model.get_submodule(name)
-        linears.remember(module)
-        old, bias = dict(module.named_children()), parts.biases.get(name)
-        output = part.output.rpartition(".")[2]
-        if not kept:
-            setattr(module, output, _silent(old[output], bias))
-            continue
-        with kept_tensors():  # new linears lie where the old ones are kept
-            if part.kind == "attention":
-                resize_attention(module, len(kept), bias=bias is not None)
-            else:
-                resize_mlp(module, len(kept), bias=bias is not None)
-        for child, width in part.rows.items():
-            _copy_rows(old[child], module.get_submodule(child), _spread(kept, width))
-        _copy_columns(old[output], module.get_submodule(output), _spread(kept, part.width), bias)
-    return linears.restore
+    return change_modules(decoder, parts, _slice)
+
+
+def _slice(module: nn.Module, part: Parts, kept: tuple[int, ...], bias: Tensor | None) -> None:
+    old = dict(module.named_children())
+    if not kept:
+        setattr(module, part.projection, _silent(old[part.projection], bias))
+        return
+    resize = resize_attention if part.kind == "attention" else resize_mlp
+    with kept_tensors():  # new linears lie where the old ones are kept
+        resize(module, len(kept), bias=bias is not None)
+    for child, width in part.rows.items():
+        _copy_rows(old[child], module.get_submodule(child), spread(kept, width))
+    columns = spread(kept, part.width)
+    _copy_columns(old[part.projection], module.get_submodule(part.projection), columns, bias)
 
 
 def _silent(output: nn.Module, bias: Tensor | None) -> nn.Module:
-    with kept_tensors():
-        weight = output.get_parameter("weight")
-        rows, columns = weight.shape
-        silent = nn.utils.skip_init(
-            nn.Linear, columns, rows, bias=bias is not None, device=weight.device, dtype=weight.dtype
-        )
-    materialise(silent, output)
+    silent = linear_like(output, bias=bias is not None)
     silent.weight.zero_()
     if bias is not None:
         silent.bias.copy_(bias)
-    return settle(silent.requires_grad_(weight.requires_grad).train(output.training), output)
+    return settle(silent, output)
 
 
 @torch.no_grad()
@@ -169,7 +160,7 @@ def close_shape(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
     drop_blocks(model, gone, check=False)
     stay = [name for index, name in enumerate(names) if index not in gone]
     _describe(decoder, [_layer_sizes(decoder, name, parts) for name in stay])
-    for field in _DRAFT_HEADS & vars(decoder.config).keys():
+    for field in decoder.family.drafts & vars(decoder.config).keys():
         # Their heads keep the dense sizes, which nobody could tell from this configuration.
         setattr(decoder.config, field, 0)
     check_structure(model)
@@ -183,7 +174,7 @@ def _put_removed(decoder: Decoder, name: str, bias: Tensor | None) -> None:
     old, width, biased = block.get_submodule(child), decoder.config.hidden_size, bias is not None
     removed: RemovedMLP = (
         RemovedAttention(width, bias=biased, layer_idx=old.layer_idx)
-        if child == "self_attn"
+        if child == _NAMES["attention"]
         else RemovedMLP(width, bias=biased)
     )
     if removed.bias is not None and bias is not None:
@@ -195,11 +186,11 @@ def _put_removed(decoder: Decoder, name: str, bias: Tensor | None) -> None:
 
 def _layer_sizes(decoder: Decoder, block: str, parts: KeptParts) -> dict[str, Any]:
     """One block's sizes in Transformers' schema."""
-    names = {"attention": f"{block}.self_attn", "mlp": f"{block}.mlp"}
+    names = {kind: f"{block}.{name}" for kind, name in _NAMES.items()}
     sizes: dict[str, Any] = {}
     for kind, name in names.items():
-        dense = getattr(decoder.config, SIZE_FIELDS[kind])
-        sizes[SIZE_FIELDS[kind]] = len(parts.kept[name]) if name in parts.kept else dense
+        field = decoder.family.half(kind).size
+        sizes[field] = len(parts.kept[name]) if name in parts.kept else getattr(decoder.config, field)
     skip = [kind for kind, name in names.items() if name in parts.removed]
     biased = [kind for kind, name in names.items() if name in parts.biases]
     return sizes | ({"skip": skip} if skip else {}) | ({"output_bias": biased} if biased else {})
@@ -223,11 +214,6 @@ def _describe(decoder: Decoder, layers: list[dict[str, Any]]) -> None:
     kind: Any = type(model)
     model.__class__ = compact_class(kind)
     config.auto_map = auto_map(model.__class__)
-
-
-def _spread(kept: tuple[int, ...], width: int) -> Tensor:
-    """Rows or columns of parts that own ``width`` each."""
-    return (torch.tensor(kept)[:, None] * width + torch.arange(width)).reshape(-1)
 
 
 def _copy_rows(old: nn.Module, new: nn.Module, rows: Tensor) -> None:

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from typing import NoReturn
 
-import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.parts.kept_parts import KeptParts
-from unicuco_plugin.models.parts.parts import Parts, find_parts
-from unicuco_plugin.models.parts.plain_sizes import BIAS_FIELDS, set_fields
-from unicuco_plugin.models.tensors.linears import Linears
-from unicuco_plugin.models.tensors.storage import kept_tensors, read_kept, settle
+from unicuco_plugin.models.families.family import HALVES
+from unicuco_plugin.models.parts.kept_parts import KeptParts, change_modules
+from unicuco_plugin.models.parts.parts import Parts, find_parts, spread
+from unicuco_plugin.models.parts.plain_sizes import set_fields
+from unicuco_plugin.models.tensors.linears import linear_like
+from unicuco_plugin.models.tensors.storage import read_kept, settle
 
 __all__ = ["check_any_room", "check_room", "close_zeros", "zero_modules"]
 
@@ -26,7 +26,7 @@ def check_room(decoder: Decoder, parts: KeptParts) -> None:
     found = find_parts(decoder)
     for name in parts.biases:
         if not _has_room(decoder, found[name]):
-            _refuse(decoder, name, BIAS_FIELDS[found[name].kind])
+            _refuse(decoder, name, decoder.family.half(found[name].kind).bias)
 
 
 def check_any_room(decoder: Decoder) -> None:
@@ -37,12 +37,12 @@ def check_any_room(decoder: Decoder) -> None:
     """
     found = find_parts(decoder)
     if not any(_has_room(decoder, part) for part in found.values()):
-        _refuse(decoder, next(iter(found)), " or ".join(BIAS_FIELDS.values()))
+        _refuse(decoder, next(iter(found)), " or ".join(decoder.family.half(kind).bias for kind in HALVES))
 
 
 def _has_room(decoder: Decoder, part: Parts) -> bool:
     own = getattr(decoder.model.get_submodule(part.output), "bias", None)
-    return own is not None or isinstance(vars(decoder.config).get(BIAS_FIELDS[part.kind]), bool)
+    return own is not None or isinstance(vars(decoder.config).get(decoder.family.half(part.kind).bias), bool)
 
 
 def _refuse(decoder: Decoder, name: str, field: str) -> NoReturn:
@@ -52,7 +52,6 @@ def _refuse(decoder: Decoder, name: str, field: str) -> NoReturn:
     )
 
 
-@torch.no_grad()
 def zero_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
     """Zero the weights of everything that does not stay, and add the biases; shapes and configuration stay.
 
@@ -63,22 +62,22 @@ def zero_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
     Returns:
         A function that puts the linears back; calling it again does nothing.
     """
-    found, linears = find_parts(decoder), Linears()
-    for name, kept in parts.kept.items():
-        part, module = found[name], decoder.model.get_submodule(name)
-        linears.remember(module)
-        output = part.output.rpartition(".")[2]
-        for child in (*part.rows, output):
-            old = module.get_submodule(child)
-            copied = _copy(old, bias=child == output and name in parts.biases)
-            if child != output:
-                for parameter in copied.parameters():
-                    parameter[_gone(part, kept, part.rows[child]).to(parameter.device)] = 0
-            else:
-                copied.weight[:, _gone(part, kept, part.width).to(copied.weight.device)] = 0
-                _set_bias(copied.bias, parts.biases.get(name), keep=bool(kept))
-            setattr(module, child, settle(copied, old))
-    return linears.restore
+    return change_modules(decoder, parts, _zero)
+
+
+def _zero(module: nn.Module, part: Parts, kept: tuple[int, ...], bias: Tensor | None) -> None:
+    gone = sorted(set(range(part.count)) - set(kept))
+    for child, width in part.rows.items():
+        old = module.get_submodule(child)
+        copied = _copy(old)
+        for parameter in copied.parameters():
+            parameter[spread(gone, width).to(parameter.device)] = 0
+        setattr(module, child, settle(copied, old))
+    old = module.get_submodule(part.projection)
+    copied = _copy(old, bias=bias is not None)
+    copied.weight[:, spread(gone, part.width).to(copied.weight.device)] = 0
+    _set_bias(copied.bias, bias, keep=bool(kept))
+    setattr(module, part.projection, settle(copied, old))
 
 
 def close_zeros(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
@@ -91,7 +90,7 @@ def close_zeros(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
         UnsupportedModelError: If the configuration builds another model than this one.
     """
     found = find_parts(decoder)
-    fields = {BIAS_FIELDS[found[name].kind] for name in parts.biases}
+    fields = {decoder.family.half(found[name].kind).bias for name in parts.biases}
     changed = {field for field in fields if vars(decoder.config).get(field) is False}
     set_fields(decoder, dict.fromkeys(changed, True))
     return frozenset(changed)
@@ -104,23 +103,10 @@ def _set_bias(own: Tensor | None, bias: Tensor | None, *, keep: bool) -> None:
         own.add_(bias.to(own))
 
 
-def _copy(linear: nn.Module, *, bias: bool) -> nn.Linear:
-    weight = read_kept(linear, "weight")
+def _copy(linear: nn.Module, *, bias: bool = False) -> nn.Linear:
     own = read_kept(linear, "bias") if getattr(linear, "bias", None) is not None else None
-    rows, columns = weight.shape
-    made = nn.utils.skip_init(
-        nn.Linear, columns, rows, bias=bias or own is not None, device=weight.device, dtype=weight.dtype
-    )
-    made.weight.copy_(weight)
+    made = linear_like(linear, bias=bias or own is not None)
+    made.weight.copy_(read_kept(linear, "weight"))
     if made.bias is not None:
         made.bias.zero_() if own is None else made.bias.copy_(own)
-    with kept_tensors():
-        asks = linear.get_parameter("weight").requires_grad
-    return made.requires_grad_(asks).train(linear.training)
-
-
-def _gone(part: Parts, kept: tuple[int, ...], width: int) -> Tensor:
-    """Mask over the rows or columns of parts that own ``width`` each."""
-    gone = torch.ones(part.count, dtype=torch.bool)
-    gone[list(kept)] = False
-    return gone.repeat_interleave(width)
+    return made

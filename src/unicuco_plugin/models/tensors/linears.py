@@ -1,8 +1,10 @@
-"""The linears that modules have at one moment, to put back; no weight is copied."""
+"""The linears that modules have at one moment, to put back; no weight is copied. And new ones in their image."""
 
 from torch import nn
 
-__all__ = ["FEW", "Linears"]
+from unicuco_plugin.models.tensors.storage import kept_device, kept_tensors
+
+__all__ = ["FEW", "Linears", "linear_like"]
 
 # Share of a block's weights that no token need reach: Mamba never calls its dt_proj (two per cent of a block), while an
 # expert that no token chose is more, and says that there are too few windows.
@@ -30,3 +32,17 @@ class Linears:
             vars(module).update(numbers)
             for name, child in children.items():
                 setattr(module, name, child)
+
+
+def linear_like(old: nn.Module, *, bias: bool) -> nn.Linear:
+    """Make a linear of the shape, dtype and flags of another, for its place; weights are whatever memory held.
+
+    Args:
+        old: A linear, wherever it is kept.
+        bias: Whether the new one has a bias.
+    """
+    with kept_tensors():
+        weight = old.get_parameter("weight")
+    rows, columns = weight.shape
+    made = nn.utils.skip_init(nn.Linear, columns, rows, bias=bias, device=kept_device(old), dtype=weight.dtype)
+    return made.requires_grad_(weight.requires_grad).train(old.training)

@@ -1,9 +1,15 @@
 """What a sparsity strategy planned for every linear, and what became of it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from torch import nn
+
+from unicuco_plugin.models.tensors.storage import count_parameters
+from unicuco_plugin.modifiers.carriers.plan_check import count_zeros
 
 __all__ = ["Achieved", "LinearSparsity"]
 
@@ -53,6 +59,46 @@ class Achieved:
     linears: tuple[LinearSparsity, ...]
     blocks: int
     levels: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        engine: str,
+        linears: Mapping[str, nn.Linear],
+        *,
+        planned: Mapping[str, int],
+        achieved: Mapping[str, int],
+        blocks: nn.Module,
+        levels: str | None = None,
+    ) -> Self:
+        """Count what the planned linears of a model have now.
+
+        Args:
+            model: The model at the end of the recipe.
+            engine: What zeroed the weights.
+            linears: Every prunable linear of the dense model by name; those that are gone do not count.
+            planned: Zeros of each that the strategy asks for.
+            achieved: Zeros that each planned one had right after the pass that made them.
+            blocks: The dense model's blocks, as far as they are left.
+            levels: Identity of the level database.
+        """
+        names = {id(module): name for name, module in model.named_modules()}
+        left = {name: linear for name, linear in linears.items() if id(linear) in names}
+        rows = tuple(
+            LinearSparsity(
+                name=name,
+                exported_as=names[id(linear)],
+                weights=linear.weight.numel(),
+                planned=planned[name],
+                achieved=achieved[name],
+                exported=count_zeros(linear),
+            )
+            for name, linear in left.items()
+            if name in achieved
+        )
+        weights = sum(linear.weight.numel() for linear in left.values())
+        return cls(engine, weights, rows, count_parameters(blocks), levels)
 
     @property
     def worst(self) -> LinearSparsity:

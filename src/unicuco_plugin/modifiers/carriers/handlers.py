@@ -10,10 +10,10 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, quoted
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions
 from unicuco_plugin.modifiers.carriers.removal import RemovalHandler
 from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
 from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
-from unicuco_plugin.modifiers.carriers.structured import StructuredHandler, StructuredOptions
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, traits_of

@@ -14,14 +14,11 @@ from pydantic import PrivateAttr
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from unicuco_plugin.errors import ExportError, clip
-from unicuco_plugin.levels.store import SAME_WIDTH
+from unicuco_plugin.errors import ExportError, clip, listed
+from unicuco_plugin.levels.linear import SAME_WIDTH
 from unicuco_plugin.models.tensors.linears import FEW
 
 __all__ = ["PlanCheck", "PlannedLinear", "count_zeros"]
-
-# How many linears a message names.
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -132,25 +129,23 @@ class PlanCheck(Modifier):
                 "calibration text (pipeline 'datafree' shows it none)"
             )
         wrong.sort(key=lambda name: abs(self._excess(name)) / self._linears[name].module.weight.numel(), reverse=True)
-        listed = "; ".join(self._explain(name) for name in wrong[:_NAMED])
-        more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        told = listed([self._explain(name) for name in wrong], between="; ", rest="; and {} more")
         hint = "; inputs that are zero in all calibration text zero whole columns" if self._excess(wrong[0]) > 0 else ""
-        raise ExportError(f"{self._engine} did not carry out the plan: {listed}{more}{hint}")
+        raise ExportError(f"{self._engine} did not carry out the plan: {told}{hint}")
 
     def _tell_of(self, unreached: list[str], planned: list[str]) -> None:
         """Linears that no token reached stay dense, as the toolkit leaves them, if they are few."""
         lost, whole = (
             sum(self._linears[name].module.weight.numel() for name in names) for names in (unreached, planned)
         )
-        more = f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""
-        listed = f"{', '.join(unreached[:_NAMED])}{more}"
+        told = listed(unreached, rest=" and {} more")
         if lost > FEW * whole:
             raise ExportError(
-                f"no calibration token reached {clip(listed, 150)}, {lost:,} of {whole:,} planned weights, so "
+                f"no calibration token reached {clip(told, 150)}, {lost:,} of {whole:,} planned weights, so "
                 f"{self._engine} left them dense; give more windows (--samples), or ignore them in training"
             )
         logger.warning(
-            f"SparsityProfileModifier: no calibration token reached {listed}, {lost:,} of {whole:,} planned weights; "
+            f"SparsityProfileModifier: no calibration token reached {told}, {lost:,} of {whole:,} planned weights; "
             "they stay dense"
         )
 

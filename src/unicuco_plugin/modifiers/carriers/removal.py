@@ -14,7 +14,8 @@ from torch import nn
 from unicuco_plugin.models.blocks.bypass import bypass_blocks
 from unicuco_plugin.models.blocks.config import shrink_fields
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.models.blocks.experts import find_split, fuse_experts
+from unicuco_plugin.models.blocks.experts import fuse_experts
+from unicuco_plugin.models.blocks.mixtures import find_split
 from unicuco_plugin.models.blocks.sublayers import zero_outputs
 from unicuco_plugin.models.blocks.surgery import drop_blocks
 from unicuco_plugin.models.checkpoints.checkpoint import check_checkpoint, write_config_fields

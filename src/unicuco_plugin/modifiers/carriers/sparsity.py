@@ -1,9 +1,7 @@
 """The space ``sparsity`` inside the toolkit's lifecycle: its next one-shot pass is told what each linear loses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from compressed_tensors.utils import match_targets
-from llmcompressor.core import State
 from llmcompressor.modifiers import Modifier
 from loguru import logger
 from torch import nn
@@ -11,19 +9,15 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, StrategyError, quoted
 from unicuco_plugin.models.blocks.coverage import check_share
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.models.tensors.storage import count_parameters
-from unicuco_plugin.modifiers.carriers.achieved import Achieved, LinearSparsity
-from unicuco_plugin.modifiers.carriers.engine_rounding import ENGINES, Follower, Setting, round_plan, tolerance
+from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.engine_rounding import Follower, Setting, round_plan, tolerance
+from unicuco_plugin.modifiers.carriers.follower import check_ignored, find_follower, warn_of_refilling
 from unicuco_plugin.modifiers.carriers.plan_check import PlanCheck, PlannedLinear, count_zeros
-from unicuco_plugin.modifiers.toolkit.windows import check_samples
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
-from unicuco_plugin.traits import cutting, zeroing
 
-__all__ = ["SparsityHandler", "check_carrier", "check_text", "find_follower"]
+__all__ = ["SparsityHandler"]
 
-# How many names a message lists.
-_NAMED = 3
 _DENSE = Setting(0.0, 0)
 
 
@@ -86,7 +80,7 @@ class SparsityHandler:
         filled = {name: setting for name, setting in settings.items() if setting != _DENSE}
         if not filled:
             raise RecipeError(f"the strategy zeroes no weight of the {len(kept)} linears; leave it out of the recipe")
-        _check_ignored(follower, {name: kept[name] for name in filled})
+        check_ignored(follower, {name: kept[name] for name in filled})
         self._modifiers, self._follower = modifiers, follower
         self._before = (follower.targets, follower.sparsity)
         self._say(follower, filled)
@@ -96,7 +90,7 @@ class SparsityHandler:
         follower.sequential_update = True
         self._check = PlanCheck.of(self._watch(follower, kept, filled), type(follower).__name__)
         behind = next(index for index, modifier in enumerate(modifiers) if modifier is follower) + 1
-        _warn_of_refilling(follower, modifiers[behind:])
+        warn_of_refilling(follower, modifiers[behind:])
         modifiers.insert(behind, self._check)
 
     def finish(self) -> None:
@@ -109,23 +103,12 @@ class SparsityHandler:
             return
         self._remove_check()
         self._check.verify()
-        names = {id(module): name for name, module in self._model.named_modules()}
-        left = {name: linear for name, linear in self._linears.items() if id(linear) in names}
-        linears = [
-            LinearSparsity(
-                name=name,
-                exported_as=names[id(linear)],
-                weights=linear.weight.numel(),
-                planned=self._plan[name],
-                achieved=self._check.counts[name],
-                exported=count_zeros(linear),
-            )
-            for name, linear in left.items()
-            if self._plan.get(name) and name in self._check.counts  # a silenced sub-layer stays and was not pruned
-        ]
-        weights = sum(linear.weight.numel() for linear in left.values())
-        blocks = count_parameters(self._blocks)
-        self.achieved = Achieved(type(self._follower).__name__, weights, tuple(linears), blocks)
+        # A silenced sub-layer stays and was not pruned.
+        counts = {name: count for name, count in self._check.counts.items() if self._plan.get(name)}
+        engine = type(self._follower).__name__
+        self.achieved = Achieved.of(
+            self._model, engine, self._linears, planned=self._plan, achieved=counts, blocks=self._blocks
+        )
         logger.info(f"SparsityProfileModifier: {self.achieved.describe()}")
         lost = self.achieved.total("achieved") - self.achieved.total("exported")
         if lost > 0:
@@ -165,102 +148,4 @@ class SparsityHandler:
             f"SparsityProfileModifier: {type(follower).__name__} gets {len(filled)} linears to prune, by "
             f"{min(shares):.4f} to {max(shares):.4f}; its own sparsity ({follower.sparsity}) and targets "
             f"({follower.targets}) are replaced"
-        )
-
-
-def find_follower(modifiers: Sequence[Modifier]) -> Follower:
-    """Find the modifier that carries a sparsity strategy out.
-
-    Args:
-        modifiers: Those after ``SparsityProfileModifier`` in the recipe.
-
-    Returns:
-        The first ``SparseGPTModifier`` or ``WandaPruningModifier``.
-
-    Raises:
-        RecipeError: If there is none, or it has an N:M mask or takes its sparsities from OWL.
-    """
-    follower = next((modifier for modifier in modifiers if isinstance(modifier, ENGINES)), None)
-    if follower is None:
-        names = " or ".join(engine.__name__ for engine in ENGINES)
-        found = ", ".join(type(modifier).__name__ for modifier in modifiers) or "nothing"
-        raise RecipeError(
-            f"a strategy of the space 'sparsity' needs {names} after SparsityProfileModifier, which zeroes the "
-            f"weights; {found} follows"
-        )
-    name = type(follower).__name__
-    if follower.mask_structure != "0:0":
-        raise RecipeError(
-            f"{name}: mask_structure must be '0:0' to be filled by a strategy, got {follower.mask_structure!r}: an N:M "
-            "mask gives every linear the same sparsity"
-        )
-    if follower.sparsity_profile is not None:
-        raise RecipeError(
-            f"{name}: sparsity_profile must be left out to be filled by a strategy, got {follower.sparsity_profile!r}"
-        )
-    return follower
-
-
-def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Modifier]) -> None:
-    """Make sure that exactly one thing zeroes what a sparsity strategy says: a pass, or a level database.
-
-    Args:
-        spaces: Those of the strategies.
-        levels: The level database's folder, if weights are stitched.
-        later: The modifiers after ``SparsityProfileModifier``.
-
-    Raises:
-        RecipeError: If there is none or there are two, or a level database has nothing to carry out.
-    """
-    if levels is None:
-        if zeroing(spaces):
-            find_follower(later)
-        return
-    if not zeroing(spaces):
-        raise RecipeError("levels goes with a strategy of the space 'sparsity'; there is none")
-    if cutting(spaces):
-        raise RecipeError(
-            "levels holds the dense model's linears, and a strategy of the space 'structured' makes them smaller; "
-            "leave levels out and let SparseGPTModifier or WandaPruningModifier follow"
-        )
-    again = next((type(modifier).__name__ for modifier in later if isinstance(modifier, ENGINES)), None)
-    if again is not None:
-        raise RecipeError(
-            f"levels stitches the strategy's zeros already, and {again} would prune once more; leave one of them out"
-        )
-
-
-def check_text(spaces: Sequence[str], levels: str | None, state: State) -> None:
-    """Refuse a pass without text here, where the toolkit would fail on it in its own words.
-
-    Raises:
-        RecipeError: If a pass carries a sparsity strategy out, and the toolkit has no calibration data.
-        CalibrationError: If it has some without samples.
-    """
-    check_samples(None if state.data is None else state.data.calib)
-    if zeroing(spaces) and levels is None and (state.data is None or state.data.calib is None):
-        raise RecipeError("a sparsity strategy's pass reads calibration text, got none; give oneshot a dataset")
-
-
-def _check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None:
-    # With a linear as its target the toolkit matches the name with a dot behind it, which "$" misses: it would prune
-    # what the recipe says to ignore.
-    hit = [
-        name
-        for name, linear in planned.items()
-        if match_targets(name, linear, follower.ignore) or match_targets(f"{name}.", linear, follower.ignore)
-    ]
-    if hit:
-        listed = ", ".join(hit[:_NAMED]) + (f" and {len(hit) - _NAMED} more" if len(hit) > _NAMED else "")
-        raise RecipeError(
-            f"{type(follower).__name__}: ignore {follower.ignore} hits linears that the strategy prunes: {listed}; "
-            "take the pattern out, or freeze them when the profile is trained"
-        )
-
-
-def _warn_of_refilling(follower: Follower, later: Sequence[Modifier]) -> None:
-    if any(type(modifier).__name__ == "GPTQModifier" for modifier in later):
-        logger.warning(
-            f"GPTQModifier after {type(follower).__name__} fills zeros again (0.700 fell to 0.663 in one of our runs); "
-            "QuantizationModifier keeps all of them"
         )

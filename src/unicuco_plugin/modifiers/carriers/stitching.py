@@ -10,8 +10,7 @@ from unicuco_plugin.errors import ExportError, RecipeError, StrategyError, quote
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.models.tensors.storage import count_parameters
-from unicuco_plugin.modifiers.carriers.achieved import Achieved, LinearSparsity
+from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.plan_check import count_zeros
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
@@ -81,21 +80,15 @@ class StitchHandler:
 
     def finish(self) -> None:
         """Say what was done."""
-        names = {id(module): name for name, module in self._model.named_modules()}
-        linears = [
-            LinearSparsity(
-                name=name,
-                exported_as=names[id(self._linears[name])],
-                weights=self._linears[name].weight.numel(),
-                planned=self._plan[name],
-                achieved=made,
-                exported=count_zeros(self._linears[name]),
-            )
-            for name, made in self._made.items()
-        ]
-        weights = sum(linear.weight.numel() for linear in self._linears.values() if id(linear) in names)
-        blocks = count_parameters(self._blocks)
-        self.achieved = Achieved(_ENGINE, weights, tuple(linears), blocks, self._database)
+        self.achieved = Achieved.of(
+            self._model,
+            _ENGINE,
+            self._linears,
+            planned=self._plan,
+            achieved=self._made,
+            blocks=self._blocks,
+            levels=self._database,
+        )
         logger.info(f"SparsityProfileModifier: {self.achieved.describe()}")
 
     def undo(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from unicuco_plugin.escaping import code_block, code_span, escape_markdown
-from unicuco_plugin.modifiers.export.caveat import say_layout
+from unicuco_plugin.modifiers.export.divergence_note import say_layout
 from unicuco_plugin.strategy import Divergence, Strategy
 
 __all__ = ["write_card"]
@@ -22,7 +22,7 @@ def write_card(
     params: int,
     recipe: str,
     *,
-    caveat: str = "",
+    divergence_note: str = "",
     layout: str = "",
     own_code: bool = False,
 ) -> str:
@@ -33,7 +33,7 @@ def write_card(
         strategies: What was applied; empty for a recipe without a strategy.
         params: Parameters of the exported checkpoint before any quantisation.
         recipe: The text of ``recipe.yaml``.
-        caveat: What keeps the strategies' divergences from being the checkpoint's.
+        divergence_note: What keeps the strategies' divergences from being the checkpoint's.
         layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
         own_code: Whether the model comes with code of its own.
 
@@ -47,7 +47,7 @@ def write_card(
     shown = code_span(base_model if on_hub else name)
     lines = [*front, "", f"# {escape_markdown(name)}, pruned", "", f"Base model: {shown}. Parameters: {params:,}.", ""]
     for strategy in strategies:
-        lines += _describe(strategy, caveat)
+        lines += _describe(strategy, divergence_note)
     if not strategies:
         lines += ["The recipe below was applied, and no strategy.", ""]
     lines += ["## Load", "", *([say_layout(layout), ""] if layout else [])]
@@ -64,7 +64,7 @@ def write_card(
     return "\n".join(lines) + "\n"
 
 
-def _describe(strategy: Strategy, caveat: str) -> list[str]:
+def _describe(strategy: Strategy, divergence_note: str) -> list[str]:
     request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
     zeroed = strategy.traits.zeroes
     lines = [f"## What was {'zeroed' if zeroed else 'removed'}", ""]
@@ -76,7 +76,7 @@ def _describe(strategy: Strategy, caveat: str) -> list[str]:
             "so that they add nothing, and they save no bytes. Blocks that lost both halves are gone from the files.",
             "",
         ]
-    lines += ["## Divergence", "", _explain(strategy.divergence, caveat), ""]
+    lines += ["## Divergence", "", _explain(strategy.divergence, divergence_note), ""]
     return lines
 
 
@@ -136,7 +136,7 @@ def _say_range(shares: list[float]) -> str:
     return " to ".join(ends)
 
 
-def _explain(divergence: Divergence | None, caveat: str) -> str:
+def _explain(divergence: Divergence | None, divergence_note: str) -> str:
     if divergence is None:
         return "Not measured: what proposed this strategy does not tell. `unicuco evaluate` measures it."
     low, high = divergence.interval90
@@ -147,5 +147,5 @@ def _explain(divergence: Divergence | None, caveat: str) -> str:
         how = "measured on held-out calibration windows"
     else:
         how = "predicted, not measured"
-    beside = f" This is the profile's, {escape_markdown(caveat)}." if caveat else ""
+    beside = f" This is the profile's, {escape_markdown(divergence_note)}." if divergence_note else ""
     return f"Mean KL(dense‖pruned): {value} ({how}).{beside}"

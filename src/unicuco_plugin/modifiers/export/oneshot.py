@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,10 +22,10 @@ from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.staging import staged_folder
 from unicuco_plugin.models.tensors.finite import check_weights
 from unicuco_plugin.models.tensors.storage import kept_tensors
-from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.export.asked_first import ask_first, least_bytes
 from unicuco_plugin.modifiers.export.card import write_card
-from unicuco_plugin.modifiers.export.caveat import find_caveat
+from unicuco_plugin.modifiers.export.divergence_note import find_divergence_note
+from unicuco_plugin.modifiers.export.result import Export
 from unicuco_plugin.modifiers.export.saving import save_checkpoint
 from unicuco_plugin.modifiers.recipe import build_recipe, check_pipeline, check_recipe
 from unicuco_plugin.modifiers.recipes.own_recipe import check_modifiers
@@ -38,39 +37,10 @@ from unicuco_plugin.modifiers.toolkit.log import set_toolkit_verbosity
 from unicuco_plugin.modifiers.toolkit.norms import exact_norms
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["Calibrate", "Export", "prune", "prune_with_recipe"]
+__all__ = ["Calibrate", "prune", "prune_with_recipe"]
 
 # Makes calibration windows from the model that is about to be pruned.
 Calibrate: TypeAlias = Callable[[Any, Tokenizer], Tensor]
-
-
-@dataclass(frozen=True)
-class Export:
-    """A finished checkpoint.
-
-    Attributes:
-        path: Its folder.
-        model: The pruned model in memory.
-        strategies: What was applied, one per space; empty for a recipe without ``SparsityProfileModifier``.
-        params: Parameters of the pruned model.
-        bytes: Bytes of its weight files.
-        seconds: Wall time from loading to the finished folder.
-        achieved: What became of a sparsity strategy's plan; None where none was applied.
-        caveat: What keeps the strategies' divergences from being the checkpoint's; empty where nothing does.
-        layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
-        notes: What else its user should know.
-    """
-
-    path: Path
-    model: Any
-    strategies: tuple[Strategy, ...]
-    params: int
-    bytes: int
-    seconds: float
-    achieved: Achieved | None = None
-    caveat: str = ""
-    layout: str = ""
-    notes: tuple[str, ...] = ()
 
 
 def prune(
@@ -148,14 +118,16 @@ def prune(
             achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
             own = all(modifier.own_parts for modifier in profiles)
-            caveat = find_caveat(strategies, others, None if achieved is None else achieved.levels, own_parts=own)
+            note = find_divergence_note(
+                strategies, others, None if achieved is None else achieved.levels, own_parts=own
+            )
             layout = next((modifier.layout for modifier in profiles if modifier.layout), "")
             if layout == "stock":  # a profile counts what is gone
                 whole = {"params": params, "bytes": saved.loaded_bytes}
                 strategies = tuple(
                     strategy.model_copy(update=whole) if strategy.traits.cuts else strategy for strategy in strategies
                 )
-            words = {"caveat": caveat, "layout": layout, "own_code": has_own_code(live)}
+            words = {"divergence_note": note, "layout": layout, "own_code": has_own_code(live)}
             _describe(stage, name, strategies, params, words)
             if achieved is not None:
                 achieved.write(stage / "sparsity.json")
@@ -163,7 +135,7 @@ def prune(
             # After a failure this takes the bypasses off again.
             reset_session()
     seconds = time.perf_counter() - began
-    return Export(output, live, strategies, params, saved.bytes, seconds, achieved, caveat, layout, saved.notes)
+    return Export(output, live, strategies, params, saved.bytes, seconds, achieved, note, layout, saved.notes)
 
 
 prune_with_recipe = prune  # its name before it was public

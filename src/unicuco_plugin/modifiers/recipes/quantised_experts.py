@@ -1,6 +1,7 @@
 """Which recipes leave quantised experts that Transformers loads."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from llmcompressor.modifiers.quantization import QuantizationMixin
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError
-from unicuco_plugin.models.blocks.experts import disk_names, find_fused, find_split
+from unicuco_plugin.models.blocks.experts import disk_names
+from unicuco_plugin.models.blocks.mixtures import EXPERT_LINEARS, find_fused, find_split
 
 __all__ = ["check_quantised_experts"]
 
@@ -39,7 +41,7 @@ def check_quantised_experts(model: Any, modifiers: Sequence[Modifier]) -> None: 
             continue
         groups = [group for group in modifier.resolved_config.config_groups.values() if group.weights is not None]
         files = disk_names(model, names[0])
-        if not groups or not (linears := files or dict.fromkeys(("gate_proj", "up_proj", "down_proj"))):
+        if not groups or not (linears := files or dict.fromkeys(chain(*EXPERT_LINEARS.values()))):
             continue
         schemes = [_scheme_of(f"{name}.0.{linear}", groups, modifier.ignore) for name in names for linear in linears]
         reason = _explain(groups, [scheme for scheme in schemes if scheme is not None], len(schemes), bool(files))

@@ -4,12 +4,10 @@ import math
 import re
 from collections.abc import Sequence
 
-from unicuco_plugin.errors import ExportError, RecipeError, UnicucoError, clip
+from unicuco_plugin.errors import ExportError, RecipeError, UnicucoError, clip, listed
 
 __all__ = ["explain_failure"]
 
-# How many linears a message names.
-_NAMED = 2
 # As the toolkit lists linears whose columns a group size does not divide.
 _INDIVISIBLE = re.compile(r"- (\S+) \(columns=(\d+), group_size=(\d+)\)")
 
@@ -36,10 +34,9 @@ def _indivisible(linears: Sequence[tuple[str, int, int]]) -> RecipeError:
     group = linears[0][2]
     common = math.gcd(*(columns for _, columns, _ in linears))
     fits = [size for size in (2**power for power in range(3, 11)) if common % size == 0]
-    listed = ", ".join(f"{clip(name, 50)} {columns}" for name, columns, _ in linears[:_NAMED])
-    more = f" and {len(linears) - _NAMED} more" if len(linears) > _NAMED else ""
+    told = listed([f"{clip(name, 50)} {columns}" for name, columns, _ in linears], 2, rest=" and {} more")
     advice = f"give a scheme with group_size {fits[-1]}" if fits else "give a scheme without groups"
     return RecipeError(
-        f"group_size {group} does not divide the columns of {len(linears)} linears ({listed}{more}), as "
+        f"group_size {group} does not divide the columns of {len(linears)} linears ({told}), as "
         f"compressed-tensors requires; {advice}, or put these linears under ignore"
     )

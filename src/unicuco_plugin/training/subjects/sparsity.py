@@ -12,7 +12,7 @@ from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_space
 from unicuco_plugin.spaces.sparsity import BOUNDS
 from unicuco_plugin.spaces.units import group_linears, select_bounds
-from unicuco_plugin.training.structure import structural_starts
+from unicuco_plugin.training.even_slopes import structural_starts
 from unicuco_plugin.training.subject import Ask, Start, Subject
 
 __all__ = ["linear_subject"]

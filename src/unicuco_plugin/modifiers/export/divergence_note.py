@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["find_caveat", "say_layout"]
+__all__ = ["find_divergence_note", "say_layout"]
 
 _LAYOUTS = {
     "compact": "Its blocks differ in size: `unicuco_plugin.load` loads it, and Transformers alone with "
@@ -15,7 +15,7 @@ _LAYOUTS = {
 }
 
 
-def find_caveat(
+def find_divergence_note(
     strategies: Sequence[Strategy], others: Sequence[str], levels: str | None = None, *, own_parts: bool = True
 ) -> str:
     """Say why the divergences of strategies are not those of a checkpoint; empty where they are.

@@ -12,19 +12,20 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.peers.evopress_files import STEP, drops_to_units, levels_to_units, read_either
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, Setting
+from unicuco_plugin.peers.peer import PeerRequest, Setting
 from unicuco_plugin.peers.strategies import make_strategy, share_of_units
 from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import traits_of, zeroing
 
-__all__ = ["EvoPressEntry", "LateEntry", "PeerEntry", "ProfileEntry"]
+__all__ = ["EvoPressSource", "LateSource", "PeerSource", "ProfileSource"]
 
-Progress = Callable[[PeerProgress], None]
+Tell = Callable[[Progress], None]
 
 
-class LateEntry(Protocol):
+class LateSource(Protocol):
     """A source whose strategy can only be told once the model is there."""
 
     @property
@@ -37,7 +38,7 @@ class LateEntry(Protocol):
         """Whether it reads calibration windows."""
         ...
 
-    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Progress) -> Strategy:
+    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Tell) -> Strategy:
         """Find the strategy for a model, which is dense and stays so."""
         ...
 
@@ -51,7 +52,7 @@ class _Entry(BaseModel):
         return str(value) if isinstance(value, Path) else value
 
 
-class ProfileEntry(_Entry):
+class ProfileSource(_Entry):
     """One profile of several, with the request it answers."""
 
     profile: str
@@ -75,7 +76,7 @@ class ProfileEntry(_Entry):
         return load_profile(self.profile).answer(Request.of(**self.request))
 
 
-class PeerEntry(_Entry):
+class PeerSource(_Entry):
     """A method of others' that answers instead of a profile; its name alone where it takes no more.
 
     Attributes:
@@ -105,7 +106,7 @@ class PeerEntry(_Entry):
         return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _check_peer(self) -> "PeerEntry":
+    def _check_peer(self) -> "PeerSource":
         peer = make_peer(self.name)
         if self.space is not None and self.space not in peer.spaces:
             raise ValueError(f"space must be one of {', '.join(peer.spaces)} for {self.name}, got {quoted(self.space)}")
@@ -133,7 +134,7 @@ class PeerEntry(_Entry):
         """Whether the peer takes windows."""
         return "windows" in make_peer(self.name).takes
 
-    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Progress) -> Strategy:
+    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Tell) -> Strategy:
         """Let the peer work.
 
         Raises:
@@ -172,7 +173,7 @@ class PeerEntry(_Entry):
         )
 
 
-class EvoPressEntry(_Entry):
+class EvoPressSource(_Entry):
     """A file that EvoPress wrote: which sub-layers go, or the level of every linear.
 
     Attributes:
@@ -191,7 +192,7 @@ class EvoPressEntry(_Entry):
         return {"file": str(value)} if isinstance(value, str | Path) else value
 
     @model_validator(mode="after")
-    def _check_kind(self) -> "EvoPressEntry":
+    def _check_kind(self) -> "EvoPressSource":
         sparse = isinstance(read_either(Path(self.file)), dict)
         if sparse and self.sparsity is None:
             raise ValueError(f"{self.file} is a file of levels, which does not tell its mean: give sparsity, got none")
@@ -214,7 +215,7 @@ class EvoPressEntry(_Entry):
         """No: everything is in the file."""
         return False
 
-    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Progress) -> Strategy:
+    def answer(self, model: nn.Module, windows: Tensor, request: Request | None, progress: Tell) -> Strategy:
         """Read the file for a model.
 
         Raises:

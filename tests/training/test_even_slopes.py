@@ -5,7 +5,7 @@ import torch
 from scipy.stats import spearmanr
 
 from unicuco_plugin.spaces.sparsity import SparsitySpace
-from unicuco_plugin.training.structure import even_out, find_prior
+from unicuco_plugin.training.even_slopes import even_out, find_prior
 
 NAMES = tuple(f"model.layers.{i}.{kind}" for i in range(4) for kind in ("a", "b"))
 SPACE = SparsitySpace(NAMES, (100, 300) * 4)

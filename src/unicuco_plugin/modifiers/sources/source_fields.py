@@ -1,21 +1,21 @@
-"""The ways to say where a strategy comes from, one of which a modifier is given."""
+"""The fields of a modifier that say where its strategy comes from."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unicuco_plugin.modifiers.sources.entries import EvoPressEntry, PeerEntry, ProfileEntry
+from unicuco_plugin.modifiers.sources.source import EvoPressSource, PeerSource, ProfileSource
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.peers.evopress_files import read_either
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import traits_of
 
-__all__ = ["check_ways", "find_inputs", "find_payload", "largest_share", "plain_way", "trace_source"]
+__all__ = ["check_source", "find_inputs", "find_payload", "largest_share", "plain_source", "trace_source"]
 
-_WAYS = ("profile", "strategy", "profiles", "peer", "evopress")
+_SOURCES = ("profile", "strategy", "profiles", "peer", "evopress")
 
 
-def plain_way(value: object) -> object:
+def plain_source(value: object) -> object:
     """Write paths and strategies as a recipe holds them: as text and as mappings."""
     match value:
         case Path():
@@ -23,20 +23,20 @@ def plain_way(value: object) -> object:
         case Strategy():
             return value.to_dict()
         case list():
-            return [plain_way(entry) for entry in value]
+            return [plain_source(item) for item in value]
         case _:
             return value
 
 
-def check_ways(fields: Mapping[str, Any]) -> None:
+def check_source(fields: Mapping[str, Any]) -> None:
     """Hold the fields of a modifier that say where its strategy comes from against each other.
 
     Raises:
-        ValueError: If not exactly one way is given, a request is missing or too much, or a list is empty.
+        ValueError: If not exactly one source is given, a request is missing or too much, or a list is empty.
     """
-    given = [way for way in _WAYS if fields[way] is not None]
+    given = [name for name in _SOURCES if fields[name] is not None]
     if len(given) != 1:
-        raise ValueError(f"give exactly one of {', '.join(_WAYS)}; got {', '.join(given) or 'none'}")
+        raise ValueError(f"give exactly one of {', '.join(_SOURCES)}; got {', '.join(given) or 'none'}")
     asked = "peer" if fields["peer"] else "profile"
     if (fields[asked] is None) != (fields["request"] is None):
         raise ValueError(f"{asked} and request go together: {asked}: NAME, request: {{sparsity: 0.25}}")
@@ -49,7 +49,7 @@ def check_ways(fields: Mapping[str, Any]) -> None:
 def find_inputs(fields: Mapping[str, Any]) -> list[str]:
     """Names of the files and folders that a modifier with these fields reads."""
     strategies = fields["strategy"] if isinstance(fields["strategy"], list) else [fields["strategy"]]
-    named = [fields["profile"], fields["levels"], *(entry.profile for entry in fields["profiles"] or ())]
+    named = [fields["profile"], fields["levels"], *(one.profile for one in fields["profiles"] or ())]
     named += [strategy for strategy in strategies if isinstance(strategy, str)]
     named += [] if fields["structured"] is None else [fields["structured"].kept_parts]
     named += [] if fields["peer"] is None else [fields["peer"].levels, fields["peer"].journal]
@@ -66,7 +66,7 @@ def largest_share(fields: Mapping[str, Any]) -> float:
     return min(2.0 * (fields["request"] or {}).get("sparsity", 0.5), 1.0)
 
 
-def find_payload(entries: Sequence[ProfileEntry]) -> Payload | None:
+def find_payload(sources: Sequence[ProfileSource]) -> Payload | None:
     """What strategies need beyond shares, of the one profile among them whose space needs something.
 
     Raises:
@@ -74,7 +74,7 @@ def find_payload(entries: Sequence[ProfileEntry]) -> Payload | None:
     """
     from unicuco_plugin.answering import load_profile  # noqa: PLC0415 - it brings the search's packages with it
 
-    profiles = (load_profile(entry.profile) for entry in entries)
+    profiles = (load_profile(one.profile) for one in sources)
     return next((profile.payload for profile in profiles if traits_of(profile.space).payload), None)
 
 
@@ -82,16 +82,16 @@ def trace_source(source: object, request: Mapping[str, Any] | None) -> list[dict
     """Say in a recipe's words where a strategy came from; None for one that the recipe held itself.
 
     Args:
-        source: A profile's or strategy file's name, an entry, or a list of profiles' entries.
+        source: A profile's or strategy file's name, a peer, a file of EvoPress, or a list of profiles.
         request: What it was asked.
     """
     match source:
-        case PeerEntry():
+        case PeerSource():
             return [{"peer": source.model_dump(exclude_none=True), "request": request}]
-        case EvoPressEntry():
+        case EvoPressSource():
             return [{"evopress": source.model_dump(exclude_none=True)}]
-        case [ProfileEntry(), *_]:
-            return [entry.model_dump() for entry in source if isinstance(entry, ProfileEntry)]
+        case [ProfileSource(), *_]:
+            return [one.model_dump() for one in source if isinstance(one, ProfileSource)]
         case str():
             return [{"strategy": source}] if request is None else [{"profile": source, "request": request}]
     return None

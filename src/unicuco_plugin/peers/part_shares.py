@@ -5,14 +5,16 @@ Which parts of a module go is not theirs to say: whoever applies a strategy rank
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from unicuco_plugin.models.families.family import Kind
 from unicuco_plugin.objectives.interaction import ROUNDS, InteractionMeter, measure_path
 from unicuco_plugin.peers.parts import embed, kind_space, parts_result, parts_space, within_kind
-from unicuco_plugin.peers.peer import PeerProgress, PeerRequest, PeerResult, choose_space
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
+from unicuco_plugin.progress import Progress
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.structured import StructuredSpace
@@ -58,7 +60,7 @@ class Flap:
         started = time.perf_counter()
         space = parts_space(request.decoder)
         space.reaching(request.sparsity)
-        request.progress(PeerProgress("scoring parts", 0, 1))
+        request.progress(Progress("scoring parts", 0, 1))
         ranked = rank_parts(request.decoder, request.windows, RANKINGS["flap"], batch_windows=request.batch_windows)
         x = space.spend(flap_shares(space, ranked, request.sparsity)[None], request.sparsity)[0]
         return parts_result(space, x, started, ranked.tokens, {})
@@ -95,7 +97,7 @@ class Interaction:
         "Let LLM tell what to prune and how much to prune" (ICML 2025), reconstructed; see docs/structured.md.
     """
 
-    kind: Literal["attention", "mlp"] | None = None
+    kind: Kind | None = None
     rounds: int = ROUNDS
     most_tokens: int = 2048
 
@@ -119,13 +121,13 @@ class Interaction:
 
         def measure(x: Tensor) -> Tensor:
             nonlocal done
-            request.progress(PeerProgress("masking modules", done, self.rounds, ranked.tokens + meter.tokens))
+            request.progress(Progress("masking modules", done, self.rounds, ranked.tokens + meter.tokens))
             done += 1
             return meter.measure(ranked.keep(decoder, space.to_units(x)), space.units)
 
         path = measure_path(space, measure, budget, rounds=self.rounds)
         tokens = ranked.tokens + meter.tokens
-        request.progress(PeerProgress("masking modules", done, self.rounds, tokens))
+        request.progress(Progress("masking modules", done, self.rounds, tokens))
         rounds = [dict(zip(space.units, TE, strict=True)) for TE in path.TE.tolist()]
         details: dict[str, object] = {"interactions": rounds}
         return parts_result(whole, embed(path.assign(budget), places, whole), started, tokens, details)
@@ -135,11 +137,11 @@ class Interaction:
 class AttentionOnly(Interaction):
     """The reconstruction where only attentions lose parts."""
 
-    kind: Literal["attention", "mlp"] | None = "attention"
+    kind: Kind | None = "attention"
 
 
 @dataclass(frozen=True)
 class MlpOnly(Interaction):
     """The reconstruction where only MLPs lose parts."""
 
-    kind: Literal["attention", "mlp"] | None = "mlp"
+    kind: Kind | None = "mlp"

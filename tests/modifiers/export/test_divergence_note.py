@@ -4,7 +4,7 @@ import pytest
 from depth_strategies import whole_block_strategy
 from tiny import tiny_model
 
-from unicuco_plugin.modifiers.export.caveat import find_caveat
+from unicuco_plugin.modifiers.export.divergence_note import find_divergence_note
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def sparse(depth, machine):
 
 @pytest.mark.parametrize(("strategies", "others"), [(1, []), (0, ["GPTQModifier"]), (0, [])])
 def test_one_strategy_and_nothing_else_is_what_was_measured(depth, strategies, others):
-    assert find_caveat([depth] * strategies, others) == ""
+    assert find_divergence_note([depth] * strategies, others) == ""
 
 
 @pytest.mark.parametrize(
@@ -31,21 +31,21 @@ def test_one_strategy_and_nothing_else_is_what_was_measured(depth, strategies, o
     ],
 )
 def test_everything_else_is_named(depth, strategies, others, words):
-    assert find_caveat([depth] * strategies, others).startswith(words)
+    assert find_divergence_note([depth] * strategies, others).startswith(words)
 
 
 def test_weights_stitched_from_the_profiles_own_database_are_what_was_measured(sparse):
-    assert find_caveat([sparse], [], "f00d") == ""
+    assert find_divergence_note([sparse], [], "f00d") == ""
 
 
 def test_weights_from_another_database_are_not(sparse):
     words = "of weights from another level database; this checkpoint"
-    assert find_caveat([sparse], [], "beef").startswith(words)
-    assert find_caveat([sparse.model_copy(update={"levels": None})], [], "f00d").startswith(words)
+    assert find_divergence_note([sparse], [], "beef").startswith(words)
+    assert find_divergence_note([sparse.model_copy(update={"levels": None})], [], "f00d").startswith(words)
 
 
 def test_parts_of_another_ranking_are_not(depth):
     structured = depth.model_copy(update={"space": "structured"})
     words = "of the profile's own parts and biases; this checkpoint itself was not measured"
-    assert find_caveat([structured], [], own_parts=False).startswith(words)
-    assert find_caveat([structured], []) == find_caveat([depth], [], own_parts=False) == ""
+    assert find_divergence_note([structured], [], own_parts=False).startswith(words)
+    assert find_divergence_note([structured], []) == find_divergence_note([depth], [], own_parts=False) == ""

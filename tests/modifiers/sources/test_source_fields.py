@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 from unicuco_plugin import answering
 from unicuco_plugin.answering import PACKAGED as PROFILES
 from unicuco_plugin.errors import ProfileError
-from unicuco_plugin.modifiers.sources.entries import ProfileEntry
-from unicuco_plugin.modifiers.sources.ways import find_inputs, find_payload, largest_share
+from unicuco_plugin.modifiers.sources.source import ProfileSource
+from unicuco_plugin.modifiers.sources.source_fields import find_inputs, find_payload, largest_share
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.profile import read_profile
@@ -31,7 +31,7 @@ def test_every_file_that_is_read_is_named(drops):
         "p", "l", "k",
     ]  # fmt: skip
     assert find_inputs(fields(strategy=["a.json", "b.json"])) == ["a.json", "b.json"]
-    assert find_inputs(fields(profiles=[ProfileEntry(profile="p", request={"sparsity": 0.5})])) == ["p"]
+    assert find_inputs(fields(profiles=[ProfileSource(profile="p", request={"sparsity": 0.5})])) == ["p"]
     peer = {"name": "evopress", "space": "sparsity", "levels": "l", "journal": "j"}
     assert find_inputs(fields(peer=peer, request={"sparsity": 0.5})) == ["l", "j"]
 
@@ -48,7 +48,7 @@ def test_a_drop_file_removes_at_most_the_blocks_that_it_touches(drops, tmp_path)
 
 
 def test_the_payload_is_that_of_the_profile_whose_space_needs_one():
-    entries = [ProfileEntry(profile=name, request={"sparsity": 0.5}) for name in (PACKAGED, STRUCTURED)]
+    entries = [ProfileSource(profile=name, request={"sparsity": 0.5}) for name in (PACKAGED, STRUCTURED)]
     payload = find_payload(entries)
     assert payload.name == "parts"
     [file] = (PROFILES / STRUCTURED).glob("parts-*.safetensors")
@@ -61,4 +61,4 @@ def test_a_profile_that_lacks_the_payload_of_its_space_says_so_when_it_is_carrie
     del tensors["parts"]
     monkeypatch.setattr(answering, "load_profile", lambda _: answering.Profile(record, tensors))
     with pytest.raises(ProfileError, match=r"-structured must hold the payload 'parts', which its space needs$"):
-        find_payload([ProfileEntry(profile=STRUCTURED, request={"sparsity": 0.5})])
+        find_payload([ProfileSource(profile=STRUCTURED, request={"sparsity": 0.5})])

@@ -1,0 +1,102 @@
+"""One method of a benchmark and the text it works on, as the YAML says them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unicuco_plugin.answering import load_profile
+from unicuco_plugin.peers.peer import Setting
+from unicuco_plugin.plugins.manager import make_peer
+
+__all__ = ["Frozen", "Method", "Text", "check_values"]
+
+
+class Frozen(BaseModel):
+    """Fields that are known, and stay as they were read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Text(Frozen):
+    """Windows cut from text.
+
+    Attributes:
+        sources: Text, JSONL, or datasets.
+        windows: How many.
+        seq_length: Tokens in each.
+        seed: Where they lie.
+    """
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    windows: int = Field(ge=1)
+    seq_length: int = Field(ge=2)
+    seed: int = 0
+
+
+class Method(Frozen):
+    """One way to answer requests: a profile that is trained or there already, or a peer.
+
+    Attributes:
+        train: Training settings, on top of the benchmark's own ``train``.
+        profile: Folder or name of a profile.
+        peer: Name of a peer.
+        setting, token_budget: For peers that take them.
+        windows: So many calibration windows instead: the first, for peers that read all of them for every candidate, or
+            more of the same text, for peers that draw from them.
+        budgets, seeds: Instead of all, for methods that are too slow for that.
+        extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
+    """
+
+    train: dict[str, Any] | None = None
+    profile: str | None = None
+    peer: str | None = None
+    setting: Setting | None = None
+    token_budget: int | None = Field(default=None, gt=0)
+    windows: int | None = Field(default=None, ge=1)
+    budgets: tuple[float, ...] | None = Field(default=None, min_length=1)
+    seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
+    extrapolate: bool = False
+
+    def check(self, space: str) -> None:
+        """Hold the fields against each other and against what the peer takes.
+
+        Raises:
+            UnknownNameError: If no plugin provides the peer.
+            ProfileError: If the profile cannot be read.
+            ValueError: If the fields do not go together, or the peer does not answer for the space.
+        """
+        given = [name for name in ("train", "profile", "peer") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of train, profile, peer; got {', '.join(given) or 'none'}")
+        for name in ("setting", "token_budget"):
+            if getattr(self, name) is not None and (self.peer is None or name not in make_peer(self.peer).takes):
+                raise ValueError(f"{name} goes with peers that take it, got {name}: {getattr(self, name)}")
+        if self.windows is not None and (self.peer is None or "windows" not in make_peer(self.peer).takes):
+            raise ValueError(f"windows goes with peers that read text, got windows: {self.windows}")
+        if self.extrapolate and self.token_budget is None:
+            raise ValueError("extrapolate goes with a token_budget that breaks the search off, got none")
+        if self.profile is not None:
+            load_profile(self.profile)
+        if self.peer is not None and space not in make_peer(self.peer).spaces:
+            raise ValueError(f"{self.peer} answers for {', '.join(make_peer(self.peer).spaces)}, not for {space}")
+        check_values(self.budgets or (), self.seeds or ())
+
+    @property
+    def random(self) -> bool:
+        """Whether its answers depend on the seed."""
+        return self.train is not None or (self.peer is not None and "seed" in make_peer(self.peer).takes)
+
+
+def check_values(budgets: Sequence[float], seeds: Sequence[int]) -> None:
+    """Refuse budgets and seeds out of range.
+
+    Raises:
+        ValueError: If a budget is not in (0, 1), or one stands there twice.
+    """
+    for budget in budgets:
+        if not 0.0 < budget < 1.0:
+            raise ValueError(f"budgets must be in (0, 1), got {budget}")
+    for name, values in (("budgets", budgets), ("seeds", seeds)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} must be different from each other, got {list(values)}")
