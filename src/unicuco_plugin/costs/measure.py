@@ -48,7 +48,8 @@ def linear_costs(decoder: Decoder, weights: Mapping[str, int] | None = None) -> 
         UnsupportedModelError: If there is no linear.
     """
     if weights is None:
-        weights = {name: linear.weight.numel() for name, linear in decoder.all_linears().items()}
+        with kept_tensors():
+            weights = {name: linear.weight.numel() for name, linear in decoder.all_linears().items()}
     table = _table(measure_sizes(decoder), tuple(weights.values()), (0,) * len(weights))
     return TableCosts(tuple(weights), table, physical=False)
 

@@ -76,7 +76,7 @@ def kept_share(params: Tensor, x: Tensor) -> Tensor:
 class TableCosts:
     """Costs of a checkpoint's strategies, added up from a table.
 
-    ``kept`` is the share of the prunable weights that is left, of whichever becomes of them; ``params`` and ``bytes``
+    ``kept`` is the share of the prunable weights that is left, whatever becomes of the others; ``params`` and ``bytes``
     are those of the whole exported checkpoint.
 
     Attributes:
@@ -116,14 +116,15 @@ class TableCosts:
             row.append(0.0 if covering is None else shares[covering])
         unknown = [name for name in shares if name not in used]
         if unknown:
-            first, *_, last = self.units
-            raise StrategyError(f"units must be among {first} to {last}, got {quoted(unknown[0])}")
+            raise StrategyError(f"units must be among {self.units[0]} to {self.units[-1]}, got {quoted(unknown[0])}")
         return torch.tensor([row], dtype=torch.float64)
 
     def falls(self, name: str) -> tuple[float, float]:
         """How much of a cost goes with all prunable weights: about, and at the most, 0 where nobody knows."""
+        if name == _KEPT:
+            return 1.0, 1.0
         params = self.params.sum().item()
-        pairs = zip(self._column(name).tolist(), self.table.unit_params, strict=True)
+        pairs = zip(self._weights[_COLUMNS[name]].tolist(), self.table.unit_params, strict=True)
         densest = max((weight / n for weight, n in pairs if n), default=0.0)
         return params * self._total(name) / self.table.total_params, densest * params
 
@@ -134,9 +135,6 @@ class TableCosts:
 
     def _total(self, name: str) -> int:
         return (self.table.total_params, self.table.total_bytes)[_COLUMNS[name]]
-
-    def _column(self, name: str) -> Tensor:
-        return self._weights[_COLUMNS[name]]
 
     @cached_property
     def _weights(self) -> Tensor:

@@ -1,4 +1,8 @@
-"""A search over groups of units, before that over the units: fewer strategies, and whole groups often go best."""
+"""A search over groups of units, before that over the units: fewer strategies, and whole groups often go best.
+
+What it lowers first is the share of the groups' weights that is left, whatever the search over the units lowers: only
+divergences pass from one to the other.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
