@@ -49,7 +49,7 @@ class ObjectiveRequest:
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows to run together.
         levels: The level database that candidates are stitched from, for spaces that zero weights.
-        payload: What strategies need beyond shares, where their space's traits say so: which parts go first.
+        payload: What strategies need beyond shares, if their space's traits say so: which parts go first.
     """
 
     decoder: "Decoder"

@@ -33,7 +33,7 @@ class ModelSource:
 
     @property
     def hub(self) -> dict[str, Any]:
-        """What everything that reads its folder or repository is told."""
+        """The arguments of everything that reads its folder or repository."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
 
 
@@ -44,7 +44,7 @@ class CalibrationText:
     Attributes:
         sources: Text files, JSONL files, ``datasets`` names or folders; none lets the model write its own text.
         split: Which split of a dataset.
-        documents: At most so many documents of each source; all by default.
+        documents: The most documents to take from each source; all by default.
     """
 
     sources: Sequence[str] = ()
@@ -53,5 +53,5 @@ class CalibrationText:
 
     @classmethod
     def of(cls, given: "Sequence[str] | CalibrationText") -> "CalibrationText":
-        """Sources alone are read from the usual split, all of them."""
+        """Plain sources are read whole, from the usual split."""
         return given if isinstance(given, CalibrationText) else cls(given)

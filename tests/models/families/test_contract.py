@@ -97,7 +97,7 @@ def lines_without(*words):
     return [name for name, line in CONTRACT.items() if line and not set(words) & set(line.split())]
 
 
-made = functools.lru_cache(maxsize=2)(build)  # for whoever leaves a model as it was
+made = functools.cache(build)  # for whoever leaves a model as it was; none has more than a megabyte
 
 
 @torch.no_grad()

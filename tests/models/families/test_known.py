@@ -1,6 +1,8 @@
 """An entry is all that a family with names of its own needs."""
 
+import ast
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.config import shrink_config
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.sublayers import check_silence, silenced, zero_outputs
-from unicuco_plugin.models.families.family import Family
+from unicuco_plugin.models.families.family import HALVES, Family
 from unicuco_plugin.models.families.known import FAMILIES, USUAL, family_of
 from unicuco_plugin.models.parts import compact
 from unicuco_plugin.models.parts.cuts import check_cuts
@@ -106,3 +108,7 @@ def test_one_familys_names_are_not_anothers(monkeypatch):
 
 def test_the_file_beside_compact_checkpoints_repeats_what_the_usual_family_says():
     assert USUAL.head_counts == compact.HEAD_COUNTS
+    halves = [USUAL.half(kind) for kind in HALVES]
+    names = {name for half in halves for name in (half.names[0], *half.linears[0], half.size)}
+    tree = ast.parse(Path(compact.__file__).read_text(encoding="utf8"))
+    assert names <= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}

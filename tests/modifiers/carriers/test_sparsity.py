@@ -211,7 +211,7 @@ def test_a_pass_before_the_modifier_does_not_count(checkpoint, run):
 def test_two_of_them_are_refused_before_a_weight_is_read(checkpoint, calibration, tmp_path, monkeypatch):
     modifier = SparsityProfileModifier(strategy=sparsity_strategy(load_model(checkpoint("llama"))))
     monkeypatch.setattr(oneshots, "load_model", None)
-    with pytest.raises(RecipeError, match="one SparsityProfileModifier a recipe"):
+    with pytest.raises(RecipeError, match="one SparsityProfileModifier per recipe"):
         prune_with_recipe(
             checkpoint("llama"), [modifier, modifier, engine()], tmp_path / "out", calibration=calibration
         )

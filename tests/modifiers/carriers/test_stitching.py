@@ -121,9 +121,8 @@ def test_a_database_without_anything_to_stitch_is_refused(checkpoint, database, 
 def test_a_pass_behind_it_would_prune_twice_and_is_refused(engine, checkpoint, database, calibration, tmp_path):
     modifier = SparsityProfileModifier(strategy=sparsity_strategy(load_model(checkpoint("llama"))), levels=database())
     recipe = [modifier, engine(sparsity=0.5, ignore=["re:.*lm_head"])]
-    with pytest.raises(
-        RecipeError, match=f"already stitches the strategy's zeros, and {engine.__name__} would prune again"
-    ):
+    refused = f"already stitches the strategy's zeros, and {engine.__name__} would prune again"
+    with pytest.raises(RecipeError, match=refused):
         prune_with_recipe(checkpoint("llama"), recipe, tmp_path / "out", calibration=calibration)
     assert not (tmp_path / "out").exists()
 

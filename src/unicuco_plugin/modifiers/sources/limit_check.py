@@ -24,8 +24,8 @@ def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> No
         if found.get(cost, 0) > most:
             raise ExportError(
                 f"{strategy.request.kind} must be met: {most:,} was requested, the checkpoint would have "
-                f"{found[cost]:,}. A profile counts the dtype and the biases it was trained with: leave out --dtype and "
-                "--compensate, or request less"
+                f"{found[cost]:,}. A profile counts the dtype and the biases it was trained with: leave out --dtype "
+                "and --compensate, or request less"
             )
 
 
