@@ -20,4 +20,4 @@ def no_installed_plugins(monkeypatch):
 
 @pytest.fixture
 def windows():
-    return torch.randint(4, 128, (6, 16), generator=torch.Generator().manual_seed(0))
+    return torch.randint(4, 128, (4, 16), generator=torch.Generator().manual_seed(0))

@@ -25,7 +25,7 @@ TINY = Settings(
 )  # fmt: skip
 
 
-def measured(space, units, model, windows, folder, *, few=12):
+def measured(space, units, model, windows, folder, *, few=4):
     """Everything that a run over a space learns of a model: payload, notes, first strategies, divergences."""
     decoder = find_decoder(model)
     subject = find_subject(space, decoder, "0" * 16 + "." + "0" * 16, units)
@@ -69,10 +69,9 @@ def test_structured(windows, tmp_path, family, ranking):
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
 def test_sparsity(windows, tmp_path, family, monkeypatch):
     monkeypatch.setattr("unicuco_plugin.levels.store.Levels.check_model", lambda *_: None)
-    settings = LevelSettings(sparsities=(0.3, 0.5, 0.8), batch_windows=4)
     decoder = find_decoder(tiny_model(family, blocks=2))
-    build_levels(decoder, windows, tmp_path / "levels", name="tiny", settings=settings)
-    here, there = both("sparsity", family, windows, tmp_path, units=Units(levels=tmp_path / "levels"))
+    build_levels(decoder, windows, tmp_path / "levels", name="tiny", settings=LevelSettings(sparsities=(0.3, 0.7)))
+    here, there = both("sparsity", family, windows[:1], tmp_path, units=Units(levels=tmp_path / "levels"))
     assert here == there
 
 
