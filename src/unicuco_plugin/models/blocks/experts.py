@@ -18,6 +18,7 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.tensors.storage import kept_tensors, read_kept, settle
 
 __all__ = [
+    "EXPERT_LINEARS",
     "disk_names",
     "find_fused",
     "find_routers",
@@ -33,7 +34,7 @@ __all__ = [
 # Where llm-compressor notes which class it has taken apart, and from which configuration that is built.
 _CLASS, _CONFIG = "_source_experts_cls", "_source_config"
 # A family's tensors, and the linears of an expert that each is made of.
-_LINEARS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
+EXPERT_LINEARS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
 
 
 def find_fused(model: nn.Module) -> dict[str, nn.Module]:
@@ -130,7 +131,7 @@ def fused_tensors(name: str, split: nn.Module, device: str | None = None) -> dic
     found = {}
     for field, _ in fused.named_parameters():
         projection, what = (field.removesuffix("_bias"), "bias") if field.endswith("_bias") else (field, "weight")
-        if projection not in _LINEARS:
+        if projection not in EXPERT_LINEARS:
             raise UnsupportedModelError(f"{name}: holds {field}, which linears of experts do not carry")
         transpose = what == "weight" and _transposed(fused, split)
         parts = [_part(fused, expert, projection, what, device) for expert in _experts(split)]
@@ -151,7 +152,7 @@ def disk_names(model: PreTrainedModel, name: str) -> dict[str, str]:
     fused = _build(name, module) if _CLASS in vars(module) else module
     numbers: dict[float, str] = {}
     given = {}
-    for field, linears in _LINEARS.items():
+    for field, linears in EXPERT_LINEARS.items():
         if field in dict(fused.named_parameters(recurse=False)):
             first = len(numbers)
             numbers |= {float(first + place): linear for place, linear in enumerate(linears)}
