@@ -39,6 +39,7 @@ ROOMS = [
     "answering",
     "training",
     "benchmark",
+    "serving",
     "modifiers",
     "report",
     "cli",
@@ -54,6 +55,8 @@ INNER = {
         "parts",
         "loading",
         "reach",
+        "sketch",
+        "fused_units",
         "exportable",
     ],
     "modifiers": [

@@ -19,6 +19,7 @@ _COMMANDS = {
     "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
     "levels": "Build or show a level database: every linear of a model, pruned once at a ladder of sparsities.",
     "prune": "Prune a model by a profile, a peer, a strategy or a recipe, and write the checkpoint.",
+    "check": "Say whether vLLM loads a checkpoint of compressed-tensors, and with which kernels.",
     "pack": "Pack a sparse checkpoint into one archive without its zeros, for storage and transfer.",
     "unpack": "Unpack an archive of unicuco pack into the checkpoint folder that it was, bit for bit.",
     "evaluate": "Evaluate a model, or a pruned one beside it, on windows of each TEXT, on zero-shot tasks, or on both.",

@@ -132,6 +132,7 @@ def _trace(sketch: PreTrainedModel, stacks: Mapping[str, nn.Module]) -> dict[str
         stack.forward = _skip
     # Kernels that others compiled look at their numbers.
     sketch.config._attn_implementation = "eager"
+    sketch.config.output_router_logits = False  # and losses of routers count tokens
     ids = torch.zeros(1, _TOKENS, dtype=torch.long, device="meta")
     try:
         with torch.no_grad(), _NoNumbers():
@@ -164,7 +165,6 @@ class _NoNumbers(TorchDispatchMode):
             return torch.zeros((), dtype=args[0].dtype).item()
         if func is aten._to_copy.default and args[0].is_meta and given.get("device") == torch.device("cpu"):
             return torch.zeros(args[0].shape, dtype=given.get("dtype") or args[0].dtype)
-        if func in (aten.nonzero.default, aten.bincount.default):
-            shape = (0, args[0].dim()) if func is aten.nonzero.default else (given.get("minlength", 0),)
-            return torch.empty(shape, dtype=torch.long, device="meta")
+        if func is aten.nonzero.default:
+            return torch.empty(0, args[0].dim(), dtype=torch.long, device="meta")
         return func(*args, **given)
