@@ -21,7 +21,7 @@ def describe_verdict(name: str, verdict: "Verdict") -> str:
     if verdict.rows:
         header = ["scheme", "linears", *(device.label for device in verdict.devices)]
         rows = [
-            [row.scheme, f"{row.linears:,}" if verdict.model else "?", *_cells(row.scheme, row.kernels)]
+            [row.scheme, f"{row.linears:,}" if verdict.model else "?", *map(_say_kernel, row.kernels)]
             for row in verdict.rows
         ]
         lines += ["", format_table(header, rows, right=[1])]
@@ -63,5 +63,5 @@ def _say(verdict: "Verdict") -> str:
     return f"{SERVER} does not load it{seen}"
 
 
-def _cells(scheme: str, kernels: tuple[str, ...]) -> list[str]:
-    return ["" if scheme == "16 bits" else kernel or "none" for kernel in kernels]
+def _say_kernel(kernel: str | None) -> str:
+    return "" if kernel is None else kernel or "none"

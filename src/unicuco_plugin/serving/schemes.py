@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
 
 from unicuco_plugin.serving.quantization import Group
 
@@ -191,11 +192,31 @@ def find_scheme(group: Group, layout: str) -> Scheme | None:
     return next((SCHEMES[name] for name, question in _QUESTIONS if question(parts)), None)
 
 
+def _essence(*args: QuantizationArgs | None) -> str:
+    """What makes two schemes one."""
+    fields = {"num_bits", "type", "symmetric", "strategy", "group_size", "block_structure", "dynamic"}
+    return repr([given and given.model_dump(include=fields) for given in args])
+
+
+_PRESETS = {
+    _essence(preset["weights"], preset.get("input_activations")): name
+    for name, preset in PRESET_SCHEMES.items()
+    if preset.get("weights") is not None and preset["weights"].type == _FLOAT
+}
+
+
 def scheme_name(group: Group) -> str:
-    """What a group does to a linear, as ``W4A16:g64:asym``; ``16 bits`` where it leaves the weights alone."""
+    """What a group does to a linear.
+
+    Returns:
+        As ``W4A16:g64:asym``; for floats the name of compressed-tensors' preset, such as ``FP8_DYNAMIC``; ``16 bits``
+        where weights are left alone.
+    """
     weights, inputs = group.weights, group.input_activations
     if weights is None:
         return "16 bits"
+    if weights.type == _FLOAT and (preset := _PRESETS.get(_essence(weights, inputs))):
+        return preset
     states = _DENSE if inputs is None else inputs.num_bits
     kind = "FP" if weights.type == _FLOAT else ""
     text = f"W{kind}{weights.num_bits}A{kind if inputs is not None and inputs.type == _FLOAT else ''}{states}"

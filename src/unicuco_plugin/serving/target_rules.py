@@ -35,8 +35,8 @@ def _several_targets(layout: Layout) -> Iterator[Finding]:
         seen.add(rivals)
         yield Finding(
             "ambiguous", name,
-            f"is matched by {quoted(rivals[0])} too, which stands for {layout.say(layout.matcher.owner(rivals[0]))}; it "
-            f"is stored as {layout.say(own)}: give full names as targets",
+            f"is matched by {quoted(rivals[0])} too, which stands for {layout.say(layout.matcher.owner(rivals[0]))}; "
+            f"it is stored as {layout.say(own)}: give full names as targets",
             "warning", "note",
         )  # fmt: skip
 

@@ -17,10 +17,10 @@ def _partly_ignored(layout: Layout) -> Iterator[Finding]:
         try:
             layout.matcher.served(unit.names, unit.kind) if unit.kind != "experts" else None
         except PartlyIgnored:
-            left = [name for name in unit.names if layout.written[name] is None]
+            left = [name.rpartition(".")[2] for name in unit.names if layout.written[name] is None]
             yield Finding(
                 "partly_ignored", unit.name,
-                f"only {name_some(left)} of it is in ignore; vLLM packs the {len(unit.linears)} linears of it and "
+                f"of it only {name_some(left)} is in ignore; vLLM packs the {len(unit.linears)} linears of it and "
                 "refuses: ignore all of them or none",
             )  # fmt: skip
 

@@ -35,12 +35,13 @@ class Row:
     Attributes:
         scheme: How they are stored, as ``W4A16:g64``.
         linears: How many.
-        kernels: The kernel of each device that was asked for, in their order; empty where it has none.
+        kernels: The kernel of each device that was asked for, in their order; empty where it has none, None where it is
+            not asked for one: 16 bits, and linears that are refused with their unit.
     """
 
     scheme: str
     linears: int
-    kernels: tuple[str, ...]
+    kernels: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _find_units(source: Source) -> tuple[tuple[Unit, ...] | None, list[Finding]]
         ]  # fmt: skip
     try:
         return model_units(sketch_from_fields(source.config)), []
-    except UnsupportedModelError as error:
+    except Exception as error:  # ours, or whatever a family makes of sizes that its own class never had
         return None, [
             Finding("model", "config.json", f"only the configuration was checked: {error}", "warning", "note")
         ]
@@ -158,19 +159,22 @@ def _read_headers(folder: Path) -> dict[str, Any]:
 
 
 def _tabulate(layout: Layout, devices: tuple[Device, ...], *, half: bool) -> tuple[Row, ...]:
-    counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    counts: Counter[tuple[str, tuple[str | None, ...]]] = Counter()
+    nowhere = (None,) * len(devices)
     for unit in layout.units:
         group = layout.group(unit)
         for linear in unit.linears:
             own = layout.matcher.group(layout.written[linear.name])
             if own is None or own.weights is None:
-                counts[_PLAIN, ("",) * len(devices)] += 1
+                counts[_PLAIN, nowhere] += 1
                 continue
             scheme = find_scheme(own, layout.quantization.format_of(own))
             rows = sum(other.rows for other in unit.linears) if unit.kind != "experts" else linear.rows
             problem = Problem(rows, linear.columns, unit.kind == "experts", half)
-            known = scheme is not None and group is not None
-            kernels = tuple(find_kernel(scheme, own, problem, device) if scheme and known else "" for device in devices)
+            if scheme is None or group is None:
+                counts[scheme_name(own), nowhere] += 1
+                continue
+            kernels = tuple(find_kernel(scheme, own, problem, device) for device in devices)
             counts[scheme_name(own), kernels] += 1
     return tuple(Row(scheme, count, kernels) for (scheme, kernels), count in counts.items())
 
@@ -180,7 +184,7 @@ def _tabulate_groups(quantization: Quantization, devices: tuple[Device, ...]) ->
     rows = []
     for group in quantization.config_groups.values():
         scheme = find_scheme(group, quantization.format_of(group))
-        kernels = [find_kernel(scheme, group, Problem(4096, 4096), device) if scheme else "" for device in devices]
+        kernels = [find_kernel(scheme, group, Problem(4096, 4096), device) if scheme else None for device in devices]
         rows.append(Row(scheme_name(group), 0, tuple(kernels)))
     return tuple(rows)
 
@@ -190,7 +194,7 @@ def _kernel_findings(rows: tuple[Row, ...], devices: tuple[Device, ...], *, chos
     lacking: dict[Device, list[str]] = {}
     for row in rows:
         for device, kernel in zip(devices, row.kernels, strict=True):
-            if not kernel and row.scheme != _PLAIN:
+            if kernel == "":
                 lacking.setdefault(device, []).append(row.scheme)
     everywhere = len(lacking) == len(devices)
     for device, schemes in lacking.items():
