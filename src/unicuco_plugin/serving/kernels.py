@@ -81,13 +81,15 @@ def _packed_on_cuda(group: Group, problem: Problem, device: Device) -> str:
     weights, size = group.weights, _group_size(group)
     assert weights is not None  # noqa: S101 - a scheme has weights
     bits, symmetric = weights.num_bits, weights.symmetric
+    whole = size == -1 or problem.columns % size == 0
     tiled = problem.columns % _MACHETE_TILE[0] == 0 and problem.rows % _MACHETE_TILE[1] == 0
     if device.capability == _HOPPER and bits in (4, 8) and size in _MACHETE_GROUPS and tiled:
         return "Machete"
-    if (bits == 4 or (bits == 8 and symmetric)) and size in _MARLIN_GROUPS:
+    if device.capability == _HOPPER:  # where vLLM puts Humming before all that are left
+        return "Humming"
+    if (bits == 4 or (bits == 8 and symmetric)) and size in _MARLIN_GROUPS and whole:
         return "Marlin"
-    whole = size > 0 and problem.columns % size == 0
-    if problem.half and bits in (4, 8) and symmetric and whole and problem.rows % (32 // bits) == 0:
+    if problem.half and bits in (4, 8) and symmetric and size > 0 and whole and problem.rows % (32 // bits) == 0:
         return "Exllama"
     if bits == 4 and problem.rows % 8 == 0 and (size in _TRITON_GROUPS or size == problem.columns):
         return "Triton W4A16"

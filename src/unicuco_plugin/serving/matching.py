@@ -20,6 +20,7 @@ _PREFIX = "re:"
 _LINEAR = "Linear"
 # vLLM's classes of linears all have the word in their names, and its heads do not.
 _SERVER_CLASSES = {"linear": "ColumnParallelLinear", "head": "ParallelLMHead", "experts": "RoutedExperts"}
+_PACKED_CLASS, _QKV_CLASS = "MergedColumnParallelLinear", "QKVParallelLinear"
 # The own names of linears that vLLM packs → what it calls the result (``packed_modules_mapping`` of its models).
 _FUSED: Mapping[frozenset[str], str] = {
     frozenset({"q_proj", "k_proj", "v_proj"}): "qkv_proj",
@@ -132,6 +133,8 @@ class Matcher:
             PartlyIgnored: If some linears are ignored and others are not.
         """
         fused, placed = fused_name(linears), _SERVER_CLASSES[kind]
+        if kind == "linear" and len(linears) > 1:
+            placed = _QKV_CLASS if (fused or "").endswith(".qkv_proj") else _PACKED_CLASS
         if self._is_ignored(linears, fused):
             return None
         whole = linears[0] if len(linears) == 1 else fused

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unicuco_plugin.errors import CheckpointError, ExportError, UnsupportedModelError
+from unicuco_plugin.errors import CheckpointError, ExportError
 from unicuco_plugin.models.checkpoints.checkpoint import read_tensors
 from unicuco_plugin.models.parts.compact import FILE
 from unicuco_plugin.models.sketch import sketch_from_fields

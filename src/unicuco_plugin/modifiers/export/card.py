@@ -53,7 +53,7 @@ def write_card(
     if not strategies:
         lines += ["The recipe below was applied, and no strategy.", ""]
     lines += ["## Load", "", *([say_layout(layout), ""] if layout else [])]
-    lines += [escape_markdown(served[0].upper() + served[1:]), ""] if served else []
+    lines += [escape_markdown(served), ""] if served else []
     lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     code = ", trust_remote_code=True" if layout == "compact" or own_code else ""
     lines += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})']

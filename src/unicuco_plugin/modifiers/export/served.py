@@ -14,9 +14,9 @@ _SPLIT = "split_unit"
 def check_served(folder: Path) -> str:
     """Refuse what vLLM would take for another model, and say what else it thinks of a checkpoint.
 
-    A scheme that the recipe asks for and vLLM does not load is the user's to choose, for Transformers loads it, which has
-    been seen by then: that is said. Nobody asks for what loads as something else, nor for linears of one unit in several
-    schemes, which no server packs: these are refused.
+    A scheme that the recipe asks for and vLLM does not load is the user's to choose, for Transformers loads it, which
+    has been seen by then: that is said. Nobody asks for what loads as something else, nor for linears of one unit in
+    several schemes, which no server packs: these are refused.
 
     Args:
         folder: A checkpoint, which Transformers has loaded.
@@ -30,7 +30,8 @@ def check_served(folder: Path) -> str:
     try:
         verdict = check_serving(folder)
     except CheckpointError as error:
-        return f"vLLM was not asked: {error}"
+        # Without the place where the folder stands for now.
+        return f"what vLLM makes of it is not known: {str(error).replace(f'{folder}: ', '')}"
     wrong = [entry for entry in verdict.errors if entry.outcome == "silent" or entry.rule == _SPLIT]
     if wrong:
         raise ExportError(f"vLLM would not load this checkpoint right: {_say(wrong[0])}")
