@@ -10,7 +10,7 @@ from unicuco_plugin.serving.finding import Finding
 from unicuco_plugin.serving.quantization import Group, Quantization
 from unicuco_plugin.serving.schemes import find_scheme, scheme_name
 
-__all__ = ["CONFIG_RULES", "is_attention", "is_odd", "raw_findings", "wrote_sparse_words"]
+__all__ = ["CONFIG_RULES", "is_attention", "is_odd", "raw_findings", "readable"]
 
 # Widths that do not divide a word of 32 bits, which compressed-tensors packs densely since this release.
 _DENSE_SINCE = Version("0.18")
@@ -28,7 +28,7 @@ def is_odd(group: Group) -> bool:
     return weights is not None and weights.type == "int" and weights.num_bits not in _EVEN
 
 
-def wrote_sparse_words(quantization: Quantization) -> bool:
+def _wrote_sparse_words(quantization: Quantization) -> bool:
     """Whether the release that wrote the file left bits of each word empty where a width does not divide it."""
     try:
         return Version(quantization.version) < _DENSE_SINCE
@@ -66,6 +66,24 @@ def raw_findings(data: Mapping[str, Any]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def readable(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same without what :func:`raw_findings` has found, for which compressed-tensors would refuse it.
+
+    Args:
+        data: A ``quantization_config`` as it stands in the file.
+    """
+    groups = data.get("config_groups")
+    if not isinstance(groups, dict):
+        return data
+    kept = {}
+    for name, group in groups.items():
+        if isinstance(group, list):
+            continue
+        weights = group.get("weights") if isinstance(group, dict) else None
+        kept[name] = group | {"weights": weights | {"actorder": None}} if isinstance(weights, dict) else group
+    return {**data, "config_groups": kept}
+
+
 def _schemes(quantization: Quantization) -> Iterator[Finding]:
     for name, group in quantization.config_groups.items():
         where = f"config_groups.{name}"
@@ -84,7 +102,7 @@ def _schemes(quantization: Quantization) -> Iterator[Finding]:
 
 
 def _packing(quantization: Quantization) -> Iterator[Finding]:
-    if not wrote_sparse_words(quantization):
+    if not _wrote_sparse_words(quantization):
         return
     for name, group in quantization.config_groups.items():
         if is_odd(group) and group.weights is not None and quantization.format_of(group) == "pack-quantized":

@@ -10,7 +10,7 @@ from unicuco_plugin.errors import CheckpointError, ExportError
 from unicuco_plugin.models.checkpoints.checkpoint import read_tensors
 from unicuco_plugin.models.parts.compact import FILE
 from unicuco_plugin.models.sketch import sketch_from_fields
-from unicuco_plugin.serving.config_rules import CONFIG_RULES, raw_findings
+from unicuco_plugin.serving.config_rules import CONFIG_RULES, raw_findings, readable
 from unicuco_plugin.serving.finding import Finding, name_some
 from unicuco_plugin.serving.kernels import Device, Problem, find_kernel
 from unicuco_plugin.serving.layers import Unit, model_units
@@ -94,7 +94,7 @@ def check_serving(path: str | Path, devices: Sequence[Device] = BOTH, *, chosen:
     if source.quantization is None:
         return Verdict(quantised=False, devices=asked)
     findings = list(raw_findings(source.quantization))
-    quantization = parse_quantization(_readable(source.quantization))
+    quantization = parse_quantization(readable(source.quantization))
     findings += [finding for rule in CONFIG_RULES for finding in rule(quantization)]
     units, problems = _find_units(source)
     findings += problems
@@ -113,20 +113,6 @@ def check_serving(path: str | Path, devices: Sequence[Device] = BOTH, *, chosen:
     findings += _kernel_findings(rows, asked, chosen=chosen)
     findings = sorted(_joined(findings), key=lambda finding: finding.severity)
     return Verdict(True, tuple(findings), rows, asked, files, units is not None)
-
-
-def _readable(data: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what has been found already, for which compressed-tensors might refuse it."""
-    groups = data.get("config_groups")
-    if not isinstance(groups, dict):
-        return data
-    kept = {}
-    for name, group in groups.items():
-        if isinstance(group, list):
-            continue
-        weights = group.get("weights") if isinstance(group, dict) else None
-        kept[name] = group | {"weights": weights | {"actorder": None}} if isinstance(weights, dict) else group
-    return data | {"config_groups": kept}
 
 
 def _find_units(source: Source) -> tuple[tuple[Unit, ...] | None, list[Finding]]:

@@ -1,0 +1,37 @@
+"""Models without weights from what a file says."""
+
+import pytest
+from tiny import tiny_model
+
+from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.sketch import sketch_from_fields, sketch_model
+
+
+def test_a_sketch_has_the_names_and_no_numbers():
+    model = tiny_model("llama")
+    sketch = sketch_from_fields(model.config.to_dict() | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}})
+    assert type(sketch) is type(model)
+    assert sketch.state_dict().keys() == model.state_dict().keys()
+    assert all(parameter.is_meta for parameter in sketch.parameters())
+
+
+def test_the_configuration_is_not_changed():
+    config = tiny_model("llama").config
+    before = config.to_dict()
+    assert sketch_model(config).config is not config
+    assert config.to_dict() == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "model_type: Transformers knows no family None"),
+        ({"model_type": "llama9"}, "model_type: Transformers knows no family 'llama9'"),
+        ({"model_type": ["llama"]}, r"model_type: Transformers knows no family \['llama'\]"),
+        ({"model_type": "llama", "hidden_size": "wide"}, "llama: its configuration cannot be read"),
+        ({"model_type": "llama", "hidden_size": 32, "num_attention_heads": 0}, "llama: "),
+    ],
+)
+def test_what_builds_no_model_is_refused_with_the_reason(fields, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        sketch_from_fields(fields)
