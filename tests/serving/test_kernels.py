@@ -1,4 +1,4 @@
-"""Kernels by device. The answers are vLLM 0.32's own ``choose_mp_linear_kernel``, run for CUDA with a platform put in."""
+"""Kernels by device: answers of vLLM 0.32's own ``choose_mp_linear_kernel``, for CUDA with a platform put in."""
 
 import pytest
 from serving.conftest import integers, quantised
@@ -10,7 +10,7 @@ from unicuco_plugin.serving.schemes import SCHEMES, find_scheme
 CPU, TURING, AMPERE, HOPPER, BLACKWELL = Device("cpu"), *(Device("cuda", number) for number in (75, 80, 90, 100))
 
 
-def kernel(weights, device, rows=128, columns=128, layout="pack-quantized", half=False, experts=False, **fields):
+def kernel(weights, device, rows=128, columns=128, *, layout="pack-quantized", half=False, experts=False, **fields):
     quantization = parse_quantization(quantised((["Linear"], weights, fields), layout=layout))
     group = quantization.config_groups["group_0"]
     scheme = find_scheme(group, layout)

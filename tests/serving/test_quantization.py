@@ -26,7 +26,7 @@ def test_no_list_of_what_is_ignored_is_an_empty_one():
         ({"config_groups": 3}, "config_groups: Input should be a valid dictionary"),
         (quantised(("Linear", integers())), "config_groups.group_0.targets"),
         (quantised((["Linear"], integers(num_bits="four"))), "config_groups.group_0.weights.num_bits"),
-        (quantised((["Linear"], integers(strategy="diagonal"))), "strategy"),
+        (quantised((["Linear"], integers(strategy="diagonal"))), "'diagonal' is not a valid QuantizationStrategy"),
         (quantised((["re:("], integers())), "the expression '\\(' is no regular expression"),
         (quantised((["Linear"], integers()), ignore=["re:(a+)+$"]), "backtracks without end"),
     ],

@@ -35,7 +35,8 @@ def test_an_expression_that_stops_inside_a_number_is_told(text, place):
     "text",
     [
         r"re:.*layers\.1\.", r"re:.*layers\.(1|10|11)\.mlp", r"re:.*layers\.[0-9]+\.mlp", r"re:.*layers\.1\d\.",
-        "re:.*down_proj", "re:.*", r"re:.*layers\.\d*[13579]\.", r"re:.*layers\.[1-9]\d*\.", "model.layers.1.mlp.down_proj",
+        "re:.*down_proj", "re:.*", r"re:.*layers\.\d*[13579]\.", r"re:.*layers\.[1-9]\d*\.",
+        "model.layers.1.mlp.down_proj",
     ],
 )  # fmt: skip
 def test_one_that_ends_where_the_number_does_is_in_order(text):

@@ -44,9 +44,10 @@ def test_what_compressed_tensors_packs_is_in_order_at_every_width(bits, symmetri
     assert list(tensor_findings(layout_for(weights), own(weights, "pack-quantized"))) == []
 
 
+WHOLE = {"weight": (64, 96), "weight_scale": (64, 1)}
 RIGHT = {
-    "int8": (integers(8, None), "int-quantized", {"input_activations": TOKEN}, {"weight": (64, 96), "weight_scale": (64, 1)}),
-    "fp8 of a tensor": (FP8 | {"strategy": "tensor"}, "float-quantized", {}, {"weight": (64, 96), "weight_scale": (1,)}),
+    "int8": (integers(8, None), "int-quantized", {"input_activations": TOKEN}, WHOLE),
+    "fp8 of a tensor": (FP8 | {"strategy": "tensor"}, "float-quantized", {}, WHOLE | {"weight_scale": (1,)}),
     "fp8 in blocks": (
         FP8 | {"strategy": "block", "block_structure": [64, 64]}, "float-quantized", {},
         {"weight": (64, 96), "weight_scale": (1, 2)},
