@@ -60,7 +60,7 @@ def test_damaged_files_are_told(checkpoint, damage):
     tensors, name = load_file(path), "model.layers.0.mlp.down_proj.weight_scale"
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-3])
-        with pytest.raises(CheckpointError, match="expected [0-9]+ bytes, got"):
+        with pytest.raises(CheckpointError, match=r"expected [0-9]+ bytes, got"):
             check_serving(folder)
         return
     tensors[name] = torch.zeros(3, 3)

@@ -35,7 +35,9 @@ REST = ["re:.*(o|gate|up|down)_proj"]
 
 @pytest.mark.parametrize("other", [packed(symmetric=False), packed(8)])
 def test_split_q_k_v_are_refused_and_nothing_is_left(export, tmp_path, other):
-    with pytest.raises(ExportError, match="vLLM would not load this checkpoint right: model.layers.0.self_attn.q_proj"):
+    with pytest.raises(
+        ExportError, match=r"vLLM would not load this checkpoint right: model\.layers\.0\.self_attn\.q_proj"
+    ):
         export((["re:.*q_proj"], packed()), (["re:.*(k|v)_proj"], other), (REST, packed()))
     assert list(tmp_path.iterdir()) == []
 
