@@ -1,7 +1,7 @@
 """What a configuration shows by itself: each rule with what breaks it, and its right twin."""
 
 import pytest
-from serving.conftest import integers, quantised
+from quantisations import integers, quantised
 
 from unicuco_plugin.serving.config_rules import CONFIG_RULES, raw_findings, readable
 from unicuco_plugin.serving.quantization import parse_quantization

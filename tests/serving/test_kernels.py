@@ -1,7 +1,7 @@
 """Kernels by device: answers of vLLM 0.32's own ``choose_mp_linear_kernel``, for CUDA with a platform put in."""
 
 import pytest
-from serving.conftest import integers, quantised
+from quantisations import integers, quantised
 
 from unicuco_plugin.serving.kernels import Device, Problem, find_kernel
 from unicuco_plugin.serving.quantization import parse_quantization

@@ -5,7 +5,7 @@ import torch
 from compressed_tensors.utils.match import is_match, match_targets
 from hypothesis import given
 from hypothesis import strategies as st
-from serving.conftest import attention, integers, quantised
+from quantisations import attention, integers, quantised
 
 from unicuco_plugin.serving.matching import Matcher, PartlyIgnored, fused_name, unmatched
 from unicuco_plugin.serving.quantization import parse_quantization

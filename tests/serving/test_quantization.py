@@ -1,7 +1,7 @@
 """The configuration as compressed-tensors reads it, from strangers."""
 
 import pytest
-from serving.conftest import integers, quantised
+from quantisations import integers, quantised
 
 from unicuco_plugin.errors import CheckpointError
 from unicuco_plugin.serving.quantization import parse_quantization

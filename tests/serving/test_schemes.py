@@ -2,7 +2,7 @@
 
 import pytest
 from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
-from serving.conftest import integers, quantised
+from quantisations import integers, quantised
 
 from unicuco_plugin.serving.quantization import parse_quantization
 from unicuco_plugin.serving.schemes import find_scheme, scheme_name

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from serving.conftest import integers, quantised
+from quantisations import integers, quantised
 
 from unicuco_plugin.errors import CheckpointError
 from unicuco_plugin.serving.source import read_source

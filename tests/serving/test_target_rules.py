@@ -1,7 +1,7 @@
 """Expressions that say something else than was meant."""
 
 import pytest
-from serving.conftest import alone, found, integers, layout_of
+from quantisations import alone, found, integers, layout_of
 
 from unicuco_plugin.serving.target_rules import TARGET_RULES
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
-from serving.conftest import alone, integers, layout_of
+from quantisations import alone, integers, layout_of
 
 from unicuco_plugin.serving.layers import Linear, Unit
 from unicuco_plugin.serving.tensor_rules import tensor_findings

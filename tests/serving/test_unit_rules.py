@@ -1,7 +1,7 @@
 """What a configuration does to units: each rule with what breaks it, and its right twin."""
 
 import pytest
-from serving.conftest import alone, attention, experts, found, integers, layout_of
+from quantisations import alone, attention, experts, found, integers, layout_of
 
 from unicuco_plugin.serving.layers import Linear, Unit
 from unicuco_plugin.serving.unit_rules import UNIT_RULES

@@ -6,8 +6,8 @@ import pytest
 import torch
 from compressed_tensors.compressors import ModelCompressor
 from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
+from quantisations import integers, quantised
 from safetensors.torch import load_file, save_file
-from serving.conftest import integers, quantised
 from tiny import tiny_model
 
 from unicuco_plugin.errors import CheckpointError
@@ -142,3 +142,18 @@ def test_experts_of_two_schemes_are_found(config_file):
     assert [(entry.rule, entry.where) for entry in verdict.errors] == [
         ("split_unit", "model.layers.0.mlp.experts, model.layers.1.mlp.experts")
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "loads"), [(64, True), (32, True), (128, False)])
+def test_smollm2_takes_groups_that_divide_its_576_inputs(smollm2, tmp_path, size, loads):
+    data = json.loads((smollm2 / "config.json").read_text(encoding="utf8"))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(data | {"quantization_config": quantised((["Linear"], integers(4, size)))}))
+    verdict = check_serving(path)
+    assert verdict.loads == loads
+    assert sum(row.linears for row in verdict.rows) == 211
+    if loads:
+        assert verdict.rows[0].kernels == ("Marlin", "CPU WNA16")
+    else:
+        assert rules(verdict)[0] == "group_size"
