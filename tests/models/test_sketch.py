@@ -30,6 +30,10 @@ def test_the_configuration_is_not_changed():
         ({"model_type": ["llama"]}, r"model_type: Transformers knows no family \['llama'\]"),
         ({"model_type": "llama", "hidden_size": "wide"}, "llama: its configuration cannot be read"),
         ({"model_type": "llama", "hidden_size": 32, "num_attention_heads": 0}, "llama: "),
+        (
+            {"model_type": "llama", "num_hidden_layers": 10**9},
+            "num_hidden_layers must be at most 2,000, got 1,000,000,000",
+        ),
     ],
 )
 def test_what_builds_no_model_is_refused_with_the_reason(fields, message):

@@ -20,6 +20,11 @@ def test_units_have_the_sizes_of_weights_and_the_head_is_told():
     assert [unit.kind for unit in units.values()].count("head") == 1
 
 
+def test_linears_of_a_unit_stand_as_vllm_packs_them_and_not_as_a_family_made_them():
+    unit = units_of("opt")["model.decoder.layers.0.self_attn.k_proj+v_proj+q_proj"]
+    assert [name.rpartition(".")[2] for name in unit.names] == ["q_proj", "k_proj", "v_proj"]
+
+
 @pytest.mark.parametrize(
     ("family", "first", "leaves"),
     [

@@ -1,6 +1,7 @@
 """The whole check on files of small models, written by llm-compressor's own compressors where there are weights."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -51,6 +52,24 @@ def test_what_compressed_tensors_wrote_loads(checkpoint):
         ("W4A16:g16", 2, ("Humming", "")),  # 48 inputs of down_proj
         ("16 bits", 1, (None, None)),
     ]
+
+
+@pytest.mark.parametrize(
+    "header", [b'{"a": 1}', b'{"a": {"shape": [1]}}', b"[]", b'{"a": {"dtype": "F32", "shape": ["x"]}}']
+)
+def test_headers_of_strangers_are_refused_in_one_line(checkpoint, header):
+    folder = checkpoint(ALL)
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError) as caught:
+        check_serving(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_among_the_weight_files_is_not_waited_for(checkpoint):
+    folder = checkpoint(ALL)
+    os.mkfifo(folder / "more.safetensors")
+    with pytest.raises(CheckpointError, match="must be a regular file, got a pipe"):
+        check_serving(folder)
 
 
 @pytest.mark.parametrize("damage", ["lost", "misshapen", "truncated"])

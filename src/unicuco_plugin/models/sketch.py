@@ -12,6 +12,9 @@ from unicuco_plugin.models.checkpoints.loadability import build_sketch
 
 __all__ = ["sketch_from_fields", "sketch_model"]
 
+# Blocks of a model that is built, or experts of one; the largest have a few hundred, and a file may say any number.
+_MOST = 2_000
+_COUNTS = ("layers", "n_layer", "experts")
 # What says how a checkpoint is stored or which code loads it, and not what its model is.
 _BESIDE = frozenset({"quantization_config", "compression_config", "auto_map"})
 
@@ -58,6 +61,10 @@ def sketch_from_fields(fields: Mapping[str, Any]) -> PreTrainedModel:
     family = fields.get("model_type")
     if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise UnsupportedModelError(f"model_type: Transformers knows no family {quoted(family)}")
+    text = fields.get("text_config")
+    for name, value in [*fields.items(), *(text.items() if isinstance(text, Mapping) else ())]:
+        if name.endswith(_COUNTS) and isinstance(value, int) and value > _MOST:
+            raise UnsupportedModelError(f"{family}: {clip(name)} must be at most {_MOST:,}, got {quoted(value)}")
     own = {name: value for name, value in fields.items() if name not in _BESIDE and not name.startswith("_attn")}
     try:
         config = CONFIG_MAPPING[family].from_dict(own)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unicuco_plugin.models.blocks.experts import find_fused
 from unicuco_plugin.models.checkpoints.loadability import disk_state
 from unicuco_plugin.models.fused_units import FusedUnit, fused_units
+from unicuco_plugin.serving.matching import packed_order
 
 __all__ = ["Linear", "Unit", "model_units"]
 
@@ -73,6 +74,9 @@ def model_units(sketch: Any) -> tuple[Unit, ...]:  # noqa: ANN401 - a Transforme
         kind: Literal["linear", "head", "experts"] = "head" if modules[0] is head else "linear"
         if unit.name.endswith("experts") and len(unit.linears) > 1:
             kind = "experts"
+        else:
+            places = {name: place for place, name in enumerate(packed_order([linear.name for linear in linears]))}
+            linears.sort(key=lambda linear: places[linear.name])
         found.append(Unit(unit.name, tuple(linears), kind))
     return tuple(found)
 

@@ -14,35 +14,43 @@ from functools import cached_property
 
 from unicuco_plugin.serving.quantization import Group, Quantization
 
-__all__ = ["Matcher", "PartlyIgnored", "fused_name", "unmatched"]
+__all__ = ["Matcher", "PartlyIgnored", "fused_name", "packed_order", "unmatched"]
 
 _PREFIX = "re:"
 _LINEAR = "Linear"
 # vLLM's classes of linears all have the word in their names, and its heads do not.
 _SERVER_CLASSES = {"linear": "ColumnParallelLinear", "head": "ParallelLMHead", "experts": "RoutedExperts"}
 _PACKED_CLASS, _QKV_CLASS = "MergedColumnParallelLinear", "QKVParallelLinear"
-# The own names of linears that vLLM packs → what it calls the result (``packed_modules_mapping`` of its models).
-_FUSED: Mapping[frozenset[str], str] = {
-    frozenset({"q_proj", "k_proj", "v_proj"}): "qkv_proj",
-    frozenset({"query", "key", "value"}): "qkv_proj",
-    frozenset({"gate_proj", "up_proj"}): "gate_up_proj",
-    frozenset({"w1", "w3"}): "w13",
-    frozenset({"q_a_proj", "kv_a_proj_with_mqa"}): "fused_qkv_a_proj",
-    frozenset({"in_proj_qkv", "in_proj_z"}): "in_proj_qkvz",
-    frozenset({"in_proj_b", "in_proj_a"}): "in_proj_ba",
-    frozenset({"q_proj", "k_proj", "v_proj", "g_proj"}): "in_proj_qkvg",
+# The own names of linears that vLLM packs, in its order → what it calls the result (``packed_modules_mapping`` of its
+# models).
+_FUSED: Mapping[tuple[str, ...], str] = {
+    ("q_proj", "k_proj", "v_proj"): "qkv_proj",
+    ("query", "key", "value"): "qkv_proj",
+    ("gate_proj", "up_proj"): "gate_up_proj",
+    ("w1", "w3"): "w13",
+    ("q_a_proj", "kv_a_proj_with_mqa"): "fused_qkv_a_proj",
+    ("in_proj_qkv", "in_proj_z"): "in_proj_qkvz",
+    ("in_proj_b", "in_proj_a"): "in_proj_ba",
+    ("q_proj", "k_proj", "v_proj", "g_proj"): "in_proj_qkvg",
 }
+_ORDERS = {frozenset(leaves): leaves for leaves in _FUSED}
 
 
 class PartlyIgnored(Exception):  # noqa: N818 - what a server finds, handled by the rule of that name
     """Some linears of a unit are ignored and others are not, which vLLM refuses."""
 
 
+def packed_order(linears: Sequence[str]) -> list[str]:
+    """Linears of one module in the order in which vLLM packs them; as they were where that is not known."""
+    leaves = {name.rpartition(".")[2]: name for name in linears}
+    return [leaves[leaf] for leaf in _ORDERS.get(frozenset(leaves), ())] or list(linears)
+
+
 def fused_name(linears: Sequence[str]) -> str | None:
     """What vLLM calls linears that it packs; None for one linear, or where the name is not known."""
     parents, leaves = zip(*((name.rpartition(".")[0], name.rpartition(".")[2]) for name in linears), strict=True)
-    found = _FUSED.get(frozenset(leaves)) if len(linears) > 1 and len(set(parents)) == 1 else None
-    return found and f"{parents[0]}.{found}".removeprefix(".")
+    order = _ORDERS.get(frozenset(leaves)) if len(set(parents)) == 1 else None
+    return None if order is None else f"{parents[0]}.{_FUSED[order]}".removeprefix(".")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.errors import CheckpointError, ExportError
+from unicuco_plugin.files.received import check_tensors
 from unicuco_plugin.models.checkpoints.checkpoint import read_tensors
 from unicuco_plugin.models.parts.compact import FILE
 from unicuco_plugin.models.sketch import sketch_from_fields
@@ -139,9 +140,13 @@ def _read_headers(folder: Path) -> dict[str, Any]:
     if not any(folder.glob("*.safetensors")):
         return {}
     try:
+        for path in folder.glob("*.safetensors"):
+            check_tensors(path)
         return read_tensors(folder)
     except ExportError as error:
         raise CheckpointError(str(error)) from error
+    except (OSError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{folder}: a weight file's header cannot be read: {error}") from error
 
 
 def _tabulate(layout: Layout, devices: tuple[Device, ...], *, half: bool) -> tuple[Row, ...]:
