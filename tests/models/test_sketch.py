@@ -15,6 +15,12 @@ def test_a_sketch_has_the_names_and_no_numbers():
     assert all(parameter.is_meta for parameter in sketch.parameters())
 
 
+def test_numbers_that_json_has_not_are_read_as_transformers_writes_them():
+    fields = tiny_model("falcon_h1").config.to_dict()
+    sketch = sketch_from_fields(fields | {"time_step_limit": [0.0, {"__float__": "Infinity"}]})
+    assert sketch.config.time_step_limit[1] == float("inf")
+
+
 def test_the_configuration_is_not_changed():
     config = tiny_model("llama").config
     before = config.to_dict()
@@ -31,9 +37,10 @@ def test_the_configuration_is_not_changed():
         ({"model_type": "llama", "hidden_size": "wide"}, "llama: its configuration cannot be read"),
         ({"model_type": "llama", "hidden_size": 32, "num_attention_heads": 0}, "llama: "),
         (
-            {"model_type": "llama", "num_hidden_layers": 10**9},
-            "num_hidden_layers must be at most 2,000, got 1,000,000,000",
+            {"model_type": "qwen2", "num_hidden_layers": 10**12},
+            "qwen2: num_hidden_layers must be at most 2,000, got 1000",
         ),
+        ({"model_type": "qwen3_moe", "num_experts": 10**12}, "qwen3_moe: num_experts must be at most 2,000, got 1000"),
     ],
 )
 def test_what_builds_no_model_is_refused_with_the_reason(fields, message):

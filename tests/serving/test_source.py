@@ -46,6 +46,11 @@ def test_a_quantisation_alone_has_no_model(written):
     )
 
 
+def test_limits_without_end_are_read_as_older_configurations_have_them(written):
+    found = read_source(written(b'{"model_type": "bamba", "time_step_limit": [0.0, Infinity]}'))
+    assert found.config["time_step_limit"] == [0.0, float("inf")]
+
+
 def test_a_checkpoint_that_is_not_quantised_is_one(written):
     assert read_source(written({"model_type": "llama", "quantization_config": None})).quantization is None
 

@@ -54,9 +54,7 @@ def test_what_compressed_tensors_wrote_loads(checkpoint):
     ]
 
 
-@pytest.mark.parametrize(
-    "header", [b'{"a": 1}', b'{"a": {"shape": [1]}}', b"[]", b'{"a": {"dtype": "F32", "shape": ["x"]}}']
-)
+@pytest.mark.parametrize("header", [b'{"a": 1}', b'{"a": {"shape": [1]}}', b"[]", b'{"a": {"data_offsets": [0, 0]}}'])
 def test_headers_of_strangers_are_refused_in_one_line(checkpoint, header):
     folder = checkpoint(ALL)
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)

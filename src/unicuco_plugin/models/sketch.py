@@ -67,7 +67,8 @@ def sketch_from_fields(fields: Mapping[str, Any]) -> PreTrainedModel:
             raise UnsupportedModelError(f"{family}: {clip(name)} must be at most {_MOST:,}, got {quoted(value)}")
     own = {name: value for name, value in fields.items() if name not in _BESIDE and not name.startswith("_attn")}
     try:
-        config = CONFIG_MAPPING[family].from_dict(own)
+        # Transformers writes what JSON has no number for as an object.
+        config = CONFIG_MAPPING[family].from_dict(PreTrainedConfig._decode_special_floats(own))
     except Exception as error:  # whatever a family's configuration raises
         raise UnsupportedModelError(f"{family}: its configuration cannot be read: {_first_line(error)}") from error
     return sketch_model(config)

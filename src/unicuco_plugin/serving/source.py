@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, Any]:
         with open_regular(path) as file:
             if file.read(len(_GGUF)) == _GGUF:
                 raise CheckpointError(f"{path}: {_say_gguf()}")
-        data = parse_json(read_bytes(path, largest=DOCUMENT))
+        data = parse_json(read_bytes(path, largest=DOCUMENT), infinite=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     except ValueError as error:  # UnicodeDecodeError among them
