@@ -7,8 +7,8 @@ and run on two tokens, and each linear notes what it is handed. All experts of a
 keeps them in one tensor. A linear that shares its input with none is alone, and so is one that another family's file
 holds packed already (Phi-3).
 
-A few modules hand one tensor to more linears than vLLM packs. They are the table below, by the whole set of names; what
-is not in it is packed whole, which is never wrong for whoever makes a checkpoint.
+A few modules hand one tensor to more linears than vLLM packs. Those are listed by the whole set of names
+(``families/served.py``); what is not listed is packed whole, which is never wrong for whoever makes a checkpoint.
 """
 
 import re
@@ -23,28 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
-from unicuco_plugin.models.blocks.mixtures import EXPERT_LINEARS, find_fused
+from unicuco_plugin.models.blocks.mixtures import EXPERT_LINEARS, EXPERT_OUTPUT, find_fused
 from unicuco_plugin.models.checkpoints.loadability import build_sketch
+from unicuco_plugin.models.families.served import PACKED
 
 __all__ = ["FusedUnit", "fused_units"]
 
 _TOKENS = 2
 _EXPERT = re.compile(r"(.*experts)\.\d+\.")
-_QKV = frozenset({"q_proj", "k_proj", "v_proj"})
-# Linears that read one tensor → those of them that vLLM 0.32 packs; the others stand alone. By its models afmoe,
-# laguna, olmo_hybrid, qwen3_5, qwen3_next, deepseek_v2 (without a compressed query), and minimax_text_01.
-_PACKED: Mapping[frozenset[str], tuple[frozenset[str], ...]] = {
-    _QKV | {"gate_proj"}: (_QKV,),
-    _QKV | {"g_proj"}: (_QKV,),
-    _QKV | {"g_proj", "a_proj", "b_proj"}: (_QKV | {"g_proj"},),
-    frozenset({"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"}): (
-        frozenset({"in_proj_qkv", "in_proj_z"}),
-        frozenset({"in_proj_b", "in_proj_a"}),
-    ),
-    frozenset({"in_proj_qkvz", "in_proj_ba"}): (),
-    frozenset({"q_proj", "kv_a_proj_with_mqa"}): (),
-    frozenset({"qkv_proj", "output_gate"}): (),
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +83,7 @@ def _split(members: list[str]) -> Iterator[FusedUnit]:
     """Make units of linears that read one tensor."""
     parent = members[0].rpartition(".")[0]
     leaves = {name.rpartition(".")[2]: name for name in members}
-    packs = _PACKED.get(frozenset(leaves), (frozenset(leaves),))
+    packs = PACKED.get(frozenset(leaves), (frozenset(leaves),))
     for leaf, name in leaves.items():
         pack = next((pack for pack in packs if leaf in pack), frozenset({leaf}))
         together = [other for other in leaves if other in pack]
@@ -111,7 +97,7 @@ def _expert_linears(name: str, stack: nn.Module) -> Iterator[str]:
     """What llm-compressor calls the linears of experts that their family holds in tensors of three dimensions."""
     fields = dict(stack.named_parameters(recurse=False))
     leaves = [leaf for field in fields for leaf in EXPERT_LINEARS.get(field, ())]
-    for expert in range(fields["down_proj"].shape[0]):
+    for expert in range(fields[EXPERT_OUTPUT].shape[0]):
         yield from (f"{name}.{expert}.{leaf}" for leaf in leaves)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unicuco_plugin.models.blocks.mixtures import find_fused
+from unicuco_plugin.models.blocks.mixtures import EXPERT_OUTPUT, find_fused
 from unicuco_plugin.models.checkpoints.loadability import disk_state
 from unicuco_plugin.models.fused_units import FusedUnit, fused_units
 from unicuco_plugin.serving.matching import packed_order
@@ -88,10 +88,10 @@ def _of_experts(sketch: Any, unit: FusedUnit, stack: nn.Module) -> Iterator[Line
         yield from linears
         return
     # The family's files have tensors of three dimensions, and quantised ones the names that llm-compressor gives.
-    first = dict(stack.named_parameters(recurse=False))["down_proj"]
+    first = dict(stack.named_parameters(recurse=False))[EXPERT_OUTPUT]
     hidden, inner = first.shape[1:] if not getattr(stack, "is_transposed", False) else first.shape[1:][::-1]
     for name in unit.linears:
-        yield Linear(name, hidden, inner) if name.endswith("down_proj") else Linear(name, inner, hidden)
+        yield Linear(name, hidden, inner) if name.endswith(EXPERT_OUTPUT) else Linear(name, inner, hidden)
 
 
 def _on_disk(sketch: Any, state: Mapping[str, Tensor]) -> list[Linear]:  # noqa: ANN401

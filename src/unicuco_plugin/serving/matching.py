@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from unicuco_plugin.models.families.served import FUSED_NAMES, QKV
 from unicuco_plugin.serving.quantization import Group, Quantization
 
 __all__ = ["Matcher", "PartlyIgnored", "fused_name", "packed_order", "unmatched"]
@@ -21,19 +22,7 @@ _LINEAR = "Linear"
 # vLLM's classes of linears all have the word in their names, and its heads do not.
 _SERVER_CLASSES = {"linear": "ColumnParallelLinear", "head": "ParallelLMHead", "experts": "RoutedExperts"}
 _PACKED_CLASS, _QKV_CLASS = "MergedColumnParallelLinear", "QKVParallelLinear"
-# The own names of linears that vLLM packs, in its order → what it calls the result (``packed_modules_mapping`` of its
-# models).
-_FUSED: Mapping[tuple[str, ...], str] = {
-    ("q_proj", "k_proj", "v_proj"): "qkv_proj",
-    ("query", "key", "value"): "qkv_proj",
-    ("gate_proj", "up_proj"): "gate_up_proj",
-    ("w1", "w3"): "w13",
-    ("q_a_proj", "kv_a_proj_with_mqa"): "fused_qkv_a_proj",
-    ("in_proj_qkv", "in_proj_z"): "in_proj_qkvz",
-    ("in_proj_b", "in_proj_a"): "in_proj_ba",
-    ("q_proj", "k_proj", "v_proj", "g_proj"): "in_proj_qkvg",
-}
-_ORDERS = {frozenset(leaves): leaves for leaves in _FUSED}
+_ORDERS = {frozenset(leaves): leaves for leaves in FUSED_NAMES}
 
 
 class PartlyIgnored(Exception):  # noqa: N818 - what a server finds, handled by the rule of that name
@@ -50,7 +39,7 @@ def fused_name(linears: Sequence[str]) -> str | None:
     """What vLLM calls linears that it packs; None for one linear, or where the name is not known."""
     parents, leaves = zip(*((name.rpartition(".")[0], name.rpartition(".")[2]) for name in linears), strict=True)
     order = _ORDERS.get(frozenset(leaves)) if len(set(parents)) == 1 else None
-    return None if order is None else f"{parents[0]}.{_FUSED[order]}".removeprefix(".")
+    return None if order is None else f"{parents[0]}.{FUSED_NAMES[order]}".removeprefix(".")
 
 
 @dataclass(frozen=True)
@@ -142,7 +131,7 @@ class Matcher:
         """
         fused, placed = fused_name(linears), _SERVER_CLASSES[kind]
         if kind == "linear" and len(linears) > 1:
-            placed = _QKV_CLASS if (fused or "").endswith(".qkv_proj") else _PACKED_CLASS
+            placed = _QKV_CLASS if (fused or "").endswith(f".{QKV}") else _PACKED_CLASS
         if self._is_ignored(linears, fused):
             return None
         whole = linears[0] if len(linears) == 1 else fused
