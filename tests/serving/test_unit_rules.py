@@ -51,6 +51,19 @@ def test_q_k_v_of_one_width_and_two_meanings_load_as_another_model_without_a_wor
     assert (finding.rule, finding.severity, finding.outcome) == ("split_unit", "error", "silent")
 
 
+@pytest.mark.parametrize(
+    ("groups", "ignore", "rule"),
+    [([(["model.layers.0.self_attn.wk"], integers(8))], [], "split_unit"), ([ALL], ["re:.*wk"], "partly_ignored")],
+)
+def test_linears_of_one_input_that_vllm_is_not_known_to_pack_are_a_warning(groups, ignore, rule):
+    parent, leaves = "model.layers.0.self_attn", ("wk", "weights_proj")
+    unit = Unit(
+        f"{parent}.wk+weights_proj", tuple(Linear(f"{parent}.{leaf}", 64, 64) for leaf in ("wk", "weights_proj"))
+    )
+    [finding] = rules_of([unit], *groups, ignore=ignore)
+    assert (finding.rule, finding.severity, finding.outcome) == (rule, "warning", "note")
+
+
 def test_linears_without_a_target_beside_such_with_one_are_split():
     [finding] = rules_of([QKV], ([Q, K], integers()))
     assert finding.rule == "split_unit"

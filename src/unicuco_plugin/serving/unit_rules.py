@@ -5,24 +5,26 @@ from collections.abc import Callable, Iterator
 from unicuco_plugin.serving.finding import Finding, name_some
 from unicuco_plugin.serving.layers import Unit
 from unicuco_plugin.serving.layout import Layout
-from unicuco_plugin.serving.matching import PartlyIgnored
+from unicuco_plugin.serving.matching import PartlyIgnored, fused_name
 
 __all__ = ["UNIT_RULES"]
 
 _WORD = 32
+_MAYBE = "they read one input, so that a server may pack them, though vLLM's models of this kind are not known here"
 
 
 def _partly_ignored(layout: Layout) -> Iterator[Finding]:
     for unit in layout.units:
-        try:
-            layout.matcher.served(unit.names, unit.kind) if unit.kind != "experts" else None
-        except PartlyIgnored:
-            left = [name.rpartition(".")[2] for name in unit.names if layout.written[name] is None]
-            yield Finding(
-                "partly_ignored", unit.name,
-                f"of it only {name_some(left)} is in ignore; vLLM packs the {len(unit.linears)} linears of it and "
-                "refuses: ignore all of them or none",
-            )  # fmt: skip
+        if not _is_partly_ignored(layout, unit):
+            continue
+        left = [name.rpartition(".")[2] for name in unit.names if layout.written[name] is None]
+        what, end = f"of it only {name_some(left)} is in ignore", "ignore all of them or none"
+        if _is_packed(unit):
+            linears = len(unit.linears)
+            message = f"{what}; vLLM packs the {linears} linears of it and refuses: {end}"
+            yield Finding("partly_ignored", unit.name, message)
+        else:
+            yield Finding("partly_ignored", unit.name, f"{what}; {_MAYBE}: {end}", "warning", "note")
 
 
 def _split_units(layout: Layout) -> Iterator[Finding]:
@@ -33,6 +35,10 @@ def _split_units(layout: Layout) -> Iterator[Finding]:
         first, *others = dict.fromkeys(layout.written[name] for name in unit.names)
         silent = all(layout.looks_alike(first, other) for other in others)
         schemes = " and ".join(dict.fromkeys(layout.say(layout.written[name]) for name in unit.names))
+        if not _is_packed(unit):
+            message = f"is stored as {schemes}; {_MAYBE}: give them one scheme"
+            yield Finding("split_unit", unit.name, message, "warning", "note")
+            continue
         what = "experts of a block" if unit.kind == "experts" else f"{len(unit.linears)} linears of it"
         end = (
             "loads all of them as the first, so that the others' numbers are wrong without a word"
@@ -44,6 +50,11 @@ def _split_units(layout: Layout) -> Iterator[Finding]:
             f"is stored as {schemes}; vLLM packs the {what}, and {end}: give them one scheme",
             outcome="silent" if silent else "refused",
         )  # fmt: skip
+
+
+def _is_packed(unit: Unit) -> bool:
+    """Whether vLLM is known to keep the linears as one."""
+    return unit.kind == "experts" or len(unit.linears) == 1 or fused_name(unit.names) is not None
 
 
 def _is_partly_ignored(layout: Layout, unit: Unit) -> bool:
@@ -58,7 +69,7 @@ def _is_partly_ignored(layout: Layout, unit: Unit) -> bool:
 def _served_otherwise(layout: Layout) -> Iterator[Finding]:
     """What is stored in one way, and looked for in another."""
     for unit in layout.units:
-        if len(layout.groups(unit)) > 1 or _is_partly_ignored(layout, unit):
+        if len(layout.groups(unit)) > 1 or _is_partly_ignored(layout, unit) or not _is_packed(unit):
             continue
         stored = layout.written[unit.names[0]]
         asked: list[tuple[str, ...]] = [unit.names]
