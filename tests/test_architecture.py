@@ -47,6 +47,7 @@ ROOMS = [
     "answering",
     "training",
     "benchmark",
+    "serving",
     "modifiers",
     "report",
     "cli",
@@ -63,6 +64,8 @@ INNER = {
         "parts",
         "loading",
         "reach",
+        "sketch",
+        "fused_units",
         "exportable",
     ],
     "modifiers": [

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 __all__ = [
     "ArchiveError",
     "CalibrationError",
+    "CheckpointError",
     "EvaluationError",
     "ExportError",
     "JournalError",
@@ -61,6 +62,10 @@ class UnsupportedModelError(UnicucoError, ValueError):
 
 class CalibrationError(UnicucoError, ValueError):
     """Calibration text is missing, unreadable, or too short for the windows asked for."""
+
+
+class CheckpointError(UnicucoError, ValueError):
+    """What should be a checkpoint, or its configuration, cannot be read as one."""
 
 
 class EvaluationError(UnicucoError, RuntimeError):

@@ -1,6 +1,7 @@
 """What may be read: regular files of a bounded size; JSON that ends."""
 
 import json
+import math
 import os
 
 import pytest
@@ -85,3 +86,11 @@ def test_a_header_of_tensors_has_a_bounded_length(tmp_path):
     (tmp_path / "a").write_bytes((2**30).to_bytes(8, "little"))
     with pytest.raises(OSError, match="must have a header of at most 16,777,216 bytes, got 1,073,741,824"):
         check_tensors(tmp_path / "a")
+
+
+@pytest.mark.parametrize("text", ["[Infinity]", b"[-Infinity]", "[NaN]"])
+def test_numbers_without_end_pass_where_they_are_asked_for(text):
+    with pytest.raises(ValueError, match="which is no JSON"):
+        parse_json(text)
+    [number] = parse_json(text, infinite=True)
+    assert not math.isfinite(number)

@@ -19,6 +19,7 @@ _COMMANDS = {
     "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
     "levels": "Build or show a level database: every linear of a model, pruned once at each of a ladder of sparsities.",
     "prune": "Prune a model with a profile, a peer, a strategy or a recipe, and write the checkpoint.",
+    "check": "Say whether vLLM loads a compressed-tensors checkpoint, and with which kernels.",
     "pack": "Pack a sparse checkpoint into one archive without its zeros, for storage and transfer.",
     "unpack": "Unpack an archive of unicuco pack into the original checkpoint folder, bit for bit.",
     "evaluate": "Evaluate a model, alone or beside a pruned one, on windows of each TEXT, on zero-shot tasks, or both.",

@@ -95,8 +95,12 @@ def check_tensors(path: Path, *, follow: bool = True) -> None:
         raise OSError(f"must have a header of at most {LARGEST_HEADER:,} bytes, got {length:,}")
 
 
-def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
+def parse_json(text: str | bytes, *, infinite: bool = False) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Parse JSON that a stranger wrote: not nested without end, no crowd of empty elements, no endless number.
+
+    Args:
+        text: The whole document.
+        infinite: Whether ``Infinity`` and ``NaN`` pass as Python writes them: older configurations hold such limits.
 
     Raises:
         ValueError: If it is no JSON, or one of these; the message is one short line.
@@ -106,12 +110,12 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
     if elements > LARGEST_ELEMENTS:
         raise ValueError(f"must have at most {LARGEST_ELEMENTS:,} elements, got about {elements:,}")
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=float if infinite else _refuse)
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
 
 
-def _refuse(constant: str) -> None:
+def _refuse(constant: str) -> float:
     raise ValueError(f"holds {constant}, which is not JSON")
 
 

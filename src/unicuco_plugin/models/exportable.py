@@ -1,12 +1,11 @@
 """Can this be exported? Asked of a configuration before anything expensive, in a second and without weights."""
 
-import copy
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
 from unicuco_plugin.models.blocks.config import shrink_config
@@ -19,6 +18,7 @@ from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.models.parts.structured import apply_parts
 from unicuco_plugin.models.parts.zeroing import check_any_room
+from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
 __all__ = ["check_exportable"]
@@ -55,7 +55,7 @@ def check_exportable(
     Raises:
         UnsupportedModelError: With the reason, whose rule it is, and what can be done.
     """
-    sketch = partial(_sketch_model, config, kind, trust_remote_code=trust_remote_code)
+    sketch = partial(sketch_model, config, kind, trust_remote_code=trust_remote_code)
     model = sketch()
     _check_names(model)
     decoder = find_decoder(model)
@@ -71,34 +71,6 @@ def check_exportable(
         _check_structured(sketch, layout, compensate=compensate)
     # Learned positions and the window, the tokenizer and the rows of the embedding: the place to ask for them.
     return decoder
-
-
-def _sketch_model(
-    config: PreTrainedConfig, kind: type[PreTrainedModel] | None = None, *, trust_remote_code: bool = False
-) -> PreTrainedModel:
-    """Build a model without weights from a configuration, which is not changed.
-
-    Args:
-        config: Of the dense model.
-        kind: The model's class, where it is in memory; found by its configuration otherwise.
-        trust_remote_code: Whether code in the model's own repository may run.
-
-    Raises:
-        UnsupportedModelError: If Transformers builds none.
-    """
-    try:
-        if kind is not None:
-            return build_sketch(kind, config)
-        own = copy.deepcopy(config)  # which the model would hold, and surgery change
-        with torch.device("meta"):
-            made: PreTrainedModel = AutoModelForCausalLM.from_config(own, trust_remote_code=trust_remote_code)
-        return made
-    except Exception as error:
-        # Transformers, or the model's own code.
-        raise UnsupportedModelError(
-            f"{config.model_type}: Transformers builds no model from its configuration: {_first_line(error)}; "
-            "mend config.json"
-        ) from error
 
 
 def _check_names(whole: PreTrainedModel) -> None:

@@ -6,6 +6,7 @@ from unicuco_plugin.models.tensors.storage import kept_tensors
 
 __all__ = [
     "EXPERT_LINEARS",
+    "EXPERT_OUTPUT",
     "SOURCE_CLASS",
     "find_fused",
     "find_routers",
@@ -18,7 +19,8 @@ __all__ = [
 # Where llm-compressor notes which class it has taken apart.
 SOURCE_CLASS = "_source_experts_cls"
 # What Transformers calls the tensors of all experts, and llm-compressor the linears of one that each is made of.
-EXPERT_LINEARS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), "down_proj": ("down_proj",)}
+EXPERT_OUTPUT = "down_proj"
+EXPERT_LINEARS = {"gate_up_proj": ("gate_proj", "up_proj"), "up_proj": ("up_proj",), EXPERT_OUTPUT: (EXPERT_OUTPUT,)}
 
 
 def find_fused(model: nn.Module) -> dict[str, nn.Module]:
@@ -84,7 +86,7 @@ def _is_fused(module: nn.Module) -> bool:
     first = own.get("gate_up_proj", own.get("up_proj"))
     # Transformers' decorator of such classes sets the attribute.
     declared = hasattr(module, "is_transposed")
-    return declared and first is not None and "down_proj" in own and _is_stack(module, first)
+    return declared and first is not None and EXPERT_OUTPUT in own and _is_stack(module, first)
 
 
 def _is_stack(module: nn.Module, parameter: Tensor) -> bool:

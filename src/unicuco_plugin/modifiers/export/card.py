@@ -25,6 +25,7 @@ def write_card(
     divergence_note: str = "",
     layout: str = "",
     own_code: bool = False,
+    served: str = "",
 ) -> str:
     """Write the README.md of a checkpoint.
 
@@ -36,6 +37,7 @@ def write_card(
         divergence_note: Why the strategies' divergences are not the checkpoint's.
         layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
         own_code: Whether the model comes with code of its own.
+        served: What vLLM thinks of it, where it does not load it everywhere.
 
     Returns:
         Markdown with the front matter that the hub reads.
@@ -51,6 +53,7 @@ def write_card(
     if not strategies:
         lines += ["The recipe below was applied, without a strategy.", ""]
     lines += ["## Load", "", *([say_layout(layout), ""] if layout else [])]
+    lines += [escape_markdown(served), ""] if served else []
     lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     code = ", trust_remote_code=True" if layout == "compact" or own_code else ""
     lines += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})']

@@ -127,7 +127,7 @@ def prune(
                 strategies = tuple(
                     strategy.model_copy(update=whole) if strategy.traits.cuts else strategy for strategy in strategies
                 )
-            words = {"divergence_note": note, "layout": layout, "own_code": has_own_code(live)}
+            words = {"divergence_note": note, "layout": layout, "own_code": has_own_code(live), "served": saved.served}
             _describe(stage, name, strategies, params, words)
             if achieved is not None:
                 achieved.write(stage / "sparsity.json")

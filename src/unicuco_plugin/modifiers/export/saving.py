@@ -14,6 +14,7 @@ from unicuco_plugin.models.checkpoints.generation import shipped_generation
 from unicuco_plugin.models.checkpoints.loadability import is_passed_over
 from unicuco_plugin.models.checkpoints.verdict import check_verdict
 from unicuco_plugin.models.loading import Tokenizer
+from unicuco_plugin.modifiers.export.served import check_served
 
 __all__ = ["Saved", "save_checkpoint"]
 
@@ -30,11 +31,14 @@ class Saved:
     Attributes:
         bytes: Of all weight files.
         loaded_bytes: Of the tensors that the model's class loads; a draft head beside it is not among them.
-        notes: What the user should know of it.
+        served: Why vLLM does not load it, or on which device it lacks a kernel; empty where neither is so, and where
+            nothing is quantised.
+        notes: What the user should know of it; ``served`` is among them.
     """
 
     bytes: int
     loaded_bytes: int
+    served: str
     notes: tuple[str, ...]
 
 
@@ -48,7 +52,7 @@ def save_checkpoint(model: Any, folder: Path, tokenizer: Tokenizer | None, recip
         recipe: The one that was run.
 
     Raises:
-        ExportError: If it cannot be saved, or is not the model in memory.
+        ExportError: If it cannot be saved, is not the model in memory, or is one that vLLM would take for another.
     """
     try:
         with warnings.catch_warnings(), shipped_generation(model, folder) as generation:
@@ -65,9 +69,11 @@ def save_checkpoint(model: Any, folder: Path, tokenizer: Tokenizer | None, recip
     if not (folder / "config.json").is_file():
         raise ExportError("the toolkit wrote no config.json")
     unread = check_verdict(folder, model)
+    served = check_served(folder)
     # Whatever the toolkit has made of it and of a recipe beside the model.
     recipe.yaml(file_path=str(folder / "recipe.yaml"))
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     beside = [tensor for name, tensor in read_tensors(folder).items() if is_passed_over(model, name)]
-    notes = (generation, _HEAD if beside else "", unread)
-    return Saved(size, size - sum(t.numel() * t.itemsize for t in beside), tuple(note for note in notes if note))
+    notes = (generation, _HEAD if beside else "", unread, served)
+    loaded = size - sum(t.numel() * t.itemsize for t in beside)
+    return Saved(size, loaded, served, tuple(note for note in notes if note))

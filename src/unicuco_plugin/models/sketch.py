@@ -1,0 +1,78 @@
+"""A model without weights, from a configuration alone."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from unicuco_plugin.errors import UnsupportedModelError, clip, quoted
+from unicuco_plugin.models.checkpoints.loadability import build_sketch
+
+__all__ = ["sketch_from_fields", "sketch_model"]
+
+# Blocks of a model that is built, or experts of one; the largest have a few hundred, and a file may say any number.
+_MOST = 2_000
+_COUNTS = ("layers", "n_layer", "experts")
+# What says how a checkpoint is stored or which code loads it, and not what its model is.
+_BESIDE = frozenset({"quantization_config", "compression_config", "auto_map"})
+
+
+def sketch_model(
+    config: PreTrainedConfig, kind: type[PreTrainedModel] | None = None, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Build a model without weights from a configuration, which is not changed.
+
+    Args:
+        config: Of the dense model.
+        kind: The model's class, where it is in memory; found by its configuration otherwise.
+        trust_remote_code: Whether code in the model's own repository may run.
+
+    Raises:
+        UnsupportedModelError: If Transformers builds none.
+    """
+    try:
+        if kind is not None:
+            return build_sketch(kind, config)
+        own = copy.deepcopy(config)  # which the model would hold, and surgery change
+        with torch.device("meta"):
+            made: PreTrainedModel = AutoModelForCausalLM.from_config(own, trust_remote_code=trust_remote_code)
+        return made
+    except Exception as error:
+        # Transformers, or the model's own code.
+        raise UnsupportedModelError(
+            f"{config.model_type}: Transformers builds no model from its configuration: {_first_line(error)}; "
+            "mend config.json"
+        ) from error
+
+
+def sketch_from_fields(fields: Mapping[str, Any]) -> PreTrainedModel:
+    """Build the model that a ``config.json`` describes, whether or how its checkpoint is quantised.
+
+    No code of its own is run, and nothing is fetched.
+
+    Args:
+        fields: What the file holds.
+
+    Raises:
+        UnsupportedModelError: If Transformers knows no such family, or builds none from these fields.
+    """
+    family = fields.get("model_type")
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
+        raise UnsupportedModelError(f"model_type: Transformers knows no family {quoted(family)}")
+    text = fields.get("text_config")
+    for name, value in [*fields.items(), *(text.items() if isinstance(text, Mapping) else ())]:
+        if name.endswith(_COUNTS) and isinstance(value, int) and value > _MOST:
+            raise UnsupportedModelError(f"{family}: {clip(name)} must be at most {_MOST:,}, got {quoted(value)}")
+    own = {name: value for name, value in fields.items() if name not in _BESIDE and not name.startswith("_attn")}
+    try:
+        # Transformers writes what JSON has no number for as an object.
+        config = CONFIG_MAPPING[family].from_dict(PreTrainedConfig._decode_special_floats(own))
+    except Exception as error:  # whatever a family's configuration raises
+        raise UnsupportedModelError(f"{family}: its configuration cannot be read: {_first_line(error)}") from error
+    return sketch_model(config)
+
+
+def _first_line(error: Exception) -> str:
+    return clip(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__), 120)
