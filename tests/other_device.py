@@ -37,13 +37,13 @@ class Traffic:
         waits: Times the host waited for the device, by the operation and the line of our source that asked for it. A
             copy either way is one, unless it is ``non_blocking``: memory that is not pinned is copied while one waits.
         room: Bytes that live tensors may take; None for no limit.
-        used: Bytes that tensors made since take.
+        used: Bytes that tensors made since take; ``peak`` is the most.
     """
 
     def __init__(self) -> None:
         self.waits: Counter[tuple[str, str]] = Counter()
         self.room: int | None = None
-        self.used = 0
+        self.used = self.peak = 0
 
     @property
     def count(self) -> int:
@@ -63,6 +63,7 @@ class Traffic:
         if self.room is not None and self.used + nbytes > self.room:
             raise torch.OutOfMemoryError(f"out of memory: tried to allocate {nbytes} bytes, {self.used} are in use")
         self.used += nbytes
+        self.peak = max(self.peak, self.used)
 
     def give(self, nbytes: int) -> None:
         """Memory of a tensor that is gone."""
@@ -199,7 +200,7 @@ def _copy_from(values, made, non_blocking=False):
 
 
 def _silu_backward(gradient, values):
-    """Named, so that PyTorch does not make it of other operations, as it does on devices that have none of their own."""
+    """Named, so that PyTorch does not make it of other operations."""
     return torch.ops.aten.silu_backward(gradient, values)
 
 

@@ -1,5 +1,7 @@
 """The main job on a device that refuses mixed devices, beside the same on the CPU: every bit is the same."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from other_device import other_device
@@ -21,3 +23,9 @@ def no_installed_plugins(monkeypatch):
 @pytest.fixture
 def windows():
     return torch.randint(4, 128, (4, 16), generator=torch.Generator().manual_seed(0))
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.accelerator)

@@ -10,8 +10,8 @@ from tiny import tiny_model, tiny_tokenizer
 from unicuco_plugin.evaluation.comparison import compare_models
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
-from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.levels.stitch import Stitcher
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.bypass import bypassed
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.peers.evolution import EvolutionSettings

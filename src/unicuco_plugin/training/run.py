@@ -127,7 +127,9 @@ def train_profile(
     header |= subject.header | settings.model_dump(mode="json")
     resumed = resume and os.path.lexists(output / JOURNAL)
     with Journal.open(output / JOURNAL, header, resume=resume, overwrite=overwrite) as journal:
-        measure = JournaledMeasure(journal, subject.space, makers, settings.batch)
+        measure = JournaledMeasure(
+            journal, subject.space, makers, settings.batch, lambda text: progress(Progress("measuring", 0, 1, 0, text))
+        )
         progress(Progress("preparing", 0, 1, 0, ""))
         start = subject.start(journal, windows.fidelities[RANK], payload)
         result = train(

@@ -103,7 +103,7 @@ def compute_device(model: PreTrainedModel) -> torch.device:
     return torch.device(get_execution_device(model.get_input_embeddings()))
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
+def sent(values: Tensor, device: torch.device | str) -> Tensor:
     """A tensor on a device; what comes from the host is on its way, and nobody waits for it."""
     # The other way round one would read numbers that have not arrived.
     return values.to(device, non_blocking=values.device.type == "cpu")
