@@ -49,7 +49,7 @@ def test_a_profile_knows_which_parts_stay_and_needs_no_text(profile, checkpoint,
     torch.testing.assert_close(
         loaded(token_ids).logits, masked_logits(decoder, expected, token_ids), rtol=1e-4, atol=1e-4
     )
-    assert done.layout == "compact"
+    assert done.format == "compact"
     assert strategy.params == done.params == loaded.num_parameters()
     assert strategy.bytes >= done.bytes
 
@@ -150,6 +150,6 @@ def test_peers_prune_and_say_what_the_checkpoint_weighs(peer, checkpoint, calibr
     recipe = (tmp_path / "out" / "recipe.yaml").read_text()
     assert f"kept_parts: {KEPT_PARTS_FILE}" in recipe
     assert json.loads((tmp_path / "out" / "strategy.json").read_text())["space"] == "structured"
-    if done.layout == "compact":
+    if done.format == "compact":
         assert strategy.params == done.params
         assert strategy.bytes >= done.bytes

@@ -56,7 +56,7 @@ def test_q_k_v_of_one_width_and_two_meanings_load_as_another_model_without_a_wor
     [([(["model.layers.0.self_attn.wk"], integers(8))], [], "split_unit"), ([ALL], ["re:.*wk"], "partly_ignored")],
 )
 def test_linears_of_one_input_that_vllm_is_not_known_to_pack_are_a_warning(groups, ignore, rule):
-    parent, leaves = "model.layers.0.self_attn", ("wk", "weights_proj")
+    parent = "model.layers.0.self_attn"
     unit = Unit(
         f"{parent}.wk+weights_proj", tuple(Linear(f"{parent}.{leaf}", 64, 64) for leaf in ("wk", "weights_proj"))
     )

@@ -105,5 +105,5 @@ def test_head_groups_and_neurons_of_a_hybrid_go_and_what_has_no_parts_stays(dens
         strategy = profile.answer(sparsity=share)
         assert share <= strategy.sparsity < share + 8 * 3 * 32 / sum(profile.unit_params)
         kept = profile.rank_parts().keep(find_decoder(load_model(dense)), strategy.units)
-        model = apply_strategy(load_model(dense), strategy, kept_parts=kept, layout="stock")
+        model = apply_strategy(load_model(dense), strategy, kept_parts=kept, format="stock")
         assert model.num_parameters() == load_model(dense).num_parameters()

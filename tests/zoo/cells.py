@@ -254,7 +254,7 @@ class Cage:
             off = abs(job["zeros"] - done.achieved.total("planned")) / done.achieved.weights
             assert off < _ROUNDING, f"{off:.1%} more or less of the weights are zero than was asked"
         else:
-            job["own_code"] = done.layout == "compact"
+            job["own_code"] = done.format == "compact"
             job["cuts"] = self._cuts(done.path, strategy)
         return job
 
