@@ -16,6 +16,7 @@ PACKAGE = ROOT / "src" / "unicuco_plugin"
 
 ROOMS = [
     "errors",
+    "frozen",
     "patterns",
     "escaping",
     "files",

@@ -14,7 +14,7 @@ from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_ke
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import Units, train_profile
+from unicuco_plugin.training import UnitOptions, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16,
@@ -30,7 +30,7 @@ def profile(checkpoint, tmp_path_factory, machine):
     (folder / "text.txt").write_text("\n\n".join(" ".join(f"w{i}" for i in line) for line in words))
     output, text = folder / "profile", [str(folder / "text.txt")]
     train_profile(
-        checkpoint("llama"), output, space="structured", calibration=text, settings=TINY, units=Units(round_to=8)
+        checkpoint("llama"), output, space="structured", calibration=text, settings=TINY, units=UnitOptions(round_to=8)
     )
     return output
 

@@ -7,10 +7,11 @@ from typing import Any, Literal, Self
 
 from llmcompressor.modifiers import Modifier
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.models.blocks.bypass import bypass_blocks
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.checkpoints.loadability import is_compact
@@ -34,7 +35,7 @@ from unicuco_plugin.traits import cutting
 __all__ = ["StructuredHandler", "StructuredOptions", "check_options", "find_beside"]
 
 
-class StructuredOptions(BaseModel):
+class StructuredOptions(Frozen):
     """How a structured strategy is carried out.
 
     Attributes:
@@ -47,8 +48,6 @@ class StructuredOptions(BaseModel):
         compensate: Whether what ranked parts gave on average is added to their module's output; if left out, as the
             profile was trained, and for other strategies it is.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["compact", "stock"] = "compact"
     kept_parts: str | None = None
