@@ -18,7 +18,7 @@ from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.request import Request
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.plan import plan_counts
-from unicuco_plugin.training import JOURNAL, UnitOptions, train_profile
+from unicuco_plugin.training import JOURNAL, UnitOptions, even_slopes, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=24, epochs=1, steps=10, pool=32, picks=4,
