@@ -11,7 +11,7 @@ def check_plain_name(name: str) -> str:
     """Return a name if it is a plain one: it leads nowhere, hides nothing, and shows as it is.
 
     Raises:
-        ValueError: If it has a slash, begins with a dot, is empty, longer than 255 bytes, not UTF-8, or holds characters
+        ValueError: If it has a slash, begins with a dot, is empty, longer than 255 bytes, not UTF-8, or holds marks
             that are not printable; the message has the rule and the value.
     """
     try:
