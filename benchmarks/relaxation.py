@@ -24,7 +24,7 @@ from unicuco_plugin.plugins.manager import make_scalarization
 from unicuco_plugin.policy.descent import propose_neighbours
 from unicuco_plugin.policy.scalarization import Scaling
 from unicuco_plugin.policy.stratnet import StratNet, preference_grid, train_stratnet
-from unicuco_plugin.search.exploration import quality_of
+from unicuco_plugin.search.candidates import quality_of
 from unicuco_plugin.search.settings import Settings
 
 SEEDS = (0, 1, 2)

@@ -29,10 +29,10 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.sublayers import sublayer_params
 from unicuco_plugin.models.checkpoints.demo import find_smollm2
 from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.kept_parts_file import read_kept_parts
 from unicuco_plugin.models.parts.parts import Parts, find_parts
-from unicuco_plugin.models.parts.structured import apply_parts
 
 _STEP = 32
 # On the wall, and of the processor.

@@ -87,13 +87,13 @@ def test_a_refused_model_is_left_as_it_was():
     assert fingerprint(model) == before
 
 
-@pytest.mark.parametrize("layout", ["compact", "stock"])
+@pytest.mark.parametrize("format", ["compact", "stock"])
 @torch.no_grad()
-def test_a_structured_strategy_is_applied_in_memory(layout):
+def test_a_structured_strategy_is_applied_in_memory(format):
     model, parts = tiny_model("llama"), mixed_parts(biases=True)
     expected = masked_logits(find_decoder(model), parts, TOKENS)
     strategy = structured_strategy(model, parts)
-    assert apply_strategy(model, strategy, kept_parts=parts, layout=layout) is model
+    assert apply_strategy(model, strategy, kept_parts=parts, format=format) is model
     torch.testing.assert_close(model(TOKENS).logits, expected, rtol=1e-4, atol=1e-4)
 
 

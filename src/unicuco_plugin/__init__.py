@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from unicuco_plugin.spaces.space import Space
     from unicuco_plugin.strategy import Strategy
     from unicuco_plugin.texts.calibration import load_windows
-    from unicuco_plugin.training import CalibrationText, ModelSource, Units, train_profile
+    from unicuco_plugin.training import CalibrationText, ModelSource, UnitOptions, train_profile
 
     __version__: str
 
@@ -67,7 +67,7 @@ __all__ = [
     "SparsityProfileModifier",
     "Strategy",
     "UnicucoError",
-    "Units",
+    "UnitOptions",
     "__version__",
     "apply_strategy",
     "build_levels",
@@ -107,7 +107,7 @@ _HOMES = {
     "SparsityProfileModifier": "modifiers.sparsity_profile",
     "Strategy": "strategy",
     "UnicucoError": "errors",
-    "Units": "training",
+    "UnitOptions": "training",
     "apply_strategy": "pruning",
     "build_levels": "levels.build",
     "find_decoder": "models.blocks.decoder",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import ProfileError, explain, quoted
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.strategy import Interval, ModelReference
 
 __all__ = ["ArchiveEntry", "Confirmation", "ProfileRecord"]
@@ -24,18 +25,14 @@ Nats = Annotated[float, Field(ge=0.0, le=_MOST_NATS)]
 Logarithm = Annotated[float, Field(ge=-_MOST_NATS, le=_MOST_NATS)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Confirmation(_Frozen):
+class Confirmation(Frozen):
     """A strategy's divergence on windows that no ranking saw, nats per token."""
 
     mean: Nats
     interval90: Interval
 
 
-class ArchiveEntry(_Frozen):
+class ArchiveEntry(Frozen):
     """One measured strategy.
 
     Attributes:
@@ -54,7 +51,7 @@ class ArchiveEntry(_Frozen):
     confirmed: Confirmation | None = None
 
 
-class ProfileRecord(_Frozen):
+class ProfileRecord(Frozen):
     """Everything in ``profile.json`` but the schema and the digests.
 
     Attributes:

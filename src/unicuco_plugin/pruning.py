@@ -11,9 +11,9 @@ from unicuco_plugin.models.blocks.fingerprint import Fingerprint, config_fingerp
 from unicuco_plugin.models.blocks.needed import check_needed
 from unicuco_plugin.models.blocks.sublayers import sublayer_names, zero_outputs
 from unicuco_plugin.models.blocks.surgery import drop_blocks
+from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import find_parts
-from unicuco_plugin.models.parts.structured import apply_parts
 from unicuco_plugin.strategy import ModelReference, Strategy, split_halves
 
 __all__ = [
@@ -189,7 +189,7 @@ def apply_strategy(
     strategy: Strategy,
     *,
     kept_parts: KeptParts | None = None,
-    layout: str = "compact",
+    format: str = "compact",
     accept_other_weights: bool = False,
 ) -> Model:
     """Remove what a strategy names from a model in memory, for good.
@@ -200,7 +200,7 @@ def apply_strategy(
         model: A causal language model, on any device; it is changed in place.
         strategy: A strategy of the space ``depth``, ``sublayer`` or ``structured``, as ``Profile.answer`` gives it.
         kept_parts: For ``structured``: which parts stay. A strategy that only removes whole modules needs none.
-        layout: For ``structured``: ``compact``, or ``stock`` for zeros in the full shape.
+        format: For ``structured``: ``compact``, or ``stock`` for zeros in the full shape.
         accept_other_weights: Whether to accept the same structure with other weights (a fine-tune).
 
     Returns:
@@ -218,7 +218,7 @@ def apply_strategy(
             raise StrategyError("kept_parts must be given for a strategy that removes parts of modules, got None")
         check_parts(decoder, strategy, parts)
         check_model(model, strategy.model, accept_other_weights=accept_other_weights)
-        apply_parts(decoder.model, parts, layout=layout)
+        apply_parts(decoder.model, parts, format=format)
         return model
     indices, silent = removed_parts(decoder, strategy)
     check_model(model, strategy.model, accept_other_weights=accept_other_weights)

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from unicuco_plugin.errors import StrategyError, explain, quoted
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.files.received import parse_json, read_text
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.request import Request
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
@@ -45,7 +46,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class ModelReference(_Frozen):
+class ModelReference(Frozen):
     """The model that a strategy or profile was made for: a name to show, a fingerprint to check."""
 
     name: Name
@@ -62,7 +63,7 @@ Interval = Annotated[tuple[float, float], AfterValidator(_check_order)]
 """A 90 % interval, (low, high)."""
 
 
-class Divergence(_Frozen):
+class Divergence(Frozen):
     """Mean KL(dense‖pruned) per token on calibration text, in nats.
 
     Attributes:
@@ -78,7 +79,7 @@ class Divergence(_Frozen):
     carried_over: bool = False
 
 
-class Strategy(_Frozen):
+class Strategy(Frozen):
     """Unit name → share of the unit's weights removed, with the request it answers.
 
     Attributes:

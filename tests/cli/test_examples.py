@@ -13,7 +13,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import Units, train_profile
+from unicuco_plugin.training import UnitOptions, train_profile
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_sparsifying_meets_its_share_and_uses_what_is_there(sparsify, dense, tex
 @pytest.fixture
 def slimming(dense, text, tiny_settings, tmp_path):
     """A model and its profile of head groups and neurons."""
-    settings, units = Settings(**tiny_settings), Units(round_to=8)
+    settings, units = Settings(**tiny_settings), UnitOptions(round_to=8)
     train_profile(dense, tmp_path / "p", space="structured", calibration=[str(text)], settings=settings, units=units)
     return str(dense), str(tmp_path / "p")
 

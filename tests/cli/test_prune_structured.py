@@ -26,7 +26,7 @@ def prune(unicuco, dense, tmp_path):
 
 
 SAID = {
-    "compact": ("layout      compact: blocks differ in size", ", trust_remote_code=True)"),
+    "compact": ("format      compact: blocks differ in size", ", trust_remote_code=True)"),
     "stock": ("loads everywhere, no smaller and no faster", "it is no smaller and no faster than the dense model"),
 }
 

@@ -6,7 +6,7 @@ from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.costs.measure import linear_costs, measure_costs, part_costs
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.models.parts.structured import apply_parts
+from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.units import GRANULARITIES, group_linears

@@ -28,6 +28,8 @@ def test_a_plain_name_passes(name):
         "a\nb",
         "a\x1b[2J",
         "\u202ea",
+        "a\xa0",
+        "a\u2028b",
         "x" * 256,
         "\ud800",
     ],

@@ -90,7 +90,7 @@ def test_a_header_of_tensors_has_a_bounded_length(tmp_path):
 
 @pytest.mark.parametrize("text", ["[Infinity]", b"[-Infinity]", "[NaN]"])
 def test_numbers_without_end_pass_where_they_are_asked_for(text):
-    with pytest.raises(ValueError, match="which is no JSON"):
+    with pytest.raises(ValueError, match="which is not JSON"):
         parse_json(text)
     [number] = parse_json(text, infinite=True)
     assert not math.isfinite(number)

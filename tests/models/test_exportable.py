@@ -38,12 +38,12 @@ def test_every_family_can_be_exported_without_some_blocks_or_weights(family, spa
     assert config.to_dict() == before
 
 
-@pytest.mark.parametrize("layout", ["compact", "stock", None])
+@pytest.mark.parametrize("format", ["compact", "stock", None])
 @pytest.mark.parametrize("family", PARTS)
-def test_families_with_parts_can_be_exported_without_some(family, layout):
+def test_families_with_parts_can_be_exported_without_some(family, format):
     config = tiny_model(family, blocks=3).config
     before = copy.deepcopy(config.to_dict())
-    check_exportable(config, "structured", layout=layout, compensate=False)
+    check_exportable(config, "structured", format=format, compensate=False)
     assert config.to_dict() == before
 
 
@@ -51,7 +51,7 @@ def test_a_format_that_cannot_carry_biases_is_refused_unless_the_other_will_do()
     config = tiny_model("mistral", blocks=2).config
     check_exportable(config, "structured")
     with pytest.raises(UnsupportedModelError, match="take --format compact or --no-compensate"):
-        check_exportable(config, "structured", layout="stock")
+        check_exportable(config, "structured", format="stock")
 
 
 @pytest.mark.parametrize("space", [None, "depth", "sublayer", "sparsity"])

@@ -14,7 +14,7 @@ from structured_parts import mixed_parts
 from tiny import tiny_model, tiny_tokenizer
 
 from unicuco_plugin.models.parts.compact import FILE
-from unicuco_plugin.models.parts.structured import apply_parts
+from unicuco_plugin.models.parts.formats import apply_parts
 
 READER = Path(__file__).resolve().parents[1] / "hostile_reader.py"
 # What a folder would do if its code were run: leave a mark.

@@ -6,20 +6,20 @@ from structured_parts import FAMILIES, masked_logits, mixed_parts
 from tiny import tiny_model
 
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.models.parts.structured import FORMATS
+from unicuco_plugin.models.parts.formats import FORMATS
 from unicuco_plugin.models.tensors.linears import Linears
 
 IDS = torch.arange(3, 43)[None]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
 @torch.no_grad()
-def test_an_opened_model_computes_what_the_masked_one_does_until_it_is_restored(layout, family):
+def test_an_opened_model_computes_what_the_masked_one_does_until_it_is_restored(format, family):
     model, parts = tiny_model(family), mixed_parts(biases=True)
     decoder = find_decoder(model)
     names, expected, before = set(model.state_dict()), masked_logits(decoder, parts, IDS), model(IDS).logits
-    restore = FORMATS[layout].open(decoder, parts)
+    restore = FORMATS[format].open(decoder, parts)
     torch.testing.assert_close(model(IDS, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
     # The toolkit looks for norms inside modules by name.
     assert names <= set(model.state_dict())

@@ -175,18 +175,18 @@ def test_modules_that_go_whole_need_neither_text_nor_a_file(checkpoint, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["compact", "stock"])
+@pytest.mark.parametrize("format", ["compact", "stock"])
 @torch.no_grad()
-def test_a_failure_gives_everything_back(layout, source, checkpoint, tmp_path, monkeypatch):
+def test_a_failure_gives_everything_back(format, source, checkpoint, tmp_path, monkeypatch):
     model, token_ids = load_model(checkpoint("gemma3")), torch.arange(3, 43)[None]
     logits, before = model(token_ids).logits, {name: p.clone() for name, p in model.named_parameters()}
-    modifier = SparsityProfileModifier(**source("gemma3", mixed_parts(biases=False), format=layout))
+    modifier = SparsityProfileModifier(**source("gemma3", mixed_parts(biases=False), format=format))
 
     def fail(*_):
         raise UnsupportedModelError("not closed")
 
     monkeypatch.setattr(
-        f"unicuco_plugin.models.parts.{'shrink' if layout == 'compact' else 'plain_sizes'}.check_structure", fail
+        f"unicuco_plugin.models.parts.{'shrink' if format == 'compact' else 'plain_sizes'}.check_structure", fail
     )
     with pytest.raises(UnsupportedModelError, match="not closed"):
         prune_with_recipe(model, modifier, tmp_path / "out")

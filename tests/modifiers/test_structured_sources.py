@@ -14,7 +14,7 @@ from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_ke
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import Units, train_profile
+from unicuco_plugin.training import UnitOptions, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16,
@@ -30,7 +30,7 @@ def profile(checkpoint, tmp_path_factory, machine):
     (folder / "text.txt").write_text("\n\n".join(" ".join(f"w{i}" for i in line) for line in words))
     output, text = folder / "profile", [str(folder / "text.txt")]
     train_profile(
-        checkpoint("llama"), output, space="structured", calibration=text, settings=TINY, units=Units(round_to=8)
+        checkpoint("llama"), output, space="structured", calibration=text, settings=TINY, units=UnitOptions(round_to=8)
     )
     return output
 
@@ -49,7 +49,7 @@ def test_a_profile_knows_which_parts_stay_and_needs_no_text(profile, checkpoint,
     torch.testing.assert_close(
         loaded(token_ids).logits, masked_logits(decoder, expected, token_ids), rtol=1e-4, atol=1e-4
     )
-    assert done.layout == "compact"
+    assert done.format == "compact"
     assert strategy.params == done.params == loaded.num_parameters()
     assert strategy.bytes >= done.bytes
 
@@ -150,6 +150,6 @@ def test_peers_prune_and_say_what_the_checkpoint_weighs(peer, checkpoint, calibr
     recipe = (tmp_path / "out" / "recipe.yaml").read_text()
     assert f"kept_parts: {KEPT_PARTS_FILE}" in recipe
     assert json.loads((tmp_path / "out" / "strategy.json").read_text())["space"] == "structured"
-    if done.layout == "compact":
+    if done.format == "compact":
         assert strategy.params == done.params
         assert strategy.bytes >= done.bytes

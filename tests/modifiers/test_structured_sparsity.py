@@ -24,12 +24,12 @@ UNITS = {A.format(1): 0.4, M.format(2): 0.6, M.format(3): 0.5, A.format(0): 0.5}
 def fields(tmp_path, strategy_file):
     """Both strategies of a family's tiny model."""
 
-    def write(family, layout="compact", **more):
+    def write(family, format="compact", **more):
         model, parts = tiny_model(family), mixed_parts(biases=family != "gemma3")
         write_kept_parts(tmp_path / "kept.parts", parts)
         smaller = strategy_file(structured_strategy(model, parts), "smaller.json")
         sparser = strategy_file(sparsity_strategy(model, UNITS), "sparser.json")
-        options = {"kept_parts": str(tmp_path / "kept.parts"), "format": layout}
+        options = {"kept_parts": str(tmp_path / "kept.parts"), "format": format}
         return {"strategy": [str(sparser), str(smaller)], "structured": options, **more}
 
     return write

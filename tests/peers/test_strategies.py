@@ -16,7 +16,7 @@ from unicuco_plugin.peers.strategies import make_strategy, share_of_units
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import ModelReference
-from unicuco_plugin.training.subject import Units
+from unicuco_plugin.training.subject import UnitOptions
 from unicuco_plugin.training.subjects.find import find_subject
 
 # A hybrid's blocks, and its attentions and convolutions, weigh differently.
@@ -46,7 +46,7 @@ def draw_units(subject, seed):
 @pytest.mark.parametrize("space", ["depth", "sublayer", "structured"])
 def test_a_peer_and_a_profile_count_alike(family, space):
     decoder = find_decoder(tiny_model(family))
-    subject = find_subject(space, decoder, "", Units())
+    subject = find_subject(space, decoder, "", UnitOptions())
     # What is read back from a profile's JSON.
     table = CostTable.model_validate_json(subject.costs.table.model_dump_json())
     known = TableCosts(subject.space.units, table, physical=subject.space.physical)

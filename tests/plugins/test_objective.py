@@ -24,7 +24,7 @@ from unicuco_plugin.plugins.objective import Site, build_objective
 from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.texts.calibration import calibration_hash
-from unicuco_plugin.training.subject import Units
+from unicuco_plugin.training.subject import UnitOptions
 from unicuco_plugin.training.subjects.find import find_subject
 
 WINDOWS = torch.randint(3, VOCABULARY, (3, 12), generator=torch.Generator().manual_seed(4))
@@ -52,7 +52,7 @@ def at(home, name):
     """A site, its objective's specification, and the space, as a run over the space has them."""
     decoder = find_decoder(load_model(home / "dense"))
     model = str(fingerprint(decoder.model))
-    units = Units(**{"sparsity": {"levels": home / "levels"}, "structured": {"round_to": 4}}.get(name, {}))
+    units = UnitOptions(**{"sparsity": {"levels": home / "levels"}, "structured": {"round_to": 4}}.get(name, {}))
     subject = find_subject(name, decoder, model, units)
     payload = subject.prepare(OTHER) if subject.prepare else None
     site = Site(decoder, model, subject.levels, payload)

@@ -46,9 +46,16 @@ def test_q_k_v_of_several_widths_are_an_error_that_vllm_makes_too():
     )
 
 
-def test_q_k_v_of_one_width_and_two_meanings_load_as_another_model_without_a_word():
-    [finding] = rules_of([QKV], ([Q], integers()), ([K, V], integers(symmetric=False)))
-    assert (finding.rule, finding.severity, finding.outcome) == ("split_unit", "error", "silent")
+@pytest.mark.parametrize(
+    ("first", "others", "outcome"),
+    [
+        (integers(symmetric=False), integers(), "silent"),  # zero points that vLLM asks for are zeros
+        (integers(), integers(symmetric=False), "refused"),  # and those that it does not ask for are too many
+    ],
+)
+def test_q_k_v_of_one_width_and_two_meanings_may_load_as_another_model_without_a_word(first, others, outcome):
+    [finding] = rules_of([QKV], ([Q], first), ([K, V], others))
+    assert (finding.rule, finding.severity, finding.outcome) == ("split_unit", "error", outcome)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +63,9 @@ def test_q_k_v_of_one_width_and_two_meanings_load_as_another_model_without_a_wor
     [([(["model.layers.0.self_attn.wk"], integers(8))], [], "split_unit"), ([ALL], ["re:.*wk"], "partly_ignored")],
 )
 def test_linears_of_one_input_that_vllm_is_not_known_to_pack_are_a_warning(groups, ignore, rule):
-    parent, leaves = "model.layers.0.self_attn", ("wk", "weights_proj")
-    unit = Unit(
-        f"{parent}.wk+weights_proj", tuple(Linear(f"{parent}.{leaf}", 64, 64) for leaf in ("wk", "weights_proj"))
-    )
+    parent = "model.layers.0.self_attn"
+    linears = tuple(Linear(f"{parent}.{leaf}", 64, 64) for leaf in ("wk", "weights_proj"))
+    unit = Unit(f"{parent}.wk+weights_proj", linears)
     [finding] = rules_of([unit], *groups, ignore=ignore)
     assert (finding.rule, finding.severity, finding.outcome) == (rule, "warning", "note")
 
@@ -91,10 +97,11 @@ def test_an_expression_for_one_part_that_hits_the_packed_name_is_told():
     assert "is stored as W4A16:g32, and vLLM takes it for W8A16:g32" in finding.message
 
 
-def test_another_order_of_targets_that_changes_no_shape_is_silent():
-    groups = [(["re:.*self_attn"], integers()), (["re:.*layers"], integers(symmetric=False))]
+@pytest.mark.parametrize(("symmetric", "outcome"), [(True, "refused"), (False, "silent")])
+def test_another_order_of_targets_is_silent_where_vllm_misses_nothing_but_zero_points(symmetric, outcome):
+    groups = [(["re:.*self_attn"], integers(symmetric=symmetric)), (["re:.*layers"], integers(symmetric=not symmetric))]
     [finding] = rules_of([alone("model.layers.0.self_attn.o_proj")], *groups)
-    assert (finding.rule, finding.outcome) == ("target_order", "silent")
+    assert (finding.rule, finding.outcome) == ("target_order", outcome)
 
 
 def test_a_head_quantised_by_its_class_is_not_loaded():

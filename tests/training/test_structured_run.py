@@ -17,7 +17,7 @@ from unicuco_plugin.peers.parts import parts_space
 from unicuco_plugin.plugins.manager import make_objective
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.texts.calibration import load_windows
-from unicuco_plugin.training import Units, train_profile
+from unicuco_plugin.training import UnitOptions, train_profile
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def dense(save_model):
 @pytest.fixture(scope="module")
 def train(dense, text, tmp_path_factory):
     def run(name="structured", **options):
-        units = Units(round_to=8, **options)
+        units = UnitOptions(round_to=8, **options)
         output = tmp_path_factory.mktemp("profiles") / name
         return output, train_profile(dense, output, space="structured", calibration=[text], settings=TINY, units=units)
 
@@ -120,7 +120,7 @@ def test_provenance_counts_what_ranking_and_interactions_cost(profile):
 def test_a_resumed_run_measures_nothing_twice(train, dense, text, trained):
     output, first = trained
     again = train_profile(
-        dense, output, space="structured", calibration=[text], settings=TINY, units=Units(round_to=8), resume=True
+        dense, output, space="structured", calibration=[text], settings=TINY, units=UnitOptions(round_to=8), resume=True
     )
     assert again.provenance["evaluation_tokens"] == first.provenance["evaluation_tokens"]
     assert again.record.archive == first.record.archive
@@ -153,7 +153,7 @@ def test_profiles_of_other_spaces_have_no_ranked_parts():
 )
 def test_units_of_another_space_are_refused(dense, tmp_path, space, units, message):
     with pytest.raises((StrategyError, LevelsError), match=message):
-        train_profile(dense, tmp_path / "out", space=space, units=Units(**units), settings=TINY)
+        train_profile(dense, tmp_path / "out", space=space, units=UnitOptions(**units), settings=TINY)
 
 
 def test_the_objective_without_ranked_parts_says_so(dense):

@@ -18,7 +18,7 @@ from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.request import Request
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.plan import plan_counts
-from unicuco_plugin.training import JOURNAL, Units, structure, train_profile
+from unicuco_plugin.training import JOURNAL, UnitOptions, even_slopes, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=24, epochs=1, steps=10, pool=32, picks=4,
@@ -41,7 +41,7 @@ def levels(dense, tmp_path_factory):
 
 def run(dense, text, levels, output, *, resume=False, **units):
     fields = {"space": "sparsity", "calibration": [text], "settings": TINY, "resume": resume}
-    return train_profile(dense, output, units=Units(levels=levels.folder, **units), **fields)
+    return train_profile(dense, output, units=UnitOptions(levels=levels.folder, **units), **fields)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_what_starts_cost_is_counted_once_and_a_finished_run_resumes_to_the_same
 def test_a_run_killed_between_slope_passes_measures_none_twice(  # noqa: PLR0917 - fixtures
     dense, text, levels, trained, tmp_path, monkeypatch
 ):
-    real, calls = structure.measure_slopes, []
+    real, calls = even_slopes.measure_slopes, []
 
     def dies_at(most):
         def measure(*args):
@@ -157,10 +157,10 @@ def test_a_run_killed_between_slope_passes_measures_none_twice(  # noqa: PLR0917
 
         return measure
 
-    monkeypatch.setattr(structure, "measure_slopes", dies_at(3))
+    monkeypatch.setattr(even_slopes, "measure_slopes", dies_at(3))
     with pytest.raises(SystemExit):
         run(dense, text, levels, tmp_path / "tiny-sparsity")
-    monkeypatch.setattr(structure, "measure_slopes", dies_at(99))
+    monkeypatch.setattr(even_slopes, "measure_slopes", dies_at(99))
     resumed = run(dense, text, levels, tmp_path / "tiny-sparsity", resume=True)
     assert len(calls) == 8
     assert resumed.record.archive == trained[1].record.archive
@@ -181,7 +181,7 @@ def test_a_database_of_another_model_is_refused(text, levels, tmp_path):
 
 def test_what_belongs_to_sparsity_is_refused_elsewhere(dense, text, levels, tmp_path):
     with pytest.raises(LevelsError, match=r"^levels goes with the space 'sparsity', not with 'depth'$"):
-        train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY, units=Units(levels=levels.folder))
+        train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY, units=UnitOptions(levels=levels.folder))
 
 
 def test_an_unknown_unit_to_ignore_is_refused(dense, text, levels, tmp_path):

@@ -16,7 +16,7 @@ from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.pruning import apply_strategy, removed_parts
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.strategy import Strategy
-from unicuco_plugin.training import Units, train_profile
+from unicuco_plugin.training import UnitOptions, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=16, epochs=1, steps=5, pool=16, picks=3,
@@ -95,7 +95,7 @@ def test_sizes_are_met_exactly_by_enumeration(profile, dense):
 
 
 def test_head_groups_and_neurons_of_a_hybrid_go_and_what_has_no_parts_stays(dense, tmp_path):
-    units = Units(compensate=False, round_to=8)
+    units = UnitOptions(compensate=False, round_to=8)
     profile = train_profile(dense, tmp_path / "parts", space="structured", units=units, settings=TINY)
     assert [unit for unit in profile.units if "feed_forward" not in unit] == [
         "model.layers.2.self_attn", "model.layers.5.self_attn",
@@ -105,5 +105,5 @@ def test_head_groups_and_neurons_of_a_hybrid_go_and_what_has_no_parts_stays(dens
         strategy = profile.answer(sparsity=share)
         assert share <= strategy.sparsity < share + 8 * 3 * 32 / sum(profile.unit_params)
         kept = profile.rank_parts().keep(find_decoder(load_model(dense)), strategy.units)
-        model = apply_strategy(load_model(dense), strategy, kept_parts=kept, layout="stock")
+        model = apply_strategy(load_model(dense), strategy, kept_parts=kept, format="stock")
         assert model.num_parameters() == load_model(dense).num_parameters()

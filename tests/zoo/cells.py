@@ -37,7 +37,7 @@ from unicuco_plugin.search import surrogate
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.strategy import Strategy, split_halves
 from unicuco_plugin.training import JOURNAL, train_profile
-from unicuco_plugin.training.subject import Units
+from unicuco_plugin.training.subject import UnitOptions
 from zoo.families import save
 
 __all__ = ["RIGHT", "SPACES", "Cage", "Reader", "quietly"]
@@ -152,16 +152,16 @@ class Cage:
 
     def _train(self, space: str, progress: Callable[[Any], None]) -> Any:
         if space != "structured":
-            units = Units(levels=self._levels()) if space == "sparsity" else None
+            units = UnitOptions(levels=self._levels()) if space == "sparsity" else None
             return self._profile(space, units, progress)
         try:
-            return self._profile(space, Units(round_to=8), progress)
+            return self._profile(space, UnitOptions(round_to=8), progress)
         except UnsupportedModelError as refusal:
             if "--no-compensate" not in str(refusal):
                 raise
-            return self._profile(space, Units(round_to=8, compensate=False), progress)
+            return self._profile(space, UnitOptions(round_to=8, compensate=False), progress)
 
-    def _profile(self, space: str, units: Units | None, progress: Callable[[Any], None]) -> Any:
+    def _profile(self, space: str, units: UnitOptions | None, progress: Callable[[Any], None]) -> Any:
         return train_profile(
             self.dense, self.home / f"{space}-profile", space=space, units=units, calibration=self.sources,
             settings=_SMALLEST, progress=progress,
@@ -254,7 +254,7 @@ class Cage:
             off = abs(job["zeros"] - done.achieved.total("planned")) / done.achieved.weights
             assert off < _ROUNDING, f"{off:.1%} more or less of the weights are zero than was asked"
         else:
-            job["own_code"] = done.layout == "compact"
+            job["own_code"] = done.format == "compact"
             job["cuts"] = self._cuts(done.path, strategy)
         return job
 

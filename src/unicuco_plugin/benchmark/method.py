@@ -3,19 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from unicuco_plugin.answering import load_profile
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.peers.peer import Setting
 from unicuco_plugin.plugins.manager import make_peer
 
-__all__ = ["Frozen", "Method", "Text", "check_values"]
-
-
-class Frozen(BaseModel):
-    """Fields that are known, and stay as they were read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+__all__ = ["Method", "Text", "check_values"]
 
 
 class Text(Frozen):

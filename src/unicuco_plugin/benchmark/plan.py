@@ -10,9 +10,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from unicuco_plugin.benchmark.method import Frozen, Method, Text, check_values
+from unicuco_plugin.benchmark.method import Method, Text, check_values
 from unicuco_plugin.errors import RecipeError, UnicucoError, explain, quoted
 from unicuco_plugin.files.yaml_tree import compose_yaml, plain_values, read_yaml
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.traits import traits_of
 

@@ -23,7 +23,7 @@ from unicuco_plugin.models.loading import display_name, load_config, load_model
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
-from unicuco_plugin.training import ModelSource, Shared, Units, train_profile
+from unicuco_plugin.training import ModelSource, Shared, UnitOptions, train_profile
 from unicuco_plugin.traits import traits_of
 
 __all__ = ["JOURNAL", "run_benchmark"]
@@ -196,7 +196,7 @@ class _Run:
             ),
             folder,
             space=self.plan.space,
-            units=Units(levels=self.plan.levels, granularity=self.plan.granularity) if self.plan.levels else None,
+            units=UnitOptions(levels=self.plan.levels, granularity=self.plan.granularity) if self.plan.levels else None,
             calibration=self.plan.calibration.sources,
             settings=cell.settings,
             resume=True,

@@ -98,11 +98,11 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
     settings = read_settings(fields)
     command = shlex.join(["unicuco", "train", *ctx.meta[ARGUMENTS]])
     from unicuco_plugin.report.front import describe_profile
-    from unicuco_plugin.training import JOURNAL, CalibrationText, ModelSource, Units, train_profile
+    from unicuco_plugin.training import JOURNAL, CalibrationText, ModelSource, UnitOptions, train_profile
 
     model = ModelSource(fields.pop("model"), **{name: fields.pop(name) for name in _LOADING})
     text = CalibrationText(fields.pop("calibration"), split=fields.pop("split"), documents=fields.pop("documents"))
-    units = Units(
+    units = UnitOptions(
         levels=fields.pop("levels"),
         granularity=fields.pop("granularity"),
         ignore=fields.pop("ignore"),

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from unicuco_plugin.frozen import Frozen
 
 __all__ = ["CostTable"]
 
@@ -13,7 +15,7 @@ Pair = tuple[Count, Count]
 Change = Annotated[int, Field(ge=-_MOST, le=_MOST)]
 
 
-class CostTable(BaseModel):
+class CostTable(Frozen):
     """What each unit weighs in the checkpoint, in parameters and in bytes.
 
     Attributes:
@@ -29,14 +31,12 @@ class CostTable(BaseModel):
         biases: Parameters and bytes that a unit gains which loses some of its parts: of the bias that stands for them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     unit_params: tuple[Count, ...]
     unit_bytes: tuple[Count, ...]
     total_params: Annotated[int, Field(gt=0, le=_MOST)]
     total_bytes: Annotated[int, Field(gt=0, le=_MOST)]
     dtype: Annotated[str, Field(min_length=1, max_length=1000)]
-    blocks: dict[Annotated[str, Field(min_length=1, max_length=1000)], Pair] = {}
+    blocks: dict[Annotated[str, Field(min_length=1, max_length=1000)], Pair] = Field(default_factory=dict)
     parts: tuple[Pair, ...] = ()
     rests: tuple[tuple[Change, Change], ...] = ()
     biases: tuple[Pair, ...] = ()

@@ -1,6 +1,5 @@
 """Names that a record gives: plain names of files in its own folder, and nothing else."""
 
-import unicodedata
 from pathlib import Path, PurePosixPath
 
 __all__ = ["check_own_folder", "check_plain_name", "check_relative_name"]
@@ -12,14 +11,15 @@ def check_plain_name(name: str) -> str:
     """Return a name if it is a plain one: it leads nowhere, hides nothing, and shows as it is.
 
     Raises:
-        ValueError: If it has a slash, begins with a dot, is empty, longer than 255 bytes, not UTF-8, or holds control
-            characters; the message has the rule and the value.
+        ValueError: If it has a slash, begins with a dot, is empty, longer than 255 bytes, not UTF-8, or holds marks
+            that are not printable; the message has the rule and the value.
     """
     try:
         size = len(name.encode("utf8"))
     except UnicodeEncodeError:
         size = _LONGEST + 1
-    bad = any(mark in "/\\:" or unicodedata.category(mark).startswith("C") for mark in name[: _LONGEST + 1])
+    # Neither control characters, separators of lines nor spaces that look like another.
+    bad = any(mark in "/\\:" or not mark.isprintable() for mark in name[: _LONGEST + 1])
     if bad or not 0 < size <= _LONGEST or name.startswith("."):
         raise ValueError(f"must be the plain name of a file, got {name[:60]!r}")
     return name

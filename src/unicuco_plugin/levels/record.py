@@ -8,7 +8,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from unicuco_plugin.errors import LevelsError, explain, quoted
 from unicuco_plugin.files.draft import write_whole
 from unicuco_plugin.files.names import check_plain_name
-from unicuco_plugin.levels.settings import Frozen, LevelSettings, identify_levels
+from unicuco_plugin.frozen import Frozen
+from unicuco_plugin.levels.settings import LevelSettings, identify_levels
 from unicuco_plugin.signed import SignedDocument
 from unicuco_plugin.strategy import ModelReference
 

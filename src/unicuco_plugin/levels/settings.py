@@ -5,11 +5,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from unicuco_plugin.errors import LevelsError, explain
+from unicuco_plugin.frozen import Frozen
 
-__all__ = ["LADDER", "Frozen", "Inputs", "LevelSettings", "identify_levels"]
+__all__ = ["LADDER", "Inputs", "LevelSettings", "identify_levels"]
 
 # Every tenth, from where pruning is free to where it is ruinous; realised counts lie between neighbours.
 LADDER = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -18,12 +19,6 @@ Inputs = Literal["dense", "pruned"]
 
 # The longest ladder that a record may speak of: a bound of what is allocated for it.
 _MOST_LEVELS = 100
-
-
-class Frozen(BaseModel):
-    """A part of a level database's record: it never changes, and holds no field that is not known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LevelSettings(Frozen):

@@ -14,9 +14,9 @@ from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.blocks.sublayers import check_outputs
 from unicuco_plugin.models.blocks.surgery import dropped
 from unicuco_plugin.models.checkpoints.loadability import build_sketch, disk_state, find_unfit
+from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import find_parts
-from unicuco_plugin.models.parts.structured import apply_parts
 from unicuco_plugin.models.parts.zeroing import check_any_room
 from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.traits import SpaceTraits, traits_of
@@ -30,7 +30,7 @@ def check_exportable(
     *,
     kind: type[PreTrainedModel] | None = None,
     share: float | None = None,
-    layout: str | None = None,
+    format: str | None = None,
     compensate: bool = True,
     trust_remote_code: bool = False,
 ) -> Decoder:
@@ -45,7 +45,7 @@ def check_exportable(
         space: What will be removed, by the space's name; of one without traits only names are checked.
         kind: The model's class, where it is in memory; found by its configuration otherwise.
         share: Where weights are zeroed: what is asked, in (0, 1); None where it is not known yet.
-        layout: Where parts are cut: ``compact`` or ``stock``; None lets either do.
+        format: Where parts are cut: ``compact`` or ``stock``; None lets either do.
         compensate: Where parts are cut: whether biases will stand for what is removed.
         trust_remote_code: Whether code in the model's own repository may run.
 
@@ -68,7 +68,7 @@ def check_exportable(
         check_share(decoder, share)
         _check_linears(decoder)
     if traits.cuts:
-        _check_structured(sketch, layout, compensate=compensate)
+        _check_structured(sketch, format, compensate=compensate)
     # Learned positions and the window, the tokenizer and the rows of the embedding: the place to ask for them.
     return decoder
 
@@ -119,7 +119,7 @@ def _check_linears(decoder: Decoder) -> None:
             )
 
 
-def _check_structured(sketch: Callable[[], PreTrainedModel], layout: str | None, *, compensate: bool) -> None:
+def _check_structured(sketch: Callable[[], PreTrainedModel], format: str | None, *, compensate: bool) -> None:
     def cut(decoder: Decoder) -> None:
         apply_parts(decoder.model, _few_parts(decoder, compensate=compensate))
 
@@ -130,7 +130,7 @@ def _check_structured(sketch: Callable[[], PreTrainedModel], layout: str | None,
 
     ways = {"compact": cut, "stock": zero}
     refused: UnsupportedModelError | None = None
-    for name in [layout] if layout else ways:
+    for name in [format] if format else ways:
         try:
             ways[name](find_decoder(sketch()))
         except UnsupportedModelError as error:
@@ -139,7 +139,7 @@ def _check_structured(sketch: Callable[[], PreTrainedModel], layout: str | None,
             return
     if refused is None:
         return
-    if compensate and layout is None:  # what neither form can do with biases, the stock one may without
+    if compensate and format is None:  # what neither form can do with biases, the stock one may without
         try:
             _check_structured(sketch, "stock", compensate=False)
         except UnsupportedModelError:

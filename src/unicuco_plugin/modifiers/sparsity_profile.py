@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +13,21 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
-from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions, check_options
+from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
-from unicuco_plugin.modifiers.carriers.handlers import SpaceHandler, Task, check_spaces, in_order, make_handler
+from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
 from unicuco_plugin.modifiers.carriers.removal import correct_experts
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
 from unicuco_plugin.modifiers.sources.identity import carry_over, check_identity
 from unicuco_plugin.modifiers.sources.limit_check import check_shape
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
-from unicuco_plugin.modifiers.sources.source_fields import check_source, find_payload, plain_source, trace_source
+from unicuco_plugin.modifiers.sources.source_fields import (
+    check_source,
+    find_payload,
+    plain_source,
+    read_strategies,
+    trace_source,
+)
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.progress import Progress
@@ -100,7 +105,7 @@ class SparsityProfileModifier(Modifier):
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
     _checked: bool = PrivateAttr(default=False)
     _progress: Callable[[Progress], None] = PrivateAttr(default_factory=lambda: lambda _: None)
-    _handlers: list[SpaceHandler] = PrivateAttr(default_factory=list)
+    _handlers: Handlers = PrivateAttr(default_factory=Handlers)
 
     def __init__(self, **fields: Any) -> None:  # noqa: ANN401 - validated right here
         try:
@@ -202,17 +207,17 @@ class SparsityProfileModifier(Modifier):
     @property
     def achieved(self) -> Achieved | None:
         """The zeros that a sparsity strategy's plan led to, once the toolkit has finalised; None without a plan."""
-        return next((handler.achieved for handler in self._handlers if handler.achieved is not None), None)
+        return self._handlers.achieved
 
     @property
-    def layout(self) -> str:
-        """What a structured strategy's checkpoint is (:attr:`StructuredHandler.outcome`); empty where there is none."""
-        return next((handler.outcome for handler in self._handlers if isinstance(handler, StructuredHandler)), "")
+    def format(self) -> str:
+        """What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one."""
+        return self._handlers.format
 
     @property
     def own_parts(self) -> bool:
         """Whether structured strategies got the parts and biases that they were measured with."""
-        return all(handler.parts.measured for handler in self._handlers if isinstance(handler, StructuredHandler))
+        return self._handlers.own_parts
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Answer, check, bypass and fill; after an error the model is as it was."""
@@ -225,28 +230,21 @@ class SparsityProfileModifier(Modifier):
         spaces = [strategy.space for strategy in self.resolve()]
         check_carrier(spaces, self.levels, modifiers[place + 1 :])
         check_text(spaces, self.levels, state)
-        try:
-            removed: frozenset[str] = frozenset()
-            for strategy in in_order(self.resolve()):
-                self._handlers.append(self._handler(state, strategy))
-                self._handlers[-1].start(modifiers, place, removed)
-                removed |= self._handlers[-1].removed
-        except BaseException:
-            self._undo()
-            raise
+        batches = None if state.data is None else state.data.calib
+        payload = partial(find_payload, self._sources)
+        self._handlers.start(
+            (Task(state.model, one, self.levels, self._options, batches, payload) for one in self.resolve()),
+            modifiers,
+            place,
+        )
         return True
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Drop; or restore, where the toolkit finalises only because a run was interrupted."""
         if not ran_to_its_end():
-            self._undo()
+            self._handlers.undo()
             return True
-        try:
-            for handler in self._handlers:
-                handler.finish()
-        except BaseException:
-            self._undo()
-            raise
+        self._handlers.finish()
         correct_experts(state.model)
         self._store()
         return True
@@ -271,15 +269,6 @@ class SparsityProfileModifier(Modifier):
             return [ProfileSource(profile=self.profile, request=self.request or {})]
         return self.profiles or []
 
-    def _handler(self, state: State, strategy: Strategy) -> SpaceHandler:
-        batches = None if state.data is None else state.data.calib
-        payload = partial(find_payload, self._sources)
-        return make_handler(Task(state.model, strategy, self.levels, self._options, batches, payload))
-
-    def _undo(self) -> None:
-        for handler in reversed(self._handlers):
-            handler.undo()
-
     def _store(self) -> None:
         """Put the strategies where ``recipe.yaml`` is written from, with profiles and requests as provenance."""
         resolved = [strategy.to_dict() for strategy in self.resolve()]
@@ -292,6 +281,5 @@ class SparsityProfileModifier(Modifier):
 
     def _answer(self) -> tuple[Strategy, ...]:
         if self.strategy is not None:
-            given = self.strategy if isinstance(self.strategy, list) else [self.strategy]
-            return tuple(Strategy.read(Path(e)) if isinstance(e, str) else Strategy.from_dict(e) for e in given)
+            return read_strategies(self.strategy)
         return tuple(source.answer() for source in self._sources)

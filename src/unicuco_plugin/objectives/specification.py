@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from unicuco_plugin.errors import EvaluationError, explain, quoted
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.spaces.space import Named
 
@@ -16,11 +17,7 @@ _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 _Count = Annotated[int, Field(ge=0, le=2**60)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SpaceSpec(_Frozen):
+class SpaceSpec(Frozen):
     """A space of strategies: what a plugin builds it from (the hook ``unicuco_make_space`` says what each field is).
 
     Attributes:
@@ -74,7 +71,7 @@ class SpaceSpec(_Frozen):
         )
 
 
-class LevelsSpec(_Frozen):
+class LevelsSpec(Frozen):
     """A level database.
 
     Attributes:
@@ -86,7 +83,7 @@ class LevelsSpec(_Frozen):
     identity: _Digest
 
 
-class ObjectiveSpec(_Frozen):
+class ObjectiveSpec(Frozen):
     """Everything that decides what an objective gives, but for the content that it names: weights, tokens, levels.
 
     A driver keeps it and sends it; who measures builds the objective from it where the model lies

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # it brings the toolkit with it
 
 __all__ = ["describe_export", "export_data"]
 
-_LAYOUTS = {
+_FORMATS = {
     "compact": "compact: blocks differ in size; load with unicuco_plugin.load, or trust_remote_code=True",
     "plain": "plain: all blocks have one size; a stock checkpoint",
     "stock": "stock: removed parts are zeros in the full shape; loads everywhere, no smaller and no faster",
@@ -36,8 +36,8 @@ def describe_export(export: "Export") -> str:
             f"furthest from its plan {worst.name}, by {abs(worst.error):.2g} of its weights"
         )
     lines += [_say_silent(len(strategy.silenced)) for strategy in export.strategies if strategy.silenced]
-    if export.layout:
-        lines.append(f"layout      {_LAYOUTS[export.layout]}")
+    if export.format:
+        lines.append(f"format      {_FORMATS[export.format]}")
     lines += [f"note        {note}" for note in export.notes]
     size = f"{format_count(export.params)} parameters, {format_bytes(export.bytes)}"
     lines.append(f"checkpoint  {export.path}: {size}, in {format_seconds(export.seconds)}")
@@ -53,7 +53,8 @@ def export_data(export: "Export") -> str:
         "seconds": round(export.seconds, 3),
         "strategies": [strategy.to_dict() for strategy in export.strategies],
         "caveat": export.divergence_note,
-        "layout": export.layout or None,
+        "format": export.format or None,
+        "layout": export.format or None,  # the key of older versions
         "notes": list(export.notes),
         "silenced": [name for strategy in export.strategies for name in strategy.silenced],
     }

@@ -20,25 +20,13 @@ from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.policy.scalarization import Scalarization, Scaling
 from unicuco_plugin.policy.stratnet import StratNet, sample_preferences, train_stratnet
 from unicuco_plugin.progress import Progress
+from unicuco_plugin.search.candidates import distinct, most_measurements, quality_of
 from unicuco_plugin.search.hypervolume import reference_point, scale_front, select_by_improvement
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["Exploration", "most_measurements", "quality_of"]
-
-
-def quality_of(posterior: Posterior, target: Tensor, settings: Settings) -> Tensor:
-    """Turn the surrogate's target into the quality objective: nats per token, or their logarithm."""
-    if settings.quality == "log":
-        return target if posterior.target == "log" else posterior.divergence(target).log()
-    return posterior.divergence(target)
-
-
-def most_measurements(space: Space, settings: Settings) -> int:
-    """The most strategies that an exploration measures."""
-    verifying = 0 if space.smooth else settings.verify * len(space.budgets)
-    return settings.initial + settings.epochs * settings.picks + verifying
+__all__ = ["Exploration"]
 
 
 class Exploration:
@@ -107,7 +95,7 @@ class Exploration:
     def explore(self) -> None:
         """Measure on the ranking windows until nothing promises to improve, or the settings' rounds are over."""
         own = self.space.first(self.settings.initial, self.settings.generator(2), self.settings.focus)
-        first = _distinct(self.space, torch.cat([self._first, own]), {row.key for row in self._known})
+        first = distinct(self.space, torch.cat([self._first, own]), {row.key for row in self._known})
         first = first[: self.settings.initial]
         self.measure(RANK, first, "first strategies")
         self._learn()
@@ -138,7 +126,7 @@ class Exploration:
         """
         for _ in range(0 if self.space.smooth else self.settings.verify):
             known = {row.key for row in self.rows[RANK]}
-            new = _distinct(self.space, self.finalists(1, self.settings.focus), known)
+            new = distinct(self.space, self.finalists(1, self.settings.focus), known)
             if not len(new):
                 break
             self.measure(RANK, new, "verifying")
@@ -194,7 +182,7 @@ class Exploration:
         if settings.neighbours:
             pool.append(self._neighbours(settings.bound))
         known = {row.key for row in self.rows[RANK]}
-        candidates = _distinct(self.space, torch.cat(pool), known)
+        candidates = distinct(self.space, torch.cat(pool), known)
         candidates = candidates[self.space.sparsity(candidates) <= settings.focus + 1e-9]
         if not len(candidates):
             return candidates
@@ -249,14 +237,3 @@ class Exploration:
         rows = [*self._known, *(row for rows in self.rows.values() for row in rows)]
         tokens = sum(row.tokens for row in rows)
         self._progress(Progress(stage, len(rows) + more, self._total, tokens, message))
-
-
-def _distinct(space: Space, X: Tensor, known: set[str]) -> Tensor:
-    seen = set(known)
-    keep = []
-    for index, row in enumerate(X):
-        key = space.key(row)
-        if key not in seen:
-            seen.add(key)
-            keep.append(index)
-    return X[keep]

@@ -3,21 +3,20 @@
 from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Generator
 
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.policy.posterior import Bound, Target
 
 __all__ = ["PRESETS", "Settings"]
 
 
-class Settings(BaseModel):
+class Settings(Frozen):
     """Parameters of Algorithm 1, of the steps around it, and of how candidates are measured.
 
     The defaults are our own preset, as cheap as measurements allow (docs/training.md).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(0, ge=0, description="seed of everything that is random")
     tokens: int = Field(2048, ge=2, description="tokens per full-fidelity (confirming) evaluation")

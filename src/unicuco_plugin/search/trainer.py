@@ -12,7 +12,8 @@ from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.policy.scalarization import Z_STAR, Scalarization
 from unicuco_plugin.policy.stratnet import GRID, imitate, preference_grid
 from unicuco_plugin.progress import Progress
-from unicuco_plugin.search.exploration import Exploration, most_measurements, quality_of
+from unicuco_plugin.search.candidates import most_measurements, quality_of
+from unicuco_plugin.search.exploration import Exploration
 from unicuco_plugin.search.groups import Groups, explore_groups
 from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.settings import Settings

@@ -58,16 +58,16 @@ class Layout:
         group = self.matcher.group(name)
         return "16 bits" if group is None else scheme_name(group)
 
-    def looks_alike(self, one: str | None, other: str | None) -> bool:
-        """Whether vLLM would not see the tensors of one group in the other's place.
+    def loads_as(self, stored: str | None, served: str | None) -> bool:
+        """Whether vLLM would read the tensors of one group as those of another, and not notice.
 
-        They have the names and shapes that it asks for; zero points and scales that it does not ask for stay in the
-        files.
+        It refuses shapes that differ, and tensors that it does not ask for; what it asks for and does not find, such as
+        zero points, it leaves as it was made.
         """
-        first, second = self.matcher.group(one), self.matcher.group(other)
+        first, second = self.matcher.group(stored), self.matcher.group(served)
         if first is None or second is None or first.weights is None or second.weights is None:
             return False
-        return self._shape(first) == self._shape(second)
+        return self._shape(first) == self._shape(second) and self._more(first) <= self._more(second)
 
     def _fields(self, group: Group) -> object:
         weights, inputs, outputs = (
@@ -81,3 +81,10 @@ class Layout:
         weights = group.weights
         assert weights is not None  # noqa: S101 - asked before
         return weights.num_bits, weights.type, weights.strategy, weights.group_size, self.quantization.format_of(group)
+
+    def _more(self, group: Group) -> set[str]:
+        """What is stored beside a weight and its scales."""
+        inputs = group.input_activations
+        still = inputs is not None and not inputs.dynamic
+        points = group.weights is not None and not group.weights.symmetric
+        return {name for name, there in (("weight_zero_point", points), ("input_scale", still)) if there}

@@ -32,16 +32,17 @@ def _split_units(layout: Layout) -> Iterator[Finding]:
         found = layout.groups(unit)
         if len(found) < 2 or _is_partly_ignored(layout, unit):
             continue
-        first, *others = dict.fromkeys(layout.written[name] for name in unit.names)
-        silent = all(layout.looks_alike(first, other) for other in others)
-        schemes = " and ".join(dict.fromkeys(layout.say(layout.written[name]) for name in unit.names))
+        stored = list(dict.fromkeys(layout.written[name] for name in unit.names))
+        served = stored[0] if unit.kind == "experts" else layout.matcher.served(unit.names, unit.kind)
+        silent = all(layout.loads_as(group, served) for group in stored)
+        schemes = " and ".join(dict.fromkeys(map(layout.say, stored)))
         if not _is_packed(unit):
             message = f"is stored as {schemes}; {_MAYBE}: give them one scheme"
             yield Finding("split_unit", unit.name, message, "warning", "note")
             continue
         what = "experts of a block" if unit.kind == "experts" else f"{len(unit.linears)} linears of it"
         end = (
-            "loads all of them as the first, so that the others' numbers are wrong without a word"
+            f"loads all of them as {layout.say(served)}, so that the others are wrong without a word"
             if silent
             else "fails when it reads their weights"
         )
@@ -86,7 +87,7 @@ def _served_otherwise(layout: Layout) -> Iterator[Finding]:
                 "it loads 16 bits: add the head to ignore, or name it in targets",
             )  # fmt: skip
             continue
-        silent = layout.looks_alike(stored, served)
+        silent = layout.loads_as(stored, served)
         yield Finding(
             "target_order", unit.name,
             f"is stored as {layout.say(stored)}, and vLLM takes it for {layout.say(served)}: it takes the first target "

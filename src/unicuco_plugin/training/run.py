@@ -35,7 +35,7 @@ from unicuco_plugin.texts.calibration import calibration_hash
 from unicuco_plugin.training.outcome import build_record
 from unicuco_plugin.training.shared import Shared
 from unicuco_plugin.training.source import CalibrationText, ModelSource
-from unicuco_plugin.training.subject import Subject, Units
+from unicuco_plugin.training.subject import Subject, UnitOptions
 from unicuco_plugin.training.subjects.find import check_units, find_subject
 from unicuco_plugin.training.windows import draw_windows
 
@@ -50,7 +50,7 @@ def train_profile(
     output: Path,
     *,
     space: str = "depth",
-    units: Units | None = None,
+    units: UnitOptions | None = None,
     objective: str = "divergence",
     calibration: Sequence[str] | CalibrationText = (),
     settings: Settings | None = None,
@@ -88,7 +88,7 @@ def train_profile(
     """
     started = time.perf_counter()
     source, text, output = ModelSource.of(model), CalibrationText.of(calibration), Path(output)
-    units, settings = units or Units(), settings or Settings()
+    units, settings = units or UnitOptions(), settings or Settings()
     scalarization = make_scalarization(settings.scalarization)
     check_units(space, units)
     _check_output(output, resume=resume, overwrite=overwrite)

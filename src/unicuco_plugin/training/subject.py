@@ -18,11 +18,11 @@ from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.structured import ROUND_TO
 from unicuco_plugin.spaces.units import Granularity
 
-__all__ = ["Ask", "Start", "Subject", "Units"]
+__all__ = ["Ask", "Start", "Subject", "UnitOptions"]
 
 
 @dataclass(frozen=True)
-class Units:
+class UnitOptions:
     """The units of spaces that zero weights (the first four attributes) and of spaces that cut parts (the others).
 
     Attributes:
@@ -98,4 +98,4 @@ class Ask:
     name: str
     decoder: Decoder
     fingerprint: str
-    units: Units
+    units: UnitOptions

@@ -4,13 +4,13 @@ import pytest
 from tiny_moe import MIXTURES, tiny_mixture
 
 from unicuco_plugin.levels.experts import split_experts
+from unicuco_plugin.models.blocks.as_configured import check_structure
 from unicuco_plugin.models.blocks.coverage import measure_coverage
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.experts import disk_names, fuse_experts
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.mixtures import find_fused
 from unicuco_plugin.models.blocks.sizes import measure_sizes
-from unicuco_plugin.models.blocks.structure import check_structure
 
 
 @pytest.mark.parametrize("family", MIXTURES)

@@ -7,7 +7,7 @@ from transformers import GPTNeoXForCausalLM
 from zoo.families import build
 
 from unicuco_plugin.errors import UnsupportedModelError
-from unicuco_plugin.models.blocks.structure import check_structure
+from unicuco_plugin.models.blocks.as_configured import check_structure
 from unicuco_plugin.models.blocks.surgery import drop_blocks
 
 

@@ -32,9 +32,9 @@ from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.models.families.known import FAMILIES, family_of
 from unicuco_plugin.models.parts.cuts import check_cuts
+from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import find_parts
-from unicuco_plugin.models.parts.structured import apply_parts
 from unicuco_plugin.models.parts.zeroing import check_room
 from unicuco_plugin.models.reach import Reach
 
@@ -171,19 +171,19 @@ def some_parts(decoder, *, biased):
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"),
+    ("name", "format"),
     [(name, "compact") for name in lines("cut")] + [(name, "stock") for name in lines("cut") + lines("zeroed")],
 )
-def test_a_model_without_parts_is_the_one_whose_parts_are_masked(name, layout):
+def test_a_model_without_parts_is_the_one_whose_parts_are_masked(name, format):
     model = build(name)
     decoder = find_decoder(model)
-    parts = some_parts(decoder, biased=layout == "compact")
+    parts = some_parts(decoder, biased=format == "compact")
     expected, count = masked_logits(decoder, parts, IDS), sum(p.numel() for p in model.parameters())
     assert not torch.allclose(logits(model), expected, rtol=1e-3, atol=1e-3)
-    apply_parts(model, parts, layout=layout)
+    apply_parts(model, parts, format=format)
     torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
     smaller = sum(p.numel() for p in model.parameters()) < count
-    assert smaller == (layout == "compact")
+    assert smaller == (format == "compact")
 
 
 @pytest.mark.parametrize("name", ["bamba", "falcon_h1", "llama", "llama-biases"])
@@ -193,7 +193,7 @@ def test_biases_that_a_family_has_a_field_for_stand_in_the_full_shape_too(name):
     parts = some_parts(decoder, biased=True)
     expected = masked_logits(decoder, parts, IDS)
     check_room(decoder, parts)
-    apply_parts(model, parts, layout="stock")
+    apply_parts(model, parts, format="stock")
     torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)
     assert any(bool(model.get_submodule(f"{find_parts(decoder)[name].output}").bias.any()) for name in parts.biases)
 
@@ -221,7 +221,7 @@ def test_parts_that_may_not_go_are_refused(name):
 def test_a_family_that_cannot_be_built_in_other_sizes_is_refused_the_compact_form(name):
     model = build(name)
     with pytest.raises(UnsupportedModelError):
-        apply_parts(model, some_parts(find_decoder(model), biased=False), layout="compact")
+        apply_parts(model, some_parts(find_decoder(model), biased=False), format="compact")
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.positions])

@@ -18,8 +18,8 @@ from unicuco_plugin.models.families.family import HALVES, Family
 from unicuco_plugin.models.families.known import FAMILIES, USUAL, family_of
 from unicuco_plugin.models.parts import compact
 from unicuco_plugin.models.parts.cuts import check_cuts
+from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
-from unicuco_plugin.models.parts.structured import apply_parts
 from unicuco_plugin.models.parts.zeroing import zero_modules
 
 IDS = torch.arange(3, 13)[None]

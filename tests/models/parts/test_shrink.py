@@ -7,9 +7,9 @@ from tiny import tiny_model
 
 from unicuco_plugin.errors import StrategyError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import find_parts
-from unicuco_plugin.models.parts.structured import apply_parts
 
 IDS = torch.randint(4, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
-from unicuco_plugin.models.parts.structured import apply_parts
 
 IDS = torch.randint(4, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 # Whose configuration can be told of biases on attentions, and on MLPs.
@@ -21,7 +21,7 @@ HALF_ROOM = ["qwen3", "gemma2", "gemma3"]
 def check(family, parts, tmp_path):
     model = tiny_model(family)
     expected, before = masked_logits(find_decoder(model), parts, IDS), model.num_parameters()
-    fields = apply_parts(model, parts, layout="stock")
+    fields = apply_parts(model, parts, format="stock")
     torch.testing.assert_close(model(IDS).logits, expected, rtol=1e-4, atol=1e-4)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -53,7 +53,7 @@ def test_families_without_room_are_refused_and_left_alone(family):
     model = tiny_model(family)
     before = model(IDS).logits
     with pytest.raises(UnsupportedModelError, match="stock tools would read a bias for: take --format compact"):
-        apply_parts(model, mixed_parts(biases=True), layout="stock")
+        apply_parts(model, mixed_parts(biases=True), format="stock")
     assert torch.equal(model(IDS).logits, before)
 
 
@@ -61,7 +61,7 @@ def test_families_without_room_are_refused_and_left_alone(family):
 def test_every_weight_that_leaves_the_compact_model_is_zero_in_the_stock_one():
     stock, compact = tiny_model("llama"), tiny_model("llama")
     parts = mixed_parts(biases=False)
-    apply_parts(stock, parts, layout="stock")
+    apply_parts(stock, parts, format="stock")
     apply_parts(compact, parts)
     zeros = sum(int((p == 0).sum()) for name, p in stock.named_parameters() if "embed" not in name)
     norms = 2 * 32  # of the block that goes whole: they stay in the stock one

@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from unicuco_plugin.models.blocks.as_configured import check_structure
 from unicuco_plugin.models.blocks.config import shrink_config, shrink_fields
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
-from unicuco_plugin.models.blocks.structure import check_structure
 
 __all__ = ["drop_blocks", "dropped", "shrink_config"]
 

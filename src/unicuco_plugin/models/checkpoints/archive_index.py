@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from unicuco_plugin.errors import ArchiveError, ExportError, explain, quoted
 from unicuco_plugin.files.names import check_relative_name
 from unicuco_plugin.files.received import LARGEST_HEADER, open_regular, parse_json
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.ownership import MARKER
 
 __all__ = ["ArchiveIndex", "ArchivedFile", "build_index"]
@@ -25,11 +26,7 @@ _MOST_FILES = 100_000
 Width = Literal[0, 1, 2, 4, 8]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ArchivedFile(_Frozen):
+class ArchivedFile(Frozen):
     """One file.
 
     Attributes:
@@ -62,7 +59,7 @@ class ArchivedFile(_Frozen):
             yield from ((width, min(most, size - start)) for start in range(0, size, most))
 
 
-class ArchiveIndex(_Frozen):
+class ArchiveIndex(Frozen):
     """All files of an archive, in the order in which they follow."""
 
     files: tuple[ArchivedFile, ...] = Field(min_length=1, max_length=_MOST_FILES)

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.blocks.as_configured import check_structure
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.blocks.structure import check_structure
 from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.models.families.known import family_of
 from unicuco_plugin.models.parts.parts import linear_names

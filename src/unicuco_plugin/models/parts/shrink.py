@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.blocks.as_configured import check_structure
 from unicuco_plugin.models.blocks.config import block_overrides
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.blocks.structure import check_structure
 from unicuco_plugin.models.blocks.surgery import drop_blocks
 from unicuco_plugin.models.checkpoints.loadability import has_own_code
 from unicuco_plugin.models.families.family import HALVES, Kind

@@ -7,18 +7,19 @@ from typing import Any, Literal, Self
 
 from llmcompressor.modifiers import Modifier
 from loguru import logger
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.models.blocks.bypass import bypass_blocks
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.checkpoints.loadability import is_compact
 from unicuco_plugin.models.parts.cuts import check_cuts
+from unicuco_plugin.models.parts.formats import FORMATS
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
 from unicuco_plugin.models.parts.shrink import gone_blocks
-from unicuco_plugin.models.parts.structured import FORMATS
 from unicuco_plugin.models.parts.zeroing import check_any_room
 from unicuco_plugin.models.tensors.snapshot import Snapshot
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
@@ -34,7 +35,7 @@ from unicuco_plugin.traits import cutting
 __all__ = ["StructuredHandler", "StructuredOptions", "check_options", "find_beside"]
 
 
-class StructuredOptions(BaseModel):
+class StructuredOptions(Frozen):
     """How a structured strategy is carried out.
 
     Attributes:
@@ -47,8 +48,6 @@ class StructuredOptions(BaseModel):
         compensate: Whether what ranked parts gave on average is added to their module's output; if left out, as the
             profile was trained, and for other strategies it is.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal["compact", "stock"] = "compact"
     kept_parts: str | None = None
@@ -165,7 +164,7 @@ class StructuredHandler:
     Args:
         model: The model that the toolkit works on.
         parts: What stays, already checked against the strategy.
-        layout: ``compact`` or ``stock``.
+        format: ``compact`` or ``stock``.
 
     Raises:
         UnsupportedModelError: If the format cannot carry this model.
@@ -173,9 +172,9 @@ class StructuredHandler:
 
     achieved: Achieved | None = None
 
-    def __init__(self, model: nn.Module, parts: KeptParts, layout: str) -> None:
-        self._decoder, self.parts, self.layout = find_decoder(model), parts, layout
-        self._format = FORMATS[layout]
+    def __init__(self, model: nn.Module, parts: KeptParts, format: str) -> None:
+        self._decoder, self.parts, self.format = find_decoder(model), parts, format
+        self._format = FORMATS[format]
         self._format.check(self._decoder, parts)
         self._restore: Callable[[], None] = lambda: None
         self._wake: Callable[[], None] = lambda: None
@@ -183,18 +182,18 @@ class StructuredHandler:
     @property
     def removed(self) -> frozenset[str]:
         """The modules that go whole; none in the full shape."""
-        return frozenset(self.parts.removed) if self.layout == "compact" else frozenset()
+        return frozenset(self.parts.removed) if self.format == "compact" else frozenset()
 
     @property
     def outcome(self) -> str:
         """What the checkpoint is, once finished: ``stock``, ``plain`` (one size for all blocks) or ``compact``."""
-        if self.layout == "stock":
+        if self.format == "stock":
             return "stock"
         return "compact" if is_compact(self._decoder.model) else "plain"
 
     def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
         """Take the parts out: later modifiers calibrate on what is left."""
-        if self.layout == "compact":
+        if self.format == "compact":
             self._wake = bypass_blocks(self._decoder, gone_blocks(self._decoder, self.parts))
         self._restore = self._format.open(self._decoder, self.parts)
 
@@ -215,7 +214,7 @@ class StructuredHandler:
         if is_compact(model):
             fields |= {"architectures", "auto_map"}
         correct_saving(model, fields, also=self._write_files)
-        logger.info(f"SparsityProfileModifier: {len(self.parts.kept)} modules pruned, format {self.layout}")
+        logger.info(f"SparsityProfileModifier: {len(self.parts.kept)} modules pruned, format {self.format}")
 
     def undo(self) -> None:
         """Give modules their linears back; calling it again does nothing."""

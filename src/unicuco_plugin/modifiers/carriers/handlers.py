@@ -18,7 +18,7 @@ from unicuco_plugin.payload import Payload
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, traits_of
 
-__all__ = ["SpaceHandler", "Task", "check_spaces", "in_order", "make_handler"]
+__all__ = ["Handlers", "SpaceHandler", "Task", "check_spaces"]
 
 
 class SpaceHandler(Protocol):
@@ -92,24 +92,67 @@ _HANDLERS: Mapping[Effect | None, Callable[[Task], SpaceHandler]] = {
 }
 
 
-def in_order(strategies: Iterable[Strategy]) -> list[Strategy]:
-    """Strategies that can be applied, in the order in which they start."""
-    return sorted(strategies, key=lambda strategy: _place(strategy.traits))
-
-
 def _place(traits: SpaceTraits) -> int:
     return list(_HANDLERS).index(traits.effect)
 
 
-def make_handler(task: Task) -> SpaceHandler:
-    """Who carries a strategy out; of a space that :func:`check_spaces` has passed.
+class Handlers:
+    """The handlers of one modifier's strategies, which start and finish together."""
 
-    Raises:
-        StrategyError, LevelsError, RecipeError: If it cannot be, see the handlers.
-        ModelMismatchError: If a level database is another model's.
-        UnsupportedModelError: If the model cannot be pruned.
-    """
-    return _HANDLERS[task.strategy.traits.effect](task)
+    def __init__(self) -> None:
+        self._all: list[SpaceHandler] = []
+
+    @property
+    def achieved(self) -> Achieved | None:
+        """The zeros that a sparsity strategy's plan led to, once finished; None without a plan."""
+        return next((handler.achieved for handler in self._all if handler.achieved is not None), None)
+
+    @property
+    def format(self) -> str:
+        """What a structured strategy's checkpoint is (:attr:`StructuredHandler.outcome`); empty where there is none."""
+        return next((handler.outcome for handler in self._all if isinstance(handler, StructuredHandler)), "")
+
+    @property
+    def own_parts(self) -> bool:
+        """Whether structured strategies got the parts and biases that they were measured with."""
+        return all(handler.parts.measured for handler in self._all if isinstance(handler, StructuredHandler))
+
+    def start(self, tasks: Iterable[Task], modifiers: list[Modifier], place: int) -> None:
+        """Start a handler for each task, those that remove modules first; after an error the model is as it was.
+
+        Args:
+            tasks: Of spaces that :func:`check_spaces` has passed.
+            modifiers: The running recipe's own list, which may be changed behind ``place``.
+            place: Where ``SparsityProfileModifier`` stands in it.
+
+        Raises:
+            StrategyError, LevelsError, RecipeError: If one cannot be carried out, see the handlers.
+            ModelMismatchError: If a level database is another model's.
+            UnsupportedModelError: If the model cannot be pruned.
+        """
+        try:
+            removed: frozenset[str] = frozenset()
+            for task in sorted(tasks, key=lambda task: _place(task.strategy.traits)):
+                self._all.append(_HANDLERS[task.strategy.traits.effect](task))
+                self._all[-1].start(modifiers, place, removed)
+                removed |= self._all[-1].removed
+        except BaseException:
+            self.undo()
+            raise
+
+    def finish(self) -> None:
+        """Make the changes for good; after an error they are taken back."""
+        try:
+            for handler in self._all:
+                handler.finish()
+        except BaseException:
+            self.undo()
+            raise
+
+    def undo(self) -> None:
+        """Take back what was started; calling it again does nothing."""
+        for handler in reversed(self._all):
+            handler.undo()
 
 
 def check_spaces(spaces: Sequence[str]) -> None:

@@ -68,8 +68,8 @@ def ask_first(
     spaces = dict.fromkeys(space for modifier in profiles for space in modifier.spaces)
     for space in spaces or (None,):
         # Parts that a strategy removes whole need no bias; which others do is known when they are chosen.
-        layout = (profiles[0].structured or StructuredOptions()).format if cutting([space or ""]) else None
-        decoder = check_exportable(config, space, share=share, layout=layout, compensate=False, **options)
+        format = (profiles[0].structured or StructuredOptions()).format if cutting([space or ""]) else None
+        decoder = check_exportable(config, space, share=share, format=format, compensate=False, **options)
         for strategy in strategies:
             if strategy.space == space and strategy.traits.whole:
                 removed_parts(decoder, strategy)

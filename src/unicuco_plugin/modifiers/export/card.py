@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 from unicuco_plugin.escaping import code_block, code_span, escape_markdown
-from unicuco_plugin.modifiers.export.divergence_note import say_layout
+from unicuco_plugin.modifiers.export.divergence_note import say_format
 from unicuco_plugin.strategy import Divergence, Strategy
 
 __all__ = ["write_card"]
@@ -23,7 +23,7 @@ def write_card(
     recipe: str,
     *,
     divergence_note: str = "",
-    layout: str = "",
+    format: str = "",
     own_code: bool = False,
     served: str = "",
 ) -> str:
@@ -35,7 +35,7 @@ def write_card(
         params: Parameters of the exported checkpoint before any quantisation.
         recipe: The text of ``recipe.yaml``.
         divergence_note: Why the strategies' divergences are not the checkpoint's.
-        layout: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
+        format: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
         own_code: Whether the model comes with code of its own.
         served: What vLLM thinks of it, where it does not load it everywhere.
 
@@ -52,10 +52,10 @@ def write_card(
         lines += _describe(strategy, divergence_note)
     if not strategies:
         lines += ["The recipe below was applied, without a strategy.", ""]
-    lines += ["## Load", "", *([say_layout(layout), ""] if layout else [])]
+    lines += ["## Load", "", *([say_format(format), ""] if format else [])]
     lines += [escape_markdown(served), ""] if served else []
     lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    code = ", trust_remote_code=True" if layout == "compact" or own_code else ""
+    code = ", trust_remote_code=True" if format == "compact" or own_code else ""
     lines += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})']
     lines += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")', "```", ""]
     lines += ["## Recipe", "", "`llmcompressor.oneshot` reproduces this checkpoint from the base model with:", ""]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["find_divergence_note", "say_layout"]
+__all__ = ["find_divergence_note", "say_format"]
 
-_LAYOUTS = {
+_FORMATS = {
     "compact": "Its blocks differ in size: `unicuco_plugin.load` loads it, and Transformers alone with "
     "`trust_remote_code=True`, by the code in the folder. Other tools refuse it.",
     "plain": "All its blocks have one size, so that it is a stock checkpoint of its family.",
@@ -45,6 +45,6 @@ def find_divergence_note(
     return f"{' and '.join(reasons)}; this checkpoint itself was not measured; unicuco evaluate does that"
 
 
-def say_layout(layout: str) -> str:
+def say_format(format: str) -> str:
     """Say who loads a structured strategy's checkpoint: ``compact``, ``plain`` or ``stock``."""
-    return _LAYOUTS[layout]
+    return _FORMATS[format]

@@ -121,13 +121,13 @@ def prune(
             note = find_divergence_note(
                 strategies, others, None if achieved is None else achieved.levels, own_parts=own
             )
-            layout = next((modifier.layout for modifier in profiles if modifier.layout), "")
-            if layout == "stock":  # a profile counts what is gone
+            format = next((modifier.format for modifier in profiles if modifier.format), "")
+            if format == "stock":  # a profile counts what is gone
                 whole = {"params": params, "bytes": saved.loaded_bytes}
                 strategies = tuple(
                     strategy.model_copy(update=whole) if strategy.traits.cuts else strategy for strategy in strategies
                 )
-            words = {"divergence_note": note, "layout": layout, "own_code": has_own_code(live), "served": saved.served}
+            words = {"divergence_note": note, "format": format, "own_code": has_own_code(live), "served": saved.served}
             _describe(stage, name, strategies, params, words)
             if achieved is not None:
                 achieved.write(stage / "sparsity.json")
@@ -135,7 +135,7 @@ def prune(
             # After a failure this takes the bypasses off again.
             reset_session()
     seconds = time.perf_counter() - began
-    return Export(output, live, strategies, params, saved.bytes, seconds, achieved, note, layout, saved.notes)
+    return Export(output, live, strategies, params, saved.bytes, seconds, achieved, note, format, saved.notes)
 
 
 prune_with_recipe = prune  # its name before it was public

@@ -29,14 +29,14 @@ def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> No
             )
 
 
-def check_shape(strategies: Sequence[Strategy], layout: str) -> None:
+def check_shape(strategies: Sequence[Strategy], format: str) -> None:
     """Refuse a limit on the size of a checkpoint that will have the dense model's shape.
 
     Raises:
-        RecipeError: If a structured strategy answers such a limit and ``layout`` is ``stock``.
+        RecipeError: If a structured strategy answers such a limit and ``format`` is ``stock``.
     """
     for strategy in strategies:
-        if layout == "stock" and strategy.traits.cuts and strategy.request.limit is not None:
+        if format == "stock" and strategy.traits.cuts and strategy.request.limit is not None:
             raise RecipeError(
                 f"{strategy.request.kind} cannot be met with format stock, which is as large as the dense model; take "
                 "format compact, or ask for sparsity"

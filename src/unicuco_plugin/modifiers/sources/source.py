@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import RequestError, StrategyError, quoted
+from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.sources.identity import identify
@@ -43,9 +44,7 @@ class LateSource(Protocol):
         ...
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Entry(Frozen):
     @field_validator("profile", "file", "levels", "journal", mode="before", check_fields=False)
     @classmethod
     def _read_path(cls, value: object) -> object:

@@ -10,7 +10,15 @@ from unicuco_plugin.peers.evopress_files import read_either
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import traits_of
 
-__all__ = ["check_source", "find_inputs", "find_payload", "largest_share", "plain_source", "trace_source"]
+__all__ = [
+    "check_source",
+    "find_inputs",
+    "find_payload",
+    "largest_share",
+    "plain_source",
+    "read_strategies",
+    "trace_source",
+]
 
 _SOURCES = ("profile", "strategy", "profiles", "peer", "evopress")
 
@@ -44,6 +52,16 @@ def check_source(fields: Mapping[str, Any]) -> None:
         raise ValueError(f"request must be for sparsity with a peer, got {fields['request']}")
     if fields["profiles"] == [] or fields["strategy"] == []:
         raise ValueError(f"{given[0]} must not be empty")
+
+
+def read_strategies(given: str | dict[str, Any] | list[str | dict[str, Any]]) -> tuple[Strategy, ...]:
+    """Read strategies given by file names or as mappings.
+
+    Raises:
+        StrategyError: If one cannot be read.
+    """
+    each = given if isinstance(given, list) else [given]
+    return tuple(Strategy.read(Path(one)) if isinstance(one, str) else Strategy.from_dict(one) for one in each)
 
 
 def find_inputs(fields: Mapping[str, Any]) -> list[str]:

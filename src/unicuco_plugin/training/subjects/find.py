@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from unicuco_plugin.errors import LevelsError, StrategyError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.spaces.units import GRANULARITIES
-from unicuco_plugin.training.subject import Ask, Subject, Units
+from unicuco_plugin.training.subject import Ask, Subject, UnitOptions
 from unicuco_plugin.training.subjects.depth import block_subject
 from unicuco_plugin.training.subjects.sparsity import linear_subject
 from unicuco_plugin.training.subjects.structured import part_subject
@@ -26,7 +26,7 @@ _SUBJECTS: Mapping[Effect | None, Callable[[Ask], Subject]] = {
 _ZEROED = ("levels", "granularity", "ignore", "bounds")
 
 
-def check_units(name: str, units: Units) -> None:
+def check_units(name: str, units: UnitOptions) -> None:
     """Refuse a space and units that contradict each other; needs no model.
 
     Raises:
@@ -36,11 +36,11 @@ def check_units(name: str, units: Units) -> None:
     traits = traits_of(name)
     if units.round_to < 1:
         raise StrategyError(f"round_to must be at least 1 neuron, got {units.round_to}")
-    parts = Units(ranking=units.ranking, compensate=units.compensate, round_to=units.round_to)
-    if not traits.cuts and parts != Units():
+    parts = UnitOptions(ranking=units.ranking, compensate=units.compensate, round_to=units.round_to)
+    if not traits.cuts and parts != UnitOptions():
         raise StrategyError(f"ranking, compensate and round_to go with the space 'structured', not with {name!r}")
     if not traits.zeroes and units != parts:
-        defaults = Units()
+        defaults = UnitOptions()
         given = [field for field in _ZEROED if getattr(units, field) != getattr(defaults, field)]
         raise LevelsError(
             f"{' and '.join(given)} go{'es' if len(given) == 1 else ''} with the space 'sparsity', not with {name!r}"
@@ -51,7 +51,7 @@ def check_units(name: str, units: Units) -> None:
         raise LevelsError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {units.granularity!r}")
 
 
-def find_subject(name: str, decoder: Decoder, fingerprint: str, units: Units) -> Subject:
+def find_subject(name: str, decoder: Decoder, fingerprint: str, units: UnitOptions) -> Subject:
     """Build the subject of a space.
 
     Args:

@@ -48,7 +48,7 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def apply_parts(model: PreTrainedModel, parts: KeptParts, *, layout: str = "compact") -> frozenset[str]:
+def apply_parts(model: PreTrainedModel, parts: KeptParts, *, format: str = "compact") -> frozenset[str]:
     """Remove everything that does not stay, for good.
 
     The logits are those of the model whose removed parts give zeros and whose modules add their biases. ``compact``:
@@ -59,7 +59,7 @@ def apply_parts(model: PreTrainedModel, parts: KeptParts, *, layout: str = "comp
     Args:
         model: A dense causal language model, on any device; changed in place.
         parts: What stays.
-        layout: ``compact`` or ``stock``.
+        format: ``compact`` or ``stock``.
 
     Returns:
         The configuration fields that changed.
@@ -68,7 +68,7 @@ def apply_parts(model: PreTrainedModel, parts: KeptParts, *, layout: str = "comp
         StrategyError: If ``parts`` is not for this model.
         UnsupportedModelError: If the format cannot carry this model. After any error the model is as it was.
     """
-    decoder, chosen = find_decoder(model), FORMATS[layout]
+    decoder, chosen = find_decoder(model), FORMATS[format]
     chosen.check(decoder, parts)
     snapshot = Snapshot(model)
     try:
