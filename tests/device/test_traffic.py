@@ -15,7 +15,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.objectives.sensitivity import measure_slopes, uniform_plan
 from unicuco_plugin.plugins.manager import make_objective
-from unicuco_plugin.training import Units
+from unicuco_plugin.training import UnitOptions
 from unicuco_plugin.training.subjects.find import find_subject
 
 FINGERPRINT = "0" * 16 + "." + "0" * 16
@@ -28,20 +28,20 @@ def subject(windows, tmp_path, monkeypatch):
     monkeypatch.setattr("unicuco_plugin.levels.store.Levels.check_model", lambda *_: None)
 
     def make(space, *, blocks=2, text=windows):
-        units = Units()
+        units = UnitOptions()
         if space == "structured":
-            units = Units(round_to=16)
+            units = UnitOptions(round_to=16)
         if space == "sparsity":
             folder, settings = tmp_path / f"levels-{blocks}", LevelSettings(sparsities=(0.3, 0.7))
             if not folder.exists():
                 build_levels(
                     find_decoder(tiny_model("llama", blocks=blocks)), windows, folder, name="tiny", settings=settings
                 )
-            units = Units(levels=folder)
+            units = UnitOptions(levels=folder)
         decoder = find_decoder(tiny_model("llama", blocks=blocks).to(DEVICE))
         found = find_subject(space, decoder, FINGERPRINT, units)
         payload = None if found.prepare is None else found.prepare(windows)
-        X = found.space.random(6, found.space.budgets[len(found.space.budgets) // 2], torch.Generator().manual_seed(0))
+        X = found.space.first(40, torch.Generator().manual_seed(0)).unique(dim=0)[:6]
         request = ObjectiveRequest(decoder, found.space, text, levels=found.levels, payload=payload)
         return found.space, X, make_objective("divergence", request)
 
@@ -83,7 +83,7 @@ def test_a_comparison_waits_for_each_window_and_not_for_its_positions(traffic, w
 @pytest.mark.parametrize("space", SPACES)
 def test_a_batch_without_room_is_halved_and_every_value_stays(subject, traffic, tmp_path, space):
     def measured(room, folder, say=lambda _: None):
-        found, X, objective = subject(space)
+        found, X, objective = subject(space, blocks=4)
         traffic.room, traffic.used, traffic.peak = room, 0, 0
         with Journal.open(folder, {}, resume=False) as journal:
             measure = JournaledMeasure(journal, found, {RANK: lambda: objective}, len(X), say)

@@ -15,7 +15,7 @@ from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.plugins.manager import make_objective
 from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import ModelSource, Units, train_profile
+from unicuco_plugin.training import ModelSource, UnitOptions, train_profile
 from unicuco_plugin.training.subjects.find import find_subject
 
 PLACES = ("cpu", str(DEVICE))
@@ -44,7 +44,7 @@ def both(space, family, windows, tmp_path, *, blocks=2, units=None):
     for place in PLACES:
         (tmp_path / place).mkdir()
         model = tiny_model(family, blocks=blocks).to(place)
-        yield measured(space, units or Units(), model, windows, tmp_path / place)
+        yield measured(space, units or UnitOptions(), model, windows, tmp_path / place)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3_moe", "bamba"])
@@ -62,7 +62,7 @@ def test_sublayer(windows, tmp_path, family):
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("ranking", ["flap", "taylor"])
 def test_structured(windows, tmp_path, family, ranking):
-    here, there = both("structured", family, windows, tmp_path, units=Units(round_to=16, ranking=ranking))
+    here, there = both("structured", family, windows, tmp_path, units=UnitOptions(round_to=16, ranking=ranking))
     assert here == there
 
 
@@ -71,7 +71,7 @@ def test_sparsity(windows, tmp_path, family, monkeypatch):
     monkeypatch.setattr("unicuco_plugin.levels.store.Levels.check_model", lambda *_: None)
     decoder = find_decoder(tiny_model(family, blocks=2))
     build_levels(decoder, windows, tmp_path / "levels", name="tiny", settings=LevelSettings(sparsities=(0.3, 0.7)))
-    here, there = both("sparsity", family, windows[:1], tmp_path, units=Units(levels=tmp_path / "levels"))
+    here, there = both("sparsity", family, windows[:1], tmp_path, units=UnitOptions(levels=tmp_path / "levels"))
     assert here == there
 
 
