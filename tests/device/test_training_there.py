@@ -83,6 +83,6 @@ def test_a_whole_run_and_text_that_the_model_writes(tmp_path):
     for place in PLACES:
         train_profile(ModelSource(tmp_path / "dense", device=place), tmp_path / place, settings=TINY)
         record = json.loads((tmp_path / place / RECORD).read_text(encoding="utf8"))
-        assert record.pop("provenance")["device"] == place
+        assert record.pop("provenance")["device"] == torch.device(place).type
         found.append({name: value for name, value in record.items() if name not in {"digest", "name"}})
     assert found[0] == found[1]

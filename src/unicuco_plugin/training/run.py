@@ -158,7 +158,7 @@ def train_profile(
         "resumed": resumed,
         "epochs": result.epochs,
         "interrupted": result.interrupted,
-        "device": torch.cuda.get_device_name(source.device) if torch.device(source.device).type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(source.device) if site.device == "cuda" else site.device,
         "threads": torch.get_num_threads(),
         "settings": settings.model_dump(mode="json"),
         "calibration": windows.source,
