@@ -1,7 +1,8 @@
-"""A device that is not the CPU, seen on one: it holds its numbers there, and refuses and counts what an accelerator does.
+"""A device that is not the CPU, on the CPU: it refuses what an accelerator refuses, and counts what one waits for.
 
-Its tensors compute with the CPU's own kernels, so whatever runs on it gives the CPU's bits. It goes by the type ``lazy``,
-which every build of PyTorch can make tensors of and which nothing else here uses: no backend is registered for good.
+Its tensors are computed with by the CPU's own kernels, so whatever runs on it gives the CPU's bits. It goes by the type
+``lazy``, of which every build of PyTorch can make tensors and which nothing else here uses: no backend is registered
+that would outlive a test.
 """
 
 import sys
@@ -180,15 +181,15 @@ def _refuse_mixed(func, name, given, indices):
     if name not in _MIXES and (written or any(value.dim() for value in plain)):
         shapes = [tuple(value.shape) for value in plain]
         raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found {DEVICE} and cpu: {name}, where {shapes} are on cpu"
+            f"Expected all tensors to be on the same device, but found {DEVICE} and cpu: {name} of {shapes} on cpu"
         )
 
 
-def _empty(size, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+def _empty(size, dtype=None, *_, memory_format=None, **__):
     return _DeviceTensor(torch.empty(size, dtype=dtype, memory_format=memory_format), owns=True)
 
 
-def _empty_strided(size, stride, dtype=None, layout=None, device=None, pin_memory=None):
+def _empty_strided(size, stride, dtype=None, *_, **__):
     return _DeviceTensor(torch.empty_strided(size, stride, dtype=dtype), owns=True)
 
 

@@ -71,7 +71,7 @@ def test_a_peer_finds_the_same(name, database, windows):
             result = peer(PeerRequest(decoder, windows, 0.3, space=space, levels=levels))
             details = {key: value for key, value in result.details.items() if "seconds" not in key}
             found.append((result.units, result.sparsity, result.tokens, details))
-        # PyTorch computes singular vectors too where a tensor is of a class of its own: other last digits of the values.
+        # Of a tensor of a class of its own PyTorch computes singular vectors too: other last digits of the values.
         exact = name != "alphapruning"
         assert found[0] == found[1] if exact else found[0][0] == pytest.approx(found[1][0], rel=1e-4)
 

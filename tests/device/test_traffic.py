@@ -57,8 +57,8 @@ def test_waits_do_not_grow_with_blocks_windows_or_linears(subject, traffic, wind
         traffic.waits.clear()
         objective.evaluate(X)
         counts.append(traffic.count)
-    # A wait for 64 runs of blocks, whether they are finite, and one for the values; one of each candidate for its biases, or for
-    # Transformers' own look at the positions when a candidate's tokens are embedded.
+    # One for 64 runs of blocks, whether they are finite, and one for the values; one of each candidate for its biases,
+    # or for Transformers' own look at the positions when tokens are embedded.
     assert max(counts) <= 4 + len(X), traffic.waits
 
 
@@ -97,5 +97,5 @@ def test_a_batch_without_room_is_halved_and_every_value_stays(subject, traffic, 
     assert halved == whole
     assert peak < most
     assert said[0].startswith("out of memory: strategies are measured 3 at a time")
-    with pytest.raises(EvaluationError, match="^one strategy alone does not fit the memory of the device"):
+    with pytest.raises(EvaluationError, match=r"^one strategy alone does not fit the memory of the device"):
         measured(64, tmp_path / "none")

@@ -14,6 +14,7 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.block_call import BlockCall, same_numbers
 from unicuco_plugin.models.blocks.block_output import BlockOutput
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.masks import without_masks
 from unicuco_plugin.models.tensors.finite import FiniteStates
 from unicuco_plugin.models.tensors.forwards import replace_forward
 from unicuco_plugin.models.tensors.storage import sent
@@ -52,7 +53,7 @@ class BlockRunner:
         routers = vars(decoder.config).get("output_router_logits", False)
         self._options = {"use_cache": False, **({"output_router_logits": False} if routers else {})}
         self._finite = FiniteStates(decoder.block_names)
-        self._masks: Callable[[Any], AbstractContextManager[None]] = _without_masks
+        self._masks: Callable[[Any], AbstractContextManager[None]] = without_masks
         self._look()
 
     @property
@@ -233,21 +234,6 @@ class BlockRunner:
         finally:
             for put_back in undo:
                 put_back()
-
-
-@contextmanager
-def _without_masks(config: Any) -> Iterator[None]:  # noqa: ANN401 - Transformers is untyped
-    """Let a model make no mask of attention, which blocks that compute nothing do not read.
-
-    Transformers makes none for an implementation that it does not know; for those that it knows it looks into the
-    positions first, and so waits for the device.
-    """
-    before = config._attn_implementation
-    config._attn_implementation = "none"
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
 
 
 def _at(index: int, look: Callable[[int, tuple[Any, ...], dict[str, Any]], None]) -> Callable[..., None]:
