@@ -216,9 +216,12 @@ def other_device():
         for name, kernel in kernels.items():
             library.impl(name, kernel, "Lazy", allow_override=True)
         # The one question about a device of this type that PyTorch refuses.
+        # Otherwise a module that moves gets parameters of other objects, where an accelerator's has the very ones.
+        torch.__future__.set_swap_module_params_on_conversion(True)
         torch.is_autocast_enabled = lambda kind="cpu": kind != DEVICE.type and autocasts(kind)
         yield _DeviceTensor.traffic
     finally:
         torch.is_autocast_enabled = autocasts
+        torch.__future__.set_swap_module_params_on_conversion(False)
         library._destroy()
         _DeviceTensor.traffic = before
