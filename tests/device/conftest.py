@@ -29,3 +29,4 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.accelerator)
+            item.add_marker(pytest.mark.slow)

@@ -75,7 +75,6 @@ def test_sparsity(windows, tmp_path, family, monkeypatch):
     assert here == there
 
 
-@pytest.mark.slow
 def test_a_whole_run_and_text_that_the_model_writes(tmp_path):
     tiny_model("llama", blocks=3).save_pretrained(tmp_path / "dense")
     tiny_tokenizer(tmp_path / "dense")
