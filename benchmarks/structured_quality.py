@@ -33,8 +33,9 @@ from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.objectives.interaction import InteractionMeter, InteractionPath, measure_path
 from unicuco_plugin.objectives.reduced import ReducedWalk
-from unicuco_plugin.peers.part_shares import flap_shares
-from unicuco_plugin.peers.parts import embed, kind_space, parts_space, within_kind
+from unicuco_plugin.peers.parts import parts_space, within_kind
+from unicuco_plugin.scores.flap import flap_shares
+from unicuco_plugin.scores.kinds import embed, kind_space
 from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.structured import StructuredSpace
 from unicuco_plugin.texts.calibration import load_windows

@@ -375,6 +375,12 @@ def test_the_test_of_family_names_sees_one(source):
 
 
 @every_module
+def test_training_knows_no_peer(module):
+    if room_of(module) in ("training", "search", "policy"):
+        assert not any(name.startswith("unicuco_plugin.peers") for _, name in imports(parse(module), module))
+
+
+@every_module
 def test_only_the_command_line_prints(module):
     calls = [n for n in ast.walk(parse(module)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
     assert room_of(module) == "cli" or not calls

@@ -7,7 +7,7 @@ import pytest
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.atp import Atp, progression, trial_steps
-from unicuco_plugin.peers.budget import block_sizes, meet_budget
+from unicuco_plugin.scores.budget import block_sizes, meet_budget
 from unicuco_plugin.spaces.plan import plan_counts
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from unicuco_plugin.peers.layerwise import Dlp, Owl, importance, outlier_ratio, spread_keeps
+from unicuco_plugin.peers.layerwise import Dlp, Owl
+from unicuco_plugin.scores.layerwise import importance, outlier_ratio, spread_keeps
 
 
 def test_an_outlier_is_above_m_times_the_mean():

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.objectives.interaction import InteractionMeter, assign_ratios
-from unicuco_plugin.peers.part_shares import Interaction, flap_shares
+from unicuco_plugin.peers.part_shares import Interaction
 from unicuco_plugin.peers.parts import parts_space
 from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.scores.flap import flap_shares
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.structured import StructuredSpace

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from llmcompressor.core import State
 from llmcompressor.modifiers import Modifier
 from pydantic import PrivateAttr, ValidationError, field_validator, model_validator
@@ -12,13 +11,13 @@ from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
 from unicuco_plugin.modifiers.carriers.removal import correct_experts
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
 from unicuco_plugin.modifiers.sources.identity import carry_over, check_identity
+from unicuco_plugin.modifiers.sources.late import ask_late
 from unicuco_plugin.modifiers.sources.limit_check import check_shape
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
 from unicuco_plugin.modifiers.sources.source_fields import (
@@ -29,7 +28,6 @@ from unicuco_plugin.modifiers.sources.source_fields import (
     trace_source,
 )
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
-from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
@@ -41,11 +39,10 @@ __all__ = ["SparsityProfileModifier"]
 class SparsityProfileModifier(Modifier):
     """Answer a request from a trained profile or a peer, or replay a strategy, and apply it to the model.
 
-    For the space ``depth`` the answer's blocks are dropped and the model is saved with a configuration that says so;
-    for ``structured``, head groups, neurons and modules are removed.
-    For the space ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity for every
-    linear, in place of its own ``sparsity`` and ``targets``, and its result is compared with the plan. It composes
-    with the toolkit's other modifiers in one recipe; list it first.
+    In the space ``depth`` blocks are dropped, and the configuration says so; in ``structured``, head groups, neurons
+    and modules are removed. In ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity
+    for every linear, in place of its own ``sparsity`` and ``targets``, and its result is compared with the plan. It
+    composes with the toolkit's other modifiers in one recipe; list it first.
 
     Sample YAML::
 
@@ -58,21 +55,13 @@ class SparsityProfileModifier(Modifier):
               sparsity: 0.6
               ignore: ["re:.*lm_head"]
 
-    A peer, a method we compare with, answers when the toolkit initialises, on the dense model and the calibration text
-    that the toolkit is about to use: ``peer: owl, request: {sparsity: 0.6}``, or with options ``peer: {name: evopress,
-    space: depth, setting: super_fast}``.
+    A peer answers when the toolkit initialises, on the dense model and the calibration text that the toolkit is about
+    to use: ``peer: owl``, or with options ``peer: {name: evopress, space: depth, setting: super_fast}``.
 
-    Lifecycle:
-
-    - on_initialize
-        - answer the request, check that the model is the profile's
-        - bypass the blocks; fill the next pass
-    - on_finalize
-        - drop the blocks, wrap ``save_pretrained``; compare every linear's zeros with the plan
-        - put the strategy in place of profile and request, so that ``recipe.yaml`` replays without a profile
-
-    If another modifier fails in between, the model has all its blocks again once the session is reset; weights that a
-    pass has already zeroed stay zero.
+    When the toolkit initialises, the request is answered, the model compared with the profile's, and the next pass
+    filled; when it finalises, blocks are dropped and zeros compared with the plan, and the strategy takes the place of
+    profile and request, so that ``recipe.yaml`` replays without a profile. If another modifier fails in between, the
+    model has all its blocks again once the session is reset; weights that a pass has already zeroed stay zero.
 
     Args:
         profile: A profile folder, or the name of a packaged profile. With ``request``.
@@ -165,7 +154,8 @@ class SparsityProfileModifier(Modifier):
             if self.late is not None:
                 check_spaces(self.late.spaces)
                 return ()
-            strategies = self._answer()
+            given = () if self.strategy is None else read_strategies(self.strategy)
+            strategies = given or tuple(source.answer() for source in self._sources)
             check_spaces([strategy.space for strategy in strategies])
             self._strategies = strategies
         return self._strategies
@@ -179,14 +169,13 @@ class SparsityProfileModifier(Modifier):
         Raises:
             ModelMismatchError: If it is another model, or other weights that were not accepted.
         """
-        checked = []
         if not self.resolve():  # whoever answers later will do so for this very model
             return
-        for strategy in self.resolve():
-            if check_identity(model, strategy.model, accept_other_weights=self.accept_other_weights):
-                strategy = carry_over(strategy)  # noqa: PLW2901 - the same strategy
-            checked.append(strategy)
-        self._strategies = tuple(checked)
+        accept = self.accept_other_weights
+        self._strategies = tuple(
+            carry_over(one) if check_identity(model, one.model, accept_other_weights=accept) else one
+            for one in self.resolve()
+        )
         self._checked = True
 
     def check_recipe(self, modifiers: Sequence[Modifier]) -> None:
@@ -205,26 +194,18 @@ class SparsityProfileModifier(Modifier):
         check_shape(self.resolve(), self._options.format)
 
     @property
-    def achieved(self) -> Achieved | None:
-        """The zeros that a sparsity strategy's plan led to, once the toolkit has finalised; None without a plan."""
-        return self._handlers.achieved
-
-    @property
-    def format(self) -> str:
-        """What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one."""
-        return self._handlers.format
-
-    @property
-    def own_parts(self) -> bool:
-        """Whether structured strategies got the parts and biases that they were measured with."""
-        return self._handlers.own_parts
+    def outcome(self) -> Handlers:
+        """What became of the strategies, once the toolkit has finalised."""
+        return self._handlers
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
         """Answer, check, bypass and fill; after an error the model is as it was."""
         modifiers = adopt_recipe(state.model).modifiers
         place = find_alone(modifiers, type(self))
         if self.late is not None:
-            self._ask(self.late, state)
+            if cutting(self.late.spaces):
+                self._options.check_family(find_decoder(state.model))
+            self._strategies = (ask_late(self.late, state, self.request, self._progress),)
         if not self._checked:
             self.check(state.model)
         spaces = [strategy.space for strategy in self.resolve()]
@@ -249,25 +230,14 @@ class SparsityProfileModifier(Modifier):
         self._store()
         return True
 
-    def _ask(self, late: LateSource, state: State) -> None:
-        """Let a late source answer for the dense model, from the toolkit's own calibration data."""
-        if late.needs_text and state.data.calib is None:
-            raise RecipeError(f"{late!r} reads calibration text, got none; give oneshot a dataset")
-        if cutting(late.spaces):
-            self._options.check_family(find_decoder(state.model))
-        windows = gather_windows(state.data.calib) if late.needs_text else torch.zeros(0, 1, dtype=torch.long)
-        request = None if self.request is None else Request.of(**self.request)
-        self._strategies = (late.answer(state.model, windows, request, self._progress),)
-
     @property
     def _options(self) -> StructuredOptions:
         return self.structured or StructuredOptions()
 
     @property
     def _sources(self) -> list[ProfileSource]:
-        if self.profile is not None:
-            return [ProfileSource(profile=self.profile, request=self.request or {})]
-        return self.profiles or []
+        one = [] if self.profile is None else [ProfileSource(profile=self.profile, request=self.request or {})]
+        return one or self.profiles or []
 
     def _store(self) -> None:
         """Put the strategies where ``recipe.yaml`` is written from, with profiles and requests as provenance."""
@@ -278,8 +248,3 @@ class SparsityProfileModifier(Modifier):
         self.strategy = resolved[0] if len(resolved) == 1 else list(resolved)
         if cutting(self.spaces):
             self.structured = self._options.settled()
-
-    def _answer(self) -> tuple[Strategy, ...]:
-        if self.strategy is not None:
-            return read_strategies(self.strategy)
-        return tuple(source.answer() for source in self._sources)

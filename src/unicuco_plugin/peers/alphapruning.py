@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.models.tensors.finite import check_finite
-from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
 from unicuco_plugin.progress import Progress
+from unicuco_plugin.scores.budget import block_sizes, check_budget, meet_budget, name_units
 
 __all__ = ["AlphaPruning", "hill_alpha", "map_alphas"]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
-from unicuco_plugin.peers.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space, room_for
 from unicuco_plugin.progress import Progress
+from unicuco_plugin.scores.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.spaces.plan import plan_counts
 
 __all__ = ["Atp", "progression", "trial_steps"]

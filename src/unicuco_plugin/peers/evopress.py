@@ -13,12 +13,12 @@ from unicuco_plugin.models.blocks.sublayers import check_silence, sublayer_names
 from unicuco_plugin.objectives.evaluator import NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space
-from unicuco_plugin.peers.budget import check_budget
 from unicuco_plugin.peers.drop_genomes import DropProblem
 from unicuco_plugin.peers.evolution import Evolution, EvolutionSettings, Found, Genome, Problem
 from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_step, uniform_counts
 from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, PeerResult, Setting, choose_space, room_for
 from unicuco_plugin.peers.rounds import Rounds
+from unicuco_plugin.scores.budget import check_budget
 from unicuco_plugin.texts.calibration import calibration_hash
 from unicuco_plugin.traits import traits_of
 

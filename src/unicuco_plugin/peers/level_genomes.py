@@ -19,9 +19,9 @@ from torch import Tensor
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
-from unicuco_plugin.peers.budget import BOUNDS
 from unicuco_plugin.peers.evolution import Genome
 from unicuco_plugin.peers.minibatch import mean_over
+from unicuco_plugin.scores.budget import BOUNDS
 from unicuco_plugin.spaces.plan import plan_counts
 
 __all__ = ["Evaluators", "LevelProblem", "level_step", "uniform_counts"]

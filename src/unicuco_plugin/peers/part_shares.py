@@ -12,17 +12,15 @@ from torch import Tensor
 
 from unicuco_plugin.models.families.family import Kind
 from unicuco_plugin.objectives.interaction import ROUNDS, InteractionMeter, measure_path
-from unicuco_plugin.peers.parts import embed, kind_space, parts_result, parts_space, within_kind
+from unicuco_plugin.peers.parts import parts_result, parts_space, within_kind
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
 from unicuco_plugin.progress import Progress
-from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
+from unicuco_plugin.scores.flap import flap_shares
+from unicuco_plugin.scores.kinds import embed, kind_space
+from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
-from unicuco_plugin.spaces.structured import StructuredSpace
 
-__all__ = ["AttentionOnly", "Flap", "Interaction", "MlpOnly", "StructuredUniform", "flap_shares"]
-
-# FLAP standardises scores; modules whose parts all score the same have no deviation to divide by.
-_FLAT = 1e-12
+__all__ = ["AttentionOnly", "Flap", "Interaction", "MlpOnly", "StructuredUniform"]
 
 
 @dataclass(frozen=True)
@@ -64,23 +62,6 @@ class Flap:
         ranked = rank_parts(request.decoder, request.windows, RANKINGS["flap"], batch_windows=request.batch_windows)
         x = space.spend(flap_shares(space, ranked, request.sparsity)[None], request.sparsity)[0]
         return parts_result(space, x, started, ranked.tokens, {})
-
-
-def flap_shares(space: StructuredSpace, ranked: RankedParts, sparsity: float) -> Tensor:
-    """Shares ``d`` of parts below the one threshold at which they hold a share of all parameters, before steps."""
-    scores, params, units = [], [], []
-    for unit, name in enumerate(space.units):
-        score = ranked.scores[name].double()
-        standard = (score - score.mean()) / score.std(correction=0).clamp_min(_FLAT)
-        # A module whose parts are all worth nothing has no deviation to standardise by: it goes first.
-        scores.append(standard if score.any() else torch.full_like(score, -torch.inf))
-        params.append(torch.full_like(score, space.unit_params[unit] / len(score)))
-        units.append(torch.full(score.shape, unit))
-    order = torch.cat(scores).argsort(stable=True)
-    weights = torch.cat(params)[order]
-    gone = order[: int((weights.cumsum(0) < sparsity * weights.sum()).sum()) + 1]
-    counts = torch.bincount(torch.cat(units)[gone], minlength=len(space.units)).double()
-    return counts / torch.tensor([len(part) for part in scores], dtype=torch.float64)
 
 
 @dataclass(frozen=True)

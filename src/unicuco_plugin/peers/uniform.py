@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from unicuco_plugin.peers.budget import block_sizes, meet_budget, name_units
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
+from unicuco_plugin.scores.budget import block_sizes, meet_budget, name_units
 
 __all__ = ["Uniform"]
 

@@ -15,7 +15,6 @@ from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.utils import skip_init
 
 from unicuco_plugin.policy.scalarization import Z_STAR, Scalarization
 
@@ -24,6 +23,16 @@ __all__ = ["GRID", "StratNet", "imitate", "preference_grid", "sample_preferences
 # Preferences, evenly spaced, that stand for all of them where StratNet's proposals are compared.
 GRID = 256
 _WIDTH = 256  # the authors' related code: 2 -> 256 -> 256 -> d
+
+
+class _Drawn(nn.Linear):
+    """A linear whose first weights are drawn by whoever makes it, not by PyTorch's global generator.
+
+    ``skip_init`` would do the same by way of the meta device, which imports sympy: half a second of each answer.
+    """
+
+    def reset_parameters(self) -> None:
+        pass
 
 
 class StratNet(nn.Module):
@@ -40,7 +49,7 @@ class StratNet(nn.Module):
     def __init__(self, d: int, generator: Generator) -> None:
         super().__init__()
         sizes = (2, _WIDTH, _WIDTH, d)
-        linears = [skip_init(nn.Linear, a, b, dtype=torch.float64) for a, b in pairwise(sizes)]
+        linears = [_Drawn(a, b, dtype=torch.float64) for a, b in pairwise(sizes)]
         with torch.no_grad():
             for linear in linears:
                 bound = linear.in_features**-0.5  # torch's own initialisation, drawn from our generator

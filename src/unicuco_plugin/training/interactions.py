@@ -10,9 +10,9 @@ from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.objectives.interaction import InteractionMeter, InteractionPath, measure_path
-from unicuco_plugin.peers.part_shares import flap_shares
-from unicuco_plugin.peers.parts import embed, kind_space
 from unicuco_plugin.policy.prior import Prior
+from unicuco_plugin.scores.flap import flap_shares
+from unicuco_plugin.scores.kinds import embed, kind_space
 from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.spaces.structured import StructuredSpace
 from unicuco_plugin.spaces.units import number_blocks

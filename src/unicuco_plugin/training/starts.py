@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.peers.layerwise import Dlp, Owl
-from unicuco_plugin.peers.peer import PeerRequest
+from unicuco_plugin.scores.layerwise import ALPHA, LAMBDA, importances, outlier_ratios, spread_shares
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.units import name_block
 
@@ -63,9 +62,10 @@ def layerwise_scores(decoder: Decoder, windows: Tensor, space: Space) -> list[li
         ``d`` scores of each method.
     """
     found = []
-    for peer in (Owl(), Dlp()):
-        shares = peer(PeerRequest(decoder, windows, _MIDDLE)).units
-        x = torch.tensor([shares.get(name_block(unit), 0.0) for unit in space.units], dtype=torch.float64)
+    for scores, width in ((outlier_ratios(decoder, windows), LAMBDA), (importances(decoder, windows), ALPHA)):
+        shares = spread_shares(decoder, scores, width, _MIDDLE).tolist()
+        of = dict(zip(decoder.block_names, shares, strict=True))
+        x = torch.tensor([of[name_block(unit)] for unit in space.units], dtype=torch.float64)
         found.append(space.scores(x[None])[0].tolist())
     return found
 

@@ -115,13 +115,13 @@ def prune(
             params = _count(live)
             saved = save_checkpoint(live, stage, tokenizer, built)
             check_limits(strategies, {"params": params, "bytes": saved.loaded_bytes})
-            achieved = next((modifier.achieved for modifier in profiles if modifier.achieved is not None), None)
+            achieved = next((m.outcome.achieved for m in profiles if m.outcome.achieved is not None), None)
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
-            own = all(modifier.own_parts for modifier in profiles)
+            own = all(modifier.outcome.own_parts for modifier in profiles)
             note = find_divergence_note(
                 strategies, others, None if achieved is None else achieved.levels, own_parts=own
             )
-            format = next((modifier.format for modifier in profiles if modifier.format), "")
+            format = next((modifier.outcome.format for modifier in profiles if modifier.outcome.format), "")
             if format == "stock":  # a profile counts what is gone
                 whole = {"params": params, "bytes": saved.loaded_bytes}
                 strategies = tuple(

@@ -5,25 +5,34 @@ column ``j``; ``A_ij = |W_ij| ||X||_j`` (Wanda, Sun et al. 2024). Both methods u
 which grows with the number of positions, is of no account.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.progress import Progress
 
 __all__ = ["block_scores"]
 
 
 @torch.inference_mode()
-def block_scores(request: PeerRequest) -> Iterator[Tensor]:
+def block_scores(
+    decoder: Decoder,
+    windows: Tensor,
+    *,
+    batch_windows: int = 16,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Iterator[Tensor]:
     """Run the dense model block by block and score its weights.
 
     Args:
-        request: Model and calibration windows.
+        decoder: The dense model.
+        windows: ``m x L`` calibration windows.
+        batch_windows: Windows run through a block together.
+        progress: Called before each block and at the end.
 
     Yields:
         For every block in order, ``A`` of all its linears as one flat float32 tensor on the model's device. A linear
@@ -32,21 +41,21 @@ def block_scores(request: PeerRequest) -> Iterator[Tensor]:
     Raises:
         UnsupportedModelError: If the blocks have no linears.
     """
-    request.decoder.all_linears()
-    runner = BlockRunner(request.decoder, request.windows.shape[1])
-    states = torch.cat([runner.embed(part) for part in request.windows.split(request.batch_windows)])
-    count = len(request.decoder.blocks)
+    decoder.all_linears()
+    runner = BlockRunner(decoder, windows.shape[1])
+    states = torch.cat([runner.embed(part) for part in windows.split(batch_windows)])
+    count = len(decoder.blocks)
     for index in range(count):
-        request.progress(Progress("scoring blocks", index, count, index * request.windows.numel() // count))
-        squares, states = _squares(runner, index, states, request.batch_windows)
-        linears = request.decoder.linears(index)
+        progress(Progress("scoring blocks", index, count, index * windows.numel() // count))
+        squares, states = _squares(runner, index, states, batch_windows)
+        linears = decoder.linears(index)
         yield torch.cat(
             [
                 (linear.weight.detach().float().abs() * squares[name].sqrt()).flatten()
                 for name, linear in linears.items()
             ]
         )
-    request.progress(Progress("scoring blocks", count, count, request.windows.numel()))
+    progress(Progress("scoring blocks", count, count, windows.numel()))
 
 
 def _squares(runner: BlockRunner, index: int, states: Tensor, batch_windows: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.peers.budget import BOUNDS, block_sizes, meet_budget, name_units
+from unicuco_plugin.scores.budget import BOUNDS, block_sizes, meet_budget, name_units
 
 cases = st.lists(st.tuples(st.floats(-1.0, 2.0), st.integers(1, 10_000)), min_size=1, max_size=12)
 

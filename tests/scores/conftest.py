@@ -1,0 +1,35 @@
+"""A tiny dense model, windows, and what enters its linears."""
+
+import pytest
+import torch
+from tiny import VOCABULARY, tiny_model
+
+from unicuco_plugin.models.blocks.decoder import find_decoder
+
+WINDOWS = torch.randint(3, VOCABULARY, (6, 16), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def windows():
+    return WINDOWS
+
+
+@pytest.fixture
+def decoder():
+    return find_decoder(tiny_model("llama", blocks=4))
+
+
+@pytest.fixture
+def inputs(decoder):
+    """What enters every linear in a plain forward of the whole model, positions x features."""
+    found = {}
+    hooks = [
+        linear.register_forward_pre_hook(lambda _, args, name=name: found.update({name: args[0].flatten(0, -2)}))
+        for index in range(len(decoder.blocks))
+        for name, linear in decoder.linears(index).items()
+    ]
+    with torch.no_grad():
+        decoder.model(input_ids=WINDOWS, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return found
