@@ -13,7 +13,7 @@ from unicuco_plugin import (
     PRESETS,
     LevelSettings,
     SparsityProfileModifier,
-    Units,
+    UnitOptions,
     build_levels,
     find_decoder,
     load,
@@ -36,7 +36,7 @@ def main(model: str, text: str, output: str, sparsity: str = "0.6") -> None:
         decoder = find_decoder(load(model))
         windows = load_windows([text], load_tokenizer(model), count=WINDOWS, length=LENGTH, seed=0)
         build_levels(decoder, windows, folder / "levels", name=model, settings=LEVELS, sources=[text], resume=True)
-        units = Units(levels=folder / "levels", granularity="linear")
+        units = UnitOptions(levels=folder / "levels", granularity="linear")
         train_profile(
             model,
             folder / "profile",

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_step, uniform_counts
 
@@ -55,7 +56,7 @@ def test_a_step_larger_than_the_linears_is_refused():
 def test_genomes_are_measured_as_their_plans_on_windows_of_any_length(decoder, levels, windows):
     sizes = levels.sizes
     problem = LevelProblem(
-        sizes, uniform_counts(sizes, 0.5), 61, Evaluators(StitchedEvaluator(decoder, levels, windows[:1]))
+        sizes, uniform_counts(sizes, 0.5), 61, Evaluators(StitchedEvaluator(decoder, levels, windows[:1]), Room())
     )
     genome = (2, -2) + (0,) * (len(sizes) - 2)
     batches = [windows[1:4], windows[4:5, :7]]

@@ -9,9 +9,9 @@ from unicuco_plugin.peers.similarity import CosineWindow, ShortGpt, WeightSubclo
 def test_cosine_and_change_by_hand():
     before = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
     after = torch.tensor([[6.0, 8.0], [0.0, 2.0]])
-    assert mean_cosine(before, after) == pytest.approx(0.5)
+    assert mean_cosine(before, after).item() == pytest.approx(0.5)
     # ||(3, 4)|| / ||(6, 8)|| = 0.5; ||(-1, 2)|| / 2 = sqrt(5) / 2.
-    assert mean_change(before, after) == pytest.approx((0.5 + 5**0.5 / 2) / 2)
+    assert mean_change(before, after).item() == pytest.approx((0.5 + 5**0.5 / 2) / 2)
 
 
 def lowest(scores, names, count=2):

@@ -18,6 +18,7 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranked_parts import rank_parts
@@ -79,7 +80,7 @@ class Quality:
 
         def measure(_: list[int]) -> list[Evaluation]:
             tell()
-            return self._evaluators[name].evaluate([units])
+            return Room().measure(self._evaluators[name].evaluate, [units])
 
         key = hashlib.sha256(json.dumps(units, sort_keys=True).encode()).hexdigest()
         [row] = measure_once(self.journal, f"text/{self.texts.hashes[f'evaluation.{name}']}", [key], measure)

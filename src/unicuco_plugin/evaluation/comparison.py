@@ -104,7 +104,7 @@ def compare_models(
     for done, window in enumerate(windows.to(device)):
         report(done)
         logits = [model(input_ids=window[None], use_cache=False).logits[0] for model in models]
-        sums = _sums(logits, window, positions)
+        sums = _sums(logits, window, positions).tolist()
         for name, total, rows in zip(names, sums, logits, strict=False):
             check_finite(f"negative log-likelihood of the {name} model on window {done}", [total], rows.dtype)
         check_finite(f"divergence on window {done}", sums[-1:], logits[-1].dtype)
@@ -120,21 +120,23 @@ def compare_models(
     )
 
 
-def _sums(logits: Sequence[Tensor], window: Tensor, positions: int) -> list[float]:
+def _sums(logits: Sequence[Tensor], window: Tensor, positions: int) -> Tensor:
     """Sums over one window: the negative log-likelihood of each model, then the divergence of the last from the first.
+
+    Float64, where the logits are: nothing waits for them.
 
     Args:
         logits: ``L x vocabulary`` tensors, one or two.
         window: ``L`` token ids.
         positions: Rows taken at a time.
     """
-    sums = [0.0] * (len(logits) + 1)
+    sums = torch.zeros(len(logits) + 1, dtype=torch.float64, device=window.device)
     for start in range(0, len(window), positions):
         chunk = slice(start, start + positions)
         logs = [rows[chunk].log_softmax(-1, dtype=torch.float32) for rows in logits]
         following = window[start + 1 : start + positions + 1, None]
         for place, log in enumerate(logs):
-            sums[place] -= log[: len(following)].gather(1, following).double().sum().item()
+            sums[place] -= log[: len(following)].gather(1, following).double().sum()
         if len(logs) == 2:
-            sums[-1] += torch.linalg.vecdot(logs[0].exp(), logs[0] - logs[1]).double().sum().item()
+            sums[-1] += torch.linalg.vecdot(logs[0].exp(), logs[0] - logs[1]).double().sum()
     return sums

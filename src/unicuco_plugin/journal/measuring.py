@@ -8,13 +8,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, stack
 
 from unicuco_plugin.errors import PluginError, UnicucoError
 from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.journal.once import measure_once
 from unicuco_plugin.objectives.floor import floored
 from unicuco_plugin.objectives.objective import Evaluation, Objective, Report, evaluate_reporting
+from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.spaces.space import Named
 
 __all__ = ["CONFIRM", "RANK", "RERANK", "JournaledMeasure", "Measure"]
@@ -39,16 +40,23 @@ class JournaledMeasure:
         space: Names the strategies.
         objectives: Makes the objective of each fidelity; called when it is first needed.
         batch: Strategies a batch. A killed run loses at most one.
+        say: Told when memory has room for fewer of them at a time.
     """
 
     def __init__(
-        self, journal: Journal, space: Named, objectives: Mapping[str, Callable[[], Objective]], batch: int
+        self,
+        journal: Journal,
+        space: Named,
+        objectives: Mapping[str, Callable[[], Objective]],
+        batch: int,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._journal = journal
         self._space = space
         self._makers = objectives
         self._made: dict[str, Objective] = {}
         self._batch = batch
+        self._rooms = {fidelity: Room(say) for fidelity in objectives}
 
     def __call__(self, fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
         """Measure ``n x d`` strategies; see ``Measure``."""
@@ -82,8 +90,13 @@ class JournaledMeasure:
         """Ask the objective, which may be a stranger's."""
         if fidelity not in self._made:
             self._made[fidelity] = self._makers[fidelity]()
+        objective = self._made[fidelity]
         try:
-            return evaluate_reporting(self._made[fidelity], X[places], within(len(places)))
+            return self._rooms[fidelity].measure(
+                lambda rows, report: evaluate_reporting(objective, stack(list(rows)), report),
+                list(X[places]),
+                within(len(places)),
+            )
         except UnicucoError:
             raise
         except Exception as error:

@@ -18,6 +18,7 @@ class DecodedLevels:
     def __init__(self) -> None:
         self._weights: OrderedDict[tuple[str, int, device], Tensor] = OrderedDict()
         self.bytes = 0
+        self._most: int | None = None
 
     def get(self, name: str, level: int, where: device, decode: Callable[[], Tensor], limit: int) -> Tensor:
         """Return a weight, decoded if it is not there.
@@ -34,6 +35,7 @@ class DecodedLevels:
             self._weights.move_to_end(key)
             return self._weights[key]
         weight = decode()
+        limit = limit if self._most is None else min(limit, self._most)
         if weight.nbytes <= limit:
             self._weights[key] = weight
             self.bytes += weight.nbytes
@@ -41,3 +43,9 @@ class DecodedLevels:
                 _, oldest = self._weights.popitem(last=False)
                 self.bytes -= oldest.nbytes
         return weight
+
+    def shed(self) -> None:
+        """Let go of all weights, and hold half as many from now on: memory has no room for them."""
+        self._most = self.bytes // 2
+        self._weights.clear()
+        self.bytes = 0

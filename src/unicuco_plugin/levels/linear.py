@@ -23,6 +23,7 @@ from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.files.received import check_tensors, open_regular
 from unicuco_plugin.levels.record import RECORD, LinearEntry, write_file
 from unicuco_plugin.levels.sweep import Solved
+from unicuco_plugin.models.tensors.storage import sent
 
 __all__ = ["SAME_WIDTH", "LinearLevels", "check_file", "write_linear"]
 
@@ -73,7 +74,7 @@ class LinearLevels:
         rows, columns = self.shape
         survivors = rows * columns - int(self.zeros[level].sum())
         parts = _read(self.path, {f"mask.{level}": (rows, -(-columns // 8)), f"values.{level}": (survivors,)})
-        mask, values = (part.to(device) for part in parts)
+        mask, values = (sent(part, device) for part in parts)
         try:
             return _expand(mask, values, self.shape)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -141,7 +142,7 @@ def _expand(mask: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
         weight = np.zeros(shape[0] * shape[1], dtype=raw.dtype)
         weight[np.flatnonzero(bits.view(np.bool_))] = raw
         return torch.from_numpy(weight).view(values.dtype).view(shape)
-    bits_of = _BITS.to(mask.device)[mask.int()].view(torch.bool).view(len(mask), -1)
+    bits_of = sent(_BITS, mask.device)[mask.int()].view(torch.bool).view(len(mask), -1)
     return values.new_zeros(shape).masked_scatter_(bits_of[:, : shape[1]], values)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.linear import LinearLevels
+from unicuco_plugin.models.tensors.storage import sent
 
 __all__ = ["Mixture", "choose_rows", "realise"]
 
@@ -89,7 +90,7 @@ def realise(levels: LinearLevels, dense: Tensor, count: int, decode: Callable[[i
     if not mixture.upper.any() and not mixture.extra:
         return weight
     if mixture.upper.any():
-        weight = torch.where(mixture.upper.to(dense.device)[:, None], decode(mixture.lower + 1), weight)
+        weight = torch.where(sent(mixture.upper, dense.device)[:, None], decode(mixture.lower + 1), weight)
     else:
         weight = weight.clone()
     if mixture.extra:
@@ -100,7 +101,7 @@ def realise(levels: LinearLevels, dense: Tensor, count: int, decode: Callable[[i
 def _zero_smallest(part: Tensor, count: int) -> None:
     """Zero the survivors of smallest magnitude, in place; the first of equals goes first."""
     magnitude = part.abs().float().flatten()
-    magnitude[magnitude == 0] = torch.inf
+    magnitude.masked_fill_(magnitude == 0, torch.inf)  # an index by bools would wait for the device
     part.view(-1)[magnitude.argsort(stable=True)[:count]] = 0
 
 

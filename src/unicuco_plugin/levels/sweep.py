@@ -69,7 +69,7 @@ def factor_hessian(H: Tensor, damping: float = 1e-2) -> Factor:
     H = H.clone()
     diagonal = H.diagonal()
     dead = diagonal == 0
-    diagonal[dead] = 1
+    diagonal.masked_fill_(dead, 1)
     diagonal += damping * torch.diag(H).mean()
     try:
         U = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(H)), upper=True)
@@ -103,7 +103,7 @@ def solve_levels(W: Tensor, factor: Factor, sparsities: Sequence[float], *, bloc
     levels = len(sparsities)
     U, diagonal = factor.U, factor.U.diagonal()
     dense = W.t().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    dense[factor.dead] = 0
+    dense.masked_fill_(factor.dead[:, None], 0)
     X = dense.new_empty((columns, levels * rows))
     weights = W.new_empty((levels, rows, columns))
     losses = dense.new_zeros(levels * rows)
@@ -140,8 +140,8 @@ def _select_by_partition(values: Tensor, ranks: Sequence[int]) -> Tensor:
 
 def _select_by_sorting(values: Tensor, ranks: Sequence[int]) -> Tensor:
     """The same on any device, without waiting for it."""
-    places = torch.tensor(ranks, device=values.device)[:, None]
-    return values.sort(dim=1).values.gather(1, places)[:, 0]
+    ascending = values.sort(dim=1).values
+    return torch.stack([row[rank] for row, rank in zip(ascending, ranks, strict=True)])
 
 
 def _sweep_block(w: Tensor, M: Tensor, U: Tensor, X: Tensor) -> None:

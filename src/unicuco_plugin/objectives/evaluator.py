@@ -20,6 +20,7 @@ from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.prefixes import RUN, SKIP, Change, Prefix, PrefixWalk, inside
+from unicuco_plugin.objectives.room import letting_go
 from unicuco_plugin.objectives.work import Work, ignore
 
 __all__ = ["DROPPED", "KEPT", "NO_ATTENTION", "NO_MLP", "BlockEvaluator", "evaluate_choices", "lacking_parts"]
@@ -133,7 +134,8 @@ def evaluate_choices(
     distinct = list(dict.fromkeys(candidates))
     changed = sum(any(choice is not None for choice in candidate) for candidate in distinct)
     work = Work(report, len(candidates), walk.count(distinct) + changed * head.blocks)
-    finals = walk.finals(distinct, work.add)
-    values = dict(zip(distinct, head.divergences(walk.dense, finals, work.add), strict=True))
+    with letting_go(walk.shed):
+        finals = walk.finals(distinct, work.add)
+        values = dict(zip(distinct, head.divergences(walk.dense, finals, work.add), strict=True))
     seconds = (time.perf_counter() - started) / max(len(candidates), 1)
     return [Evaluation(sum(values[c]) / len(values[c]), values[c], tokens, seconds) for c in candidates]

@@ -42,9 +42,9 @@ _HALVINGS = 200
 _LEFT = 1e-9
 
 
-def gaussian_entropy(F: Tensor) -> float:
-    """``sum_j log sigma_j`` of ``t x h`` outputs."""
-    return F.double().std(0, correction=0).clamp_min(_DEAD).log().sum().item()
+def gaussian_entropy(F: Tensor) -> Tensor:
+    """``sum_j log sigma_j`` of ``t x h`` outputs, a scalar where they are."""
+    return F.double().std(0, correction=0).clamp_min(_DEAD).log().sum()
 
 
 class InteractionMeter:
@@ -86,7 +86,9 @@ class InteractionMeter:
         masked = [_without(kept, name) for name in live] if len(live) > 1 else []
         finals = self._walk.prefixes.finals(self._walk.choices([kept, *masked]))
         self.tokens += self._positions * len(finals)
-        whole, *parts = (gaussian_entropy(self._runner.normed(final).flatten(0, 1)) for final in finals)
+        entropies = [gaussian_entropy(self._runner.normed(final).flatten(0, 1)) for final in finals]
+        self._runner.check()
+        whole, *parts = torch.stack(entropies).tolist()
         check_finite("entropy of the final states", [whole, *parts], finals[0].dtype)
         found = dict(zip(live, (abs(whole - part) for part in parts), strict=False))
         default = {name: float("inf") for name in live[len(masked) :]}

@@ -133,6 +133,12 @@ class PrefixWalk:
             states = grown
         return [dense[-1] if node is None else states[node] for node in nodes]
 
+    def shed(self) -> None:
+        """Let go of all nodes' states, and keep half as many from now on: memory has no room for them."""
+        self._cache_bytes = self._kept_bytes // 2
+        self._kept.clear()
+        self._kept_bytes = 0
+
     def _dense_states(self, tell: Tell = ignore) -> list[Tensor]:
         if not self._states:
             states = [torch.cat([self._runner.embed(part) for part in self._windows.split(self._batch_windows)])]

@@ -25,7 +25,7 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.gradients import gradients_inside
-from unicuco_plugin.models.tensors.storage import compute_device, read_kept
+from unicuco_plugin.models.tensors.storage import compute_device, read_kept, sent
 
 __all__ = ["TOKEN_COST", "measure_slopes", "uniform_plan"]
 
@@ -59,20 +59,24 @@ def measure_slopes(
         EvaluationError: If a slope is not finite.
     """
     linears = decoder.all_linears()
-    found = dict.fromkeys(levels.sizes, 0.0)
+    found: dict[str, Tensor] = {}
     with gradients_inside(decoder.model), Stitcher(decoder, levels, cache_bytes=cache_bytes) as stitcher:
         # Made when a linear is reached: all of them together are as large as the model.
         changes = {
             name: partial(_change, levels, read_kept(linears[name], "weight"), name, plan.get(name, 0), cache_bytes)
-            for name in found
+            for name in levels.sizes
         }
         dense = [_log_probabilities(decoder, window) for window in windows]
         stitcher.apply(plan)
         with _watched(linears, changes, found):
             for window, log_p in zip(windows, dense, strict=True):
                 _backward(decoder, window, log_p)
-    check_finite("slope", found, decoder.model.dtype)
-    return {name: value / len(windows) for name, value in found.items()}
+    sums = dict.fromkeys(levels.sizes, 0.0)  # that of a linear which no token reached
+    if found:
+        place = next(iter(found.values())).device
+        sums |= zip(found, torch.stack([total.to(place) for total in found.values()]).tolist(), strict=True)
+    check_finite("slope", sums, decoder.model.dtype)
+    return {name: value / len(windows) for name, value in sums.items()}
 
 
 def _change(levels: Levels, dense: Tensor, name: str, count: int, cache_bytes: int) -> Tensor:
@@ -94,24 +98,25 @@ def _change(levels: Levels, dense: Tensor, name: str, count: int, cache_bytes: i
 
 @torch.no_grad()
 def _log_probabilities(decoder: Decoder, window: Tensor) -> Tensor:
-    ids = window[None].to(compute_device(decoder.model))
+    ids = sent(window[None], compute_device(decoder.model))
     logits: Tensor = decoder.model(input_ids=ids, use_cache=False).logits[0]
     return logits.float().log_softmax(-1)
 
 
 @torch.enable_grad()
 def _backward(decoder: Decoder, window: Tensor, log_p: Tensor) -> None:
-    ids = window[None].to(compute_device(decoder.model))
+    ids = sent(window[None], compute_device(decoder.model))
     log_q = decoder.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
     torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean").backward()
 
 
 @contextmanager
 def _watched(
-    linears: Mapping[str, nn.Linear], changes: Mapping[str, Callable[[], Tensor]], found: dict[str, float]
+    linears: Mapping[str, nn.Linear], changes: Mapping[str, Callable[[], Tensor]], found: dict[str, Tensor]
 ) -> Iterator[None]:
     def add(name: str, moved: Tensor, gradient: Tensor) -> None:
-        found[name] += torch.sum(gradient.float() * moved.float()).item()
+        slope = torch.sum(gradient.float() * moved.float()).double()
+        found[name] = found[name] + slope if name in found else slope
 
     def watch(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:

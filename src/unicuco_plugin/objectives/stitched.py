@@ -15,6 +15,7 @@ from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
+from unicuco_plugin.objectives.room import letting_go
 from unicuco_plugin.objectives.work import Tell, Work, ignore
 
 __all__ = ["StitchedEvaluator"]
@@ -54,6 +55,7 @@ class StitchedEvaluator:
         self._runner = BlockRunner(decoder, windows.shape[1])
         self._head = DivergenceHead(self._runner, direction=direction, positions=positions)
         self._stitcher = Stitcher(decoder, levels, cache_bytes=cache_bytes)
+        self._levels = levels
         self._windows = windows
         self._batch_windows = batch_windows
         self._dense: Tensor | None = None
@@ -89,11 +91,12 @@ class StitchedEvaluator:
         if self._dense is None:
             self._dense = self._final(work.add)
         finals = []
-        with self._stitcher as stitcher:
-            for plan in plans:
-                stitcher.apply(plan)
-                finals.append(self._final(work.add))
-        values = self._head.divergences(self._dense, finals, work.add)
+        with letting_go(self._levels.decoded.shed):
+            with self._stitcher as stitcher:
+                for plan in plans:
+                    stitcher.apply(plan)
+                    finals.append(self._final(work.add))
+            values = self._head.divergences(self._dense, finals, work.add)
         seconds = (time.perf_counter() - started) / max(len(plans), 1)
         tokens = self._windows.numel()
         return [Evaluation(sum(windows) / len(windows), windows, tokens, seconds) for windows in values]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
-from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space, room_for
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.scores.budget import block_sizes, check_budget, meet_budget, name_units
 from unicuco_plugin.spaces.plan import plan_counts
@@ -53,13 +53,14 @@ class Atp:
         evaluator = StitchedEvaluator(
             request.decoder, request.levels, request.windows, batch_windows=request.batch_windows
         )
+        room = room_for(request)
         betas = trial_steps(len(sizes), request.sparsity, self.trials)
         trials = []
         for done, beta in enumerate(betas):
             request.progress(Progress("trying steps", done, len(betas), done * request.windows.numel()))
             shares = meet_budget(progression(len(sizes), request.sparsity, beta), sizes, request.sparsity)
             units = name_units(names, shares)
-            [found] = evaluator.evaluate([plan_counts(units, request.levels.sizes)])
+            [found] = room.measure(evaluator.evaluate, [plan_counts(units, request.levels.sizes)])
             trials.append((found.value, beta, units))
         _, beta, units = min(trials, key=lambda trial: trial[:2])
         tokens = len(betas) * request.windows.numel()

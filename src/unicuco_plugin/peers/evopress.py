@@ -16,7 +16,7 @@ from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space
 from unicuco_plugin.peers.drop_genomes import DropProblem
 from unicuco_plugin.peers.evolution import Evolution, EvolutionSettings, Found, Genome, Problem
 from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_step, uniform_counts
-from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, PeerResult, Setting, choose_space
+from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, PeerResult, Setting, choose_space, room_for
 from unicuco_plugin.peers.rounds import Rounds
 from unicuco_plugin.scores.budget import check_budget
 from unicuco_plugin.texts.calibration import calibration_hash
@@ -61,7 +61,9 @@ class EvoPress:
             request.decoder, request.levels, request.windows[:1], batch_windows=request.batch_windows
         )
         step = level_step(request.decoder.config.hidden_size)
-        problem = LevelProblem(sizes, uniform_counts(sizes, request.sparsity), step, Evaluators(evaluator))
+        problem = LevelProblem(
+            sizes, uniform_counts(sizes, request.sparsity), step, Evaluators(evaluator, room_for(request))
+        )
         levels = request.levels.record.model_dump(mode="json", include={"settings", "calibration"})
         settings = self.settings or level_settings(request.setting)
         found = _evolve(request, problem, settings, {"space": "sparsity", "step": step, "levels": levels})
@@ -88,10 +90,12 @@ class EvoPress:
         if not whole:
             check_silence(decoder)
 
+        room = room_for(request)
+
         def blocks(genomes: Sequence[Genome], windows: Tensor) -> list[float]:
             drops = [[index for index, gone in enumerate(genome) if gone] for genome in genomes]
             evaluator = BlockEvaluator(decoder, windows, batch_windows=request.batch_windows)
-            return [found.value for found in evaluator.evaluate(drops)]
+            return [found.value for found in room.measure(lambda part, _: evaluator.evaluate(part), drops)]
 
         def halves(genomes: Sequence[Genome], windows: Tensor) -> list[float]:
             # All attentions, then all MLPs.
@@ -100,7 +104,7 @@ class EvoPress:
                 for genome in genomes
             ]
             evaluator = BlockEvaluator(decoder, windows, batch_windows=request.batch_windows)
-            return [found.value for found in evaluator.evaluate_parts(parts)]
+            return [found.value for found in room.measure(evaluator.evaluate_parts, parts)]
 
         problem = DropProblem(count, 1 if whole else 2, removed, blocks if whole else halves)
         settings = self.settings or drop_settings(request.setting, count, removed)

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.evolution import Genome
 from unicuco_plugin.peers.minibatch import mean_over
@@ -104,10 +105,11 @@ class Evaluators:
 
     Args:
         first: An evaluator on any windows.
+        room: Measures as many plans at a time as there is memory for.
     """
 
-    def __init__(self, first: StitchedEvaluator) -> None:
-        self._first = first
+    def __init__(self, first: StitchedEvaluator, room: Room) -> None:
+        self._first, self._room = first, room
         self._of_length: dict[int, StitchedEvaluator] = {}
 
     def measure(self, plans: Sequence[Mapping[str, int]], windows: Tensor) -> list[float]:
@@ -115,4 +117,4 @@ class Evaluators:
         length = windows.shape[1]
         evaluator = self._of_length.get(length, self._first).on(windows)
         self._of_length[length] = evaluator
-        return [found.value for found in evaluator.evaluate(plans)]
+        return [found.value for found in self._room.measure(evaluator.evaluate, plans)]

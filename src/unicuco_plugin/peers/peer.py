@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.progress import Progress
 
 if TYPE_CHECKING:  # plugins are listed without waiting for Transformers
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import Decoder
 
-__all__ = ["OPTIONAL", "Peer", "PeerRequest", "PeerResult", "Setting", "choose_space"]
+__all__ = ["OPTIONAL", "Peer", "PeerRequest", "PeerResult", "Setting", "choose_space", "room_for"]
 
 Setting = Literal["official", "super_fast"]
 # Fields of a request that only some peers read.
@@ -111,6 +112,11 @@ class Peer(Protocol):
             RequestError: If it does not serve the space, cannot meet the sparsity, or lacks something it needs.
         """
         ...
+
+
+def room_for(request: PeerRequest) -> Room:
+    """What measures a peer's candidates, as many at a time as there is memory for; the request is told of fewer."""
+    return Room(lambda text: request.progress(Progress("measuring", 0, 1, message=text)))
 
 
 def choose_space(peer: Peer, request: PeerRequest) -> str:

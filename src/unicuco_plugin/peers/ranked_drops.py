@@ -11,8 +11,9 @@ from unicuco_plugin.evaluation.comparison import compare_models
 from unicuco_plugin.models.blocks.bypass import bypassed
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.peers.blocks import check_blocks, drop_ranked, drop_result, may_go
-from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space, room_for
 from unicuco_plugin.peers.rounds import Rounds
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.texts.calibration import calibration_hash
@@ -80,6 +81,7 @@ class Greedy:
         choose_space(self, request)
         space = check_blocks(request)
         evaluator = BlockEvaluator(request.decoder, request.windows, batch_windows=request.batch_windows)
+        room = room_for(request)
         dropped: list[int] = []
         tokens, seconds, values = 0, 0.0, []
         total, share = sum(space.block_params), 0
@@ -93,7 +95,7 @@ class Greedy:
                         f"sparsity must be at most {round_down(share / total)} for greedy, which has dropped all "
                         f"blocks but those that have to stay, got {request.sparsity:.6g}"
                     )
-                step = rounds.once(len(dropped), partial(_drop_next, evaluator, list(dropped), able))
+                step = rounds.once(len(dropped), partial(_drop_next, evaluator, room, list(dropped), able))
                 dropped.append(step["block"])
                 values.append(step["divergence"])
                 tokens, seconds = tokens + step["tokens"], seconds + step["seconds"]
@@ -118,9 +120,9 @@ def _without(request: PeerRequest, index: int) -> dict[str, float]:
     return {"nll": nll, "seconds": time.perf_counter() - started}
 
 
-def _drop_next(evaluator: BlockEvaluator, dropped: list[int], left: list[int]) -> dict[str, float | int]:
+def _drop_next(evaluator: BlockEvaluator, room: Room, dropped: list[int], left: list[int]) -> dict[str, float | int]:
     started = time.perf_counter()
-    found = evaluator.evaluate([[*dropped, index] for index in left])
+    found = room.measure(lambda part, _: evaluator.evaluate(part), [[*dropped, index] for index in left])
     value, block = min((evaluation.value, index) for evaluation, index in zip(found, left, strict=True))
     tokens = sum(evaluation.tokens for evaluation in found)
     return {"block": block, "divergence": value, "tokens": tokens, "seconds": time.perf_counter() - started}

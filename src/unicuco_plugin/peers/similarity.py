@@ -7,6 +7,7 @@ all positions ``t`` of all windows.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -42,14 +43,14 @@ class _BlockScores:
         started = time.perf_counter()
         scores = [0.0] * len(request.decoder.blocks)
         for states in _states(request):
-            for index in range(len(scores)):
-                weight = len(states[0]) / len(request.windows)
-                scores[index] += self._score(states[index], states[index + 1]) * weight
+            weight = len(states[0]) / len(request.windows)
+            found = torch.stack([self._score(*pair) for pair in pairwise(states)]).tolist()
+            scores = [score + value * weight for score, value in zip(scores, found, strict=True)]
         named = dict(zip(request.decoder.block_names, scores, strict=True))
         check_finite(self.called, named, request.decoder.model.dtype)
         return drop_ranked(request, scores, started, request.windows.numel(), {self.called: scores})
 
-    def _score(self, before: Tensor, after: Tensor) -> float:
+    def _score(self, before: Tensor, after: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -63,7 +64,7 @@ class ShortGpt(_BlockScores):
 
     called: ClassVar[str] = "influence"
 
-    def _score(self, before: Tensor, after: Tensor) -> float:
+    def _score(self, before: Tensor, after: Tensor) -> Tensor:
         return 1.0 - mean_cosine(before, after)
 
 
@@ -77,7 +78,7 @@ class WeightSubcloning(_BlockScores):
 
     called: ClassVar[str] = "change"
 
-    def _score(self, before: Tensor, after: Tensor) -> float:
+    def _score(self, before: Tensor, after: Tensor) -> Tensor:
         return mean_change(before, after)
 
 
@@ -100,23 +101,24 @@ class CosineWindow:
         windows = _windows(request)
         sums = dict.fromkeys(windows, 0.0)
         for states in _states(request):
-            for window in windows:
-                sums[window] += mean_cosine(states[window.start], states[window.stop]) * len(states[0])
+            found = torch.stack([mean_cosine(states[window.start], states[window.stop]) for window in windows])
+            for window, cosine in zip(windows, found.tolist(), strict=True):
+                sums[window] += cosine * len(states[0])
         check_finite("cosine", sums.values(), request.decoder.model.dtype)
         best = max(windows, key=lambda window: sums[window])
         details = {"cosines": {str(w.start): total / len(request.windows) for w, total in sums.items()}}
         return drop_result(request, list(best), started, request.windows.numel(), dict(details))
 
 
-def mean_cosine(before: Tensor, after: Tensor) -> float:
+def mean_cosine(before: Tensor, after: Tensor) -> Tensor:
     """Mean cosine over all positions of two ``… x hidden`` tensors."""
-    return cosine_similarity(before.float(), after.float(), dim=-1).double().mean().item()
+    return cosine_similarity(before.float(), after.float(), dim=-1).double().mean()
 
 
-def mean_change(before: Tensor, after: Tensor) -> float:
+def mean_change(before: Tensor, after: Tensor) -> Tensor:
     """Mean of ``||after - before|| / ||after||`` over all positions of two ``… x hidden`` tensors."""
     before, after = before.float(), after.float()
-    return ((after - before).norm(dim=-1) / after.norm(dim=-1)).double().mean().item()
+    return ((after - before).norm(dim=-1) / after.norm(dim=-1)).double().mean()
 
 
 def _windows(request: PeerRequest) -> list[range]:
@@ -147,6 +149,7 @@ def _states(request: PeerRequest) -> Iterator[list[Tensor]]:
         states = [runner.embed(part)]
         for index in range(count):
             states.append(runner.run(index, states[-1]))
+        runner.check()
         yield states
         done += len(part)
     request.progress(Progress("running windows", done, len(request.windows), request.windows.numel()))

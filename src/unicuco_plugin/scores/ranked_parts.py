@@ -11,8 +11,9 @@ from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.parts.channels import measure_channels, measure_effects
 from unicuco_plugin.models.parts.kept_parts import KeptParts
-from unicuco_plugin.models.parts.parts import find_parts, spread
+from unicuco_plugin.models.parts.parts import Parts, find_parts, spread
 from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.storage import sent
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranking import Ranking
 
@@ -53,7 +54,7 @@ class RankedParts:
         """
         parts = find_parts(decoder)
         kept: dict[str, tuple[int, ...]] = {}
-        biases: dict[str, Tensor] = {}
+        lost: dict[str, Tensor] = {}
         for name, share in units.items():
             if name not in self.scores or name not in parts or not 0.0 <= share <= 1.0:
                 raise StrategyError(
@@ -66,10 +67,17 @@ class RankedParts:
                 continue
             kept[name] = tuple(sorted(order[len(gone) :].tolist()))
             if self.compensate and len(gone) < part.count:
-                index = spread(gone.tolist(), part.width)
-                W = decoder.model.get_submodule(part.output).get_parameter("weight")
-                biases[name] = W[:, index.to(W.device)].float() @ self.means[name][index].to(W.device)
-        return KeptParts(kept, biases)
+                lost[name] = spread(gone.tolist(), part.width)
+        return KeptParts(kept, self._biases(decoder, parts, lost))
+
+    def _biases(self, decoder: Decoder, parts: Mapping[str, Parts], lost: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What lost channels gave on average, on the host, which waits for the device once."""
+        found: list[Tensor] = []
+        for name, index in lost.items():
+            W = decoder.model.get_submodule(parts[name].output).get_parameter("weight")
+            bias = W[:, sent(index, W.device)].float() @ sent(self.means[name][index], W.device)
+            found.append(bias.to(found[0].device) if found else bias)
+        return dict(zip(lost, torch.stack(found).cpu(), strict=True)) if found else {}
 
     def to_payload(self) -> Payload:
         """As what a strategy's shares need beside them."""

@@ -127,7 +127,9 @@ def train_profile(
     header |= subject.header | settings.model_dump(mode="json")
     resumed = resume and os.path.lexists(output / JOURNAL)
     with Journal.open(output / JOURNAL, header, resume=resume, overwrite=overwrite) as journal:
-        measure = JournaledMeasure(journal, subject.space, makers, settings.batch)
+        measure = JournaledMeasure(
+            journal, subject.space, makers, settings.batch, lambda text: progress(Progress("measuring", 0, 1, 0, text))
+        )
         progress(Progress("preparing", 0, 1, 0, ""))
         start = subject.start(journal, windows.fidelities[RANK], payload)
         result = train(
@@ -156,7 +158,7 @@ def train_profile(
         "resumed": resumed,
         "epochs": result.epochs,
         "interrupted": result.interrupted,
-        "device": torch.cuda.get_device_name(source.device) if torch.device(source.device).type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(source.device) if site.device == "cuda" else site.device,
         "threads": torch.get_num_threads(),
         "settings": settings.model_dump(mode="json"),
         "calibration": windows.source,

@@ -3,7 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,10 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.block_call import BlockCall, same_numbers
 from unicuco_plugin.models.blocks.block_output import BlockOutput
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.masks import without_masks
 from unicuco_plugin.models.tensors.finite import FiniteStates
 from unicuco_plugin.models.tensors.forwards import replace_forward
+from unicuco_plugin.models.tensors.storage import sent
 
 __all__ = ["BlockRunner"]
 
@@ -51,6 +53,7 @@ class BlockRunner:
         routers = vars(decoder.config).get("output_router_logits", False)
         self._options = {"use_cache": False, **({"output_router_logits": False} if routers else {})}
         self._finite = FiniteStates(decoder.block_names)
+        self._masks: Callable[[Any], AbstractContextManager[None]] = without_masks
         self._look()
 
     @property
@@ -99,6 +102,10 @@ class BlockRunner:
         self._finite.check()
         if order != list(range(len(names))):
             raise UnsupportedModelError(f"{label}: does not run its {len(names)} blocks once each in their order")
+        try:
+            self.normed(left[-1])
+        except (AttributeError, TypeError):  # a family that itself reads the mask it makes (MPT)
+            self._masks = nullcontext
         self.embed(others)
         for index, there in enumerate(self._calls.popitem()[1]):
             name, here = names[index], calls[index]
@@ -148,7 +155,7 @@ class BlockRunner:
             return states
 
         with self._replaced(keep):
-            self.decoder.model.base_model(input_ids=windows.to(self.device), **self._options)
+            self.decoder.model.base_model(input_ids=sent(windows, self.device), **self._options)
         self._calls[tuple(windows.shape)] = calls
         if len(self._calls) > _SHAPES:
             self._calls.popitem(last=False)
@@ -160,7 +167,7 @@ class BlockRunner:
 
         Raises:
             EvaluationError: If they, or states of an earlier call, are not finite. On an accelerator that is found out
-                at the last block, after some calls, or in :meth:`check`.
+                after some calls, or in :meth:`check`.
         """
         shape = (states.shape[0], states.shape[1])
         if shape not in self._calls:
@@ -208,7 +215,7 @@ class BlockRunner:
     def _finish(self, model: Any, states: Tensor) -> Any:  # noqa: ANN401 - Transformers is untyped
         """What a model gives once ``states`` have left its last block."""
         positions = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
-        with self._replaced(lambda _, __: states):
+        with self._replaced(lambda _, __: states), self._masks(self.decoder.config):
             return model(input_ids=positions, **self._options)
 
     @contextmanager

@@ -21,7 +21,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.parts.parts import Parts, find_parts
 from unicuco_plugin.models.tensors.gradients import gradients_inside
-from unicuco_plugin.models.tensors.storage import compute_device
+from unicuco_plugin.models.tensors.storage import compute_device, sent
 
 __all__ = ["ChannelStatistics", "measure_channels", "measure_effects"]
 
@@ -67,11 +67,13 @@ def measure_channels(decoder: Decoder, windows: Tensor, *, batch_windows: int = 
     """
     parts = find_parts(decoder)
     runner = BlockRunner(decoder, windows.shape[1])
-    sums = {name: torch.zeros(2, part.count * part.width, dtype=torch.float64) for name, part in parts.items()}
+    # Of the sums and of the sums of squares; on the device until all windows have passed.
+    sums: dict[str, Tensor] = {}
 
     def add(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0].flatten(0, -2).double()
-        sums[name] += torch.stack([x.sum(0), x.square().sum(0)]).cpu()
+        found = torch.stack([x.sum(0), x.square().sum(0)])
+        sums[name] = sums[name] + found if name in sums else found
 
     with _watched(decoder, parts, add):
         for batch in windows.split(batch_windows):
@@ -80,7 +82,7 @@ def measure_channels(decoder: Decoder, windows: Tensor, *, batch_windows: int = 
                 states = runner.run(index, states)
     runner.check()
     count = windows.numel()
-    return {name: _moments(total / count, count) for name, total in sums.items()}
+    return {name: _moments(sums[name].cpu() / count, count) for name in parts}
 
 
 def _moments(means: Tensor, count: int) -> ChannelStatistics:
@@ -106,20 +108,21 @@ def measure_effects(
         the same first order on weights.
     """
     parts = find_parts(decoder)
-    found = {name: torch.zeros_like(known.mean) for name, known in statistics.items()}
+    found: dict[str, Tensor] = {}  # on the device, as above
 
     def note(name: str, x: Tensor, gradient: Tensor) -> None:
-        found[name] += (x.float() * gradient.float()).flatten(0, -2).sum(0).abs().cpu()
+        effect = (x.float() * gradient.float()).flatten(0, -2).sum(0).abs()
+        found[name] = found[name] + effect if name in found else effect
 
     def watch(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         args[0].register_hook(partial(note, name, args[0].detach()))
 
     with gradients_inside(decoder.model), _watched(decoder, parts, watch), torch.enable_grad():
         for window in windows:
-            ids = window[None].to(compute_device(decoder.model))
+            ids = sent(window[None], compute_device(decoder.model))
             logits = decoder.model(input_ids=ids, use_cache=False).logits[0, :-1].float()
             cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="sum").backward()
-    return {name: replace(known, effect=found[name] / len(windows)) for name, known in statistics.items()}
+    return {name: replace(known, effect=found[name].cpu() / len(windows)) for name, known in statistics.items()}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import Parts, spread
 from unicuco_plugin.models.tensors.forwards import replace_forward
-from unicuco_plugin.models.tensors.storage import exchanged
+from unicuco_plugin.models.tensors.storage import exchanged, sent
 
 __all__ = ["reduced"]
 
@@ -71,7 +71,7 @@ def _selected(
     """Let a linear compute with some rows or columns of its parameters; these are kept aside."""
     index = spread(indices, width)
     own = {name: value.detach() for name in names if (value := getattr(linear, name)) is not None}
-    return exchanged(linear, {name: value.index_select(dim, index.to(value.device)) for name, value in own.items()})
+    return exchanged(linear, {name: value.index_select(dim, sent(index, value.device)) for name, value in own.items()})
 
 
 def _stand_in(module: nn.Module, part: Parts) -> _Undo:
@@ -87,7 +87,7 @@ def _stand_in(module: nn.Module, part: Parts) -> _Undo:
 def _add(module: nn.Module, bias: Tensor) -> _Undo:
     def add(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         if isinstance(output, tuple):
-            return (output[0] + bias.to(output[0]), *output[1:])
-        return output + bias.to(output)
+            return (output[0] + sent(bias, output[0].device).to(output[0]), *output[1:])
+        return output + sent(bias, output.device).to(output)
 
     return module.register_forward_hook(add).remove

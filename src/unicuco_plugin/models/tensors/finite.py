@@ -82,10 +82,10 @@ class FiniteStates:
         """Note the states that leave a block.
 
         Raises:
-            EvaluationError: As :meth:`check`, at once on the CPU, after some blocks or the last one elsewhere.
+            EvaluationError: As :meth:`check`, at once on the CPU, after some blocks elsewhere.
         """
         self._waiting.append((index, states.dtype, _extremes(states)))
-        if states.device.type == "cpu" or index == len(self._names) - 1 or len(self._waiting) >= _WAITING:
+        if states.device.type == "cpu" or len(self._waiting) >= _WAITING:
             self.check()
 
     def check(self) -> None:

@@ -1,0 +1,87 @@
+"""What training asks of the model in every space, on the emulated device and on the CPU: the same bits."""
+
+import json
+
+import pytest
+import torch
+from other_device import DEVICE
+from tiny import tiny_model, tiny_tokenizer
+
+from unicuco_plugin.journal.journal import Journal
+from unicuco_plugin.levels.build import build_levels
+from unicuco_plugin.levels.record import LevelSettings
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.objectives.objective import ObjectiveRequest
+from unicuco_plugin.plugins.manager import make_objective
+from unicuco_plugin.profile import RECORD
+from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.training import ModelSource, UnitOptions, train_profile
+from unicuco_plugin.training.subjects.find import find_subject
+
+PLACES = ("cpu", str(DEVICE))
+TINY = Settings(
+    tokens=32, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=4, epochs=1, steps=1, pool=4, picks=1,
+    starts=1, rerank=1, target="log",
+)  # fmt: skip
+
+
+def measured(space, units, model, windows, folder, *, few=4):
+    """Everything that a run over a space learns of a model: payload, notes, first strategies, divergences."""
+    decoder = find_decoder(model)
+    subject = find_subject(space, decoder, "0" * 16 + "." + "0" * 16, units)
+    payload = None if subject.prepare is None else subject.prepare(windows)
+    with Journal.open(folder / "journal", {}, resume=False) as journal:
+        start = subject.start(journal, windows, payload)
+        notes = journal.notes()
+    first = subject.space.first(few, torch.Generator().manual_seed(0)) if start.first is None else start.first[:few]
+    request = ObjectiveRequest(decoder, subject.space, windows, levels=subject.levels, payload=payload)
+    found = make_objective("divergence", request).evaluate(first)
+    tensors = {} if payload is None else {name: value.tolist() for name, value in payload.tensors.items()}
+    return tensors, notes, first.tolist(), [entry.per_window for entry in found]
+
+
+def both(space, family, windows, tmp_path, *, blocks=2, units=None):
+    for place in PLACES:
+        (tmp_path / place).mkdir()
+        model = tiny_model(family, blocks=blocks).to(place)
+        yield measured(space, units or UnitOptions(), model, windows, tmp_path / place)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3_moe", "bamba"])
+def test_depth(windows, tmp_path, family):
+    here, there = both("depth", family, windows, tmp_path, blocks=4)
+    assert here == there
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_sublayer(windows, tmp_path, family):
+    here, there = both("sublayer", family, windows, tmp_path, blocks=3)
+    assert here == there
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("ranking", ["flap", "taylor"])
+def test_structured(windows, tmp_path, family, ranking):
+    here, there = both("structured", family, windows, tmp_path, units=UnitOptions(round_to=16, ranking=ranking))
+    assert here == there
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_sparsity(windows, tmp_path, family, monkeypatch):
+    monkeypatch.setattr("unicuco_plugin.levels.store.Levels.check_model", lambda *_: None)
+    decoder = find_decoder(tiny_model(family, blocks=2))
+    build_levels(decoder, windows, tmp_path / "levels", name="tiny", settings=LevelSettings(sparsities=(0.3, 0.7)))
+    here, there = both("sparsity", family, windows[:1], tmp_path, units=UnitOptions(levels=tmp_path / "levels"))
+    assert here == there
+
+
+def test_a_whole_run_and_text_that_the_model_writes(tmp_path):
+    tiny_model("llama", blocks=3).save_pretrained(tmp_path / "dense")
+    tiny_tokenizer(tmp_path / "dense")
+    found = []
+    for place in PLACES:
+        train_profile(ModelSource(tmp_path / "dense", device=place), tmp_path / place, settings=TINY)
+        record = json.loads((tmp_path / place / RECORD).read_text(encoding="utf8"))
+        assert record.pop("provenance")["device"] == torch.device(place).type
+        found.append({name: value for name, value in record.items() if name not in {"digest", "name"}})
+    assert found[0] == found[1]
