@@ -1,11 +1,15 @@
 """A machine with an accelerator, seen from one without: what is offloaded is read as a fresh copy each time."""
 
+import pytest
 import torch
 from compressed_tensors.offload.cache.cpu import CPUCache
 
 from unicuco_plugin.models.tensors.storage import kept_tensors
 
-__all__ = ["copy_on_read", "kept_parameters"]
+__all__ = ["MACHINES", "copy_on_read", "kept_parameters", "run_on"]
+
+# Of a fixture ``machine``: tests run twice, as here and as where an accelerator makes the toolkit read copies.
+MACHINES = ("host", pytest.param("accelerator", marks=pytest.mark.accelerator))
 
 
 def copy_on_read(monkeypatch):
@@ -31,6 +35,14 @@ def copy_on_read(monkeypatch):
 
     monkeypatch.setattr(CPUCache, "onload", onload)
     return read
+
+
+def run_on(request):
+    """The body of that fixture, of module scope."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if request.param == "accelerator":
+            copy_on_read(monkeypatch)
+        yield request.param
 
 
 def kept_parameters(model):

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from accelerator import MACHINES, run_on
 from click.testing import CliRunner
 from tiny import VOCABULARY, tiny_model, tiny_tokenizer
 
@@ -15,6 +16,9 @@ TINY = {
     "tokens": 64, "seq_length": 16, "rank_tokens": 32, "rank_seq_length": 16, "initial": 10, "epochs": 1, "steps": 5,
     "pool": 32, "picks": 2, "starts": 1,
 }  # fmt: skip
+
+
+machine = pytest.fixture(scope="module", params=MACHINES)(run_on)
 
 
 @pytest.fixture(autouse=True)

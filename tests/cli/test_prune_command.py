@@ -10,6 +10,8 @@ from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.modifiers.export import oneshot
 from unicuco_plugin.strategy import Strategy
 
+pytestmark = pytest.mark.usefixtures("machine")
+
 WAYS = "give one of --profile or --peer with a request, --strategy, --recipe and --evopress"
 
 

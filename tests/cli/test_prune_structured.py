@@ -10,6 +10,8 @@ import unicuco_plugin
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
 
+pytestmark = pytest.mark.usefixtures("machine")
+
 
 @pytest.fixture
 def prune(unicuco, dense, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerator import copy_on_read
+from accelerator import MACHINES, run_on
 from depth_strategies import whole_block_strategy
 from llmcompressor.core import reset_session
 from tiny import tiny_model, tiny_tokenizer
@@ -13,16 +13,7 @@ from tiny import tiny_model, tiny_tokenizer
 from unicuco_plugin.modifiers.registration import register
 from unicuco_plugin.strategy import Strategy
 
-
-@pytest.fixture(
-    autouse=True, scope="module", params=["host", pytest.param("accelerator", marks=pytest.mark.accelerator)]
-)
-def machine(request):
-    """Every test runs twice: as here, and as where an accelerator makes the toolkit read copies of what it offloads."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        if request.param == "accelerator":
-            copy_on_read(monkeypatch)
-        yield request.param
+machine = pytest.fixture(autouse=True, scope="module", params=MACHINES)(run_on)
 
 
 @pytest.fixture(autouse=True)
