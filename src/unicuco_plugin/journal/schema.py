@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from unicuco_plugin.errors import JournalError, clip, quoted
+from unicuco_plugin.errors import JournalError, clip, listed, quoted
 
 __all__ = ["APPLICATION", "bring_up", "check", "compare_header", "digest", "pack", "tables", "unpack"]
 
@@ -128,9 +128,9 @@ def compare_header(connection: sqlite3.Connection, header: Mapping[str, object],
         if (was := stored.get(name, "absent")) != (now := given.get(name, "absent"))
     ]
     if differences:
-        more = f"; and {len(differences) - _TOLD} more" if len(differences) > _TOLD else ""
+        told = listed(differences, _TOLD, between="; ", rest="; and {} more")
         raise JournalError(
-            f"journal {path} belongs to other arguments: {'; '.join(differences[:_TOLD])}{more}; "
+            f"journal {path} belongs to other arguments: {told}; "
             "resume with the same arguments, or choose another output"
         )
 

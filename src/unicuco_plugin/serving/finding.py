@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from unicuco_plugin.errors import LONGEST, clip
+from unicuco_plugin.errors import LONGEST, clip, listed
 
 __all__ = ["Finding", "name_some"]
 
@@ -42,5 +42,4 @@ class Finding:
 
 def name_some(names: list[str] | tuple[str, ...]) -> str:
     """Name two modules, and count the others."""
-    more = len(names) - _NAMED
-    return ", ".join(clip(name, 80, middle=True) for name in names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return listed([clip(name, 80, middle=True) for name in names], _NAMED, rest=" and {} more")
