@@ -40,7 +40,7 @@ class _Unreadable(Failure):
 @debug_option
 @click.pass_context
 def check(ctx: click.Context, checkpoint: Path, kinds: tuple[str, ...], capability: float, as_json: bool) -> None:
-    """Say whether vLLM loads a checkpoint of compressed-tensors, and with which kernels.
+    """Say whether vLLM loads a compressed-tensors checkpoint, and with which kernels.
 
     FOLDER_OR_CONFIG is a checkpoint's folder, its config.json, or a quantization_config alone in a JSON file. Nothing
     of it is run and no tensor is read. Exit codes: 0 it loads, 1 it does not or would load another model, 2 there was

@@ -56,9 +56,8 @@ def test_a_draft_head_comes_along_where_blocks_go(drafting, depth_strategy, tmp_
 
 def test_a_draft_head_does_not_count_against_a_limit_on_bytes(drafting, tmp_path, monkeypatch):
     counted = []
-    monkeypatch.setattr(
-        "unicuco_plugin.modifiers.export.oneshot.check_limits", lambda _, __, size: counted.append(size)
-    )
+    check = "unicuco_plugin.modifiers.export.oneshot.check_limits"
+    monkeypatch.setattr(check, lambda _, found: counted.append(found["bytes"]))
     quantiser = "QuantizationModifier: {scheme: FP8_DYNAMIC, targets: [Linear], ignore: [lm_head]}"
     recipe = f"a_stage:\n  b_modifiers:\n    {quantiser}\n"
     done = prune_with_recipe(drafting, recipe, tmp_path / "out")
