@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
     from unicuco_plugin.objectives.divergence import DivergenceObjective
     from unicuco_plugin.objectives.objective import Evaluation, Objective, ObjectiveRequest, ReportingObjective
+    from unicuco_plugin.payload import Payload
     from unicuco_plugin.peers.peer import Peer, PeerRequest, PeerResult
     from unicuco_plugin.plugins.hookspecs import hookimpl
     from unicuco_plugin.plugins.manager import plugin_manager
@@ -53,6 +54,7 @@ __all__ = [
     "ModelSource",
     "Objective",
     "ObjectiveRequest",
+    "Payload",
     "Peer",
     "PeerRequest",
     "PeerResult",
@@ -94,6 +96,7 @@ _HOMES = {
     "Objective": "objectives.objective",
     "ObjectiveRequest": "objectives.objective",
     "PRESETS": "search.settings",
+    "Payload": "payload",
     "Peer": "peers.peer",
     "PeerRequest": "peers.peer",
     "PeerResult": "peers.peer",

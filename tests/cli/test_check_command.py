@@ -100,3 +100,25 @@ def test_another_method_is_not_judged(unicuco, dense, tmp_path):
     result = unicuco("check", tmp_path)
     assert result.exit_code == 2
     assert "quant_method must be compressed-tensors, got 'gptq'" in result.stderr
+
+
+def test_names_of_whoever_sent_the_file_forge_no_line(unicuco, config):
+    path = config((["Linear"], {"actorder": "group"}))
+    data = json.loads(path.read_text(encoding="utf8"))
+    groups = data["quantization_config"]["config_groups"]
+    data["quantization_config"]["config_groups"] = {"g\nconfig.json: vLLM 0.32 loads it": groups["0"]}
+    path.write_text(json.dumps(data), encoding="utf8")
+    lines = unicuco("check", path).stdout.splitlines()
+    assert not any(line.startswith("config.json: vLLM 0.32 loads it") for line in lines[1:])
+
+
+def test_a_device_that_is_named_twice_is_one(unicuco, config):
+    path = config((["Linear"], {}))
+    twice = unicuco("check", path, "--device", "cuda", "--device", "cuda")
+    assert twice.stdout == unicuco("check", path, "--device", "cuda").stdout
+
+
+def test_a_path_that_cannot_be_is_nothing_to_check(unicuco):
+    result = unicuco("check", "x" * 300)
+    assert result.exit_code == 2
+    assert "cannot be read" in result.stderr

@@ -12,7 +12,7 @@ from unicuco_plugin.strategy import Strategy
 
 pytestmark = pytest.mark.usefixtures("machine")
 
-WAYS = "give one of --profile or --peer with a request, --strategy, --recipe and --evopress"
+SOURCES = "give one of --profile or --peer with a request, --strategy, --recipe and --evopress"
 
 
 @pytest.fixture
@@ -188,10 +188,10 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], f"{WAYS}; got none"),
+        ([], f"{SOURCES}; got none"),
         (
             ["--profile", "PROFILE", "--recipe", "r"],
-            f"{WAYS}; got --profile and --recipe",
+            f"{SOURCES}; got --profile and --recipe",
         ),
         (["--profile", "PROFILE"], "--profile needs one request, for instance --sparsity 0.25"),
         (

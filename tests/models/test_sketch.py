@@ -40,6 +40,11 @@ def test_the_configuration_is_not_changed():
             {"model_type": "qwen2", "num_hidden_layers": 10**12},
             "qwen2: num_hidden_layers must be at most 2,000, got 1000",
         ),
+        ({"model_type": "xlstm", "num_blocks": 3000}, "xlstm: num_blocks must be at most 2,000, got 3000"),
+        (
+            {"model_type": "qwen2", "some_config": {"deeper": {"num_experts": 10**6}}},
+            "qwen2: num_experts must be at most 2,000, got 1000000",
+        ),
         ({"model_type": "qwen3_moe", "num_experts": 10**12}, "qwen3_moe: num_experts must be at most 2,000, got 1000"),
     ],
 )

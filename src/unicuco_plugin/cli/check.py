@@ -52,7 +52,9 @@ def check(ctx: click.Context, checkpoint: Path, kinds: tuple[str, ...], capabili
     known = {"cuda": Device("cuda", round(capability * 10)), "cpu": Device("cpu")}
     try:
         verdict = check_serving(
-            checkpoint.expanduser(), [known[kind] for kind in kinds] or list(known.values()), chosen=bool(kinds)
+            checkpoint.expanduser(),
+            [known[kind] for kind in dict.fromkeys(kinds)] or list(known.values()),
+            chosen=bool(kinds),
         )
     except CheckpointError as error:
         raise _Unreadable(str(error)) from error

@@ -214,7 +214,7 @@ def window_options(count_name: str, count: int, length: int) -> Callable[[Functi
 
 
 def calibration_option(text: str) -> Callable[[Function], Function]:
-    """Add ``--calibration FILE...``; the command must be a :class:`ManyFilesCommand`."""
+    """Add ``--calibration FILE...``; the command must be a ``cli.command.ManyFilesCommand``."""
     return click.option("--calibration", multiple=True, metavar="FILE...", help=text)
 
 

@@ -1,7 +1,7 @@
 """A model without weights, from a configuration alone."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ __all__ = ["sketch_from_fields", "sketch_model"]
 
 # Blocks of a model that is built, or experts of one; the largest have a few hundred, and a file may say any number.
 _MOST = 2_000
-_COUNTS = ("layers", "n_layer", "experts")
+_COUNTS = ("layers", "n_layer", "blocks", "experts")
 # What says how a checkpoint is stored or which code loads it, and not what its model is.
 _BESIDE = frozenset({"quantization_config", "compression_config", "auto_map"})
 
@@ -61,9 +61,8 @@ def sketch_from_fields(fields: Mapping[str, Any]) -> PreTrainedModel:
     family = fields.get("model_type")
     if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise UnsupportedModelError(f"model_type: Transformers knows no family {quoted(family)}")
-    text = fields.get("text_config")
-    for name, value in [*fields.items(), *(text.items() if isinstance(text, Mapping) else ())]:
-        if name.endswith(_COUNTS) and isinstance(value, int) and value > _MOST:
+    for name, value in _numbers(fields):
+        if name.endswith(_COUNTS) and value > _MOST:
             raise UnsupportedModelError(f"{family}: {clip(name)} must be at most {_MOST:,}, got {quoted(value)}")
     own = {name: value for name, value in fields.items() if name not in _BESIDE and not name.startswith("_attn")}
     try:
@@ -72,6 +71,15 @@ def sketch_from_fields(fields: Mapping[str, Any]) -> PreTrainedModel:
     except Exception as error:  # whatever a family's configuration raises
         raise UnsupportedModelError(f"{family}: its configuration cannot be read: {_first_line(error)}") from error
     return sketch_model(config)
+
+
+def _numbers(fields: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Whole numbers of a configuration and of all within it, by their own names."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value)
+        elif isinstance(value, int):
+            yield str(name), value
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.report.table import format_table
 
 if TYPE_CHECKING:  # it brings torch with it
@@ -18,6 +19,7 @@ def describe_verdict(name: str, verdict: "Verdict") -> str:
     """The verdict in one line, a line for each finding, and a table of schemes and kernels."""
     lines = [f"{name}: {_say(verdict)}"]
     lines += [f"{entry.severity}: {entry.where}: {entry.message} [{entry.rule}]" for entry in verdict.findings]
+    lines = [escape_line(line) for line in lines]  # names are whoever sent the file's
     if verdict.rows:
         header = ["scheme", "linears", *(device.label for device in verdict.devices)]
         rows = [

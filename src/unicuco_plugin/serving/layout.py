@@ -80,11 +80,15 @@ class Layout:
     def _shape(self, group: Group) -> object:
         weights = group.weights
         assert weights is not None  # noqa: S101 - asked before
-        return weights.num_bits, weights.type, weights.strategy, weights.group_size, self.quantization.format_of(group)
+        fields = weights.model_dump(include={"num_bits", "type", "strategy", "group_size", "block_structure"})
+        return fields, self.quantization.format_of(group)
 
     def _more(self, group: Group) -> set[str]:
         """What is stored beside a weight and its scales."""
         inputs = group.input_activations
         still = inputs is not None and not inputs.dynamic
         points = group.weights is not None and not group.weights.symmetric
-        return {name for name, there in (("weight_zero_point", points), ("input_scale", still)) if there}
+        # NVFP4 of activations, too, whose scales have a scale of their own.
+        scaled = inputs is not None and group.weights is not None and group.weights.strategy == "tensor_group"
+        stored = {"weight_zero_point": points, "input_scale": still, "input_global_scale": scaled}
+        return {name for name, there in stored.items() if there}

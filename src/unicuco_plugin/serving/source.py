@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unicuco_plugin.errors import CheckpointError
+from unicuco_plugin.errors import CheckpointError, clip
 from unicuco_plugin.files.received import DOCUMENT, open_regular, parse_json, read_bytes
 
 __all__ = ["Source", "read_source"]
@@ -38,10 +38,13 @@ def read_source(path: Path) -> Source:
     Raises:
         CheckpointError: If there is none, or it is something else: GGUF, a LoRA adapter, no JSON, a recipe.
     """
-    if path.is_dir():
-        return Source(path, *_split(path, _read(_find_config(path))))
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder")
+    try:
+        if path.is_dir():
+            return Source(path, *_split(path, _read(_find_config(path))))
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such file or folder")
+    except OSError as error:  # a name too long, a folder that may not be searched
+        raise CheckpointError(f"{clip(str(path), 120, middle=True)}: cannot be read: {error.strerror}") from error
     return Source(None, *_split(path, _read(path)))
 
 

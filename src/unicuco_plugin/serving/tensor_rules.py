@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unicuco_plugin.serving.config_rules import is_odd
 from unicuco_plugin.serving.finding import Finding, name_some
-from unicuco_plugin.serving.layers import Linear, Unit
+from unicuco_plugin.serving.layers import Linear
 from unicuco_plugin.serving.layout import Layout
 from unicuco_plugin.serving.quantization import Group
 
@@ -33,7 +33,7 @@ def tensor_findings(layout: Layout, tensors: Mapping[str, Tensor]) -> Iterator[F
         for linear in unit.linears:
             group = layout.matcher.group(layout.written[linear.name])
             if group is None or group.weights is None:
-                yield from _plain(unit, linear, tensors)
+                yield from _plain(linear, tensors)
                 continue
             shapes = _EXPECTED.get(layout.quantization.format_of(group))
             if shapes is None:  # a layout that is not known here
@@ -53,8 +53,8 @@ def tensor_findings(layout: Layout, tensors: Mapping[str, Tensor]) -> Iterator[F
         )  # fmt: skip
 
 
-def _plain(unit: Unit, linear: Linear, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
-    """A linear of 16 bits has its weight and no scales; a head may be the embedding."""
+def _plain(linear: Linear, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
+    """A linear of 16 bits has no scales."""
     found = [suffix for suffix in ("weight_packed", "weight_scale") if f"{linear.name}.{suffix}" in tensors]
     if found:
         yield Finding(

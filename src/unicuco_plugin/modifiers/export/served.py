@@ -25,13 +25,14 @@ def check_served(folder: Path) -> str:
         A sentence for the user and the card; empty where vLLM loads it everywhere, or nothing is quantised.
 
     Raises:
-        ExportError: If vLLM would load another model without a word, or the linears of a unit differ in scheme.
+        ExportError: If vLLM would load another model without a word, or the linears of a unit differ in scheme where
+            vLLM is known to pack linears of these names.
     """
     try:
         verdict = check_serving(folder)
     except CheckpointError as error:
         # Without the place where the folder stands for now.
-        return f"what vLLM makes of it is not known: {str(error).replace(f'{folder}: ', '')}"
+        return f"what vLLM makes of it is not known: {str(error).replace(f'{folder}/', '').replace(f'{folder}: ', '')}"
     wrong = [entry for entry in verdict.errors if entry.outcome == "silent" or entry.rule == _SPLIT]
     if wrong:
         raise ExportError(f"vLLM would not load this checkpoint right: {_say(wrong[0])}")

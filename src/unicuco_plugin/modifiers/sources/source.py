@@ -44,14 +44,14 @@ class LateSource(Protocol):
         ...
 
 
-class _Entry(Frozen):
+class _Source(Frozen):
     @field_validator("profile", "file", "levels", "journal", mode="before", check_fields=False)
     @classmethod
     def _read_path(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
 
 
-class ProfileSource(_Entry):
+class ProfileSource(_Source):
     """One profile of several, with the request it answers."""
 
     profile: str
@@ -75,7 +75,7 @@ class ProfileSource(_Entry):
         return load_profile(self.profile).answer(Request.of(**self.request))
 
 
-class PeerSource(_Entry):
+class PeerSource(_Source):
     """A method of others' that answers instead of a profile; its name alone where it takes no more.
 
     Attributes:
@@ -172,7 +172,7 @@ class PeerSource(_Entry):
         )
 
 
-class EvoPressSource(_Entry):
+class EvoPressSource(_Source):
     """A file that EvoPress wrote: which sub-layers go, or the level of every linear.
 
     Attributes:
