@@ -6,6 +6,6 @@ __all__ = ["Frozen"]
 
 
 class Frozen(BaseModel):
-    """Refuses unknown fields and numbers that are not finite; stays as it was read."""
+    """Refuses unknown fields and numbers that are not finite, which JSON has not; stays as it was read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from unicuco_plugin.errors import StrategyError, explain, quoted
 from unicuco_plugin.files.json_text import json_text
@@ -39,11 +39,6 @@ def split_halves(units: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]
     halves = Counter(name.rpartition(".")[0] for name in units)
     whole = tuple(block for block, count in halves.items() if count == 2)
     return whole, tuple(name for name in units if halves[name.rpartition(".")[0]] == 1)
-
-
-class _Frozen(BaseModel):
-    # JSON has no NaN and no infinity: what we write, any reader must read.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelReference(Frozen):

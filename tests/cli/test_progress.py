@@ -42,6 +42,14 @@ def test_a_message_stands_above_the_bar(shown):
     assert lines[2].startswith("confirming:  50%")
 
 
+def test_a_message_is_shown_where_nothing_is_counted_too(shown):
+    fewer = Progress("measuring", 0, 1, message="strategies are measured 2 at a time")
+    assert shown(fewer) == ["strategies are measured 2 at a time"]
+    lines = shown(Progress("ranking", 1, 4, 9, ""), fewer, Progress("ranking", 2, 4, 9, ""))
+    assert "strategies are measured 2 at a time" in lines
+    assert "2/4" in lines[-1]
+
+
 def test_a_log_gets_a_line_now_and_then(shown, monkeypatch):
     clock = iter(range(1000, 2000, 11))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))

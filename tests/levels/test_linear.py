@@ -1,5 +1,6 @@
 """One linear's file: what is written is read."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,3 +51,14 @@ def test_the_bits_of_a_byte_are_in_the_order_that_both_decoders_read(levels):
     mask, values = _read(stored.path, shapes)
     bits = _BITS[mask.int()].view(torch.bool).view(len(mask), -1)[:, : stored.shape[1]]
     assert torch.equal(values.new_zeros(stored.shape).masked_scatter_(bits, values), stored.decode(2))
+
+
+def test_memory_that_is_full_is_no_damage(levels, monkeypatch):
+    linear = levels.linear(next(iter(levels.sizes)))
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("unicuco_plugin.levels.linear._expand", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        linear.decode(1)

@@ -58,7 +58,7 @@ def test_one_alone_that_does_not_fit_says_what_to_lower(error):
     device = Device(0, error)
     with pytest.raises(EvaluationError, match=r"^one strategy alone .*: lower batch_windows, .*seq_length") as caught:
         Room().measure(device, range(4))
-    assert device.sizes == [4, 2, 1]
+    assert device.sizes == [4, 2, 1, 1]
     assert len(str(caught.value)) <= 300
     assert caught.value.__cause__ is error
 
@@ -70,3 +70,19 @@ def test_other_errors_are_their_own(error):
         Room().measure(device, range(4))
     assert caught.value is error
     assert device.sizes == [4]
+
+
+def test_one_alone_is_tried_again_once_what_was_kept_has_been_let_go():
+    class Full(Device):
+        def __call__(self, part, report):
+            self.fits = 0 if len(self.sizes) < 1 else 1
+            return super().__call__(part, report)
+
+    device, said = Full(0), []
+    assert [one.value for one in Room(said.append).measure(device, [7])] == [7.0]
+    assert (device.sizes, said) == ([1, 1], [])
+
+
+def test_an_objective_that_gives_nothing_does_not_go_on_for_ever():
+    with pytest.raises(TypeError):
+        Room().measure(lambda part, report: None, range(3))

@@ -143,7 +143,7 @@ class _Run:
             space=self.plan.space,
             levels=self.quality.levels,
             seed=cell.seed,
-            progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens),
+            progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens, event.message),
             **given,
         )
         found = peer(asked)
@@ -201,7 +201,7 @@ class _Run:
             settings=cell.settings,
             resume=True,
             shared=Shared(self.journal, measuring.append, self.decoder.model),
-            progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens),
+            progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens, event.message),
         )
         if profile.provenance["interrupted"]:
             raise KeyboardInterrupt
@@ -212,9 +212,9 @@ class _Run:
         self.journal.write_note(note, cost)
         return profile, cost
 
-    def _tell(self, detail: str, tokens: int = 0) -> None:
+    def _tell(self, detail: str, tokens: int = 0, message: str = "") -> None:
         stage = f"{self.stage}: {detail}" if detail else self.stage
-        self.progress(Progress(stage, self.done, self.total, tokens))
+        self.progress(Progress(stage, self.done, self.total, tokens, message))
 
 
 def _extrapolated(found: PeerResult) -> dict[str, Any]:

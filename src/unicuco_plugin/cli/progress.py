@@ -37,7 +37,9 @@ class ProgressBars:
     def __call__(self, event: Progress) -> None:
         """Move the bar to where the event says; what it has to tell goes on a line above."""
         if event.total <= 1:  # nothing to count yet: a line says it all
-            if event.stage != self._stage:
+            if event.message:
+                self._note(event.message)
+            elif event.stage != self._stage:
                 self._stage = event.stage
                 say(f"{escape_line(event.stage)} …", err=True)
             return
@@ -50,7 +52,7 @@ class ProgressBars:
             self._bar.set_postfix_str(f"{event.tokens:,} tokens", refresh=False)
         self._bar.update(event.done - self._bar.n)
         if event.message:
-            self._bar.write(escape_controls(event.message), file=sys.stderr)
+            self._note(event.message)
         if self._terminal:  # a stage without steps of its own, such as fitting, would not show itself
             self._bar.refresh()
         elif event.message or time.monotonic() - self._logged > _LOG:
@@ -78,6 +80,12 @@ class ProgressBars:
     ) -> None:
         """Close the bar however the run ends."""
         self.close()
+
+    def _note(self, message: str) -> None:
+        if self._bar is None:
+            say(escape_controls(message), err=True)
+        else:
+            self._bar.write(escape_controls(message), file=sys.stderr)
 
     def _open(self, event: Progress) -> "tqdm[Any]":
         return tqdm(

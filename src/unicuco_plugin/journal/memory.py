@@ -48,9 +48,10 @@ class RememberedObjective:
         def measure(places: list[int]) -> list[Evaluation]:
             started = time.perf_counter()
             self._made = self._made or self._make()
-            found = evaluate_reporting(self._made, X[places], report)
-            self._spent(time.perf_counter() - started)
-            return found
+            try:
+                return evaluate_reporting(self._made, X[places], report)
+            finally:  # what did not fit the memory took its time, too
+                self._spent(time.perf_counter() - started)
 
         keys = [self._space.key(row) for row in X]
         rows = measure_once(self._journal, self._identity, keys, measure)

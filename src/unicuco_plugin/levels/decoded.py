@@ -46,6 +46,7 @@ class DecodedLevels:
 
     def shed(self) -> None:
         """Let go of all weights, and hold half as many from now on: memory has no room for them."""
-        self._most = self.bytes // 2
+        if self.bytes:
+            self._most = self.bytes // 2
         self._weights.clear()
         self.bytes = 0

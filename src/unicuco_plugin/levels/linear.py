@@ -23,6 +23,7 @@ from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.files.received import check_tensors, open_regular
 from unicuco_plugin.levels.record import RECORD, LinearEntry, write_file
 from unicuco_plugin.levels.sweep import Solved
+from unicuco_plugin.models.tensors.memory import lacks_memory
 from unicuco_plugin.models.tensors.storage import sent
 
 __all__ = ["SAME_WIDTH", "LinearLevels", "check_file", "write_linear"]
@@ -78,6 +79,8 @@ class LinearLevels:
         try:
             return _expand(mask, values, self.shape)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            if lacks_memory(error):
+                raise
             raise LevelsError(f"level file {self.path} is damaged: mask.{level} does not fit its values") from error
 
 

@@ -60,4 +60,5 @@ def kl_sums(dense: Tensor, pruned: Iterable[Tensor], direction: Direction = "for
                 rows_kl = torch.linalg.vecdot(log_Q.exp(), log_Q - log_P[part])
             total += rows_kl.double().sum()
         sums.append(total)
+        del logits  # before the next are made
     return torch.stack(sums) if sums else torch.zeros(0, dtype=torch.float64, device=dense.device)

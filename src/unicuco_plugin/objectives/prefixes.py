@@ -135,7 +135,8 @@ class PrefixWalk:
 
     def shed(self) -> None:
         """Let go of all nodes' states, and keep half as many from now on: memory has no room for them."""
-        self._cache_bytes = self._kept_bytes // 2
+        if self._kept_bytes:
+            self._cache_bytes = self._kept_bytes // 2
         self._kept.clear()
         self._kept_bytes = 0
 

@@ -7,14 +7,12 @@ from typing import TypeVar
 import torch
 
 from unicuco_plugin.errors import EvaluationError, clip
+from unicuco_plugin.models.tensors.memory import lacks_memory
 from unicuco_plugin.objectives.objective import Evaluation, Report
 
 __all__ = ["Room", "letting_go"]
 
 _Candidate = TypeVar("_Candidate")
-
-# How allocators other than that of PyTorch say it: cuBLAS', and the host's.
-_SAYINGS = ("CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 class Room:
@@ -47,10 +45,12 @@ class Room:
             EvaluationError: If one alone does not fit; the message says what to lower.
         """
         found: list[Evaluation] = []
-        start = 0
+        start, again = 0, False
         while start < len(candidates):
             part = candidates[start : start + (self._most or len(candidates))]
-            measured = self._try(measure, part, _after(start, report))
+            measured = self._try(measure, part, _after(start, report), last=again)
+            # Once more for one alone: what was kept for speed has been let go.
+            again = measured is None and len(part) == 1
             if measured is not None:
                 found += measured
                 start += len(part)
@@ -61,13 +61,15 @@ class Room:
         measure: Callable[[Sequence[_Candidate], Report], Sequence[Evaluation]],
         part: Sequence[_Candidate],
         report: Report,
-    ) -> Sequence[Evaluation] | None:
+        *,
+        last: bool,
+    ) -> list[Evaluation] | None:
         try:
-            return measure(part, report)
+            return list(measure(part, report))
         except (RuntimeError, MemoryError) as error:
-            if not _lacks_memory(error):
+            if not lacks_memory(error):
                 raise
-            if len(part) == 1:
+            if last:
                 raise EvaluationError(
                     f"one strategy alone does not fit the memory of the device ({clip(str(error))}): lower "
                     "batch_windows, then the tokens of a window (seq_length; rank_seq_length in a training's ranking), "
@@ -75,8 +77,9 @@ class Room:
                 ) from error
         # Only here, where nothing refers to the tensors of the attempt any more, are they free.
         torch.cuda.empty_cache()
-        self._most = len(part) // 2
-        self._say(f"out of memory: strategies are measured {self._most} at a time from here on, not {len(part)}")
+        self._most = max(len(part) // 2, 1)
+        if len(part) > 1:
+            self._say(f"out of memory: strategies are measured {self._most} at a time from here on, not {len(part)}")
         return None
 
 
@@ -86,14 +89,10 @@ def letting_go(shed: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if _lacks_memory(error):
+        if lacks_memory(error):
             shed()
         raise
 
 
 def _after(before: int, report: Report) -> Report:
     return lambda done: report(before + done)
-
-
-def _lacks_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error) for said in _SAYINGS)

@@ -88,10 +88,10 @@ class StitchedEvaluator:
         blocks = len(self._runner.decoder.blocks)
         walks = len(plans) + (self._dense is None)
         work = Work(report, len(plans), walks * blocks + len(plans) * self._head.blocks)
-        if self._dense is None:
-            self._dense = self._final(work.add)
         finals = []
         with letting_go(self._levels.decoded.shed):
+            if self._dense is None:
+                self._dense = self._final(work.add)
             with self._stitcher as stitcher:
                 for plan in plans:
                     stitcher.apply(plan)
