@@ -7,7 +7,16 @@ from typing import Any
 import torch
 import transformers as tf
 
-__all__ = ["FAMILIES", "OTHERS", "VOCABULARY", "tiny_mamba", "tiny_model", "tiny_tokenizer", "unfuse_experts"]
+__all__ = [
+    "FAMILIES",
+    "OTHERS",
+    "VOCABULARY",
+    "linear_inputs",
+    "tiny_mamba",
+    "tiny_model",
+    "tiny_tokenizer",
+    "unfuse_experts",
+]
 
 VOCABULARY = 128
 WORDS = [f"w{i}" for i in range(VOCABULARY - 4)]
@@ -219,3 +228,18 @@ def tiny_tokenizer(path: Path) -> tf.PreTrainedTokenizerFast:
     )
     tokenizer.save_pretrained(path)
     return tf.AutoTokenizer.from_pretrained(path)
+
+
+def linear_inputs(decoder, windows):
+    """What enters every linear in a plain forward of the whole model, positions x features."""
+    found = {}
+    hooks = [
+        linear.register_forward_pre_hook(lambda _, args, name=name: found.update({name: args[0].flatten(0, -2)}))
+        for index in range(len(decoder.blocks))
+        for name, linear in decoder.linears(index).items()
+    ]
+    with torch.no_grad():
+        decoder.model(input_ids=windows, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return found

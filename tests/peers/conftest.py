@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import VOCABULARY, tiny_model
+from tiny import VOCABULARY, linear_inputs, tiny_model
 
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.settings import LevelSettings
@@ -44,17 +44,7 @@ def ask(decoder, levels):
 @pytest.fixture
 def inputs(decoder):
     """What enters every linear in a plain forward of the whole model, positions x features."""
-    found = {}
-    hooks = [
-        linear.register_forward_pre_hook(lambda _, args, name=name: found.update({name: args[0].flatten(0, -2)}))
-        for index in range(len(decoder.blocks))
-        for name, linear in decoder.linears(index).items()
-    ]
-    with torch.no_grad():
-        decoder.model(input_ids=WINDOWS, use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return found
+    return linear_inputs(decoder, WINDOWS)
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """OWL and DLP: a sparsity for every block from the distribution of its weights' pruning scores."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space
+from unicuco_plugin.scores.activations import block_scores
 from unicuco_plugin.scores.budget import check_budget, name_units
 from unicuco_plugin.scores.layerwise import (
     ALPHA,
@@ -44,7 +46,7 @@ class Owl:
         choose_space(self, request)
         check_budget(request.sparsity)
         started = time.perf_counter()
-        ratios = outlier_ratios(request.decoder, request.windows, self.M, **_how(request))
+        ratios = outlier_ratios(request.decoder, _scores(request), self.M)
         shares = spread_shares(request.decoder, ratios, self.half_width, request.sparsity)
         details = {"outlier_ratios": ratios.tolist(), "M": self.M, "lambda": self.half_width}
         return _result(request, started, shares, details)
@@ -73,14 +75,16 @@ class Dlp:
         choose_space(self, request)
         check_budget(request.sparsity)
         started = time.perf_counter()
-        I = importances(request.decoder, request.windows, self.statistic, **_how(request))  # noqa: E741 - the paper's
+        I = importances(request.decoder, _scores(request), self.statistic)  # noqa: E741 - the paper's
         shares = spread_shares(request.decoder, I, self.half_width, request.sparsity)
         details = {"importance": I.tolist(), "alpha": self.half_width, "statistic": self.statistic}
         return _result(request, started, shares, details)
 
 
-def _how(request: PeerRequest) -> dict[str, Any]:
-    return {"batch_windows": request.batch_windows, "progress": request.progress}
+def _scores(request: PeerRequest) -> Iterator[Tensor]:
+    return block_scores(
+        request.decoder, request.windows, batch_windows=request.batch_windows, progress=request.progress
+    )
 
 
 def _result(request: PeerRequest, started: float, shares: Tensor, details: dict[str, object]) -> PeerResult:

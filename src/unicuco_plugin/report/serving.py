@@ -12,7 +12,7 @@ __all__ = ["SCHEMA", "describe_verdict", "verdict_data"]
 
 # Of the JSON; a field that changes its meaning or goes makes another number.
 SCHEMA = 1
-SERVER = "vLLM 0.32"
+_SERVER = "vLLM 0.32"
 
 
 def describe_verdict(name: str, verdict: "Verdict") -> str:
@@ -36,7 +36,7 @@ def verdict_data(name: str, verdict: "Verdict") -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "checkpoint": name,
-        "server": SERVER,
+        "server": _SERVER,
         "loads": verdict.loads,
         "quantised": verdict.quantised,
         "checked": {"configuration": verdict.quantised, "model": verdict.model, "files": verdict.files},
@@ -54,15 +54,15 @@ def verdict_data(name: str, verdict: "Verdict") -> dict[str, Any]:
 
 def _say(verdict: "Verdict") -> str:
     if not verdict.quantised:
-        return f"is not quantised: {SERVER} loads it as any checkpoint of its family"
+        return f"is not quantised: {_SERVER} loads it as any checkpoint of its family"
     seen = (
         "" if verdict.files else ", by its configuration alone" if not verdict.model else ", without its weight files"
     )
     if verdict.loads:
-        return f"{SERVER} loads it{seen}"
+        return f"{_SERVER} loads it{seen}"
     if any(entry.outcome == "silent" for entry in verdict.errors):
-        return f"{SERVER} would load another model without a word{seen}"
-    return f"{SERVER} does not load it{seen}"
+        return f"{_SERVER} would load another model without a word{seen}"
+    return f"{_SERVER} does not load it{seen}"
 
 
 def _say_kernel(kernel: str | None) -> str:

@@ -5,7 +5,7 @@ Source:
     Language Models"; the defaults are those of their public code.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.finite import check_finite
-from unicuco_plugin.progress import Progress
-from unicuco_plugin.scores.activations import block_scores
 from unicuco_plugin.scores.budget import block_sizes, meet_budget
 
 __all__ = [
@@ -35,51 +33,31 @@ Statistic = Literal["mean", "median"]
 OUTLIER, LAMBDA, ALPHA = 5.0, 0.08, 0.15
 
 
-def outlier_ratios(
-    decoder: Decoder,
-    windows: Tensor,
-    M: float = OUTLIER,
-    *,
-    batch_windows: int = 16,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Tensor:
+def outlier_ratios(decoder: Decoder, scores: Iterable[Tensor], M: float = OUTLIER) -> Tensor:
     """OWL's score of every block: how many of its weights' scores are outliers, in per cent.
 
     Args:
         decoder: The dense model.
-        windows: ``m x L`` token ids, run once.
+        scores: Of the weights of each block, as ``block_scores`` gives them.
         M: A score is an outlier above ``M`` times the block's mean.
-        batch_windows: Windows run through a block together.
-        progress: Called often.
 
     Raises:
         EvaluationError: If a score is not finite.
     """
-    scores = block_scores(decoder, windows, batch_windows=batch_windows, progress=progress)
     return _checked(decoder, "outlier ratio", [outlier_ratio(block, M) for block in scores])
 
 
-def importances(
-    decoder: Decoder,
-    windows: Tensor,
-    statistic: Statistic = "mean",
-    *,
-    batch_windows: int = 16,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Tensor:
+def importances(decoder: Decoder, scores: Iterable[Tensor], statistic: Statistic = "mean") -> Tensor:
     """DLP's score of every block: higher where its weights' scores are typically lower.
 
     Args:
         decoder: The dense model.
-        windows: ``m x L`` token ids, run once.
+        scores: Of the weights of each block, as ``block_scores`` gives them.
         statistic: What stands for a block's scores. The paper's text has the median, its public code the mean.
-        batch_windows: Windows run through a block together.
-        progress: Called often.
 
     Raises:
         EvaluationError: If a score is not finite.
     """
-    scores = block_scores(decoder, windows, batch_windows=batch_windows, progress=progress)
     return importance(_checked(decoder, "typical score", [_typical(block, statistic) for block in scores]))
 
 

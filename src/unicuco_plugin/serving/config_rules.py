@@ -10,14 +10,14 @@ from unicuco_plugin.serving.finding import Finding
 from unicuco_plugin.serving.quantization import Group, Quantization
 from unicuco_plugin.serving.schemes import find_scheme, scheme_name
 
-__all__ = ["CONFIG_RULES", "is_attention", "is_odd", "raw_findings", "readable"]
+__all__ = ["CONFIG_RULES", "is_odd", "raw_findings", "readable"]
 
 # Widths that do not divide a word of 32 bits, which compressed-tensors packs densely since this release.
 _DENSE_SINCE = Version("0.18")
 _EVEN = (1, 2, 4, 8, 16)
 
 
-def is_attention(group: Group) -> bool:
+def _is_attention(group: Group) -> bool:
     """Whether a group rounds the states of attentions, which vLLM leaves to the scheme of the cache."""
     return len(group.targets) == 1 and group.targets[0].endswith("Attention")
 
@@ -87,7 +87,7 @@ def readable(data: Mapping[str, Any]) -> Mapping[str, Any]:
 def _schemes(quantization: Quantization) -> Iterator[Finding]:
     for name, group in quantization.config_groups.items():
         where = f"config_groups.{name}"
-        if is_attention(group):
+        if _is_attention(group):
             continue
         if group.weights is None:
             yield Finding("weights", where, "has no weights, which vLLM insists on: leave the group out")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.scores.activations import block_scores
 from unicuco_plugin.scores.layerwise import ALPHA, LAMBDA, importances, outlier_ratios, spread_shares
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.units import name_block
@@ -62,7 +63,8 @@ def layerwise_scores(decoder: Decoder, windows: Tensor, space: Space) -> list[li
         ``d`` scores of each method.
     """
     found = []
-    for scores, width in ((outlier_ratios(decoder, windows), LAMBDA), (importances(decoder, windows), ALPHA)):
+    for score, width in ((outlier_ratios, LAMBDA), (importances, ALPHA)):
+        scores = score(decoder, block_scores(decoder, windows))
         shares = spread_shares(decoder, scores, width, _MIDDLE).tolist()
         of = dict(zip(decoder.block_names, shares, strict=True))
         x = torch.tensor([of[name_block(unit)] for unit in space.units], dtype=torch.float64)
