@@ -25,6 +25,7 @@ ROOMS = [
     "progress",
     "request",
     "traits",
+    "schemes",
     "strategy",
     "payload",
     "models",
