@@ -58,6 +58,29 @@ class CostTable(Frozen):
                 raise ValueError(f"{name} must be parameters and bytes of one model, got {_sum(pairs):.3g} altogether")
         return self
 
+    def in_dtype(self, dtype: str, change: int) -> Self:
+        """The same checkpoint saved in another dtype, such as ``"float32"``; exact for models of one dtype.
+
+        Args:
+            dtype: Its name.
+            change: Bytes that a parameter has more in it than in the table's own.
+        """
+
+        def wider(pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+            return tuple((params, size + change * params) for params, size in pairs)
+
+        # Units that leave nothing by themselves have no bytes, whatever their dtype.
+        own = zip(self.unit_params, self.unit_bytes, strict=True)
+        changed = {
+            "unit_bytes": tuple(size and size + change * params for params, size in own),
+            "total_bytes": self.total_bytes + change * self.total_params,
+            "dtype": dtype,
+            "blocks": dict(zip(self.blocks, wider(self.blocks.values()), strict=True)),
+            "rests": wider(self.rests),
+            "biases": wider(self.biases),
+        }
+        return self.model_copy(update=changed)
+
     def check_lengths(self, count: int) -> None:
         """Refuse a table of another number of units.
 

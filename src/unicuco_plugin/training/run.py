@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -101,6 +102,8 @@ def train_profile(
     decoder = find_decoder(dense)
     reference = ModelReference(name=display_name(source.name), fingerprint=str(fingerprint(dense)))
     subject = find_subject(space, decoder, reference.fingerprint, units)
+    if isinstance(config.dtype, torch.dtype):  # what is exported has the checkpoint's dtype, whatever it is measured in
+        subject = replace(subject, costs=subject.costs.in_dtype(config.dtype))
     BlockRunner(decoder, settings.rank_seq_length)  # what cannot be run block by block is refused before text is read
     tokenizer = load_tokenizer(source.name, **source.hub)
     dense.to(source.device)
