@@ -25,12 +25,6 @@ def make(sizes, names, columns=64):
     return PrecisionSpace(units, tuple(sizes), (choices(columns, names),) * len(sizes))
 
 
-def all_bits(space):
-    """Bits of every strategy there is."""
-    each = [[round(bits * n) for _, bits, _ in row] for n, row in zip(space.unit_params, space.choices, strict=True)]
-    return torch.tensor([sum(total) for total in itertools.product(*each)])
-
-
 WIDTHS = ("W8A16:g64", "W6A16:g64", "W5A16:g64", "W4A16:g64", "W3A16:g64")
 # SmolLM2-135M's proportions, in two blocks and in all thirty.
 SIZES = (552960, 331776, 1769472, 884736)
@@ -47,7 +41,6 @@ ODD = PrecisionSpace(
         choices(64, WIDTHS),
     ),
 )
-ALL = all_bits(SMALL)
 every = pytest.mark.parametrize("space", [SMALL, ODD], ids=["smollm2", "odd"])
 scores = arrays("float64", (2, 4), elements=st.floats(-4, 4)).map(torch.from_numpy)
 
@@ -83,13 +76,6 @@ def test_a_budget_is_never_exceeded_and_nobody_could_be_given_a_step_more(space,
             if place
         ]
         assert all(total > allowed for total in wider) or sum(k) == 1  # any budget takes a step
-
-
-@given(z=scores, bits=st.floats(3.25, 6.25))
-def test_no_strategy_is_nearer_to_a_budget_by_a_smallest_step(z, bits):
-    allowed = bits * sum(SMALL.unit_params) + 1e-6
-    best = ALL[ALL <= allowed].max()
-    assert bool((best - bits_of(SMALL, SMALL.project(z, 1.0 - bits / 16.0)) < min(SMALL.unit_params)).all())
 
 
 @given(z=arrays("float64", (1, 120), elements=st.floats(-4, 4)).map(torch.from_numpy), bits=st.floats(3.3, 8.0))

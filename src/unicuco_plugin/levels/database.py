@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, quoted
+from unicuco_plugin.levels.decoded import DecodedLevels
 from unicuco_plugin.levels.linear import check_file
 from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record
 
@@ -19,6 +20,7 @@ class Database:
         folder: Where it is.
         record: How it was made.
         kind: What its levels are.
+        decoded: Weights that were read, for code that puts them into models.
     """
 
     kind: ClassVar[Literal["sparsities", "schemes"]]
@@ -26,6 +28,7 @@ class Database:
     def __init__(self, folder: Path, record: LevelsRecord) -> None:
         self.folder = folder
         self.record = record
+        self.decoded = DecodedLevels()
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from unicuco_plugin.levels.database import Database
-from unicuco_plugin.levels.decoded import DecodedLevels
 from unicuco_plugin.levels.linear import LinearLevels
 from unicuco_plugin.levels.record import LevelsRecord
 
@@ -17,17 +16,12 @@ _HEADER_LEVEL = 200
 
 
 class Levels(Database):
-    """A complete level database of sparsities, opened for reading.
-
-    Attributes:
-        decoded: Weights that were read, for code that stitches from it.
-    """
+    """A complete level database of sparsities, opened for reading."""
 
     kind: ClassVar[Literal["sparsities", "schemes"]] = "sparsities"
 
     def __init__(self, folder: Path, record: LevelsRecord) -> None:
         super().__init__(folder, record)
-        self.decoded = DecodedLevels()
         self._linears: dict[str, LinearLevels] = {}
 
     @property
