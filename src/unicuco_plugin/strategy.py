@@ -15,11 +15,13 @@ from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
-__all__ = ["Divergence", "Interval", "ModelReference", "Source", "Strategy", "split_halves"]
+__all__ = ["Divergence", "Interval", "ModelReference", "Plain", "Source", "Strategy", "split_halves"]
 
 # Of a strategy's JSON; raised when an older reader would misread a newer file.
 SCHEMA = 1
-Source = Literal["stratnet", "archive", "neighbour", "uniform", "additive", "peer", "evopress_file"]
+Plain = Literal["uniform", "additive"]
+"""What answers without a search: one scheme for all units, or the units' own harms added up."""
+Source = Literal["stratnet", "archive", "neighbour", Plain, "peer", "evopress_file"]
 # Far above what there is: the largest mixtures of experts have some 50 000 linears.
 _MOST_UNITS = 1_000_000
 _LONGEST_NAME = 1_000

@@ -141,7 +141,7 @@ def test_the_names_of_units_say_which_linears_they_cover(family):
 
 def test_units_that_cover_nothing_or_a_linear_again_are_refused():
     names = ["a.0.q", "a.0.k", "a.0.o"]
-    with pytest.raises(StrategyError, match="'b.0.q' covers none$"):
+    with pytest.raises(StrategyError, match=r"'b\.0\.q' covers none$"):
         plan_schemes({"b.0.q": W4}, names)
     with pytest.raises(StrategyError, match=r"'a.0.k' covers a.0.k again"):
         plan_schemes({"a.0.q+k": W4, "a.0.k": W3}, names)

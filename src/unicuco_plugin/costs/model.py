@@ -52,6 +52,10 @@ class CostModel(Protocol):
         """How much of a cost goes with all prunable weights: about, and at the most, 0 where nobody knows."""
         ...
 
+    def share(self, name: str, limit: float) -> float | None:
+        """The share that has to go for a limit, where a cost is one number with it; None where it is not."""
+        ...
+
 
 def objective_cost(costs: CostModel) -> Cost:
     """The first objective of a search, ``p x d`` to ``p``: the one place that says which cost it is."""
@@ -98,7 +102,7 @@ class TableCosts:
         return (_KEPT, "bytes", _BITS) if self.table.choices else (_KEPT, *_COLUMNS)
 
     def of(self, name: str, x: Tensor) -> Tensor:
-        """One cost of ``p x d`` strategies, ``p``: ``kept`` and ``bits`` float64 with a gradient, others exact, int64."""
+        """One cost of ``p x d`` strategies, ``p``: ``kept`` and ``bits`` float64 with a gradient, exact int64 else."""
         if name in (_KEPT, _BITS):
             return kept_share(self.params, x) * (DENSE_BITS if name == _BITS else 1)
         return self._total(name) - self._leaving(_COLUMNS[name], x.detach().double())
@@ -123,6 +127,10 @@ class TableCosts:
         if unknown:
             raise StrategyError(f"units must be among {self.units[0]} to {self.units[-1]}, got {quoted(unknown[0])}")
         return torch.tensor([row], dtype=torch.float64)
+
+    def share(self, name: str, limit: float) -> float | None:
+        """The share that has to go for a limit, where a cost is one number with it; None where it is not."""
+        return 1.0 - limit / DENSE_BITS if name == _BITS else None
 
     def falls(self, name: str) -> tuple[float, float]:
         """How much of a cost goes with all prunable weights: about, and at the most, 0 where nobody knows."""

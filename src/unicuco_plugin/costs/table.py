@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.schemes import DENSE_BITS
@@ -15,7 +15,8 @@ _MOST = 2**60  # parameters or bytes; what is added up from a few such numbers s
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Pair = tuple[Count, Count]
 Change = Annotated[int, Field(ge=-_MOST, le=_MOST)]
-_Choice = tuple[Annotated[str, Field(min_length=1, max_length=1000)], Annotated[float, Field(gt=0, le=DENSE_BITS)], Count]
+_Name = Annotated[str, Field(min_length=1, max_length=1000)]
+_Choice = tuple[_Name, Annotated[float, Field(gt=0, le=DENSE_BITS)], Count]
 
 
 class CostTable(Frozen):
@@ -39,12 +40,17 @@ class CostTable(Frozen):
     unit_bytes: tuple[Count, ...]
     total_params: Annotated[int, Field(gt=0, le=_MOST)]
     total_bytes: Annotated[int, Field(gt=0, le=_MOST)]
-    dtype: Annotated[str, Field(min_length=1, max_length=1000)]
-    blocks: dict[Annotated[str, Field(min_length=1, max_length=1000)], Pair] = Field(default_factory=dict)
+    dtype: _Name
+    blocks: dict[_Name, Pair] = Field(default_factory=dict)
     parts: tuple[Pair, ...] = ()
     rests: tuple[tuple[Change, Change], ...] = ()
     biases: tuple[Pair, ...] = ()
     choices: tuple[Annotated[tuple[_Choice, ...], Field(min_length=1)], ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Older readers know no such field.
+        return {name: value for name, value in dump(self).items() if name != "choices" or value}
 
     @model_validator(mode="after")
     def _check_totals(self) -> Self:

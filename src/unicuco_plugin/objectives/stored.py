@@ -1,11 +1,12 @@
 """Divergence of candidates whose linears are stored in schemes of a database."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.levels.stitch import find_linears
@@ -57,7 +58,9 @@ class StoredEvaluator:
     ) -> None:
         self._windows, self._levels = windows, levels
         linears = find_linears(decoder, levels)
-        self._blocks = [[name for name in decoder.linears(index) if name in linears] for index in range(len(decoder.blocks))]
+        self._blocks = [
+            [name for name in decoder.linears(index) if name in linears] for index in range(len(decoder.blocks))
+        ]
         runner = BlockRunner(decoder, windows.shape[1])
         # Not a method: a walk that refers to its owner keeps its states until the garbage collector comes by.
         change = partial(_change, partial(stored, linears, levels, cache_bytes=decoded_bytes))
@@ -86,6 +89,6 @@ def _choice(names: Sequence[str], plan: Mapping[str, str]) -> tuple[tuple[str, s
     return tuple((name, plan[name]) for name in names if name in plan) or None
 
 
-def _change(put: "partial[AbstractContextManager[None]]", prefix: Prefix) -> Change:
-    choice = prefix[-1]
-    return RUN if choice is None else inside(partial(put, dict(choice)))  # type: ignore[call-overload]
+def _change(put: Callable[[Mapping[str, str]], AbstractContextManager[None]], prefix: Prefix) -> Change:
+    choice: Any = prefix[-1]
+    return RUN if choice is None else inside(partial(put, dict(choice)))

@@ -121,9 +121,7 @@ class UnitsEvaluator:
     ) -> None:
         make = _MEASURES.get(traits_of(space).effect)
         if make is None:
-            raise UnknownNameError(
-                f"the divergence objective serves the spaces {', '.join(SPACES)}, got {space!r}"
-            )
+            raise UnknownNameError(f"the divergence objective serves the spaces {', '.join(SPACES)}, got {space!r}")
         fixed = {"direction": direction, "batch_windows": batch_windows}
         self._measure = make(_Means(decoder, space, windows, levels, payload, fixed))
 

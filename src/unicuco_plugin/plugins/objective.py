@@ -7,7 +7,9 @@ from typing import Self
 from torch import Tensor
 
 from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError, StrategyError, quoted
+from unicuco_plugin.levels.database import Database
 from unicuco_plugin.levels.experts import split_experts
+from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
@@ -17,6 +19,7 @@ from unicuco_plugin.objectives.specification import LevelsSpec, ObjectiveSpec
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_objective, make_space
 from unicuco_plugin.texts.calibration import calibration_hash
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["Site", "build_objective"]
 
@@ -34,7 +37,7 @@ class Site:
 
     decoder: Decoder
     fingerprint: str
-    levels: Levels | None = None
+    levels: Database | None = None
     payload: Payload | None = None
 
     @classmethod
@@ -58,9 +61,10 @@ class Site:
             UnsupportedModelError: If experts cannot be given linears.
             LevelsError: If the level database is missing, unfinished or damaged.
         """
-        opened = None
+        opened: Database | None = None
         if spec.levels is not None:
-            opened = Levels.open(levels or spec.levels.folder)
+            kind = SchemeLevels if traits_of(spec.space.name).stores else Levels
+            opened = kind.open(levels or spec.levels.folder)
             opened.verify()
             split_experts(decoder.model)
         return cls(decoder, str(fingerprint(decoder.model)), opened, payload)
@@ -112,7 +116,7 @@ def build_objective(spec: ObjectiveSpec, site: Site, windows: Tensor) -> Objecti
     )
 
 
-def _checked_levels(spec: LevelsSpec, site: Site) -> Levels:
+def _checked_levels(spec: LevelsSpec, site: Site) -> Database:
     found = "none" if site.levels is None else site.levels.record.identity
     if site.levels is None or found != spec.identity:
         raise LevelsError(

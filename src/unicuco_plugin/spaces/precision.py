@@ -11,8 +11,8 @@ n      d     weights of each unit
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,8 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, quoted, round_up
-from unicuco_plugin.schemes import DENSE, DENSE_BITS, Choice
+from unicuco_plugin.schemes import DENSE, DENSE_BITS, Choice, parse_scheme
+from unicuco_plugin.spaces.knapsack import cheapest
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.stepped import SteppedUnits
 from unicuco_plugin.spaces.steps import Steps
@@ -148,11 +149,40 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         """Log odds of the shares."""
         return x.clamp(_EDGE, 1.0 - _EDGE).logit()
 
+    def places(self, x: Tensor) -> Tensor:
+        """Which of its choices each unit has, in ``choices``: ``... x d`` whole numbers."""
+        return self._steps.count(x).long()
+
     def uniform(self) -> dict[str, Tensor]:
-        """Every scheme that all units are offered → the strategy, ``d``, that gives it to all of them."""
-        common = set.intersection(*({name for name, *_ in row} for row in self.choices)) - {DENSE}
-        names = [name for name, *_ in self.choices[0] if name in common]
-        return {name: self.from_units(dict.fromkeys(self.units, name)) for name in names}
+        """Every scheme that all units are offered → the strategy, ``d``, that gives it to all of them.
+
+        Where groups differ from unit to unit, because inputs do, a scheme is told by its bits: ``W4A16``.
+        """
+        found: dict[str, Tensor] = {}
+        each = [{name: _without_group(name) for name, *_ in row if name != DENSE} for row in self.choices]
+        for name, label in each[0].items():
+            if all(name in names for names in each):
+                found[name] = self.from_units(dict.fromkeys(self.units, name))
+            elif all(list(names.values()).count(label) == 1 for names in each):
+                own = [next(own for own, of in names.items() if of == label) for names in each]
+                found[label] = self.from_units(dict(zip(self.units, own, strict=True)))
+        return found
+
+    def cheapest(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
+        """The strategies of least cost, where the units' costs add up, ``t x d``.
+
+        Args:
+            costs: ``d x l``, of each unit's choices; infinite where it has fewer.
+            budgets: ``t`` shares to save.
+        """
+        saved = torch.zeros_like(costs, dtype=torch.int64)
+        for own, n, row in zip(saved, self.unit_params, self.choices, strict=True):
+            own[: len(row)] = torch.tensor([round(n * (DENSE_BITS - bits)) for _, bits, _ in row])
+        wanted = [int(self._whole_bits(self.reaching(budget))) for budget in budgets]
+        places = cheapest(costs, saved, wanted).double()
+        # Where savings were counted coarsely a step is missing, or too much.
+        settled = [self._steps.settle(k[None], k[None], k[None], bits) for k, bits in zip(places, wanted, strict=True)]
+        return self._steps.shares(torch.cat(settled)) if settled else costs.new_empty(0, len(self.units))
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
         """One scheme for all units, equal scores at every budget, then random ones up to ``most``."""
@@ -168,12 +198,13 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
     def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
         """Normal scores of each unit and of each kind of unit at one budget, ``count x d``."""
         z = _OWN * torch.randn(count, len(self.units), generator=generator, dtype=torch.float64)
-        kinds = len(set(self._kinds))
-        z += _SHARED * torch.randn(count, kinds, generator=generator, dtype=torch.float64)[:, self._kinds]
+        kinds = len(set(self.kinds))
+        z += _SHARED * torch.randn(count, kinds, generator=generator, dtype=torch.float64)[:, self.kinds]
         return self.project(z, sparsity)
 
     @cached_property
-    def _kinds(self) -> list[int]:
+    def kinds(self) -> list[int]:
+        """Of each unit the number of its kind, such as all ``down_proj``, from 0."""
         kinds = list(dict.fromkeys(map(name_kind, self.units)))
         return [kinds.index(name_kind(unit)) for unit in self.units]
 
@@ -181,16 +212,18 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
     def _pairs(self) -> tuple[Tensor, Tensor]:
         """Who gives a step and who takes one: units of one kind some places apart, and all units of one block."""
         blocks = list(map(name_block, self.units))
-        pairs = {}
-        for kind in sorted(set(self._kinds)):
-            members = [index for index, own in enumerate(self._kinds) if own == kind]
+        pairs: dict[tuple[int, int], None] = {}
+        for kind in sorted(set(self.kinds)):
+            members = [index for index, own in enumerate(self.kinds) if own == kind]
             for place, one in enumerate(members):
                 for far in _PLACES:
                     other = members[(place + far) % len(members)]
                     pairs |= dict.fromkeys(((one, other), (other, one)))
         for one, block in enumerate(blocks):
             pairs |= dict.fromkeys((one, other) for other, own in enumerate(blocks) if own == block)
-        gives, takes = zip(*(pair for pair in pairs if pair[0] != pair[1]), strict=True) if len(blocks) > 1 else ((), ())
+        gives, takes = (
+            zip(*(pair for pair in pairs if pair[0] != pair[1]), strict=True) if len(blocks) > 1 else ((), ())
+        )
         return torch.tensor(gives, dtype=torch.long), torch.tensor(takes, dtype=torch.long)
 
     def neighbours(self, x: Tensor) -> Tensor:
@@ -238,3 +271,9 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
                 raise StrategyError(f"units[{quoted(unit)}] must be one of {', '.join(names)}, got {quoted(wanted)}")
             k.append(float(names.index(wanted)))
         return self._steps.shares(torch.tensor(k, dtype=torch.float64))
+
+
+def _without_group(name: str) -> str:
+    scheme = parse_scheme(name)
+    whole = scheme.format != "pack-quantized"
+    return name if whole else replace(scheme, group=parse_scheme("W4A16").group, chosen=False).name

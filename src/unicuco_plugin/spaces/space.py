@@ -1,7 +1,7 @@
 """What a space of strategies must offer the search, the profile and the answers: one protocol for each kind of user."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Generator, Tensor
 
@@ -38,11 +38,11 @@ class Named(Protocol):
         """Groups of unit indices, of which one unit each has to stay; empty where any may go, or units go in part."""
         ...
 
-    def to_units(self, x: Tensor) -> dict[str, float]:
-        """Name the units that lose something in one strategy, ``d``."""
+    def to_units(self, x: Tensor) -> dict[str, Any]:
+        """Name the units that lose something in one strategy, ``d``, with the share, or the scheme that stores them."""
         ...
 
-    def from_units(self, units: Mapping[str, float]) -> Tensor:
+    def from_units(self, units: Mapping[str, Any]) -> Tensor:
         """The inverse of ``to_units``."""
         ...
 
