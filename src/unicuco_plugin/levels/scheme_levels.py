@@ -8,13 +8,13 @@ from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError, listed, quoted
 from unicuco_plugin.levels.database import Database
-from unicuco_plugin.levels.linear import read_tensors
-from unicuco_plugin.levels.packed import stored_shapes, unpack
+from unicuco_plugin.levels.packed import read_packed, unpack
+from unicuco_plugin.levels.record import read_record
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.tensors.memory import lacks_memory
-from unicuco_plugin.models.tensors.storage import sent
 from unicuco_plugin.schemes import Scheme
 
-__all__ = ["SchemeLevels"]
+__all__ = ["SchemeLevels", "open_levels"]
 
 
 class SchemeLevels(Database):
@@ -59,9 +59,7 @@ class SchemeLevels(Database):
             LevelsError: If the database has no such linear, or not in this scheme; or if its file is damaged.
         """
         entry = self.entry(linear)
-        shapes = stored_shapes(self._find(linear, scheme), entry.shape, self.weight_bytes)
-        tensors = read_tensors(self.folder / entry.file, shapes)
-        return {name.removeprefix(f"{scheme}."): tensor for name, tensor in zip(shapes, tensors, strict=True)}
+        return read_packed(self.folder / entry.file, entry.shape, self._find(linear, scheme), self.record.torch_dtype)
 
     def decode(self, linear: str, scheme: str, device: torch.device | str = "cpu") -> Tensor:
         """The ``R x C`` weight that a client computes with, in the model's dtype.
@@ -69,13 +67,9 @@ class SchemeLevels(Database):
         Raises:
             LevelsError: See :meth:`packed`.
         """
-        # A client looks at the shape on the host.
-        tensors = {
-            name: tensor if name == "weight_shape" else sent(tensor, device)
-            for name, tensor in self.packed(linear, scheme).items()
-        }
+        found, tensors = self._find(linear, scheme), self.packed(linear, scheme)
         try:
-            return unpack(self._find(linear, scheme), tensors, self.record.torch_dtype)
+            return unpack(found, tensors, self.record.torch_dtype, device)
         except (RuntimeError, ValueError, TypeError) as error:
             if lacks_memory(error):
                 raise
@@ -89,3 +83,13 @@ class SchemeLevels(Database):
                 f"level database {self.folder} has {linear} in {listed(list(offered))}, not in {quoted(scheme)}"
             )
         return offered[scheme]
+
+
+def open_levels(folder: str | Path) -> Levels | SchemeLevels:
+    """Open a database of either kind.
+
+    Raises:
+        LevelsError: See :meth:`Database.open`.
+    """
+    kind = read_record(Path(folder).expanduser()).settings.kind
+    return SchemeLevels.open(folder) if kind == "schemes" else Levels.open(folder)

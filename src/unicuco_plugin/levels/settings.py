@@ -100,6 +100,11 @@ class LevelSettings(OfOneKind):
         """What the levels are."""
         return "schemes" if self.schemes else "sparsities"
 
+    @property
+    def count(self) -> int:
+        """How many levels there are."""
+        return len(self.schemes or self.sparsities)
+
     @classmethod
     def of(cls, **fields: Any) -> Self:  # noqa: ANN401 - what pydantic takes
         """Validate fields.
