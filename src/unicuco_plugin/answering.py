@@ -26,6 +26,7 @@ from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.profile import PACKAGED, find_profile, packaged_profiles, read_profile
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
+from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import check_key
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 from unicuco_plugin.traits import traits_of
@@ -66,6 +67,7 @@ class Profile:
                 record.bounds,
                 record.sizes.parts,
                 needed=record.needed,
+                choices=record.sizes.choices,
             )
             self.posterior = Posterior.from_tensors(tensors["surrogate"], record.target)
             self.posterior.check_units(len(record.units))
@@ -81,6 +83,7 @@ class Profile:
         self._tensors = tensors
         archive = {entry.strategy: entry.reranked for entry in record.archive}
         evidence = Evidence(record.reranked_shift, record.noise)
+        self._plain = {entry.strategy: entry.plain for entry in record.archive if entry.plain}
         confirmed = {entry.strategy for entry in record.archive if entry.confirmed}
         self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
         self.costs = TableCosts(record.units, record.sizes, physical=self.search_space.physical)
@@ -161,8 +164,13 @@ class Profile:
 
     def front(self) -> list[Strategy]:
         """The best strategy at each budget, smallest removal first."""
-        requests = [Request.of(sparsity=budget) for budget in self.search_space.budgets]
+        requests = [self._request_for(budget) for budget in self.search_space.budgets]
         return [self._strategy(request, best) for request, best in zip(requests, self._best, strict=True)]
+
+    def _request_for(self, budget: float) -> Request:
+        if self.record.sizes.choices:
+            return Request.of(bits=DENSE_BITS * (1.0 - budget))
+        return Request.of(sparsity=budget)
 
     def answer(self, request: Request | None = None, **fields: Any) -> Strategy:  # noqa: ANN401 - checked by Request
         """Answer one request, given whole or as one field: ``answer(sparsity=0.25)``.
@@ -227,14 +235,16 @@ class Profile:
         return candidates[int(g.argmin())]
 
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
+        stored = bool(self.record.sizes.choices)
         return Strategy(
             space=self.record.space,
             model=self.record.model,
             request=request,
-            sparsity=self.search_space.sparsity(candidate.x[None]).item(),
+            sparsity=0.0 if stored else self.search_space.sparsity(candidate.x[None]).item(),
+            bits=round(self.costs.of("bits", candidate.x[None]).item(), 9) if stored else None,
             params=int(self.costs.of("params", candidate.x[None])),
             bytes=int(self.costs.of("bytes", candidate.x[None])),
-            source=candidate.source,
+            source=self._plain.get(candidate.key) or candidate.source,
             levels=self._levels,
             divergence=self.divergences.of(candidate),
             units=self.search_space.to_units(candidate.x),

@@ -45,15 +45,18 @@ class Limits:
             RequestError: If it cannot be met; the message says what can.
         """
         if request.sparsity is not None:
-            return self._space.reaching(request.sparsity)
+            return self._space.reaching(self._removable(request.sparsity))
         if request.max_divergence is not None:
             return self._within(request.max_divergence)
-        cost, limit = request.limit or ("", 0)
+        cost, limit = request.limit or ("", 0.0)
         if cost not in self._costs.names:
             raise RequestError(
                 f"{request.kind} cannot be asked of this profile, which knows {', '.join(self._costs.names)} of a "
-                f"strategy; ask for sparsity or max_divergence"
+                f"strategy; ask for {self._instead} or max_divergence"
             )
+        share = self._costs.share(cost, limit)
+        if share is not None:
+            return self._space.reaching(share)
         if not self._space.physical:
             raise RequestError(
                 f"{request.kind} cannot be asked of space {self._space.name!r}: zeros in a dense file do not shrink "
@@ -68,7 +71,20 @@ class Limits:
             raise RequestError(f"{request.kind} must be at least {left[-1]} for this profile, with {last}, got {limit}")
         return (self._just_within if self._space.smooth else self._next_within)(limit, cost, min(fits))
 
-    def _next_within(self, limit: int, cost: str, enough: float) -> float:
+    @property
+    def _instead(self) -> str:
+        return "bits" if "bits" in self._costs.names else "sparsity"
+
+    def _removable(self, sparsity: float) -> float:
+        """Refuse to remove a share where weights only become smaller."""
+        if self._instead != "sparsity":
+            raise RequestError(
+                f"sparsity cannot be asked of space {self._space.name!r}, which removes no weight; ask for "
+                f"{self._instead} or max_bytes, got {sparsity:.6g}"
+            )
+        return sparsity
+
+    def _next_within(self, limit: float, cost: str, enough: float) -> float:
         """The least share of whole units whose best leaves no more than a limit; ``enough`` is a budget that does."""
         _, most = self._costs.falls(cost)
         if not most:  # a plugin's units, whose weight nobody knows
@@ -82,7 +98,7 @@ class Limits:
             share = budget + _ONE / total
         return enough
 
-    def _just_within(self, limit: int, cost: str, enough: float) -> float:
+    def _just_within(self, limit: float, cost: str, enough: float) -> float:
         """The least share whose best leaves no more than a limit, to one step; ``enough`` is a budget that does."""
         unit, _ = self._costs.falls(cost)
         share = max((self._dense(cost) - limit) / unit, _LEAST)

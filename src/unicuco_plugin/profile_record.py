@@ -5,12 +5,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import ProfileError, explain, quoted
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.strategy import Interval, ModelReference
+from unicuco_plugin.strategy import Interval, ModelReference, Plain
 
 __all__ = ["ArchiveEntry", "Confirmation", "ProfileRecord"]
 
@@ -42,6 +51,7 @@ class ArchiveEntry(Frozen):
         measured: Whether ``rank`` was measured.
         reranked: The same on a second lot of ranking windows, for the best of each budget.
         confirmed: The same on windows of their own, where it was confirmed.
+        plain: The plain method that would answer with it, if one does.
     """
 
     strategy: str = Field(min_length=1, max_length=_LONGEST_TEXT)
@@ -49,6 +59,12 @@ class ArchiveEntry(Frozen):
     measured: bool = True
     reranked: Nats | None = None
     confirmed: Confirmation | None = None
+    plain: Plain | None = None
+
+    @model_serializer(mode="wrap")
+    def _without(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Older readers know no such field, and most entries have none.
+        return {name: value for name, value in dump(self).items() if name != "plain" or value}
 
 
 class ProfileRecord(Frozen):
@@ -130,14 +146,14 @@ class ProfileRecord(Frozen):
 
 
 class _LevelsHeader(BaseModel):
-    """What a profile of the space ``sparsity`` says about its level database and units, as reports show it."""
+    """What a profile that was trained on a level database says about it and its units, as reports show it."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     levels: tuple[str, dict[str, Any]]
-    granularity: str
+    granularity: str = "unit"
     ignore: tuple[str, ...]
-    bounds: tuple[tuple[float, float], ...]
+    bounds: tuple[tuple[float, float], ...] = ()
 
 
 def _leaves(value: object) -> Iterator[object]:

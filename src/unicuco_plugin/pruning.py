@@ -167,7 +167,7 @@ def check_parts(decoder: Decoder, strategy: Strategy, parts: KeptParts) -> None:
     for name in sorted({*strategy.units, *parts.kept}):
         if name not in found:
             raise StrategyError(f"units must be attentions and MLPs of the model, such as {min(found)}, got {name}")
-        count, share = found[name].count, strategy.units.get(name, 0.0)
+        count, share = found[name].count, strategy.shares.get(name, 0.0)
         kept = len(parts.kept.get(name, range(count)))
         if kept != count - round(share * count):
             raise StrategyError(

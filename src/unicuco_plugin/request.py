@@ -19,7 +19,6 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 _ROUNDING = 1e-15  # two correctly rounded shares of one total sum to 1 within 2 units in the last place, 4.4e-16
 
 _LONGEST_NUMBER = 40  # characters of a number of bytes; what is longer is no number that anybody means
-_LARGEST = 10**18  # parameters or bytes: a million times the largest models of today
 # A file of requests: far more than a table of answers is read for.
 _MOST_BYTES, _MOST_LINES, _LONGEST_LINE = 64 * 2**20, 100_000, 10_000
 
@@ -49,11 +48,15 @@ class CostLimit:
         cost: The cost's name, see ``costs.model``.
         text: What the command line says of it.
         read: Turns text, such as a number with a unit, into the number; None where there is only the number.
+        most: The largest that makes sense.
+        number: What it is.
     """
 
     cost: str
     text: str
     read: Callable[[str], int] | None = None
+    most: float = 10**18  # parameters or bytes: a million times the largest models of today
+    number: type[int] | type[float] = int
 
 
 class Request(BaseModel):
@@ -63,6 +66,7 @@ class Request(BaseModel):
         sparsity: The least share of prunable weights to remove, in (0, 1).
         max_params: The most parameters that the whole exported checkpoint may have.
         max_bytes: The most bytes of exported weight files, before any later quantisation; also ``"6GB"``.
+        bits: The most mean bits of a weight of the quantised linears, their scales counted.
         max_divergence: The most mean KL(dense‖pruned), in nats per token; the smallest model within it is the answer.
         preference: The paper's lambda, always (size, quality); non-negative, scaled to sum to one.
     """
@@ -75,6 +79,15 @@ class Request(BaseModel):
     ] = None
     max_bytes: Annotated[
         int | None, CostLimit("bytes", "At most this many bytes of weight files; also 200MB, 5.5GiB.", parse_bytes)
+    ] = None
+    bits: Annotated[
+        float | None,
+        CostLimit(
+            "bits",
+            "At most this many bits a weight on average, scales counted, of all linears that may be quantised.",
+            most=16,
+            number=float,
+        ),
     ] = None
     max_divergence: float | None = None
     preference: tuple[float, float] | None = None
@@ -109,12 +122,14 @@ class Request(BaseModel):
     @field_validator("*")
     @classmethod
     def _check_positive(cls, value: object, info: ValidationInfo) -> object:
-        if info.field_name not in LIMITS or not isinstance(value, int | float):
+        limit = LIMITS.get(info.field_name or "")
+        if limit is None or not isinstance(value, int | float):
             return value
-        if value <= 0:
+        if not value > 0:
             raise ValueError(f"{info.field_name} must be positive, got {quoted(value)}")
-        if value > _LARGEST:
-            raise ValueError(f"{info.field_name} must be at most 10**18, got {quoted(value)}")
+        if value > limit.most:
+            most = "10**18" if limit.number is int else f"{limit.most:g}"
+            raise ValueError(f"{info.field_name} must be at most {most}, got {quoted(value)}")
         return value
 
     @field_validator("max_divergence")
@@ -148,7 +163,7 @@ class Request(BaseModel):
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
-    def limit(self) -> tuple[str, int] | None:
+    def limit(self) -> tuple[str, float] | None:
         """The cost that is limited, and the most of it; None where the wish is another."""
         limit = LIMITS.get(self.kind)
         return None if limit is None else (limit.cost, getattr(self, self.kind))

@@ -1,24 +1,27 @@
-"""A strategy: how much of each unit goes, and what that is known to cost."""
+"""A strategy: what becomes of each unit, and what that is known to cost."""
 
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from unicuco_plugin.errors import StrategyError, explain, quoted
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.files.received import parse_json, read_text
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.request import Request
+from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
-__all__ = ["Divergence", "Interval", "ModelReference", "Source", "Strategy", "split_halves"]
+__all__ = ["Divergence", "Interval", "ModelReference", "Plain", "Source", "Strategy", "split_halves"]
 
 # Of a strategy's JSON; raised when an older reader would misread a newer file.
 SCHEMA = 1
-Source = Literal["stratnet", "archive", "neighbour", "peer", "evopress_file"]
+Plain = Literal["uniform", "additive"]
+"""What answers without a search: one scheme for all units, or the units' own harms added up."""
+Source = Literal["stratnet", "archive", "neighbour", Plain, "peer", "evopress_file"]
 # Far above what there is: the largest mixtures of experts have some 50 000 linears.
 _MOST_UNITS = 1_000_000
 _LONGEST_NAME = 1_000
@@ -75,17 +78,19 @@ class Divergence(Frozen):
 
 
 class Strategy(Frozen):
-    """Unit name → share of the unit's weights removed, with the request it answers.
+    """Unit name → share of the unit's weights removed, or the scheme that stores them, with the request it answers.
 
     Attributes:
-        units: Every unit that loses something, with its share in (0, 1].
+        units: Every unit that loses something, with its share in (0, 1]; in spaces of bits with its scheme's name.
         sparsity: Share of all prunable weights removed.
+        bits: Mean bits of a weight of all units, scales counted; None in spaces that store weights as they are.
         params: Parameters of the whole exported checkpoint.
-        bytes: Bytes of its weights in the dtype of the dense checkpoint.
-        source: What proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, a
-            method that we compare with, or a file written by EvoPress.
+        bytes: Bytes of its weights, in the dtype of the dense checkpoint where they are not stored by schemes.
+        source: What proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, one
+            scheme for all units, the units' own harms added up, a method that we compare with, or a file written by
+            EvoPress.
         peer: The name of that method.
-        levels: The level database that its divergence refers to, for the space ``sparsity``; None if unknown.
+        levels: The level database that its divergence refers to; None if unknown, or none was used.
         divergence: None if it was neither measured nor predicted: peers and files do not give one.
     """
 
@@ -94,13 +99,14 @@ class Strategy(Frozen):
     model: ModelReference
     request: Request
     sparsity: float = Field(ge=0.0, le=1.0)
+    bits: float | None = Field(default=None, gt=0.0, le=DENSE_BITS)
     params: int = Field(gt=0)
     bytes: int = Field(gt=0)
     source: Source
     peer: Name | None = None
     levels: Name | None = None
     divergence: Divergence | None
-    units: dict[str, float]
+    units: dict[str, float | Name]
 
     @field_validator("schema_")
     @classmethod
@@ -112,15 +118,37 @@ class Strategy(Frozen):
 
     @field_validator("units")
     @classmethod
-    def _check_units(cls, value: dict[str, float]) -> dict[str, float]:
+    def _check_units(cls, value: dict[str, float | str]) -> dict[str, float | str]:
         if len(value) > _MOST_UNITS:
             raise ValueError(f"units must be at most {_MOST_UNITS}, got {len(value)}")
         for name, share in value.items():
             if not 0 < len(name) <= _LONGEST_NAME:
                 raise ValueError(f"units must have names of 1 to {_LONGEST_NAME} characters, got {quoted(name)}")
-            if not 0.0 < share <= 1.0:
+            if isinstance(share, str):
+                parse_scheme(share)
+            elif not 0.0 < share <= 1.0:
                 raise ValueError(f"units[{quoted(name)}] must be in (0, 1], got {share}")
+        if len({isinstance(share, str) for share in value.values()}) > 1:
+            raise ValueError("units must all have shares or all have schemes")
         return value
+
+    @model_validator(mode="after")
+    def _check_space(self) -> Self:
+        stores = self.traits.stores
+        if stores != (self.bits is not None) or any(isinstance(share, str) != stores for share in self.units.values()):
+            what = "units with the names of schemes, and bits" if stores else "units with shares, and no bits"
+            raise ValueError(f"a strategy of the space {quoted(self.space)} has {what}")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Unit → share removed; empty where units have schemes."""
+        return {name: share for name, share in self.units.items() if not isinstance(share, str)}
+
+    @property
+    def schemes(self) -> dict[str, str]:
+        """Unit → name of its scheme; empty where units have shares."""
+        return {name: scheme for name, scheme in self.units.items() if isinstance(scheme, str)}
 
     @property
     def traits(self) -> SpaceTraits:
@@ -138,7 +166,7 @@ class Strategy(Frozen):
         data["request"] = self.request.to_dict()
         if self.divergence is not None and not self.divergence.carried_over:
             del data["divergence"]["carried_over"]
-        for name in ("peer", "levels"):
+        for name in ("bits", "peer", "levels"):
             if data[name] is None:
                 del data[name]
         return data

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-__all__ = ["SPACES", "Effect", "SpaceTraits", "ask_plugins", "cutting", "traits_of", "zeroing"]
+__all__ = ["SPACES", "Effect", "SpaceTraits", "ask_plugins", "cutting", "storing", "traits_of", "zeroing"]
 
 
 class Effect(Enum):
@@ -19,6 +19,8 @@ class Effect(Enum):
     """Units are attentions and MLPs, which lose head groups and neurons."""
     ZERO = "zero"
     """Units are linears or groups of them, some of whose weights become zeros and stay in the checkpoint."""
+    STORE = "store"
+    """Units are what a server packs into one linear, each of which is stored by a scheme, in fewer bits."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ class SpaceTraits:
         return self.effect is Effect.ZERO
 
     @property
+    def stores(self) -> bool:
+        """Whether weights are stored in fewer bits: units then have schemes in place of shares."""
+        return self.effect is Effect.STORE
+
+    @property
+    def on_levels(self) -> bool:
+        """Whether candidates are put together from a level database."""
+        return self.zeroes or self.stores
+
+    @property
     def removes(self) -> bool:
         """Whether modules, or parts of them, of the dense model are gone afterwards."""
         return self.whole or self.cuts
@@ -72,6 +84,7 @@ SPACES: Mapping[str, SpaceTraits] = MappingProxyType(
             SpaceTraits("sublayer", Effect.SILENCE),
             SpaceTraits("structured", Effect.CUT),
             SpaceTraits("sparsity", Effect.ZERO),
+            SpaceTraits("precision", Effect.STORE),
         )
     }
 )
@@ -105,3 +118,8 @@ def cutting(spaces: Iterable[str]) -> bool:
 def zeroing(spaces: Iterable[str]) -> bool:
     """Whether one of these spaces zeroes weights."""
     return any(traits_of(space).zeroes for space in spaces)
+
+
+def storing(spaces: Iterable[str]) -> bool:
+    """Whether one of these spaces stores weights in fewer bits."""
+    return any(traits_of(space).stores for space in spaces)

@@ -21,6 +21,8 @@ from tiny_moe import tiny_mixture
 
 from unicuco_plugin.errors import LevelsError, UnsupportedModelError
 from unicuco_plugin.levels import build as building
+from unicuco_plugin.levels import linear as store
+from unicuco_plugin.levels import packed
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.gather import gather_hessians
@@ -65,7 +67,7 @@ def contents(folder):
 
 def breaking_after(monkeypatch, linears):
     """Let a build break off once so many linears are stored."""
-    write, written = building.write_linear, []
+    write, written = store.store_tensors, []
 
     def writing(folder, name, *rest, **named):
         if len(written) == linears:
@@ -73,7 +75,8 @@ def breaking_after(monkeypatch, linears):
         written.append(name)
         return write(folder, name, *rest, **named)
 
-    monkeypatch.setattr(building, "write_linear", writing)
+    for module in (store, packed):
+        monkeypatch.setattr(module, "store_tensors", writing)
     return written
 
 
@@ -324,6 +327,8 @@ import os, signal, sys, torch
 from pathlib import Path
 from tiny import VOCABULARY, tiny_model
 from unicuco_plugin.levels import build as building
+from unicuco_plugin.levels import linear as store
+from unicuco_plugin.levels import packed
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 torch.set_num_threads(1)

@@ -106,9 +106,8 @@ def test_the_mean_of_states_is_weighted_by_what_levels_keep(windows, decoder):
     states = runner.embed(windows)
     linears = decoder.linears(0)
     before = {name: linear.weight.data for name, linear in linears.items()}
-    sparsities = (0.25, 0.75)
     weights = [{name: weight * scale for name, weight in before.items()} for scale in (0.9, 0.5)]
-    mean = mean_states(runner, 0, states, sparsities, lambda level: weights[level - 1], batch_windows=4)
+    mean = mean_states(runner, 0, states, (0.75, 0.25), lambda level: weights[level - 1], batch_windows=4)
     outputs = []
     for level in weights:
         with swapped(linears, level):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unicuco_plugin.levels.linear import _BITS, LinearLevels, _read, write_linear
+from unicuco_plugin.levels.linear import _BITS, LinearLevels, read_tensors, write_linear
 from unicuco_plugin.levels.sweep import Solved
 
 NAME = "model.layers.1.mlp.down_proj"
@@ -48,7 +48,7 @@ def test_the_bits_of_a_byte_are_in_the_order_that_both_decoders_read(levels):
     stored = levels.linear(NAME)
     rows, columns = stored.shape
     shapes = {"mask.2": (rows, -(-columns // 8)), "values.2": (rows * columns - int(stored.zeros[2].sum()),)}
-    mask, values = _read(stored.path, shapes)
+    mask, values = read_tensors(stored.path, shapes)
     bits = _BITS[mask.int()].view(torch.bool).view(len(mask), -1)[:, : stored.shape[1]]
     assert torch.equal(values.new_zeros(stored.shape).masked_scatter_(bits, values), stored.decode(2))
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from unicuco_plugin.spaces.steps import Steps
 
 # A coarse unit, and two of ten parts in steps of four, the last of two.
-STEPS = Steps((300, 100, 100), ((3, 1), (10, 4), (10, 4)))
+STEPS = Steps.of_parts((300, 100, 100), ((3, 1), (10, 4), (10, 4)))
 SIZES = torch.tensor([300.0, 100.0, 100.0], dtype=torch.float64)
 ALL = torch.tensor(list(itertools.product(range(4), range(4), range(4))), dtype=torch.float64)
 shares = arrays("float64", (1, 3), elements=st.floats(0.0, 1.0)).map(torch.from_numpy)
@@ -45,11 +45,11 @@ def test_a_budget_is_reached_and_exceeded_by_less_than_a_fine_step_where_one_can
 
 
 def test_fine_steps_take_the_place_of_a_coarse_one_that_is_too_much():
-    fine = Steps((300, 300), ((3, 1), (30, 1)))
+    fine = Steps.of_parts((300, 300), ((3, 1), (30, 1)))
     k = fine.spend(torch.tensor([[1 / 3, 0.0]], dtype=torch.float64), 55.0)
     assert k.tolist() == [[0.0, 6.0]]
 
 
 def test_a_coarse_step_stays_where_fine_ones_have_no_room():
-    k = Steps((300, 20), ((3, 1), (2, 1))).spend(torch.tensor([[0.3, 0.0]], dtype=torch.float64), 55.0)
+    k = Steps.of_parts((300, 20), ((3, 1), (2, 1))).spend(torch.tensor([[0.3, 0.0]], dtype=torch.float64), 55.0)
     assert k.tolist() == [[1.0, 0.0]]

@@ -1,4 +1,4 @@
-"""``unicuco levels``: the database of every linear at every sparsity, built once for a model."""
+"""``unicuco levels``: the database of every linear at every sparsity or in every scheme, built once for a model."""
 
 import shlex
 from pathlib import Path
@@ -24,10 +24,14 @@ def _read_ladder(_ctx: click.Context, _parameter: click.Parameter, value: str | 
         raise click.BadParameter(f"{value!r} is not numbers such as 0.5,0.6,0.7") from error
 
 
+def _read_schemes(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(part.strip() for part in value.split(","))
+
+
 @click.group()
 @debug_option
 def levels() -> None:
-    """Build or show a level database: every linear of a model, pruned once at each of a ladder of sparsities."""
+    """Build or show a level database: every linear of a model, pruned at a ladder of sparsities or quantised."""
 
 
 @levels.command(cls=ManyFilesCommand)
@@ -45,11 +49,17 @@ def levels() -> None:
     help="The levels, ascending, each in (0, 1).  [default: 0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9]",
 )
 @click.option(
+    "--schemes",
+    metavar="S,S,...",
+    callback=_read_schemes,
+    help="Quantise instead, in each of these: W2A16 to W8A16 with :g32, :g64, :g128 or :channel and :asym, W8A8, "
+    "FP8_DYNAMIC, NVFP4A16. Without a group, the largest that divides a linear's inputs.",
+)
+@click.option(
     "--inputs",
     type=click.Choice(["dense", "pruned"]),
-    default="pruned",
-    show_default=True,
-    help="What blocks are calibrated on: the dense model's states, or the mean of what earlier levels give.",
+    help="What blocks are calibrated on: the dense model's states, or the mean of what earlier levels give.  [default: "
+    "pruned; dense for schemes]",
 )
 @model_options
 @click.option("--resume", is_flag=True, help="Continue an interrupted build, from the linear it was in.")
@@ -57,6 +67,9 @@ def levels() -> None:
 @debug_option
 def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - one per option
     """Prune every linear of a model with SparseGPT at all levels in one sweep, and store the results.
+
+    With --schemes every linear is quantised instead, by GPTQ in all schemes in one sweep, and stored packed, as
+    checkpoints keep it.
 
     Each finished linear is on disk. After Ctrl-C, or anything worse, the same command with --resume continues.
     """
@@ -74,8 +87,8 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     from unicuco_plugin.texts.calibration import load_windows
     from unicuco_plugin.texts.selfcalibration import generate_windows, own_cache
 
-    ladder = {} if fields["sparsities"] is None else {"sparsities": fields["sparsities"]}
-    settings = LevelSettings.of(inputs=fields["inputs"], **ladder)
+    asked = {name: fields[name] for name in ("sparsities", "schemes", "inputs") if fields[name] is not None}
+    settings = LevelSettings.of(**asked)
     output = output.expanduser()
     again = {"resume": fields["resume"], "overwrite": fields["overwrite"]}
     check_output(output, **again)
@@ -117,10 +130,10 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
 @debug_option
 def show(folder: Path, as_json: bool, verify: bool) -> None:
     """Show what the level database in FOLDER holds, its size, and how it was made."""
-    from unicuco_plugin.levels.store import Levels
+    from unicuco_plugin.levels.scheme_levels import open_levels
     from unicuco_plugin.report.levels import describe_levels, levels_data
 
-    opened = Levels.open(folder)
+    opened = open_levels(folder)
     if verify:
         opened.verify()
         say(f"all {len(opened.record.linears)} files match their checksums", err=True)

@@ -71,7 +71,7 @@ _REQUEST_OPTIONS = (
     *(
         click.option(
             f"--{kind.replace('_', '-')}",
-            type=int if limit.read is None else str,
+            type=limit.number if limit.read is None else str,
             metavar=None if limit.read is None else limit.cost.upper(),
             help=limit.text,
         )

@@ -14,13 +14,13 @@ from unicuco_plugin.models.tensors.storage import count_parameters, kept_tensors
 from unicuco_plugin.spaces.structured import ROUND_TO
 from unicuco_plugin.traits import Effect, traits_of
 
-__all__ = ["block_costs", "half_costs", "linear_costs", "measure_costs", "part_costs"]
+__all__ = ["block_costs", "half_costs", "linear_costs", "measure_costs", "part_costs", "plain_table"]
 
 
 def block_costs(decoder: Decoder) -> TableCosts:
     """Blocks, each of which leaves by itself."""
     sizes = measure_sizes(decoder)
-    table = _table(sizes, sizes.block_params, sizes.block_bytes)
+    table = plain_table(sizes, sizes.block_params, sizes.block_bytes)
     return TableCosts(decoder.block_names, table, physical=True)
 
 
@@ -32,7 +32,7 @@ def half_costs(decoder: Decoder) -> TableCosts:
     """
     sizes, params = measure_sizes(decoder), sublayer_params(decoder)
     pairs = zip(sizes.block_params, sizes.block_bytes, strict=True)
-    table = _table(sizes, tuple(params.values()), (0,) * len(params))
+    table = plain_table(sizes, tuple(params.values()), (0,) * len(params))
     table = table.model_copy(update={"blocks": dict(zip(decoder.block_names, pairs, strict=True))})
     return TableCosts(tuple(params), table, physical=False)
 
@@ -50,7 +50,7 @@ def linear_costs(decoder: Decoder, weights: Mapping[str, int] | None = None) -> 
     if weights is None:
         with kept_tensors():
             weights = {name: linear.weight.numel() for name, linear in decoder.all_linears().items()}
-    table = _table(measure_sizes(decoder), tuple(weights.values()), (0,) * len(weights))
+    table = plain_table(measure_sizes(decoder), tuple(weights.values()), (0,) * len(weights))
     return TableCosts(tuple(weights), table, physical=False)
 
 
@@ -92,7 +92,8 @@ def part_costs(decoder: Decoder, *, round_to: int = ROUND_TO, compensate: bool =
     return TableCosts(tuple(parts), table, physical=True)
 
 
-# Who measures what; a new effect adds its table here. A space without traits is one over blocks.
+# Who measures what; a new effect adds its table here, but for ``STORE``: its schemes are a level database's
+# (``stored``). A space without traits is one over blocks.
 _COSTS: Mapping[Effect | None, Callable[[Decoder], TableCosts]] = {
     None: block_costs,
     Effect.DROP: block_costs,
@@ -111,7 +112,8 @@ def measure_costs(decoder: Decoder, space: str) -> TableCosts:
     return _COSTS[traits_of(space).effect](decoder)
 
 
-def _table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -> CostTable:
+def plain_table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -> CostTable:
+    """The table of units that go whole, of so many parameters and bytes each."""
     return CostTable(
         unit_params=tuple(params),
         unit_bytes=tuple(size),
@@ -129,8 +131,9 @@ def _beside(decoder: Decoder, part: Parts, *, compensate: bool) -> tuple[tuple[i
     output = decoder.model.get_submodule(part.output)
     weight = output.get_parameter("weight")
     rest = count_parameters(module) - part.count * part.params
-    rest_bytes = tensor_bytes(decoder, tensors) - part.count * part.params * weight.element_size()
+    [whole] = tensor_bytes(decoder, tensors)
+    rest_bytes = whole - part.count * part.params * weight.element_size()
     if not compensate or getattr(output, "bias", None) is not None:
         return (rest, rest_bytes), (0, 0)
     bias = torch.empty(weight.shape[0], dtype=weight.dtype, device="meta")
-    return (rest, rest_bytes), (bias.numel(), tensor_bytes(decoder, {f"{part.output}.bias": bias}))
+    return (rest, rest_bytes), (bias.numel(), tensor_bytes(decoder, {f"{part.output}.bias": bias})[0])

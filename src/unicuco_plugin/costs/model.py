@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import StrategyError, quoted
+from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.units import name_block
 
 __all__ = ["Cost", "CostModel", "TableCosts", "kept_share", "objective_cost", "removed_share"]
@@ -25,7 +26,7 @@ __all__ = ["Cost", "CostModel", "TableCosts", "kept_share", "objective_cost", "r
 Cost = Callable[[Tensor], Tensor]
 """``p x d`` strategies to ``p`` numbers."""
 
-_KEPT = "kept"
+_KEPT, _BITS = "kept", "bits"
 # Of a pair (parameters, bytes) in a table.
 _COLUMNS = {"params": 0, "bytes": 1}
 
@@ -49,6 +50,10 @@ class CostModel(Protocol):
 
     def falls(self, name: str) -> tuple[float, float]:
         """How much of a cost goes with all prunable weights: about, and at the most, 0 where nobody knows."""
+        ...
+
+    def share(self, name: str, limit: float) -> float | None:
+        """The share that has to go for a limit, where a cost is one number with it; None where it is not."""
         ...
 
 
@@ -76,26 +81,30 @@ def kept_share(params: Tensor, x: Tensor) -> Tensor:
 class TableCosts:
     """Costs of a checkpoint's strategies, added up from a table.
 
-    ``kept`` is the share of the prunable weights that is left, whatever becomes of the others; ``params`` and ``bytes``
-    are those of the whole exported checkpoint.
+    ``kept`` is the share of the prunable weights that is left, whatever becomes of the others, or of their bits;
+    ``params`` and ``bytes`` are those of the whole exported checkpoint, ``bits`` the mean of a weight of all units.
 
     Attributes:
         units: Full names of the ``d`` units.
         table: What they weigh.
         physical: Whether a unit that goes leaves by itself; otherwise it does with its whole block, if at all. Units
-            that go part by part leave in any case.
+            that go part by part, or are stored by schemes, become smaller in any case.
     """
 
     units: tuple[str, ...]
     table: CostTable
     physical: bool
-    names: ClassVar[tuple[str, ...]] = (_KEPT, *_COLUMNS)
     objective: ClassVar[str] = _KEPT
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The costs that strategies differ in."""
+        return (_KEPT, "bytes", _BITS) if self.table.choices else (_KEPT, *_COLUMNS)
+
     def of(self, name: str, x: Tensor) -> Tensor:
-        """One cost of ``p x d`` strategies, ``p``: ``kept`` float64 with a gradient, the others exact, int64."""
-        if name == _KEPT:
-            return kept_share(self.params, x)
+        """One cost of ``p x d`` strategies, ``p``: ``kept`` and ``bits`` float64 with a gradient, exact int64 else."""
+        if name in (_KEPT, _BITS):
+            return kept_share(self.params, x) * (DENSE_BITS if name == _BITS else 1)
         return self._total(name) - self._leaving(_COLUMNS[name], x.detach().double())
 
     def row(self, shares: Mapping[str, float]) -> Tensor:
@@ -124,10 +133,17 @@ class TableCosts:
         name, own = str(dtype).removeprefix("torch."), getattr(torch, self.table.dtype)
         return replace(self, table=self.table.in_dtype(name, dtype.itemsize - own.itemsize))
 
+    def share(self, name: str, limit: float) -> float | None:
+        """The share that has to go for a limit, where a cost is one number with it; None where it is not."""
+        return 1.0 - limit / DENSE_BITS if name == _BITS else None
+
     def falls(self, name: str) -> tuple[float, float]:
         """How much of a cost goes with all prunable weights: about, and at the most, 0 where nobody knows."""
-        if name == _KEPT:
-            return 1.0, 1.0
+        if name in (_KEPT, _BITS):
+            most = 1.0 if name == _KEPT else float(DENSE_BITS)
+            return most, most
+        if self.table.choices:
+            return float(sum(self.table.unit_bytes)), 0.0
         params = self.params.sum().item()
         pairs = zip(self._weights[_COLUMNS[name]].tolist(), self.table.unit_params, strict=True)
         densest = max((weight / n for weight, n in pairs if n), default=0.0)
@@ -159,9 +175,23 @@ class TableCosts:
         inside = torch.tensor([[name == block for block in self.table.blocks] for name in own], dtype=torch.float64)
         return inside, _columns(list(self.table.blocks.values()))
 
+    @cached_property
+    def _stored(self) -> tuple[Tensor, Tensor]:
+        """Shares of bits that go with each choice, rising, and the bytes saved, ``d x k`` each, rows filled up."""
+        rows = self.table.choices
+        longest = max(map(len, rows))
+        full = [row + row[-1:] * (longest - len(row)) for row in rows]
+        shares = torch.tensor([[1.0 - bits / DENSE_BITS for _, bits, _ in row] for row in full], dtype=torch.float64)
+        size = torch.tensor([[size for _, _, size in row] for row in full])
+        return shares, torch.tensor(self.table.unit_bytes)[:, None] - size
+
     def _leaving(self, column: int, x: Tensor) -> Tensor:
         each = self._weights[column]
         leaving = torch.zeros(len(x), dtype=torch.int64)
+        if self.table.choices:
+            shares, saved = self._stored
+            place = (x[..., None] - shares).abs().argmin(-1)
+            return saved.gather(1, place.T).sum(0) * (column == _COLUMNS["bytes"])
         if self.table.parts:
             counts, rests, biases = self._parts
             gone = (x * counts).round().long()

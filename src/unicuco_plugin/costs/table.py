@@ -1,11 +1,13 @@
 """What each unit weighs in the checkpoint: the numbers that costs are added up from, as a profile keeps them."""
 
 from collections.abc import Iterable
-from typing import Annotated, Self
+from itertools import pairwise
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from unicuco_plugin.frozen import Frozen
+from unicuco_plugin.schemes import DENSE_BITS
 
 __all__ = ["CostTable"]
 
@@ -13,6 +15,8 @@ _MOST = 2**60  # parameters or bytes; what is added up from a few such numbers s
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Pair = tuple[Count, Count]
 Change = Annotated[int, Field(ge=-_MOST, le=_MOST)]
+_Name = Annotated[str, Field(min_length=1, max_length=1000)]
+_Choice = tuple[_Name, Annotated[float, Field(gt=0, le=DENSE_BITS)], Count]
 
 
 class CostTable(Frozen):
@@ -29,17 +33,24 @@ class CostTable(Frozen):
         rests: Parameters and bytes that leave beside its parts when a unit goes whole, less those of the bias that
             then stands for it.
         biases: Parameters and bytes that a unit gains which loses some of its parts: of the bias that stands for them.
+        choices: How each unit may be stored, where it is stored by a scheme: from most bits to least.
     """
 
     unit_params: tuple[Count, ...]
     unit_bytes: tuple[Count, ...]
     total_params: Annotated[int, Field(gt=0, le=_MOST)]
     total_bytes: Annotated[int, Field(gt=0, le=_MOST)]
-    dtype: Annotated[str, Field(min_length=1, max_length=1000)]
-    blocks: dict[Annotated[str, Field(min_length=1, max_length=1000)], Pair] = Field(default_factory=dict)
+    dtype: _Name
+    blocks: dict[_Name, Pair] = Field(default_factory=dict)
     parts: tuple[Pair, ...] = ()
     rests: tuple[tuple[Change, Change], ...] = ()
     biases: tuple[Pair, ...] = ()
+    choices: tuple[Annotated[tuple[_Choice, ...], Field(min_length=1)], ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Older readers know no such field.
+        return {name: value for name, value in dump(self).items() if name != "choices" or value}
 
     @model_validator(mode="after")
     def _check_totals(self) -> Self:
@@ -53,6 +64,8 @@ class CostTable(Frozen):
             raise ValueError("unit_params must not all be 0")
         if any(step < 1 or step > count for count, step in self.parts):
             raise ValueError("parts must be (equal parts, how many go together), at least one, and no more than all")
+        if any(wide[1] <= narrow[1] for row in self.choices for wide, narrow in pairwise(row)):
+            raise ValueError("choices must be listed from most bits to least, no two of them alike")
         for name, pairs in (("blocks", self.blocks.values()), ("rests", self.rests), ("biases", self.biases)):
             if _sum(pairs) > _MOST:
                 raise ValueError(f"{name} must be parameters and bytes of one model, got {_sum(pairs):.3g} altogether")
@@ -88,6 +101,7 @@ class CostTable(Frozen):
             ValueError: If a list has not one entry for each of ``count`` units.
         """
         lists = ("unit_params", "unit_bytes", *(("parts", "rests", "biases") if self.parts else ()))
+        lists += ("choices",) if self.choices else ()
         for name in lists:
             found = len(getattr(self, name))
             if found != count:

@@ -12,11 +12,12 @@ from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.folder import alone, begin, check_output, check_room
 from unicuco_plugin.levels.gather import gather_hessians, mean_states
-from unicuco_plugin.levels.linear import LinearLevels, write_linear
+from unicuco_plugin.levels.kinds import kind_of
 from unicuco_plugin.levels.record import Calibration, LevelsRecord, write_record
+from unicuco_plugin.levels.scheme_levels import SchemeLevels, open_levels
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.levels.sweep import factor_hessian, solve_levels
+from unicuco_plugin.levels.sweep import factor_hessian
 from unicuco_plugin.models.blocks.coverage import check_share, measure_coverage
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
@@ -27,8 +28,7 @@ from unicuco_plugin.texts.calibration import calibration_hash
 
 __all__ = ["build_levels"]
 
-_BY_MAGNITUDE = "its Hessian cannot be inverted, so it is pruned by magnitude; give more windows"
-_PACKAGES = ("unicuco-plugin", "torch", "transformers", "llmcompressor")
+_PACKAGES = ("unicuco-plugin", "torch", "transformers", "llmcompressor", "compressed-tensors")
 
 
 def build_levels(
@@ -42,8 +42,8 @@ def build_levels(
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
-) -> Levels:
-    """Prune every linear of a model at every level, and store the results.
+) -> Levels | SchemeLevels:
+    """Prune every linear of a model at every sparsity, or quantise it in every scheme, and store the results.
 
     The model is only read; experts that its family fuses are linears meanwhile, each calibrated on all tokens, as in
     llm-compressor's own passes. Blocks are streamed: besides the model, memory holds the states between two blocks, the
@@ -65,7 +65,8 @@ def build_levels(
 
     Raises:
         LevelsError: If ``output`` holds a database and neither flag is given, or one with other arguments; if another
-            process builds there; or if the disk has too little room.
+            process builds there; if the disk has too little room; or if a scheme's own group does not divide the inputs
+            of a linear.
         UnsupportedModelError: If most weights of the blocks are not in linears, or experts cannot be made into linears.
         CalibrationError: If no token reached linears that hold more than a few of a block's weights.
         EvaluationError: If states or a Hessian are not finite.
@@ -73,6 +74,8 @@ def build_levels(
     settings = settings or LevelSettings()
     with as_linears(decoder.model):
         shapes = _prunable(decoder)
+        unfit = kind_of(settings).check(shapes)
+        shapes = {linear: shape for linear, shape in shapes.items() if linear not in unfit}
         check_output(output, resume=resume, overwrite=overwrite)
         model = decoder.model
         wanted = LevelsRecord(
@@ -89,21 +92,22 @@ def build_levels(
             expected=tuple(shapes),
             versions={package: importlib.metadata.version(package) for package in _PACKAGES},
         )
-        width = _dtype(decoder).itemsize
         if not output.exists():  # nothing is made where there is no room
-            check_room(output, shapes, settings, width)
+            check_room(output, shapes, settings, wanted.dtype)
         output.mkdir(parents=True, exist_ok=True)
         with alone(output):
 
             def tell(text: str) -> None:
                 progress(Progress("checking files", 0, len(shapes), message=text))
 
+            for linear, reason in unfit.items():
+                tell(f"{linear} has {reason}, so it stays dense and has no levels")
             if overwrite:  # before the old database goes
-                check_room(output, shapes, settings, width, overwrite=True)
+                check_room(output, shapes, settings, wanted.dtype, overwrite=True)
             record = begin(output, wanted, resume=resume, tell=tell)
             wanting = set(record.expected) - record.linears.keys()
             left = {linear: shape for linear, shape in shapes.items() if linear in wanting}
-            need = check_room(output, left, settings, width)
+            need = check_room(output, left, settings, wanted.dtype)
             if left:
                 tell(
                     f"{len(left)} linears to solve, at most {need / 1e6:,.1f} MB on disk; linears have "
@@ -112,7 +116,7 @@ def build_levels(
             write_record(output, record)
             if left:
                 _Build(output, record, decoder, progress).run(windows)
-        return Levels.open(output)
+        return open_levels(output)
 
 
 class _Build:
@@ -126,6 +130,7 @@ class _Build:
         self.decoder = decoder
         self.progress = progress
         self.settings = record.settings
+        self.kind = kind_of(record.settings)
         self.mark = time.perf_counter()
 
     def run(self, windows: Tensor) -> None:
@@ -142,7 +147,7 @@ class _Build:
             if self.settings.inputs == "pruned":
                 weights = self.weights_of(index)
                 self.tell(f"carrying {self.decoder.block_names[index]}")
-                states = mean_states(runner, index, states, self.settings.sparsities, weights, batch_windows=size)
+                states = mean_states(runner, index, states, self.kind.shares, weights, batch_windows=size)
             elif leaving is not None:
                 states = leaving
             else:
@@ -166,20 +171,21 @@ class _Build:
             if not names:
                 continue
             self.tell(f"factoring {names[0]}")
-            factor = factor_hessian(H, self.settings.damping)
+            first = self.settings.actorder == "static"
+            factor = factor_hessian(H, self.settings.damping, largest_first=first)
             del H
             for name in names:
                 self.tell(f"solving {name}")
-                dense = linears[name].weight.detach()
-                solved = solve_levels(dense, factor, self.settings.sparsities, block_size=self.settings.block_size)
-                entry = write_linear(self.folder, name, dense, solved, invertible=factor.invertible)
+                weights = {other: linears[other].weight.detach() for other in group}
+                entry = self.kind.make(self.folder, name, weights, factor)
                 now = time.perf_counter()
                 seconds = round(self.record.seconds + now - self.mark, 3)
                 self.mark = now
                 grown = self.record.linears | {name: entry}
                 self.record = self.record.model_copy(update={"linears": grown, "seconds": seconds})
                 write_record(self.folder, self.record)
-                self.tell(f"solved {name}", "" if factor.invertible else f"{name}: {_BY_MAGNITUDE}")
+                why = f"its Hessian cannot be inverted, so it is {self.kind.fallback}; give more windows"
+                self.tell(f"solved {name}", "" if factor.invertible else f"{name}: {why}")
         return leaving
 
     def leave_out(self, unreached: Sequence[str]) -> None:
@@ -193,13 +199,17 @@ class _Build:
 
     def weights_of(self, index: int) -> Callable[[int], Mapping[str, Tensor]]:
         """The weights of a stored block at a level, for :func:`mean_states`."""
-        linears = {
-            name: (LinearLevels.open(self.folder / entry.file, entry.shape, len(entry.zeros)), linear.weight.device)
+        stored = {
+            name: (self.folder / entry.file, entry, linear.weight)
             for name, linear in self.decoder.linears(index).items()
-            if name in self.record.linears
-            for entry in [self.record.linears[name]]
+            if (entry := self.record.linears.get(name))
         }
-        return lambda level: {name: stored.decode(level, device) for name, (stored, device) in linears.items()}
+
+        def at(level: int) -> dict[str, Tensor]:
+            found = {name: self.kind.read(path, entry, level, like) for name, (path, entry, like) in stored.items()}
+            return {name: weight for name, weight in found.items() if weight is not None}
+
+        return at
 
     def tell(self, stage: str, message: str = "") -> None:
         """Report progress."""

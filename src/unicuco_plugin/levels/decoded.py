@@ -16,16 +16,16 @@ class DecodedLevels:
     """
 
     def __init__(self) -> None:
-        self._weights: OrderedDict[tuple[str, int, device], Tensor] = OrderedDict()
+        self._weights: OrderedDict[tuple[str, int | str, device], Tensor] = OrderedDict()
         self.bytes = 0
         self._most: int | None = None
 
-    def get(self, name: str, level: int, where: device, decode: Callable[[], Tensor], limit: int) -> Tensor:
+    def get(self, name: str, level: int | str, where: device, decode: Callable[[], Tensor], limit: int) -> Tensor:
         """Return a weight, decoded if it is not there.
 
         Args:
             name: Of the linear.
-            level: From 1 on.
+            level: From 1 on, or a scheme's name.
             where: The device it is on.
             decode: Reads it from the disk.
             limit: Most bytes to hold once it is kept; a weight of more is not kept.

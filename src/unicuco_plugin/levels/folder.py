@@ -9,10 +9,10 @@ from unicuco_plugin.errors import LevelsError, listed
 from unicuco_plugin.files.draft import is_draft, remove_drafts
 from unicuco_plugin.files.lock import HeldError, take_lock
 from unicuco_plugin.files.names import check_plain_name
+from unicuco_plugin.levels.kinds import kind_of
 from unicuco_plugin.levels.linear import check_file
 from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record
 from unicuco_plugin.levels.settings import LevelSettings
-from unicuco_plugin.levels.store import predict_bytes
 from unicuco_plugin.models.output_folder import free_bytes
 from unicuco_plugin.texts.selfcalibration import own_cache
 
@@ -103,7 +103,7 @@ def begin(output: Path, wanted: LevelsRecord, *, resume: bool, tell: Callable[[s
 
 
 def check_room(
-    output: Path, left: Mapping[str, tuple[int, int]], settings: LevelSettings, width: int, *, overwrite: bool = False
+    output: Path, left: Mapping[str, tuple[int, int]], settings: LevelSettings, dtype: str, *, overwrite: bool = False
 ) -> int:
     """Compare the disk's free bytes with what is still to be written.
 
@@ -111,7 +111,7 @@ def check_room(
         output: The folder, which need not exist.
         left: Shapes of the linears to come.
         settings: Their levels.
-        width: Bytes of one weight.
+        dtype: Of the weights.
         overwrite: Whether a database that is there now will make room first.
 
     Returns:
@@ -120,7 +120,7 @@ def check_room(
     Raises:
         LevelsError: If there is too little; the message has both numbers.
     """
-    need = predict_bytes(left, settings.sparsities, width, settings.block_size)
+    need = kind_of(settings).predict(left, dtype)
     free = free_bytes(output)
     if overwrite and (output / RECORD).exists():
         with contextlib.suppress(LevelsError):
@@ -128,7 +128,7 @@ def check_room(
     if need > free:
         raise LevelsError(
             f"level database {output} needs {need:,} bytes, the disk has {free:,} free; make room, "
-            "choose another output, or fewer sparsities"
+            f"choose another output, or fewer {settings.kind}"
         )
     return need
 

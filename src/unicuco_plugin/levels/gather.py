@@ -120,7 +120,7 @@ def mean_states(
     runner: BlockRunner,
     index: int,
     states: Tensor,
-    sparsities: Sequence[float],
+    shares: Sequence[float],
     weights_of: Callable[[int], Mapping[str, Tensor]],
     *,
     batch_windows: int,
@@ -131,20 +131,20 @@ def mean_states(
         runner: Of the dense model, whose weights are back in place afterwards.
         index: The block.
         states: ``m x L x hidden`` states that enter it.
-        sparsities: The ladder.
+        shares: What each of E levels counts for: the share of weights that a sparsity keeps.
         weights_of: The weights of the block's linears at a level from 1 to E.
         batch_windows: Windows that pass it together.
 
     Returns:
-        ``sum_e w_e X_e / sum_e w_e`` with ``w_e = 1 - s_e``, in the states' dtype, summed in float32.
+        ``sum_e w_e X_e / sum_e w_e`` with the shares ``w_e``, in the states' dtype, summed in float32.
 
     Source:
         The idea is that of Týr-the-Pruner (G. Li et al., 2025); here on the levels of this database.
     """
     linears = runner.decoder.linears(index)
     total = torch.zeros(states.shape, dtype=torch.float32, device=states.device)
-    for level, sparsity in enumerate(sparsities, start=1):
+    for level, share in enumerate(shares, start=1):
         with swapped(linears, weights_of(level)):
             for out, part in zip(total.split(batch_windows), states.split(batch_windows), strict=True):
-                out.add_(runner.run(index, part), alpha=1 - sparsity)
-    return total.div_(sum(1 - sparsity for sparsity in sparsities)).to(states.dtype)
+                out.add_(runner.run(index, part), alpha=share)
+    return total.div_(sum(shares)).to(states.dtype)

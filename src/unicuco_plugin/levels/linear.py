@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from unicuco_plugin.levels.sweep import Solved
 from unicuco_plugin.models.tensors.memory import lacks_memory
 from unicuco_plugin.models.tensors.storage import sent
 
-__all__ = ["SAME_WIDTH", "LinearLevels", "check_file", "write_linear"]
+__all__ = ["SAME_WIDTH", "LinearLevels", "check_file", "read_tensors", "store_tensors", "write_linear"]
 
 # Entry b: the eight bits of byte b, highest first, one byte each, seen as one integer.
 _BITS = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).view(torch.int64).flatten()
@@ -58,7 +58,7 @@ class LinearLevels:
             LevelsError: If the file is missing or damaged.
         """
         rows, columns = shape
-        zeros, losses = _read(path, {"zeros": (levels + 1, rows), "losses": (levels, rows)})
+        zeros, losses = read_tensors(path, {"zeros": (levels + 1, rows), "losses": (levels, rows)})
         if zeros.min() < 0 or zeros.max() > columns or not losses.isfinite().all():
             raise LevelsError(f"level file {path} is damaged: zeros must be in [0, {columns}], and losses finite")
         dense = losses.new_zeros((1, shape[0]))
@@ -74,7 +74,7 @@ class LinearLevels:
             raise LevelsError(f"level must be from 1 to {len(self.zeros) - 1}, got {level}: {self.path} has no other")
         rows, columns = self.shape
         survivors = rows * columns - int(self.zeros[level].sum())
-        parts = _read(self.path, {f"mask.{level}": (rows, -(-columns // 8)), f"values.{level}": (survivors,)})
+        parts = read_tensors(self.path, {f"mask.{level}": (rows, -(-columns // 8)), f"values.{level}": (survivors,)})
         mask, values = (sent(part, device) for part in parts)
         try:
             return _expand(mask, values, self.shape)
@@ -100,17 +100,26 @@ def write_linear(folder: Path, name: str, dense: Tensor, solved: Solved, *, inve
     for level, (mask, weight) in enumerate(zip(survives, solved.weights, strict=True), start=1):
         tensors[f"mask.{level}"] = torch.from_numpy(np.packbits(mask.cpu().numpy(), axis=1))
         tensors[f"values.{level}"] = weight[mask].cpu()
-    data = save(tensors, metadata={"linear": name})
-    file = f"{name}.safetensors"
-    write_file(folder / file, data)
-    return LinearEntry(
-        file=file,
+    return store_tensors(
+        folder,
+        name,
+        tensors,
         shape=(dense.shape[0], dense.shape[1]),
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
         zeros=tuple(zeros[1:].sum(1).tolist()),
         invertible=invertible,
     )
+
+
+def store_tensors(folder: Path, name: str, tensors: dict[str, Tensor], **facts: Any) -> LinearEntry:  # noqa: ANN401
+    """Write a linear's tensors as its file, durably and whole or not at all; ``facts`` are for its entry.
+
+    Raises:
+        LevelsError: If the disk refuses.
+    """
+    data = save(tensors, metadata={"linear": name})
+    file = f"{name}.safetensors"
+    write_file(folder / file, data)
+    return LinearEntry(file=file, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), **facts)
 
 
 def check_file(folder: Path, entry: LinearEntry, *, content: bool) -> None:
@@ -149,8 +158,12 @@ def _expand(mask: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     return values.new_zeros(shape).masked_scatter_(bits_of[:, : shape[1]], values)
 
 
-def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tensor, ...]:
-    """Read tensors that must have these shapes; what a header claims costs no memory before it is checked."""
+def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tensor, ...]:
+    """Read tensors that must have these shapes; what a header claims costs no memory before it is checked.
+
+    Raises:
+        LevelsError: If the file is missing or damaged.
+    """
     try:
         check_tensors(path, follow=False)
         with safe_open(path, framework="pt") as file:

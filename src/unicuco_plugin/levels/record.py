@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from unicuco_plugin.errors import LevelsError, explain, quoted
 from unicuco_plugin.files.draft import write_whole
 from unicuco_plugin.files.names import check_plain_name
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.levels.settings import LevelSettings, identify_levels
+from unicuco_plugin.levels.settings import LevelSettings, OfOneKind, identify_levels, resolve_schemes
+from unicuco_plugin.schemes import Scheme
 from unicuco_plugin.signed import SignedDocument
 from unicuco_plugin.strategy import ModelReference
 
@@ -50,22 +52,26 @@ class Calibration(Frozen):
     length: Count
 
 
-class LinearEntry(Frozen):
+class LinearEntry(OfOneKind):
     """One linear's file.
 
     Attributes:
         file: Its name in the folder.
         shape: Rows and columns of the weight.
         bytes, sha256: Of the file.
-        zeros: Zero weights at each level of the ladder.
-        invertible: Whether the inputs' Hessian could be inverted; if not, the linear was pruned by magnitude.
+        zeros: Zero weights at each level of the ladder; empty for schemes.
+        losses: What each scheme that the linear is offered loses, as the toolkit's GPTQ counts it; empty for
+            sparsities.
+        invertible: Whether the inputs' Hessian could be inverted; if not, the linear was pruned by magnitude, or
+            rounded to nearest.
     """
 
     file: str
     shape: tuple[int, int]
     bytes: Count
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    zeros: tuple[Count, ...]
+    zeros: tuple[Count, ...] = ()
+    losses: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     invertible: bool
 
     @field_validator("file")
@@ -122,14 +128,28 @@ class LevelsRecord(Frozen):
                 raise ValueError(
                     f"the file of {quoted(name)} must be {quoted(f'{name}.safetensors')}, got {quoted(entry.file)}"
                 )
+            if entry.losses.keys() != {scheme.name for scheme in self.offered(entry)}:
+                raise ValueError(
+                    f"losses of {quoted(name)} must be one for each scheme that it is offered, got {len(entry.losses)}"
+                )
             if len(entry.zeros) != len(self.settings.sparsities):
                 raise ValueError(
                     f"zeros of {quoted(name)} must be one for each of {len(self.settings.sparsities)} levels, got "
                     f"{len(entry.zeros)}"
                 )
-            if max(entry.zeros) > entry.shape[0] * entry.shape[1]:
+            if max(entry.zeros, default=0) > entry.shape[0] * entry.shape[1]:
                 raise ValueError(f"zeros of {quoted(name)} must be at most its weights, got {max(entry.zeros)}")
         return self
+
+    def offered(self, entry: LinearEntry) -> tuple[Scheme, ...]:
+        """The schemes of a linear, see :func:`resolve_schemes`."""
+        return resolve_schemes(self.settings.schemes, entry.shape[1])
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """``dtype`` as PyTorch has it."""
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
 
     @property
     def complete(self) -> bool:
@@ -145,7 +165,9 @@ class LevelsRecord(Frozen):
         """Say in which arguments another build differs, with both values, this one's first."""
         mine, theirs = self._identity(), other._identity()
         return [
-            f"{name} is {mine[name]!r} there and {theirs[name]!r} here" for name in mine if mine[name] != theirs[name]
+            f"{name} is {mine.get(name)!r} there and {theirs.get(name)!r} here"
+            for name in mine | theirs
+            if mine.get(name) != theirs.get(name)
         ]
 
     def _identity(self) -> dict[str, Any]:

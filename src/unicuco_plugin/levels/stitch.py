@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import LevelsError, quoted
+from unicuco_plugin.levels.database import Database
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.storage import exchange_data, kept_tensors, read_kept
 
-__all__ = ["Stitcher", "stitch", "swapped"]
+__all__ = ["Stitcher", "find_linears", "stitch", "swapped"]
 
 # Decoded levels kept by default: five of SmolLM2's eight, and little beside larger models.
 _CACHE_BYTES = 2**30
@@ -38,7 +39,7 @@ class Stitcher:
 
     def __init__(self, decoder: Decoder, levels: Levels, *, cache_bytes: int = _CACHE_BYTES) -> None:
         self._levels = levels
-        self._linears = _find(decoder, levels)
+        self._linears = find_linears(decoder, levels)
         self._dense = {name: read_kept(linear, "weight") for name, linear in self._linears.items()}
         self._counts = dict.fromkeys(self._linears, 0)
         self._cache_bytes = cache_bytes
@@ -142,7 +143,12 @@ def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> 
             exchange_data(linears[name], "weight", weight)
 
 
-def _find(decoder: Decoder, levels: Levels) -> dict[str, nn.Linear]:
+def find_linears(decoder: Decoder, levels: Database) -> dict[str, nn.Linear]:
+    """The linears of a database in a model, by full name.
+
+    Raises:
+        LevelsError: If the model lacks one, or its shape or dtype differs.
+    """
     linears = decoder.all_linears()
     for name, entry in levels.record.linears.items():
         if name not in linears:

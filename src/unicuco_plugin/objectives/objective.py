@@ -11,7 +11,7 @@ from unicuco_plugin.payload import Payload
 from unicuco_plugin.spaces.space import Space
 
 if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting for Transformers
-    from unicuco_plugin.levels.store import Levels
+    from unicuco_plugin.levels.database import Database
     from unicuco_plugin.models.blocks.decoder import Decoder
 
 __all__ = ["Evaluation", "Objective", "ObjectiveRequest", "Report", "ReportingObjective", "evaluate_reporting"]
@@ -48,7 +48,8 @@ class ObjectiveRequest:
         windows: ``m x L`` token ids of this fidelity.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows to run together.
-        levels: The level database that candidates are stitched from, for spaces that zero weights.
+        levels: The level database that candidates are put together from, for spaces that zero weights or store them in
+            fewer bits.
         payload: What strategies need beyond shares, if their space's traits say so: which parts go first.
     """
 
@@ -57,7 +58,7 @@ class ObjectiveRequest:
     windows: Tensor
     direction: Direction = "forward"
     batch_windows: int = 16
-    levels: "Levels | None" = None
+    levels: "Database | None" = None
     payload: Payload | None = None
 
 

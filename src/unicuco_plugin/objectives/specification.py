@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from unicuco_plugin.errors import EvaluationError, explain, quoted
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.objectives.kl import Direction
+from unicuco_plugin.schemes import Choice
 from unicuco_plugin.spaces.space import Named
 
 __all__ = ["LevelsSpec", "ObjectiveSpec", "SpaceSpec"]
@@ -26,6 +27,7 @@ class SpaceSpec(Frozen):
         params: Parameters of each unit.
         bounds: Least and largest share of each; empty where nobody set any.
         parts: Equal parts of each, and how many of them go together; empty where units do not go part by part.
+        choices: How each may be stored; empty where weights are stored as they are.
         needed: Groups of indices of units: of each group one has to stay.
     """
 
@@ -34,6 +36,7 @@ class SpaceSpec(Frozen):
     params: tuple[_Count, ...]
     bounds: tuple[tuple[float, float], ...] = ()
     parts: tuple[tuple[_Count, _Count], ...] = ()
+    choices: tuple[tuple[tuple[_Name, float, _Count], ...], ...] = ()
     needed: tuple[tuple[_Count, ...], ...] = ()
 
     @model_validator(mode="after")
@@ -42,7 +45,7 @@ class SpaceSpec(Frozen):
         if len(set(self.units)) < count:
             twice = next(name for index, name in enumerate(self.units) if name in self.units[:index])
             raise ValueError(f"units must have names of their own, got {quoted(twice)} twice")
-        for field, optional in (("params", False), ("bounds", True), ("parts", True)):
+        for field, optional in (("params", False), ("bounds", True), ("parts", True), ("choices", True)):
             found = len(getattr(self, field))
             if found != count and not (optional and found == 0):
                 raise ValueError(f"{field} must have one entry for each of {count} units, got {found}")
@@ -53,13 +56,20 @@ class SpaceSpec(Frozen):
         return self
 
     @classmethod
-    def of(cls, space: Named, params: Sequence[int], parts: Sequence[tuple[int, int]] = ()) -> Self:
+    def of(
+        cls,
+        space: Named,
+        params: Sequence[int],
+        parts: Sequence[tuple[int, int]] = (),
+        choices: Sequence[tuple[Choice, ...]] = (),
+    ) -> Self:
         """Describe a space that is there.
 
         Args:
             space: Any.
             params: Parameters of each of its units, exact.
             parts: Equal parts of each and how many of them go together, where it was built from such.
+            choices: How each may be stored, where it was built from such.
         """
         return cls(
             name=space.name,
@@ -67,6 +77,7 @@ class SpaceSpec(Frozen):
             params=tuple(params),
             bounds=tuple(space.bounds),
             parts=tuple(parts),
+            choices=tuple(choices),
             needed=tuple(space.needed),
         )
 

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from unicuco_plugin.errors import CalibrationError, LevelsError, UnknownNameError
+from unicuco_plugin.levels.database import Database
+from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.objectives.evaluator import DROPPED, KEPT, BlockEvaluator, lacking_parts
@@ -14,15 +16,16 @@ from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.reduced import ReducedEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.objectives.stored import StoredEvaluator
 from unicuco_plugin.objectives.work import ignore
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranked_parts import RankedParts
-from unicuco_plugin.spaces.plan import plan_counts
-from unicuco_plugin.traits import Effect, traits_of
+from unicuco_plugin.spaces.plan import plan_counts, plan_schemes
+from unicuco_plugin.traits import SPACES, Effect, traits_of
 
 __all__ = ["UnitsEvaluator"]
 
-Measure = Callable[[Sequence[Mapping[str, float]], Report], list[Evaluation]]
+Measure = Callable[[Sequence[Mapping[str, Any]], Report], list[Evaluation]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class _Means:
     decoder: Decoder
     space: str
     windows: Tensor
-    levels: Levels | None
+    levels: Database | None
     payload: Payload | None
     fixed: Mapping[str, Any]
 
@@ -61,10 +64,19 @@ def _cut(means: _Means) -> Measure:
 
 
 def _zero(means: _Means) -> Measure:
-    if means.levels is None:
-        raise LevelsError(f"the space {means.space!r} is measured on a level database, got none")
-    evaluator, sizes = StitchedEvaluator(means.decoder, means.levels, means.windows, **means.fixed), means.levels.sizes
+    levels = means.levels
+    if not isinstance(levels, Levels):
+        raise LevelsError(f"the space {means.space!r} is measured on a level database of sparsities, got none")
+    evaluator, sizes = StitchedEvaluator(means.decoder, levels, means.windows, **means.fixed), levels.sizes
     return lambda strategies, report: evaluator.evaluate([plan_counts(units, sizes) for units in strategies], report)
+
+
+def _store(means: _Means) -> Measure:
+    levels = means.levels
+    if not isinstance(levels, SchemeLevels):
+        raise LevelsError(f"the space {means.space!r} is measured on a level database of schemes, got none")
+    evaluator, names = StoredEvaluator(means.decoder, levels, means.windows, **means.fixed), list(levels.shapes)
+    return lambda strategies, report: evaluator.evaluate([plan_schemes(units, names) for units in strategies], report)
 
 
 # Who measures what; a new effect adds its evaluator here.
@@ -73,6 +85,7 @@ _MEASURES: Mapping[Effect | None, Callable[[_Means], Measure]] = {
     Effect.SILENCE: _silence,
     Effect.CUT: _cut,
     Effect.ZERO: _zero,
+    Effect.STORE: _store,
 }
 
 
@@ -84,7 +97,7 @@ class UnitsEvaluator:
         space: Its name; what its strategies do to a model decides who measures. Where weights are zeroed units may be
             blocks, sub-layers or linears.
         windows: ``m x L`` token ids.
-        levels: The level database that zeroed weights are stitched from.
+        levels: The level database that zeroed or stored weights are taken from.
         payload: What strategies need beyond shares: which parts of a module go first, where parts are cut.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
@@ -101,19 +114,17 @@ class UnitsEvaluator:
         space: str,
         windows: Tensor,
         *,
-        levels: Levels | None = None,
+        levels: Database | None = None,
         payload: Payload | None = None,
         direction: Direction = "forward",
         batch_windows: int = 16,
     ) -> None:
         make = _MEASURES.get(traits_of(space).effect)
         if make is None:
-            raise UnknownNameError(
-                f"the divergence objective serves the spaces depth, sublayer, structured and sparsity, got {space!r}"
-            )
+            raise UnknownNameError(f"the divergence objective serves the spaces {', '.join(SPACES)}, got {space!r}")
         fixed = {"direction": direction, "batch_windows": batch_windows}
         self._measure = make(_Means(decoder, space, windows, levels, payload, fixed))
 
-    def evaluate(self, strategies: Sequence[Mapping[str, float]], report: Report = ignore) -> list[Evaluation]:
-        """Measure strategies, each unit → share removed; tells ``report`` how many are done."""
+    def evaluate(self, strategies: Sequence[Mapping[str, Any]], report: Report = ignore) -> list[Evaluation]:
+        """Measure strategies, each unit → share removed, or scheme; tells ``report`` how many are done."""
         return self._measure(strategies, report)

@@ -8,8 +8,10 @@ from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins.hookspecs import hookimpl
 from unicuco_plugin.policy.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
+from unicuco_plugin.schemes import Choice
 from unicuco_plugin.scores.ranking import RANKINGS, Ranking
 from unicuco_plugin.spaces.depth import make_depth
+from unicuco_plugin.spaces.precision import PrecisionSpace
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.structured import StructuredSpace
@@ -52,7 +54,7 @@ _PEERS = {
     "weight_subcloning": ("similarity", "WeightSubcloning"),
 }
 _NAMES = {
-    "space": ("depth", "sparsity", "structured", "sublayer"),
+    "space": ("depth", "precision", "sparsity", "structured", "sublayer"),
     "objective": ("divergence",),
     "scalarization": tuple(_SCALARIZATIONS),
     "peer": tuple(_PEERS),
@@ -74,10 +76,12 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
     bounds: tuple[tuple[float, float], ...],
     parts: tuple[tuple[int, int], ...],
     needed: tuple[tuple[int, ...], ...],
+    choices: tuple[tuple[Choice, ...], ...],
 ) -> Space | None:
-    """``depth``, ``sublayer``, ``sparsity`` and ``structured``; see the classes."""
+    """``depth``, ``precision``, ``sublayer``, ``sparsity`` and ``structured``; see the classes."""
     makers: dict[str, Callable[[], Space]] = {
         "depth": lambda: make_depth(units, params, needed),
+        "precision": lambda: PrecisionSpace(units, params, choices),
         "sparsity": lambda: SparsitySpace(units, params, bounds),
         "structured": lambda: StructuredSpace(units, params, parts),
         "sublayer": lambda: SublayerSpace(units, params, needed),

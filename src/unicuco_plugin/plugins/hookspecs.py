@@ -7,6 +7,7 @@ import pluggy
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.policy.scalarization import Scalarization
+from unicuco_plugin.schemes import Choice
 from unicuco_plugin.scores.ranking import Ranking
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.traits import SpaceTraits
@@ -44,6 +45,7 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
     bounds: tuple[tuple[float, float], ...],
     parts: tuple[tuple[int, int], ...],
     needed: tuple[tuple[int, ...], ...],
+    choices: tuple[tuple[Choice, ...], ...],
 ) -> Space | None:
     """Build the space called ``name`` over a model's units; return None to pass.
 
@@ -59,6 +61,8 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
         parts: Where parts are cut, how many equal parts each unit has and how many of them go together.
         needed: Groups of indices of units; one unit of each group has to stay for the model to generate. Empty where
             any unit may go.
+        choices: Where units are stored by schemes, how each may be: names, bits of a weight with its scales and bytes
+            in a file, from most bits to least; ``dense`` among them.
     """
 
 
@@ -68,8 +72,8 @@ def unicuco_space_traits(name: str) -> SpaceTraits | None:
 
     The effect decides how the space is sized, measured, applied and exported: like the built-in space with that
     effect, and over the same units (``DROP``: blocks; ``SILENCE``, ``CUT``: attentions and MLPs; ``ZERO``: blocks,
-    halves of blocks or linears). A space without known traits can be searched over blocks with an objective of its own,
-    but is neither measured by ``divergence`` nor applied.
+    halves of blocks or linears; ``STORE``: what a server packs). A space without known traits can be searched over
+    blocks with an objective of its own, but is neither measured by ``divergence`` nor applied.
 
     Called for every strategy of a space that is not built in; the same name must always get the same answer.
     """

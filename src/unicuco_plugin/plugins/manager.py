@@ -16,6 +16,7 @@ from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins import builtin, hookspecs
 from unicuco_plugin.policy.scalarization import Scalarization
+from unicuco_plugin.schemes import Choice
 from unicuco_plugin.scores.ranking import Ranking
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.traits import SpaceTraits
@@ -103,6 +104,7 @@ def make_space(
     parts: tuple[tuple[int, int], ...] = (),
     *,
     needed: tuple[tuple[int, ...], ...] = (),
+    choices: tuple[tuple[Choice, ...], ...] = (),
 ) -> Space:
     """Build a space by name.
 
@@ -110,7 +112,7 @@ def make_space(
         UnknownNameError: If no plugin knows it.
         PluginError: If a plugin fails, or what it builds lacks a member of a space.
     """
-    given = {"units": units, "params": params, "bounds": bounds, "parts": parts, "needed": needed}
+    given = {"units": units, "params": params, "bounds": bounds, "parts": parts, "needed": needed, "choices": choices}
     made: Space = _ask("space", name, "unicuco_make_space", **given)
     members = [member for member in dir(Space) if not member.startswith("_")]
     # Nothing is computed to find out.

@@ -7,8 +7,9 @@ from typing import Self
 from torch import Tensor
 
 from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError, StrategyError, quoted
+from unicuco_plugin.levels.database import Database
 from unicuco_plugin.levels.experts import split_experts
-from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.levels.scheme_levels import open_levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.tensors.storage import compute_device
@@ -34,7 +35,7 @@ class Site:
 
     decoder: Decoder
     fingerprint: str
-    levels: Levels | None = None
+    levels: Database | None = None
     payload: Payload | None = None
 
     @classmethod
@@ -60,7 +61,7 @@ class Site:
         """
         opened = None
         if spec.levels is not None:
-            opened = Levels.open(levels or spec.levels.folder)
+            opened = open_levels(levels or spec.levels.folder)
             opened.verify()
             split_experts(decoder.model)
         return cls(decoder, str(fingerprint(decoder.model)), opened, payload)
@@ -112,7 +113,7 @@ def build_objective(spec: ObjectiveSpec, site: Site, windows: Tensor) -> Objecti
     )
 
 
-def _checked_levels(spec: LevelsSpec, site: Site) -> Levels:
+def _checked_levels(spec: LevelsSpec, site: Site) -> Database:
     found = "none" if site.levels is None else site.levels.record.identity
     if site.levels is None or found != spec.identity:
         raise LevelsError(

@@ -81,7 +81,7 @@ def _say_divergence(strategy: Strategy) -> str:
 def _say_pruned(strategy: Strategy) -> str:
     share = f"(sparsity {strategy.sparsity:.4f}"
     if not strategy.traits.zeroes:
-        return f"removed     {list_units(strategy.units)} {share})"
+        return f"removed     {list_units(strategy.shares)} {share})"
     shares = strategy.units.values()
     least, most = min(shares), max(shares)
     return f"zeroed      {len(shares)} units by {least:.4f} to {most:.4f} of their weights {share} of the dense model)"

@@ -36,7 +36,7 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
     if len(strategies) != 1:
         return table
     verb = "zeroes" if strategies[0].traits.zeroes else "removes"
-    return f"{table}\n\n{verb} {escape_line(list_units(strategies[0].units))}"
+    return f"{table}\n\n{verb} {escape_line(list_units(strategies[0].shares))}"
 
 
 def describe_profile(profile: "Profile") -> str:
@@ -49,7 +49,7 @@ def describe_profile(profile: "Profile") -> str:
     ]
     width = max(len(name) for name, _ in facts)
     lines = [escape_line(f"{name:<{width}}  {value}") for name, value in facts]
-    rows = [(*_row(strategy), list_units(strategy.units)) for strategy in profile.front()]
+    rows = [(*_row(strategy), list_units(strategy.shares)) for strategy in profile.front()]
     return "\n".join([*lines, "", format_table((*_HEADER, "removes"), rows, right=_NUMBERS)])
 
 

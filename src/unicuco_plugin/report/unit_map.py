@@ -40,7 +40,7 @@ class BlockGrid:
 
     def shares(self, strategy: Strategy) -> list[list[float]]:
         """The share removed of each part (columns) of each block (rows)."""
-        return [[strategy.units.get(f"{block}.{part}", 0.0) for part in self.parts] for block in self.blocks]
+        return [[strategy.shares.get(f"{block}.{part}", 0.0) for part in self.parts] for block in self.blocks]
 
 
 def draw_block_maps(figure: Any, panels: Sequence[Any], front: Sequence[Strategy], grid: BlockGrid) -> None:  # noqa: ANN401 - matplotlib is untyped

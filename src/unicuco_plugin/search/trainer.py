@@ -1,6 +1,6 @@
 """Training: explore, measure the best of each budget again, show them to StratNet, confirm them on fresh windows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ def train(
     first: Tensor | None = None,
     prior: Prior | None = None,
     groups: Groups | None = None,
+    plain: Sequence[str] = (),
     cost: Cost | None = None,
 ) -> TrainingResult:
     """Run Algorithm 1 with the settings' preset, then confirm the front on fresh windows.
@@ -46,6 +47,8 @@ def train(
         prior: What the surrogate's mean follows.
         groups: Of units that may go together; they are searched first, what comes of it is known here, and each
             unit gets as many first strategies and picks as each of those did.
+        plain: Keys of strategies that are measured again beside each budget's best: what answers without a search must
+            not lose by less evidence.
         cost: The first objective; the share of the space's weights that is left, if left out.
 
     The same arguments and measurements give the same result: nothing depends on time or on free memory.
@@ -57,7 +60,7 @@ def train(
         UniCuCo, Algorithm 1 and Eqs. (6)-(13); deviations and additions in docs/training.md.
     """
     own = groups.unit_settings(settings) if groups else settings
-    last = (1 + settings.rerank) * len(space.budgets)
+    last = (1 + settings.rerank) * len(space.budgets) + len(plain)
     known: list[Measurement] = []
     if groups is not None:
         after = most_measurements(space, own) + last
@@ -69,7 +72,10 @@ def train(
     try:
         run.explore()
         if settings.rerank:
-            run.measure(RERANK, run.finalists(settings.rerank, settings.focus), "reranking")
+            best = run.finalists(settings.rerank, settings.focus)
+            chosen = {space.key(row) for row in best}
+            rivals = [space.parse(key)[None] for key in plain if key not in chosen]
+            run.measure(RERANK, torch.cat([best, *rivals]), "reranking")
         _imitate(run, run.finalists(1))
         # Held again: what StratNet proposes from now on is what a profile's answers will compare with.
         run.measure(CONFIRM, run.finalists(1), "confirming")

@@ -1,11 +1,11 @@
-"""The plan of a sparsity strategy: how many weights of each linear are zeroed, in whole weights."""
+"""Plans of strategies: how many weights of each linear are zeroed, in whole weights, and which scheme stores it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from unicuco_plugin.errors import StrategyError, listed, quoted
 
-__all__ = ["plan_counts"]
+__all__ = ["cover", "plan_counts", "plan_schemes"]
 
 
 def plan_counts(units: Mapping[str, float], sizes: Mapping[str, int], total: int | None = None) -> dict[str, int]:
@@ -48,6 +48,43 @@ def plan_counts(units: Mapping[str, float], sizes: Mapping[str, int], total: int
     for name in sorted(open_ones, key=lambda name: counts[name] - targets[name])[:missing]:
         counts[name] += 1
     return counts
+
+
+def plan_schemes(units: Mapping[str, str], linears: Iterable[str]) -> dict[str, str]:
+    """Give every linear its unit's scheme.
+
+    Args:
+        units: Unit → scheme; see :func:`cover`.
+        linears: Full names, in the model's order.
+
+    Raises:
+        StrategyError: If a unit covers no linear, or two cover the same one.
+    """
+    names = list(linears)
+    found: dict[str, str] = {}
+    for unit, scheme in units.items():
+        members = cover(unit, names)
+        again = next((name for name in members if name in found), None)
+        if not members or again is not None:
+            raise StrategyError(
+                f"units must cover linears of the database, each once; {quoted(unit)} covers {again or 'none'}"
+                f"{' again' if again else ''}"
+            )
+        found |= dict.fromkeys(members, scheme)
+    return {name: found[name] for name in names if name in found}
+
+
+def cover(unit: str, linears: Iterable[str]) -> tuple[str, ...]:
+    """The linears of what a server packs, by the names that :mod:`unicuco_plugin.models.fused_units` gives.
+
+    Args:
+        unit: A linear's full name; a module's with its linears' own names joined by ``+`` behind a dot; or a module's,
+            with all linears that it holds.
+        linears: Full names.
+    """
+    parent, _, leaves = unit.rpartition(".")
+    named = {f"{parent}.{leaf}".removeprefix(".") for leaf in leaves.split("+")}
+    return tuple(name for name in linears if name in named or name.startswith(f"{unit}."))
 
 
 def _cover(units: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:

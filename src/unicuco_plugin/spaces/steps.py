@@ -1,16 +1,19 @@
-r"""Shares of units that come in whole steps, and how such shares meet a budget.
+r"""Shares of units that come in steps, and how such shares meet a budget.
 
-====== ===== =====================================================================
-symbol shape meaning
-====== ===== =====================================================================
-s      p x d shares, any number in [0, 1]
-k      p x d steps removed, whole numbers up to ``K``
-n      d     prunable parameters of each unit
-====== ===== =====================================================================
+====== ======= =====================================================================
+symbol shape   meaning
+====== ======= =====================================================================
+s      p x d   shares, any number in [0, 1]
+k      p x d   steps removed, whole numbers up to ``K``
+n      d       prunable parameters of each unit
+V      d x l   shares of each unit after 0, 1, … steps, rising; rows filled up
+====== ======= =====================================================================
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,52 +29,69 @@ _PINNED, _LAST = 1e-9, 1e6
 
 @dataclass(frozen=True)
 class Steps:
-    """Units of equal parts that go some at a time; the last step of a unit may be smaller.
+    """Units that lose one step after another.
 
     Attributes:
-        unit_params: Parameters of all parts of each unit.
-        unit_parts: ``(count, step)`` of each: its parts, and how many go together.
+        unit_params: Parameters of each unit, or whatever budgets are counted in; whole numbers.
+        ladders: Shares of each unit after 0, 1, … steps, rising.
+        fine: Parameters that a budget is met within, where steps allow it.
     """
 
     unit_params: tuple[int, ...]
-    unit_parts: tuple[tuple[int, int], ...]
+    ladders: tuple[tuple[float, ...], ...]
+    fine: float
+
+    @classmethod
+    def of_parts(cls, unit_params: tuple[int, ...], unit_parts: Sequence[tuple[int, int]]) -> Self:
+        """Units of equal parts that go some at a time; the last step of a unit may be smaller.
+
+        Args:
+            unit_params: Parameters of all parts of each unit.
+            unit_parts: ``(count, step)`` of each: its parts, and how many go together.
+        """
+        ladders = [
+            tuple(min(place * step, count) / count for place in range(-(-count // step) + 1))
+            for count, step in unit_parts
+        ]
+        fine = min(step * n / count for n, (count, step) in zip(unit_params, unit_parts, strict=True))
+        return cls(unit_params, tuple(ladders), fine)
 
     @cached_property
     def _params(self) -> Tensor:
         return torch.tensor(self.unit_params, dtype=torch.float64)
 
     @cached_property
-    def _count(self) -> Tensor:
-        return torch.tensor([count for count, _ in self.unit_parts], dtype=torch.float64)
-
-    @cached_property
-    def _step(self) -> Tensor:
-        return torch.tensor([step for _, step in self.unit_parts], dtype=torch.float64)
+    def _values(self) -> Tensor:
+        """``V``."""
+        longest = max(map(len, self.ladders))
+        return torch.tensor([row + row[-1:] * (longest - len(row)) for row in self.ladders], dtype=torch.float64)
 
     @cached_property
     def most(self) -> Tensor:
-        """``K``: steps that remove each unit whole, ``d``."""
-        return (self._count / self._step).ceil()
+        """``K``: steps until a unit has lost all that it can, ``d``."""
+        return torch.tensor([len(row) - 1.0 for row in self.ladders], dtype=torch.float64)
 
     @cached_property
     def smallest(self) -> float:
         """Parameters of the smallest step there is."""
-        last = self._count - (self.most - 1) * self._step
-        return (last * self._params / self._count).min().item()
+        sizes = self._values.diff() * self._params[:, None]
+        return sizes[sizes > 0.0].min().item()
 
     def shares(self, k: Tensor) -> Tensor:
         """Shares of ``k`` steps, ``p x d``."""
-        return (k * self._step).clamp_max(self._count) / self._count
+        return self._values.gather(1, k.long().view(-1, len(self.unit_params)).T).T.reshape(k.shape)
 
     def count(self, s: Tensor) -> Tensor:
         """The nearest whole numbers of steps, ``k``."""
-        return torch.minimum(self._position(s).round().clamp_min(0), self.most)
+        return torch.minimum(self.position(s).round().clamp_min(0), self.most)
 
-    def _position(self, s: Tensor) -> Tensor:
+    def position(self, s: Tensor) -> Tensor:
         """Shares in steps, whole numbers where whole steps go: the inverse of ``shares``."""
-        steps, full = s * self._count / self._step, self.most - 1
-        last = self._count / self._step - full
-        return torch.where(steps <= full, steps, full + (steps - full) / last)
+        flat = s.to(self._values).reshape(-1, len(self.unit_params)).T.contiguous()
+        place = torch.searchsorted(self._values, flat, right=True) - 1
+        place = torch.minimum(place.clamp_min(0), (self.most.long() - 1).clamp_min(0)[:, None])
+        low, high = self._values.gather(1, place), self._values.gather(1, place + 1)
+        return (place + (flat - low) / (high - low).clamp_min(1e-300)).T.reshape(s.shape)
 
     def spend(self, s: Tensor, budget: float) -> Tensor:
         """Whole steps near shares: rounded, then step by step up to a budget and down onto it.
@@ -80,53 +100,75 @@ class Steps:
 
         Args:
             s: ``p x d``.
-            budget: Parameters to remove, at least, and to exceed by less than the finest step where one can be given;
-                at most all but the smallest step. Any budget takes a step.
+            budget: Parameters to remove, at least, and to exceed by less than ``fine`` where steps allow it; at
+                most what all units can lose. Any budget takes a step.
 
         Returns:
             ``k``, ``p x d``.
         """
+        at = self.position(s)
+        rise, fall = at - _LAST * (s < _PINNED), at + _LAST * (s > 1.0 - _PINNED)
+        return self.settle(torch.minimum(at.round().clamp_min(0), self.most), rise, fall, budget)
+
+    def settle(self, k: Tensor, rise: Tensor, fall: Tensor, budget: float) -> Tensor:
+        """Whole steps near those at which a search is: step by step up to a budget and down onto it.
+
+        Args:
+            k: ``p x d`` whole steps to begin with.
+            rise: ``p x d``, in steps: who is furthest below this takes a step first.
+            fall: ``p x d``, in steps: who is furthest above this gives one back first.
+            budget: As ``spend``.
+        """
         target = max(budget - _SLACK, _SLACK)
-        k = self._descend(self._climb(self.count(s), s, target, self.most), s, target)
-        return self._refine(k, s, target)
+        k = self._descend(self._climb(k, rise, target, self.most), fall, target)
+        return self._refine(k, rise, fall, target)
 
     def _removed(self, k: Tensor) -> Tensor:
         return self.shares(k) @ self._params
 
-    def _climb(self, k: Tensor, s: Tensor, target: float, most: Tensor) -> Tensor:
+    def _climb(self, k: Tensor, rise: Tensor, target: float, most: Tensor) -> Tensor:
         """Add steps, up to ``most``, until each row reaches the target."""
         rows = torch.arange(len(k))
         while bool((short := self._removed(k) < target).any()):
-            behind = (self._position(s) - k - _LAST * (s < _PINNED)).masked_fill(k >= most, -torch.inf)
+            behind = (rise - k).masked_fill(k >= most, -torch.inf)
             k = k.clone()
             k[rows, behind.argmax(-1)] += short.double()
         return k
 
-    def _descend(self, k: Tensor, s: Tensor, target: float) -> Tensor:
+    def _descend(self, k: Tensor, fall: Tensor, target: float) -> Tensor:
         """Take back steps as long as each row still reaches the target."""
         rows = torch.arange(len(k))
         while True:
-            saved = (self.shares(k) - self.shares((k - 1).clamp_min(0))) * self._params
-            spare = (k > 0) & (self._removed(k)[:, None] - saved >= target)
+            spare = (k > 0) & (self._removed(k)[:, None] - self._last(k) >= target)
             if not bool((some := spare.any(-1)).any()):
                 return k
-            ahead = (k - self._position(s) - _LAST * (s > 1.0 - _PINNED)).masked_fill(~spare, -torch.inf)
+            ahead = (k - fall).masked_fill(~spare, -torch.inf)
             k = k.clone()
             k[rows, ahead.argmax(-1)] -= some.double()
 
-    def _refine(self, k: Tensor, s: Tensor, target: float) -> Tensor:
+    def _last(self, k: Tensor) -> Tensor:
+        """Parameters of the last step that each unit took."""
+        return (self.shares(k) - self.shares((k - 1).clamp_min(0))) * self._params
+
+    def _refine(self, k: Tensor, rise: Tensor, fall: Tensor, target: float) -> Tensor:
         """Where no fine step is taken and the overshoot is larger than one: fine steps for the least coarse one."""
-        size = self._step * self._params / self._count
-        fine = size <= size.min()
         over = self._removed(k) - target - _SLACK
         k = k.clone()
-        for row in (over >= size.min()).nonzero()[:, 0].tolist():
-            coarse = (k[row] > 0) & ~fine
-            room = ((1.0 - self.shares(k[row])) * self._params)[fine].sum()
-            if bool(coarse.any()) and bool(size[coarse].min() - over[row] <= room):
-                given = size.masked_fill(~coarse, torch.inf).argmin()
+        for row in (over >= self.fine).nonzero()[:, 0].tolist():
+            most = self._finely(k[row])
+            last = self._last(k[row][None])[0]
+            coarse = (k[row] > 0) & (last > self.fine + _SLACK) & (most == k[row])
+            room = ((self.shares(most[None]) - self.shares(k[row][None]))[0] * self._params).sum()
+            if bool(coarse.any()) and bool(last[coarse].min() - over[row] <= room):
                 one = k[row : row + 1].clone()
-                one[0, given] -= 1
-                one = self._climb(one, s[row : row + 1], target, torch.where(fine, self.most, one[0]))
-                k[row] = self._descend(one, s[row : row + 1], target)[0]
+                one[0, last.masked_fill(~coarse, torch.inf).argmin()] -= 1
+                one = self._climb(one, rise[row : row + 1], target, most.where(~coarse, one[0]))
+                k[row] = self._descend(one, fall[row : row + 1], target)[0]
         return k
+
+    def _finely(self, k: Tensor) -> Tensor:
+        """How far each unit, ``d``, can go on in steps that are fine."""
+        sizes = self._values.diff() * self._params[:, None]
+        fine = (sizes <= self.fine + _SLACK) & (torch.arange(sizes.shape[1]) < self.most[:, None])
+        ahead = fine | (torch.arange(sizes.shape[1]) < k[:, None])
+        return ahead.long().cumprod(1).sum(1).double()

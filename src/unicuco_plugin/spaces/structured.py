@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, quoted, round_down
 from unicuco_plugin.spaces.sparsity import SparsitySpace
+from unicuco_plugin.spaces.stepped import SteppedUnits
 from unicuco_plugin.spaces.steps import Steps
 from unicuco_plugin.spaces.units import name_kind
 from unicuco_plugin.spaces.weighted import WeightedUnits
@@ -39,7 +40,7 @@ _MOVE = 8
 
 
 @dataclass(frozen=True)
-class StructuredSpace(WeightedUnits):
+class StructuredSpace(SteppedUnits, WeightedUnits):
     """Strategies over attentions and MLPs: ``x_i`` is the share of unit ``i``'s parts that goes, in whole steps.
 
     A unit of ``count`` equal parts loses them ``step`` at a time; its last step may be smaller.
@@ -75,7 +76,7 @@ class StructuredSpace(WeightedUnits):
 
     @cached_property
     def _steps(self) -> Steps:
-        return Steps(self.unit_params, self.unit_parts)
+        return Steps.of_parts(self.unit_params, self.unit_parts)
 
     @cached_property
     def _smooth(self) -> SparsitySpace:
@@ -110,41 +111,9 @@ class StructuredSpace(WeightedUnits):
             )
         return sparsity
 
-    def relax(self, logits: Tensor) -> Tensor:
-        """The nearest steps of the sigmoids; straight-through gradient."""
-        soft = logits.sigmoid()
-        return self.rounded(soft.detach()) + soft - soft.detach()
-
-    def project(self, scores: Tensor, sparsity: float) -> Tensor:
-        """Spend a budget smoothly, ``s = sigmoid(z + c)``, then in whole steps, as near to that as they come.
-
-        Where an MLP can give or take a step, the overshoot is less than the smallest such step.
-
-        Args:
-            scores: ``p x d``.
-            sparsity: Share of the parts' parameters to remove, at least; in (0, 1).
-
-        Returns:
-            ``p x d`` shares of whole steps, with the smooth projection's gradient.
-
-        Raises:
-            RequestError: If nothing would be left.
-        """
-        soft = self._smooth.project(scores, self.reaching(sparsity))
-        hard = self.spend(soft.detach(), sparsity)
-        return hard + soft - soft.detach() if soft.requires_grad else hard
-
-    def spend(self, s: Tensor, sparsity: float) -> Tensor:
-        """Whole steps near any shares ``p x d`` that meet a budget; see :meth:`Steps.spend`."""
-        return self._steps.shares(self._steps.spend(s, sparsity * self.params.sum().item()))
-
     def near(self, X: Tensor, sparsity: float) -> Tensor:
         """The strategies within half a step of ``budgets``."""
         return (self.sparsity(X) - sparsity).abs() <= _NEAR
-
-    def moved(self, X: Tensor, sparsity: float) -> Tensor:
-        """The strategies, each shifted onto the budget."""
-        return self.project(self.scores(X), sparsity)
 
     def scores(self, x: Tensor) -> Tensor:
         """Log odds of the shares, those at either end a thousandth of a step inside."""
@@ -186,10 +155,6 @@ class StructuredSpace(WeightedUnits):
         """Name the units that lose something in one strategy, ``d``."""
         return {unit: share for unit, share in zip(self.units, self.rounded(x).tolist(), strict=True) if share > 0.0}
 
-    def rounded(self, x: Tensor) -> Tensor:
-        """The nearest strategies of whole steps, ``p x d``."""
-        return self._steps.shares(self._steps.count(x))
-
     def from_units(self, units: Mapping[str, float]) -> Tensor:
         """The inverse of ``to_units``; shares between two steps are taken to the nearer.
 
@@ -200,11 +165,3 @@ class StructuredSpace(WeightedUnits):
             if name not in self.units or not 0.0 <= share <= 1.0:
                 raise StrategyError(f"units[{quoted(name)}] must be a known unit with a share in [0, 1], got {share}")
         return self.rounded(torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64))
-
-    def key(self, x: Tensor) -> str:
-        """The steps that each unit loses, such as ``"0,3,12"``."""
-        return ",".join(str(int(steps)) for steps in self._steps.count(x).tolist())
-
-    def parse(self, key: str) -> Tensor:
-        """The inverse of ``key``, ``d``."""
-        return self._steps.shares(torch.tensor([int(part) for part in key.split(",")], dtype=torch.float64))

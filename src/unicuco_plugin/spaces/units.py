@@ -7,7 +7,16 @@ from typing import Literal, get_args
 from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.patterns import find_bad_pattern
 
-__all__ = ["GRANULARITIES", "Granularity", "group_linears", "name_block", "name_kind", "number_blocks", "select_bounds"]
+__all__ = [
+    "GRANULARITIES",
+    "Granularity",
+    "find_ignored",
+    "group_linears",
+    "name_block",
+    "name_kind",
+    "number_blocks",
+    "select_bounds",
+]
 
 Granularity = Literal["block", "sublayer", "linear"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -74,6 +83,28 @@ def group_linears(sizes: Mapping[str, int], granularity: Granularity, ignore: Se
     if not kept:
         raise StrategyError(f"ignore must leave a unit to prune, got {', '.join(ignore) or 'a model without linears'}")
     return kept
+
+
+def find_ignored(units: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> frozenset[str]:
+    """The units that stay as they are.
+
+    Args:
+        units: Unit → full names of its linears.
+        ignore: Names of units or linears, or after ``re:`` regular expressions, as :func:`group_linears` takes them.
+
+    Raises:
+        StrategyError: If a pattern matches nothing, is no expression or backtracks without end, or a part of a unit is
+            ignored.
+    """
+    of = {name: unit for unit, linears in units.items() for name in linears}
+    hit: set[str] = set()
+    for pattern in ignore:
+        hit |= set(units[pattern]) if pattern in units else set(_matching("ignore", pattern, of))
+    for unit, linears in units.items():
+        left = [name for name in linears if name not in hit]
+        if 0 < len(left) < len(linears):
+            raise StrategyError(f"ignore must take whole units, got a part of {unit}, of which {left[0]} is left")
+    return frozenset(of[name] for name in hit)
 
 
 def select_bounds(

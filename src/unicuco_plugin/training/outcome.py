@@ -1,6 +1,7 @@
 """What a finished search leaves in a profile: its record, with every measured strategy once."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from unicuco_plugin.profile_record import ArchiveEntry, Confirmation, ProfileRec
 from unicuco_plugin.search.result import TrainingResult
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.space import Space
-from unicuco_plugin.strategy import ModelReference
+from unicuco_plugin.strategy import ModelReference, Plain
 
 __all__ = ["build_record"]
 
@@ -28,6 +29,7 @@ def build_record(
     objective: str,
     settings: Settings,
     sizes: CostTable,
+    plain: Mapping[str, Plain],
     provenance: dict[str, Any],
 ) -> ProfileRecord:
     """Write down a search.
@@ -40,6 +42,7 @@ def build_record(
         objective: What was measured.
         settings: How the search went about it.
         sizes: What the units weigh.
+        plain: Keys of strategies that plain methods would answer with → what those are called.
         provenance: How it was made.
     """
     confirmed = compare(space, result.posterior, result.confirmed)
@@ -62,12 +65,12 @@ def build_record(
         shift_std=confirmed.noise,
         reranked_shift=reranked.shift,
         noise=reranked.noise,
-        archive=_archive(result, space),
+        archive=_archive(result, space, plain),
         provenance=provenance,
     )
 
 
-def _archive(result: TrainingResult, space: Space) -> tuple[ArchiveEntry, ...]:
+def _archive(result: TrainingResult, space: Space, plain: Mapping[str, Plain]) -> tuple[ArchiveEntry, ...]:
     """Every measured strategy once, with what ranking and confirming say of it."""
     confirmed = {row.key: row for row in result.confirmed}
     reranked = {row.key: row.value for row in result.reranked}
@@ -84,6 +87,7 @@ def _archive(result: TrainingResult, space: Space) -> tuple[ArchiveEntry, ...]:
                 measured=key in ranked,
                 reranked=reranked.get(key),
                 confirmed=_confirmation(row) if row else None,
+                plain=plain.get(key),
             )
         )
     return tuple(entries)

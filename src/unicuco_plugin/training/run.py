@@ -104,6 +104,8 @@ def train_profile(
     subject = find_subject(space, decoder, reference.fingerprint, units)
     if isinstance(config.dtype, torch.dtype):  # what is exported has the checkpoint's dtype, whatever it is measured in
         subject = replace(subject, costs=subject.costs.in_dtype(config.dtype))
+    if subject.focus is not None and "focus" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"focus": subject.focus})
     BlockRunner(decoder, settings.rank_seq_length)  # what cannot be run block by block is refused before text is read
     tokenizer = load_tokenizer(source.name, **source.hub)
     dense.to(source.device)
@@ -144,6 +146,7 @@ def train_profile(
             first=start.first,
             prior=start.prior,
             groups=subject.groups,
+            plain=tuple(start.plain),
             cost=objective_cost(subject.costs),
         )
         spent = {
@@ -177,6 +180,7 @@ def train_profile(
         objective=objective,
         settings=settings,
         sizes=subject.costs.table,
+        plain=start.plain,
         provenance=provenance,
     )
     net = {name: value.detach().float().contiguous() for name, value in result.net.state_dict().items()}
@@ -214,12 +218,13 @@ def _makers(
     shared: Shared | None,
 ) -> dict[str, Callable[[], Objective]]:
     """What makes the objective of each fidelity, when it is first needed."""
+    table = subject.costs.table
     common = ObjectiveSpec(
         objective=objective,
         model=site.fingerprint,
         dtype=site.dtype,
         device=site.device,
-        space=SpaceSpec.of(subject.space, subject.costs.table.unit_params, subject.costs.table.parts),
+        space=SpaceSpec.of(subject.space, table.unit_params, table.parts, table.choices),
         windows=calibration_hash(windows[RANK]),
         direction=settings.direction,
         batch_windows=settings.batch_windows,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.journal.journal import Journal
-from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.levels.database import Database
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.policy.prior import Prior
@@ -17,6 +17,7 @@ from unicuco_plugin.search.groups import Groups
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.spaces.structured import ROUND_TO
 from unicuco_plugin.spaces.units import Granularity
+from unicuco_plugin.strategy import Plain
 
 __all__ = ["Ask", "Start", "Subject", "UnitOptions"]
 
@@ -26,9 +27,9 @@ class UnitOptions:
     """The units of spaces that zero weights (the first four attributes) and of spaces that cut parts (the others).
 
     Attributes:
-        levels: Folder of the level database.
+        levels: Folder of the level database, also for spaces that store weights in fewer bits.
         granularity: ``block``, ``sublayer`` or ``linear``.
-        ignore: Names of units or linears that stay dense.
+        ignore: Names of units or linears that stay dense, also for those spaces.
         bounds: Least and largest share, by pattern of unit names.
         ranking: Which head groups and neurons of a module go first, by plugin name.
         compensate: Whether biases replace the mean output of removed parts.
@@ -52,11 +53,14 @@ class Start:
         first: Strategies to measure first, ``n x d``; None leaves them to the space.
         prior: What the surrogate's mean follows.
         tokens: Evaluation tokens this took.
+        plain: Keys of first strategies that plain methods would answer with → what those are called. They are measured
+            on all ranking windows, whatever the search finds.
     """
 
     first: Tensor | None = None
     prior: Prior | None = None
     tokens: int = 0
+    plain: Mapping[str, Plain] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,18 @@ class Subject:
         start: Finds out what is known beforehand, from the ranking windows and the payload; its work is journaled.
         groups: Of units that may go together; they are searched first.
         coverage: Share of the weights of all blocks that the units cover, where they are of linears.
+        focus: The largest share that the search spends evaluations on, where the settings do not say; theirs if None.
     """
 
     space: Space
     costs: TableCosts
     header: dict[str, Any] = field(default_factory=dict)
-    levels: Levels | None = None
+    levels: Database | None = None
     prepare: Callable[[Tensor], Payload] | None = None
     start: Callable[[Journal, Tensor, Payload | None], Start] = lambda _journal, _windows, _payload: Start()
     groups: Groups | None = None
     coverage: float = 1.0
+    focus: float | None = None
 
 
 @dataclass(frozen=True)

@@ -88,14 +88,18 @@ def measure_sizes(decoder: Decoder) -> ModelSizes:
     )
 
 
-def tensor_bytes(decoder: Decoder, tensors: Mapping[str, Tensor]) -> int:
+def tensor_bytes(decoder: Decoder, *groups: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Bytes that tensors have in the model's weight files, header entries included, as ``measure_sizes`` counts them.
 
     Args:
         decoder: The dense model, whose size decides how wide offsets are.
-        tensors: By the names that the model gives them; shapes and dtypes are read, data is not.
+        groups: Tensors by the names that the model gives them; shapes and dtypes are read, data is not.
+
+    Returns:
+        Those of each group.
     """
-    return _group_bytes(decoder.model, dict(tensors), _digits(_saved_tensors(decoder.model)))
+    digits = _digits(_saved_tensors(decoder.model))
+    return tuple(_group_bytes(decoder.model, dict(tensors), digits) for tensors in groups)
 
 
 def _digits(tensors: Mapping[str, Tensor]) -> int:

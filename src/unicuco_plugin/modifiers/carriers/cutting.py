@@ -121,7 +121,7 @@ class StructuredOptions(Frozen):
             own = known is not None and self.ranking is None
             ranked = known if known is not None and own else self._rank(decoder, batches)
             compensate = ranked.compensate if self.compensate is None else self.compensate
-            parts = replace(ranked, compensate=compensate).keep(decoder, strategy.units)
+            parts = replace(ranked, compensate=compensate).keep(decoder, strategy.shares)
             parts = replace(parts, measured=own and compensate == ranked.compensate)
         check_parts(decoder, strategy, parts)
         return parts

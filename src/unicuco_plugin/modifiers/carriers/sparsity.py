@@ -46,7 +46,7 @@ class SparsityHandler:
         self._model = model
         self._linears = decoder.all_linears()
         self._plan = plan_counts(
-            strategy.units, {name: linear.weight.numel() for name, linear in self._linears.items()}
+            strategy.shares, {name: linear.weight.numel() for name, linear in self._linears.items()}
         )
         self._modifiers: list[Modifier] = []
         self._follower: Follower | None = None

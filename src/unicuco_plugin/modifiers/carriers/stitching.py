@@ -46,7 +46,7 @@ class StitchHandler:
         database = Levels.open(levels)
         database.check_model(strategy.model.fingerprint)
         database.verify()
-        self._plan = plan_counts(strategy.units, database.sizes)
+        self._plan = plan_counts(strategy.shares, database.sizes)
         self._linears = decoder.all_linears()
         self._before = {name: count_zeros(self._linears[name]) for name in self._plan}
         self._database = database.record.identity

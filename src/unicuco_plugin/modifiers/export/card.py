@@ -90,8 +90,8 @@ def _say_source(strategy: Strategy) -> str:
 
 
 def _list_removed(strategy: Strategy) -> list[str]:
-    whole = [unit for unit, share in strategy.units.items() if share == 1.0]
-    partial = {unit: share for unit, share in strategy.units.items() if share != 1.0}
+    whole = [unit for unit, share in strategy.shares.items() if share == 1.0]
+    partial = {unit: share for unit, share in strategy.shares.items() if share != 1.0}
     lines = [f"{len(whole)} units removed entirely, named as in the base model:", ""] if whole else []
     lines += [f"- {code_span(unit)}" for unit in whole]
     lines += [f"- {code_span(unit)}: {share:.4f} of its weights" for unit, share in partial.items()]
@@ -107,7 +107,7 @@ def _list_zeroed(strategy: Strategy) -> list[str]:
         "",
         "Share of each unit's weights set to zero, named as in the base model:",
         "",
-        *_tabulate(strategy.units),
+        *_tabulate(strategy.shares),
         "",
     ]
 

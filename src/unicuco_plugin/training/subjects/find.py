@@ -7,6 +7,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.spaces.units import GRANULARITIES
 from unicuco_plugin.training.subject import Ask, Subject, UnitOptions
 from unicuco_plugin.training.subjects.depth import block_subject
+from unicuco_plugin.training.subjects.precision import stored_subject
 from unicuco_plugin.training.subjects.sparsity import linear_subject
 from unicuco_plugin.training.subjects.structured import part_subject
 from unicuco_plugin.training.subjects.sublayer import half_subject
@@ -21,9 +22,14 @@ _SUBJECTS: Mapping[Effect | None, Callable[[Ask], Subject]] = {
     Effect.SILENCE: half_subject,
     Effect.CUT: part_subject,
     Effect.ZERO: linear_subject,
+    Effect.STORE: stored_subject,
 }
-# Fields of units where weights are zeroed.
-_ZEROED = ("levels", "granularity", "ignore", "bounds")
+# Fields of units by the spaces that they go with.
+_FIELDS = {
+    "on_levels": ("the spaces 'sparsity' and 'precision'", ("levels", "ignore")),
+    "zeroes": ("the space 'sparsity'", ("granularity", "bounds")),
+    "cuts": ("the space 'structured'", ("ranking", "compensate", "round_to")),
+}
 
 
 def check_units(name: str, units: UnitOptions) -> None:
@@ -31,21 +37,18 @@ def check_units(name: str, units: UnitOptions) -> None:
 
     Raises:
         LevelsError: If a level database is missing or not needed, or the granularity is none.
-        StrategyError: If a ranking, compensation or rounding is given for another space, or no neuron may go.
+        StrategyError: If options of other spaces are given, or no neuron may go.
     """
     traits = traits_of(name)
     if units.round_to < 1:
         raise StrategyError(f"round_to must be at least 1 neuron, got {units.round_to}")
-    parts = UnitOptions(ranking=units.ranking, compensate=units.compensate, round_to=units.round_to)
-    if not traits.cuts and parts != UnitOptions():
-        raise StrategyError(f"ranking, compensate and round_to go with the space 'structured', not with {name!r}")
-    if not traits.zeroes and units != parts:
-        defaults = UnitOptions()
-        given = [field for field in _ZEROED if getattr(units, field) != getattr(defaults, field)]
-        raise LevelsError(
-            f"{' and '.join(given)} go{'es' if len(given) == 1 else ''} with the space 'sparsity', not with {name!r}"
-        )
-    if traits.zeroes and units.levels is None:
+    defaults = UnitOptions()
+    for trait, (spaces, fields) in _FIELDS.items():
+        given = [field for field in fields if getattr(units, field) != getattr(defaults, field)]
+        if given and not getattr(traits, trait):
+            kind = StrategyError if trait == "cuts" else LevelsError
+            raise kind(f"{' and '.join(given)} go{'es' if len(given) == 1 else ''} with {spaces}, not with {name!r}")
+    if traits.on_levels and units.levels is None:
         raise LevelsError(f"the space {name!r} needs a level database: unicuco levels build, then --levels DIR")
     if units.granularity not in GRANULARITIES:
         raise LevelsError(f"granularity must be one of {', '.join(GRANULARITIES)}, got {units.granularity!r}")

@@ -1,0 +1,56 @@
+"""Linears that compute for a while as if they were stored in schemes of a database."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+from torch import Tensor, nn
+
+from unicuco_plugin.levels.packed import as_toolkit
+from unicuco_plugin.levels.scheme_levels import SchemeLevels
+from unicuco_plugin.levels.stitch import swapped
+from unicuco_plugin.models.tensors.storage import read_kept
+from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
+
+__all__ = ["stored"]
+
+
+@contextmanager
+def stored(
+    linears: Mapping[str, nn.Linear], levels: SchemeLevels, plan: Mapping[str, str], *, cache_bytes: int = 0
+) -> Iterator[None]:
+    """Give linears the weights that a client decodes, and round what enters them where the scheme does.
+
+    Args:
+        linears: By full name; those of the plan among them.
+        levels: The database.
+        plan: Linear → name of a scheme that it is offered.
+        cache_bytes: Most bytes of decoded weights that the database keeps.
+
+    Raises:
+        LevelsError: If the database lacks a linear or its scheme, or a file is damaged.
+    """
+    weights = {}
+    for name, scheme in plan.items():
+        where = read_kept(linears[name], "weight").device
+        decode = partial(levels.decode, name, scheme, where)
+        weights[name] = levels.decoded.get(name, scheme, where, decode, cache_bytes)
+    with ExitStack() as stack:
+        stack.enter_context(swapped(linears, weights))
+        for name, scheme in plan.items():
+            if parse_scheme(scheme).inputs < DENSE_BITS:
+                handle = linears[name].register_forward_pre_hook(partial(_round_inputs, scheme))
+                stack.callback(handle.remove)
+        yield
+
+
+def _round_inputs(scheme: str, linear: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """What enters, rounded for each token by compressed-tensors' own code."""
+    args = as_toolkit(parse_scheme(scheme)).input_activations
+    with torch.no_grad():
+        scale, zero_point = compute_dynamic_scales_and_zp(value=inputs[0], args=args, module=linear)
+        return (fake_quantize(x=inputs[0], scale=scale, zero_point=zero_point, args=args), *inputs[1:])
