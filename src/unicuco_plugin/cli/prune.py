@@ -105,7 +105,8 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
             overwrite=overwrite,
             calibration=_write_own(fields) if reads_text and not fields["calibration"] else _windows(fields),
             verbose=verbose,
-            **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device")},
+            tell=partial(say, err=True),
+            **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device", "offload")},
         )
     say(export_data(done) if as_json else describe_export(done))
 

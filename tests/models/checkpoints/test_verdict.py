@@ -133,7 +133,7 @@ def test_missing_code_is_named(saved):
 
 def test_without_memory_names_are_compared_and_that_is_said(saved, monkeypatch):
     folder, model = saved
-    monkeypatch.setattr(verdict, "_free_memory", lambda: 10.0)
+    monkeypatch.setattr(verdict, "free_memory", lambda _: 10.0)
     assert check_verdict(folder, model).startswith("too little memory to load it beside the model: ")
     rewrite(folder, lambda tensors: tensors.pop("model.norm.weight"))
     assert "model.norm.weight is missing" in refusal(folder, model)

@@ -1,6 +1,5 @@
 """Transformers' verdict on a checkpoint just written: loaded as its user will, run, and compared with memory."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from unicuco_plugin.models.checkpoints.loadability import (
     list_unfit,
     quiet_loading,
 )
+from unicuco_plugin.models.tensors.memory import free_memory
 from unicuco_plugin.models.tensors.storage import compute_device, read_all
 
 __all__ = ["check_loading", "check_verdict"]
@@ -208,27 +208,8 @@ def _place(folder: Path, model: PreTrainedModel) -> torch.device | None:
     """Where a second copy has room: beside the model, or on the CPU."""
     need = _COPY * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     device = compute_device(model)
-    if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0]:
-        return device
-    return torch.device("cpu") if need < _free_memory() else None
-
-
-def _free_memory() -> float:
-    """Bytes that this process may still take; what it cannot tell it takes for enough."""
-    free = [float("inf")]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-            cached = int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))  # files just written, too
-            free.append(float(int(limit) + cached - int((group / "memory.current").read_text(encoding="ascii"))))
-    except (OSError, ValueError, IndexError):
-        if len(free) == 1 and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-            free.append(float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
-    return min(free)
+    places = (device, torch.device("cpu")) if device.type == "cuda" else (torch.device("cpu"),)
+    return next((place for place in places if need < free_memory(place)), None)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import EvaluationError, UnsupportedModelError, quoted
+from unicuco_plugin.models.tensors.storage import read_kept, read_parameters
 
 __all__ = ["FiniteStates", "check_finite", "check_weights"]
 
@@ -40,21 +41,23 @@ def check_weights(model: nn.Module, name: str, *, made: bool = False) -> None:
     """Refuse a model one of whose weights or biases is not finite; tensors on the meta device are not looked at.
 
     Args:
-        model: On any devices; each is synchronised once.
+        model: On any devices; each is synchronised once. What is offloaded is read one tensor at a time.
         name: What to call the model in the message.
         made: Whether the weights were computed here, and not read from files.
 
     Raises:
         UnsupportedModelError: If one is NaN or infinite; the message names the tensor and says what to do.
     """
-    found: dict[torch.device, list[tuple[str, Tensor, Tensor]]] = {}
-    for tensor, parameter in model.named_parameters():
-        if parameter.is_floating_point() and parameter.itemsize > 1 and not parameter.is_meta and parameter.numel():
-            found.setdefault(parameter.device, []).append((tensor, parameter, _extremes(parameter)))
+    found: dict[torch.device, list[tuple[str, Tensor]]] = {}
+    for tensor, values in read_parameters(model):
+        if values.is_floating_point() and values.itemsize > 1 and not values.is_meta and values.numel():
+            found.setdefault(values.device, []).append((tensor, _extremes(values)))
     for entries in found.values():
-        sound = torch.stack([extremes.float() for _, _, extremes in entries]).isfinite().all(1).tolist()
-        for (tensor, values, _), good in zip(entries, sound, strict=True):
+        sound = torch.stack([extremes.float() for _, extremes in entries]).isfinite().all(1).tolist()
+        for (tensor, _), good in zip(entries, sound, strict=True):
             if not good:
+                owner, _, own = tensor.rpartition(".")
+                values = read_kept(model.get_submodule(owner), own)
                 raise UnsupportedModelError(f"{name}: {_say_weight(tensor, values, made=made)}")
 
 
