@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unicuco_plugin.cli.cache import cache_folder
 from unicuco_plugin.cli.command import ManyFilesCommand
 from unicuco_plugin.cli.failure import QUIET
 from unicuco_plugin.cli.options import (
@@ -25,6 +24,7 @@ from unicuco_plugin.cli.options import (
 )
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.files.cache import cache_folder
 from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
 from unicuco_plugin.traits import zeroing

@@ -20,7 +20,7 @@ from unicuco_plugin.models.blocks.support import check_config
 from unicuco_plugin.models.checkpoints.demo import materialise_smollm2
 from unicuco_plugin.models.checkpoints.source import locate, one_line
 from unicuco_plugin.models.parts.compact import FILE, compact_class
-from unicuco_plugin.models.placement import Offload, Placement, attach, place_model
+from unicuco_plugin.models.placement import Offload, Placement, place_model
 from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.models.tensors.finite import check_weights
 
@@ -173,7 +173,7 @@ def _load(
     where = locate(name_or_path)
     with one_line(name_or_path, "its weights"):
         kind = _class_for(config)
-    placement = Placement(str(device), "none", None, None, "")
+    placement = Placement(str(device))
     if offload != "none" or str(device) == "auto":
         trust = bool(options.get("trust_remote_code"))
         sketch = sketch_model(config, None if kind is AutoModelForCausalLM else kind, trust_remote_code=trust)
@@ -188,14 +188,12 @@ def _load(
         model, report = kind.from_pretrained(
             **where, config=config, dtype=dtype, output_loading_info=True, **options, **placed
         )
-        if placed:
-            attach(model)
+        model = placement.put(model).eval()
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     missing = sorted(report["missing_keys"])
     if missing:
         told = listed(missing)
         raise UnsupportedModelError(f"{name_or_path}: {len(missing)} tensors are missing from its weights: {told}")
-    model = (model if placed else model.to(placement.device)).eval()
     check_weights(model, str(name_or_path))
     return model
 

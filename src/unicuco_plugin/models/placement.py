@@ -27,7 +27,7 @@ from unicuco_plugin.errors import UnsupportedModelError, quoted
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.tensors.memory import free_memory
 
-__all__ = ["OFFLOADS", "Offload", "Placement", "attach", "place_model"]
+__all__ = ["OFFLOADS", "Offload", "Placement", "place_model"]
 
 Offload: TypeAlias = Literal["auto", "cpu", "disk", "none"]
 OFFLOADS: tuple[Offload, ...] = ("auto", "cpu", "disk", "none")
@@ -49,11 +49,11 @@ class Placement:
         reason: Why, in one line.
     """
 
-    device: str
-    offload: Offload
-    map: dict[str, str] | str | None
-    limits: dict[int | str, int] | None
-    reason: str
+    device: str = "cpu"
+    offload: Offload = "none"
+    map: dict[str, str] | str | None = None
+    limits: dict[int | str, int] | None = None
+    reason: str = ""
 
     @contextmanager
     def loading(self) -> Iterator[dict[str, Any]]:
@@ -79,6 +79,19 @@ class Placement:
             raise
         finally:
             logger.setLevel(level)
+
+    def put(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Bring a model that was loaded so to its place; its blocks are handed to the toolkit's offloading, unread.
+
+        What it needs beside its files is removed with it.
+        """
+        if self.map is None:
+            return model.to(self.device)
+        devices, folder = remove_accelerate(model)
+        dispatch_with_map(model, devices, folder, show_progress=False)
+        if folder is not None:
+            weakref.finalize(model, _remove, str(folder))
+        return model
 
 
 def place_model(sketch: PreTrainedModel, dtype: torch.dtype, device: str | torch.device, offload: Offload) -> Placement:
@@ -114,21 +127,10 @@ def place_model(sketch: PreTrainedModel, dtype: torch.dtype, device: str | torch
             offload = "disk"
             reason += "" if host else f", {_gigabytes(free_memory())} GB in memory"
     if offload == "none" or (host and offload == "cpu"):
-        return Placement(device, "none", None, None, f"{size} on {device}: {reason}")
+        return Placement(device, reason=f"{size} on {device}: {reason}")
     where = {"cpu": "in memory", "disk": "in files"}[offload]
     told = f"{size}, run on {device}, blocks {where} until they are needed (--offload {offload}): {reason}"
     return Placement(device, offload, _around_blocks(sketch, device, offload), None, told)
-
-
-def attach(model: PreTrainedModel) -> None:
-    """Hand a model that Transformers has placed by a map over to the toolkit's offloading; no weight is read.
-
-    What the model needs beside its files is removed with it.
-    """
-    devices, folder = remove_accelerate(model)
-    dispatch_with_map(model, devices, folder, show_progress=False)
-    if folder is not None:
-        weakref.finalize(model, _remove, str(folder))
 
 
 def _find_device(device: str | torch.device) -> str:

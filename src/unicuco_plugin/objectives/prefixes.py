@@ -65,10 +65,10 @@ class PrefixWalk:
     """Final states of many candidates on fixed windows.
 
     The dense states before every block are computed once, and kept in memory of the host where the device has little
-    room for them. An offloaded block is read once for all that pass it. A batch of candidates then walks the blocks in step: each
-    distinct node runs once however many candidates share it and is kept for later batches while there is room; blocks
-    before a candidate's first choice are not run at all. A node is known by its whole prefix, so what happens in a
-    block may depend on all that was chosen before it.
+    room for them. A batch of candidates walks the blocks in step, so that an offloaded block is read once for all that
+    pass it: each distinct node runs once however many candidates share it and is kept for later batches while there is
+    room; blocks before a candidate's first choice are not run at all. A node is known by its whole prefix, so what
+    happens in a block may depend on all that was chosen before it.
 
     Every node runs alone, on batches of windows that no other candidate changes: its states are the same bits whether
     they were kept or run again, so that a resumed run repeats the unbroken one.

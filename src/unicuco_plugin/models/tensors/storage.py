@@ -4,7 +4,7 @@ On a machine with an accelerator the toolkit offloads every module: reading a pa
 device. Whoever asks which parameter this is, how many there are, or writes into one, must have the kept tensor.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -25,11 +25,13 @@ __all__ = [
     "count_parameters",
     "exchange_data",
     "exchanged",
+    "is_streamed",
     "kept_device",
     "kept_tensors",
     "materialise",
     "read_all",
     "read_kept",
+    "read_named",
     "read_parameters",
     "resident",
     "sent",
@@ -80,17 +82,27 @@ def read_all(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return _read(model, names)
 
 
-def read_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter of a model by its first name, one at a time, as :func:`read_kept` gives it."""
+def read_parameters(model: nn.Module, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a model whose first name is wanted, one at a time, as :func:`read_kept` gives them."""
     with kept_tensors():
-        names = [name for name, _ in model.named_parameters()]
+        names = [name for name, _ in model.named_parameters() if wanted(name)]
     return _read(model, names)
 
 
 def _read(model: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     for name in names:
-        parent, _, child = name.rpartition(".")
-        yield name, read_kept(model.get_submodule(parent), child)
+        yield name, read_named(model, name)
+
+
+def read_named(model: nn.Module, name: str) -> Tensor:
+    """One parameter or buffer of a model by its full name, as :func:`read_kept` gives it."""
+    owner, _, own = name.rpartition(".")
+    return read_kept(model.get_submodule(owner), own)
+
+
+def is_streamed(model: nn.Module) -> bool:
+    """Whether some of a model's weights lie on disk until they are needed."""
+    return any(isinstance(module._parameters, DiskCache) for module in model.modules())
 
 
 @torch.no_grad()
