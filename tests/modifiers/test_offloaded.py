@@ -46,6 +46,8 @@ MODIFIERS = {
 
 
 def loaded(dense, where, folder):
+    if where == "files":
+        return load_model(dense, offload="disk")
     if where == "disk":
         with load_offloaded_model():
             return AutoModelForCausalLM.from_pretrained(
@@ -61,7 +63,7 @@ def test_a_model_may_be_handed_over_offloaded(name, checkpoint, calibration, tmp
     given = {"calibration": calibration} if name == "sparsity" else {}
     modifiers = MODIFIERS[name](load_model(dense), tmp_path)
     found = {}
-    for where in ("folder", "host", "memory", "disk"):
+    for where in ("folder", "host", "memory", "disk", "files"):
         model = str(dense) if where == "folder" else loaded(dense, where, tmp_path)
         fresh = [type(modifier)(**modifier.model_dump(exclude_unset=True)) for modifier in modifiers]
         prune_with_recipe(model, fresh, tmp_path / where, **given)

@@ -75,7 +75,7 @@ def test_common_prefixes_run_once_and_what_one_batch_ran_the_next_reuses(monkeyp
     first = {"model.layers.1.mlp": 0.5}
     both = [ranked.keep(decoder, units) for units in (first, first | {"model.layers.3.mlp": 0.5})]
     values = evaluator.evaluate(both)
-    assert runs == [0, 1, 2, 3, 1, 2, 3, 3]
+    assert runs == [0, 1, 1, 2, 2, 3, 3, 3]
     runs.clear()
     assert [e.value for e in evaluator.evaluate(both[::-1])] == [e.value for e in values[::-1]]
     assert runs == []

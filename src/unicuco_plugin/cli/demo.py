@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unicuco_plugin.cli.cache import cache_folder
 from unicuco_plugin.cli.options import accept_option, debug_option, overwrite_option, read_request, request_options
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.files.cache import cache_folder
 from unicuco_plugin.report.comparison import describe_comparisons
 from unicuco_plugin.report.export import describe_export
 from unicuco_plugin.report.front import describe_profile, describe_strategies

@@ -59,7 +59,7 @@ def evaluate(text: tuple[str, ...], as_json: bool, **fields: Any) -> None:  # no
     from unicuco_plugin.texts.calibration import load_windows
 
     hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
-    place = {"dtype": fields["dtype"], "device": fields["device"]}
+    place = {**{name: fields[name] for name in ("dtype", "device", "offload")}, "tell": partial(say, err=True)}
     code = {"trust_remote_code": fields["trust_remote_code"]}
     # Tasks, texts and the pruned model's folder are checked before a weight is read.
     manager = find_tasks(tasks, fields["include_path"]) if tasks else None

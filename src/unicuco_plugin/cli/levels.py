@@ -1,6 +1,7 @@
 """``unicuco levels``: the database of every linear at every sparsity or in every scheme, built once for a model."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     windows = None
     if sources:
         windows = load_windows(sources, tokenizer, **cut, split=fields["split"], reach=load_reach(model, **hub))
-    decoder = find_decoder(load_model(model, **hub, dtype=fields["dtype"], device=fields["device"]))
+    place = {name: fields[name] for name in ("dtype", "device", "offload")}
+    decoder = find_decoder(load_model(model, **hub, **place, tell=partial(say, err=True)))
     if windows is None:
         windows = generate_windows(decoder.model, tokenizer, **cut, cache_dir=own_cache(output))
     try:

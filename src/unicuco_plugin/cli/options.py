@@ -36,7 +36,7 @@ def _read_pair(_ctx: click.Context, _parameter: click.Parameter, value: str | No
 
 
 def _check_device(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if value != "cpu":
+    if value not in ("cpu", "auto"):
         import torch
 
         try:
@@ -127,7 +127,15 @@ def model_options(function: Function) -> Function:
                 default="cpu",
                 show_default=True,
                 callback=_check_device,
-                help="Such as cpu, cuda or cuda:1.",
+                help="Such as cpu, cuda or cuda:1; auto takes all accelerators that there are.",
+            ),
+            click.option(
+                "--offload",
+                type=click.Choice(["auto", "cpu", "disk", "none"]),
+                default="auto",
+                show_default=True,
+                help="Where blocks wait until they are needed: on the device (none), in memory (cpu), or in the "
+                "model's own files (disk); auto takes the first that has room, and says which.",
             ),
         ),
         function,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unicuco_plugin.cli.cache import cache_folder
 from unicuco_plugin.cli.command import ManyFilesCommand
 from unicuco_plugin.cli.failure import QUIET
 from unicuco_plugin.cli.options import (
@@ -25,6 +24,7 @@ from unicuco_plugin.cli.options import (
 )
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.files.cache import cache_folder
 from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
 from unicuco_plugin.traits import zeroing
@@ -105,7 +105,8 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
             overwrite=overwrite,
             calibration=_write_own(fields) if reads_text and not fields["calibration"] else _windows(fields),
             verbose=verbose,
-            **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device")},
+            tell=partial(say, err=True),
+            **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device", "offload")},
         )
     say(export_data(done) if as_json else describe_export(done))
 

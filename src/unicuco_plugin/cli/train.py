@@ -40,7 +40,7 @@ _RENAMED = {
 
 
 # Options of a command that say how a model is loaded.
-_LOADING = ("device", "dtype", "revision", "trust_remote_code")
+_LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
 
 
 @click.command(cls=ManyFilesCommand, renamed=_RENAMED)

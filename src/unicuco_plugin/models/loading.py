@@ -1,5 +1,6 @@
 """Models, configurations and tokenizers from a folder or the hub, refused early and in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from unicuco_plugin.models.blocks.support import check_config
 from unicuco_plugin.models.checkpoints.demo import materialise_smollm2
 from unicuco_plugin.models.checkpoints.source import locate, one_line
 from unicuco_plugin.models.parts.compact import FILE, compact_class
+from unicuco_plugin.models.placement import Offload, Placement, place_model
+from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.models.tensors.finite import check_weights
 
 __all__ = [
@@ -90,7 +93,7 @@ def load(
     kind = _floating(dtype)
     # False rather than left out: Transformers would ask at a terminal.
     config = _read_config(name_or_path, trust_remote_code=False)
-    return _load(name_or_path, config, kind, device, trust_remote_code=False, use_safetensors=True)
+    return _load(name_or_path, config, dtype=kind, device=device, trust_remote_code=False, use_safetensors=True)
 
 
 def load_model(
@@ -100,7 +103,9 @@ def load_model(
     trust_remote_code: bool = False,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
+    offload: Offload = "none",
     prunable: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> PreTrainedModel:
     """Load a causal language model in evaluation mode.
 
@@ -109,17 +114,20 @@ def load_model(
         revision: A branch, tag or commit on the hub.
         trust_remote_code: Whether code in the model's own repository may run.
         dtype: A floating-point dtype such as ``"bfloat16"``, or ``"auto"`` for the checkpoint's own.
-        device: Where the model is moved after it is read on the CPU.
+        device: Where the model computes: such as ``cuda``; ``auto`` spreads its blocks over all accelerators.
+        offload: Where blocks wait until they are needed: ``none``, on the device; ``cpu``, in memory; ``disk``, in the
+            checkpoint's own files; ``auto`` decides by the model's bytes and what is free.
         prunable: Whether it must be one that can be pruned; a quantised checkpoint, for instance, can only be run.
+        tell: Told in one line what was decided, where there was something to decide.
 
     Raises:
         UnsupportedModelError: If there is no such model, it is of no use here (see :func:`load_config`), its weights
-            are incomplete or not finite, or ``dtype`` is no floating-point dtype.
+            are incomplete or not finite, ``dtype`` is no floating-point dtype, or it cannot be offloaded as asked.
     """
     kind = _floating(dtype)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     read = load_config if prunable else _read_config
-    return _load(name_or_path, read(name_or_path, **hub), kind, device, **hub)
+    return _load(name_or_path, read(name_or_path, **hub), dtype=kind, device=device, offload=offload, tell=tell, **hub)
 
 
 def _floating(dtype: str | torch.dtype) -> str | torch.dtype:
@@ -155,22 +163,45 @@ def _refuse_kernels(name: str | Path, config: PreTrainedConfig) -> None:
 def _load(
     name_or_path: str | Path,
     config: PreTrainedConfig,
+    *,
     dtype: str | torch.dtype,
     device: str | torch.device,
+    offload: Offload = "none",
+    tell: Callable[[str], None] = lambda _: None,
     **options: Any,  # noqa: ANN401 - Transformers'
 ) -> PreTrainedModel:
     where = locate(name_or_path)
     with one_line(name_or_path, "its weights"):
         kind = _class_for(config)
-        model, report = kind.from_pretrained(**where, config=config, dtype=dtype, output_loading_info=True, **options)
+    placement = Placement(str(device))
+    if offload != "none" or str(device) == "auto":
+        trust = bool(options.get("trust_remote_code"))
+        sketch = sketch_model(config, None if kind is AutoModelForCausalLM else kind, trust_remote_code=trust)
+        quantised = getattr(config, "quantization_config", None) is not None
+        if quantised and offload not in ("auto", "none"):
+            raise UnsupportedModelError(
+                f"{name_or_path}: --offload {offload} is for models that are not quantised; leave it out"
+            )
+        placement = place_model(sketch, _width(config, dtype), device, "none" if quantised else offload)
+        tell(placement.reason)
+    with one_line(name_or_path, "its weights"), placement.loading() as placed:
+        model, report = kind.from_pretrained(
+            **where, config=config, dtype=dtype, output_loading_info=True, **options, **placed
+        )
+        model = placement.put(model).eval()
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     missing = sorted(report["missing_keys"])
     if missing:
         told = listed(missing)
         raise UnsupportedModelError(f"{name_or_path}: {len(missing)} tensors are missing from its weights: {told}")
-    model = model.to(device).eval()
     check_weights(model, str(name_or_path))
     return model
+
+
+def _width(config: PreTrainedConfig, dtype: str | torch.dtype) -> torch.dtype:
+    """What a model computes in."""
+    asked = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    return asked or getattr(config, "dtype", None) or torch.get_default_dtype()
 
 
 def _class_for(config: PreTrainedConfig) -> Any:  # noqa: ANN401 - Transformers' classes are untyped

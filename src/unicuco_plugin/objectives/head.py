@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.finite import check_finite
-from unicuco_plugin.models.tensors.storage import count_parameters
+from unicuco_plugin.models.tensors.storage import count_parameters, resident
 from unicuco_plugin.objectives.kl import Direction, kl_sums
 from unicuco_plugin.objectives.work import Tell, ignore
 
@@ -68,14 +68,15 @@ class DivergenceHead:
         step = max(1, self.positions // 2)
         share = self.blocks * len(finals) / windows
         sums = []
-        for window in range(windows):
-            total = torch.zeros(len(finals), dtype=torch.float64, device=dense.device)
-            for start in range(0, length, step):
-                part = slice(start, start + step)
-                pruned = (self._logits(final[window, part]) for final in finals)
-                total += kl_sums(self._logits(dense[window, part]), pruned, self.direction)
-            sums.append(total)
-            tell(share)
+        with resident():  # nothing but the head is run
+            for window in range(windows):
+                parts = []
+                for start in range(0, length, step):
+                    part = slice(start, start + step)
+                    pruned = (self._logits(final[window, part]) for final in finals)
+                    parts.append(kl_sums(self._logits(dense[window, part]), pruned, self.direction))
+                sums.append(sum(parts[1:], parts[0]))
+                tell(share)
         return torch.stack(sums, -1)
 
     def _logits(self, states: Tensor) -> Tensor:

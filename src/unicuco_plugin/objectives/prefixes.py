@@ -18,9 +18,14 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.memory import free_memory
+from unicuco_plugin.models.tensors.storage import resident
 from unicuco_plugin.objectives.work import Tell, ignore
 
 __all__ = ["RUN", "SKIP", "Change", "Prefix", "PrefixWalk", "inside"]
+
+# Share of a device's free memory that dense states may take: a choice, blocks and candidates' states need the rest.
+_SHARE = 0.25
 
 Prefix = tuple[Hashable, ...]
 _Block = Callable[[Tensor], Tensor]
@@ -59,10 +64,11 @@ def inside(changed: Callable[[], AbstractContextManager[None]]) -> Change:
 class PrefixWalk:
     """Final states of many candidates on fixed windows.
 
-    The dense states before every block are computed once. A batch of candidates then walks the blocks in step: each
-    distinct node runs once however many candidates share it and is kept for later batches while there is room; blocks
-    before a candidate's first choice are not run at all. A node is known by its whole prefix, so what happens in a
-    block may depend on all that was chosen before it.
+    The dense states before every block are computed once, and kept in memory of the host where the device has little
+    room for them. A batch of candidates walks the blocks in step, so that an offloaded block is read once for all that
+    pass it: each distinct node runs once however many candidates share it and is kept for later batches while there is
+    room; blocks before a candidate's first choice are not run at all. A node is known by its whole prefix, so what
+    happens in a block may depend on all that was chosen before it.
 
     Every node runs alone, on batches of windows that no other candidate changes: its states are the same bits whether
     they were kept or run again, so that a resumed run repeats the unbroken one.
@@ -88,6 +94,7 @@ class PrefixWalk:
         self._runner, self._windows, self._change = runner, windows, change
         self._batch_windows = batch_windows
         self._states: list[Tensor] = []
+        self._on_host = False
         self._kept: OrderedDict[Prefix, Tensor] = OrderedDict()
         self._kept_bytes = 0
         self._cache_bytes = cache_bytes
@@ -95,16 +102,17 @@ class PrefixWalk:
     @property
     def dense(self) -> Tensor:
         """The dense model's final state, before the final norm."""
-        return self._dense_states()[-1]
+        self.finals([])
+        return self._states[-1]
 
     def count(self, candidates: Sequence[Prefix]) -> int:
         """Blocks that :meth:`finals` will run, but for those that memory has no room to keep."""
-        blocks = len(self._runner.decoder.blocks)
         nodes = set()
         for choices in candidates:
             first = next((index for index, choice in enumerate(choices) if choice is not None), len(choices))
             nodes |= {choices[: i + 1] for i in range(first, len(choices))}
-        return sum(self._change(node).runs for node in nodes - self._kept.keys()) + (0 if self._states else blocks)
+        dense = len(self._runner.decoder.blocks) - max(len(self._states) - 1, 0)
+        return sum(self._change(node).runs for node in nodes - self._kept.keys()) + dense
 
     def finals(self, candidates: Sequence[Prefix], tell: Tell = ignore) -> list[Tensor]:
         """The final state of every candidate, in order; that of one that chooses nothing *is* ``dense``.
@@ -116,20 +124,28 @@ class PrefixWalk:
         Raises:
             ValueError: If a candidate has not one choice for every block.
         """
-        dense = self._dense_states(tell)
-        if any(len(choices) != len(dense) - 1 for choices in candidates):
-            raise ValueError(f"candidates must have one number for each of {len(dense) - 1} blocks")
+        blocks, dense = len(self._runner.decoder.blocks), self._states
+        if any(len(choices) != blocks for choices in candidates):
+            raise ValueError(f"candidates must have one number for each of {blocks} blocks")
+        if not dense:
+            first = torch.cat([self._runner.embed(part) for part in self._windows.split(self._batch_windows)])
+            self._on_host = (blocks + 1) * first.nbytes > _SHARE * free_memory(first.device)
+            dense.append(self._put(first))
         nodes: list[Prefix | None] = [None] * len(candidates)
         states: dict[Prefix, Tensor] = {}
-        for index in range(len(dense) - 1):
+        for index in range(blocks):
             grown: dict[Prefix, Tensor] = {}
-            for position, choices in enumerate(candidates):
-                node = nodes[position]
-                if node is None and choices[index] is None:
-                    continue
-                longer = nodes[position] = choices[: index + 1]
-                if longer not in grown:
-                    grown[longer] = self._walked(longer, dense[index] if node is None else states[node], tell)
+            with resident():  # nothing but this block is run
+                if len(dense) == index + 1:
+                    dense.append(self._put(self._run(index, dense[index])))
+                    tell(1.0)
+                for position, choices in enumerate(candidates):
+                    node = nodes[position]
+                    if node is None and choices[index] is None:
+                        continue
+                    longer = nodes[position] = choices[: index + 1]
+                    if longer not in grown:
+                        grown[longer] = self._walked(longer, dense[index] if node is None else states[node], tell)
             states = grown
         return [dense[-1] if node is None else states[node] for node in nodes]
 
@@ -140,14 +156,9 @@ class PrefixWalk:
         self._kept.clear()
         self._kept_bytes = 0
 
-    def _dense_states(self, tell: Tell = ignore) -> list[Tensor]:
-        if not self._states:
-            states = [torch.cat([self._runner.embed(part) for part in self._windows.split(self._batch_windows)])]
-            for index in range(len(self._runner.decoder.blocks)):
-                states.append(self._run(index, states[-1]))
-                tell(1.0)
-            self._states = states
-        return self._states
+    def _put(self, states: Tensor) -> Tensor:
+        """Dense states where all of them have room; the runner takes them from there."""
+        return states.cpu() if self._on_host else states
 
     def _run(self, index: int, states: Tensor) -> Tensor:
         return torch.cat([self._runner.run(index, part) for part in states.split(self._batch_windows)])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
+from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.objectives.objective import Objective
 from unicuco_plugin.objectives.specification import ObjectiveSpec, SpaceSpec
 from unicuco_plugin.plugins.manager import make_scalarization
@@ -98,7 +100,15 @@ def train_profile(
     config = load_config(source.name, **source.hub)
     check_exportable(config, space, compensate=units.compensate, trust_remote_code=source.trust_remote_code)
     held = None if shared is None else shared.model
-    dense = held if held is not None else load_model(source.name, **source.hub, dtype=source.dtype)
+    dense = held
+    if dense is None:
+        place: dict[str, Any] = {"dtype": source.dtype, "device": source.device, "offload": source.offload}
+        dense = load_model(
+            source.name,
+            **source.hub,
+            **place,
+            tell=lambda text: progress(Progress("loading the model", 0, 1, message=text)),
+        )
     decoder = find_decoder(dense)
     reference = ModelReference(name=display_name(source.name), fingerprint=str(fingerprint(dense)))
     subject = find_subject(space, decoder, reference.fingerprint, units)
@@ -108,7 +118,6 @@ def train_profile(
         settings = settings.model_copy(update={"focus": subject.focus})
     BlockRunner(decoder, settings.rank_seq_length)  # what cannot be run block by block is refused before text is read
     tokenizer = load_tokenizer(source.name, **source.hub)
-    dense.to(source.device)
     stage = "reading calibration text" if text.sources else "writing calibration text"
     progress(Progress(stage, 0, 1, 0, ""))
     windows = draw_windows(decoder, tokenizer, text, settings, output, ranking=subject.prepare is not None)
@@ -127,7 +136,7 @@ def train_profile(
         "objective": objective,
         "calibration": windows.source["hash"],
         "dtype": site.dtype,
-        "device": torch.device(source.device).type,
+        "device": site.device,
     }
     header |= subject.header | settings.model_dump(mode="json")
     resumed = resume and os.path.lexists(output / JOURNAL)
@@ -164,7 +173,7 @@ def train_profile(
         "resumed": resumed,
         "epochs": result.epochs,
         "interrupted": result.interrupted,
-        "device": torch.cuda.get_device_name(source.device) if site.device == "cuda" else site.device,
+        "device": torch.cuda.get_device_name(compute_device(dense)) if site.device == "cuda" else site.device,
         "threads": torch.get_num_threads(),
         "settings": settings.model_dump(mode="json"),
         "calibration": windows.source,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unicuco_plugin.models.placement import Offload
+
 __all__ = ["CalibrationText", "ModelSource"]
 
 
@@ -14,7 +16,8 @@ class ModelSource:
 
     Attributes:
         name: Its folder, or its name on the hub.
-        device: Where it runs, such as ``cpu`` or ``cuda``.
+        device: Where it runs, such as ``cpu`` or ``cuda``; ``auto`` spreads it over all accelerators.
+        offload: Where its blocks wait until they are needed (:func:`~unicuco_plugin.models.loading.load_model`).
         dtype: What it computes in, such as ``bfloat16``; ``auto`` is the checkpoint's own.
         revision: A branch, tag or commit on the hub.
         trust_remote_code: Whether code in the model's own repository may run.
@@ -25,6 +28,7 @@ class ModelSource:
     dtype: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    offload: Offload = "none"
 
     @classmethod
     def of(cls, given: "str | Path | ModelSource") -> "ModelSource":

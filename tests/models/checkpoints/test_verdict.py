@@ -1,16 +1,18 @@
 """Transformers' verdict on a checkpoint just written."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_model
 
-from unicuco_plugin.errors import ExportError
+from unicuco_plugin.errors import ExportError, UnsupportedModelError
 from unicuco_plugin.models.blocks.surgery import drop_blocks
 from unicuco_plugin.models.checkpoints import verdict
 from unicuco_plugin.models.checkpoints.verdict import check_verdict
+from unicuco_plugin.models.loading import load_model
 
 
 @pytest.fixture
@@ -131,9 +133,27 @@ def test_missing_code_is_named(saved):
     assert refusal(folder, model).startswith("the checkpoint needs configuration_my.py for its AutoConfig")
 
 
-def test_without_memory_names_are_compared_and_that_is_said(saved, monkeypatch):
+@pytest.mark.parametrize("lacking", ["memory of two", "memory of one"])
+def test_without_memory_it_is_loaded_and_run_from_its_files(lacking, saved, monkeypatch):
     folder, model = saved
-    monkeypatch.setattr(verdict, "_free_memory", lambda: 10.0)
+    if lacking == "memory of two":
+        monkeypatch.setattr(verdict, "free_memory", lambda _: 10.0)
+    else:
+        model = load_model(folder, offload="disk")
+    placed = []
+    put = verdict.Placement.put
+    monkeypatch.setattr(verdict.Placement, "put", lambda place, loaded: placed.append(place) or put(place, loaded))
+    assert check_verdict(folder, model) == ""
+    assert [place.offload for place in placed] == ["disk"]
+    if lacking == "memory of two":  # otherwise these are the model's own files
+        rewrite(folder, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].zero_())
+        assert "model.layers.1.mlp.up_proj.weight is not the one in memory" in refusal(folder, model)
+
+
+def test_without_memory_and_blocks_names_are_compared_and_that_is_said(saved, monkeypatch):
+    folder, model = saved
+    monkeypatch.setattr(verdict, "free_memory", lambda _: 10.0)
+    monkeypatch.setattr(verdict, "place_model", Mock(side_effect=UnsupportedModelError("no blocks")))
     assert check_verdict(folder, model).startswith("too little memory to load it beside the model: ")
     rewrite(folder, lambda tensors: tensors.pop("model.norm.weight"))
     assert "model.norm.weight is missing" in refusal(folder, model)

@@ -5,7 +5,7 @@ names that most families do not load. Here they are put together again, bit for 
 own class declares: ``E x out x in`` or transposed, gate and up one behind the other or row by row.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import cast
 
 import torch
@@ -22,7 +22,7 @@ from unicuco_plugin.models.blocks.mixtures import (
     is_quantised,
     list_experts,
 )
-from unicuco_plugin.models.tensors.storage import kept_tensors, read_kept, settle
+from unicuco_plugin.models.tensors.storage import kept_tensors, read_kept, read_parameters, settle
 
 __all__ = [
     "disk_names",
@@ -117,14 +117,15 @@ def disk_names(model: PreTrainedModel, name: str) -> dict[str, str]:
     return found
 
 
-def fused_parameters(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Parameters by name as the family has them; experts that were taken apart are put together module by module."""
+def fused_parameters(model: PreTrainedModel, but: Container[str] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Parameters by name as the family has them; experts that were taken apart are put together module by module.
+
+    Args:
+        model: Whose.
+        but: Names that are left out and not read.
+    """
     split = find_split(model)
-    with kept_tensors():
-        names = [name for name, _ in model.named_parameters() if not _owner(name, split)]
-    for name in names:
-        parent, _, child = name.rpartition(".")
-        yield name, read_kept(model.get_submodule(parent), child)
+    yield from read_parameters(model, lambda name: name not in but and not _owner(name, split))
     for name, module in split.items():
         yield from ((f"{name}.{field}", tensor) for field, tensor in fused_tensors(name, module).items())
 

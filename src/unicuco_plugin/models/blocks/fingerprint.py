@@ -5,7 +5,9 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,6 +18,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from unicuco_plugin.errors import ModelMismatchError, quoted
 from unicuco_plugin.models.blocks.experts import fused_parameters
+from unicuco_plugin.models.tensors.storage import kept_tensors
+from unicuco_plugin.models.tensors.tensor_facts import TensorFacts
 
 __all__ = ["Fingerprint", "config_fingerprint", "fingerprint"]
 
@@ -65,14 +69,28 @@ class Fingerprint:
 def fingerprint(model: PreTrainedModel) -> Fingerprint:
     """Hash a model so that the same one saved in float32 or bfloat16, in one file or many, matches.
 
+    Tensors are hashed side by side, as many as there are threads. What is offloaded to disk and lies in files that were
+    hashed before and have not changed since is not read.
+
     Args:
         model: The model, on any device. It must have its trained blocks: bypassing does not show, dropping does.
     """
-    lines = []
+    facts = TensorFacts(model, "sha256")
+    with kept_tensors():
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    known = {name: fact for name in shapes if (fact := facts.get(name)) is not None}
+    lines = [f"{name}:{shapes[name]}:{fact}\n" for name, fact in known.items()]
     # A tied parameter comes once, under its first name.
-    for name, parameter in fused_parameters(model):
-        for part, tensor in _unfuse(model, name, parameter):
-            lines.append(f"{part}:{tuple(tensor.shape)}:{_hash(tensor)}\n")
+    tensors = (
+        (name, part, tensor)
+        for name, parameter in fused_parameters(model, known)
+        for part, tensor in _unfuse(model, name, parameter)
+    )
+    for name, part, shape, hashed in _hash_all(tensors):
+        lines.append(f"{part}:{shape}:{hashed}\n")
+        if (part, shape) == (name, shapes.get(name)):
+            facts.note(name, hashed)
+    facts.keep()
     digest = hashlib.sha256("".join(sorted(lines)).encode())
     return Fingerprint(config_fingerprint(model.config), digest.hexdigest()[:_DIGITS])
 
@@ -88,6 +106,24 @@ def _unfuse(model: PreTrainedModel, name: str, tensor: Tensor) -> Iterable[tuple
     if tensor.dim() == 3 and re.search(r"\.experts\.\w+$", name):
         return revert_weight_conversion(model, {name: tensor}).items()
     return [(name, tensor)]
+
+
+def _hash_all(tensors: Iterable[tuple[str, str, Tensor]]) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
+    """Hash tensors in threads, no more of them in memory than there are threads: hashing and copying hold no lock."""
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[str, str, tuple[int, ...], Future[str]]] = deque()
+        for name, part, tensor in tensors:
+            waiting.append((name, part, tuple(tensor.shape), pool.submit(_hash, tensor)))
+            del tensor
+            while len(waiting) == threads:
+                yield _done(*waiting.popleft())
+        for job in waiting:
+            yield _done(*job)
+
+
+def _done(name: str, part: str, shape: tuple[int, ...], job: Future[str]) -> tuple[str, str, tuple[int, ...], str]:
+    return name, part, shape, job.result()
 
 
 def _hash(tensor: Tensor) -> str:

@@ -17,7 +17,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.masks import without_masks
 from unicuco_plugin.models.tensors.finite import FiniteStates
 from unicuco_plugin.models.tensors.forwards import replace_forward
-from unicuco_plugin.models.tensors.storage import sent
+from unicuco_plugin.models.tensors.storage import compute_device, sent
 
 __all__ = ["BlockRunner"]
 
@@ -59,8 +59,11 @@ class BlockRunner:
     @property
     def device(self) -> torch.device:
         """Where the model lives."""
-        device: torch.device = self.decoder.model.device
-        return device
+        return compute_device(self.decoder.model)
+
+    def _here(self, states: Tensor) -> Tensor:
+        """States on a device; those that wait on the host are sent to the model's."""
+        return sent(states, self.device) if states.device.type == "cpu" else states
 
     @torch.inference_mode()
     def _look(self) -> None:
@@ -169,7 +172,7 @@ class BlockRunner:
             EvaluationError: If they, or states of an earlier call, are not finite. On an accelerator that is found out
                 after some calls, or in :meth:`check`.
         """
-        shape = (states.shape[0], states.shape[1])
+        states, shape = self._here(states), (states.shape[0], states.shape[1])
         if shape not in self._calls:
             self.embed(torch.zeros(shape, dtype=torch.long))
         self._calls.move_to_end(shape)
@@ -214,6 +217,7 @@ class BlockRunner:
 
     def _finish(self, model: Any, states: Tensor) -> Any:  # noqa: ANN401 - Transformers is untyped
         """What a model gives once ``states`` have left its last block."""
+        states = self._here(states)
         positions = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
         with self._replaced(lambda _, __: states), self._masks(self.decoder.config):
             return model(input_ids=positions, **self._options)

@@ -1,6 +1,5 @@
 """Transformers' verdict on a checkpoint just written: loaded as its user will, run, and compared with memory."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,18 +7,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
-from unicuco_plugin.errors import ExportError, clip, listed
+from unicuco_plugin.errors import ExportError, UnsupportedModelError, clip, listed
 from unicuco_plugin.models.checkpoints.checkpoint import read_tensors
 from unicuco_plugin.models.checkpoints.loadability import (
+    build_sketch,
     find_unfit,
     has_own_code,
     is_compact,
     list_unfit,
     quiet_loading,
 )
-from unicuco_plugin.models.tensors.storage import compute_device, read_all
+from unicuco_plugin.models.placement import Placement, place_model
+from unicuco_plugin.models.tensors.memory import free_memory
+from unicuco_plugin.models.tensors.storage import compute_device, is_streamed, kept_tensors, read_all, read_named
 
 __all__ = ["check_loading", "check_verdict"]
 
@@ -49,8 +57,7 @@ def check_loading(folder: Path, model: PreTrainedModel) -> None:
             class's own patterns, or code that the configuration names is not there.
     """
     with _one_line("Transformers cannot load it"):
-        config = type(model.config).from_pretrained(folder, local_files_only=True)
-        kind = type(model) if _loads_itself(model) else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        kind, config = _saved(folder, model)
         unfit = find_unfit(kind, config, read_tensors(folder))
     _refuse(unfit)
     _check_code(folder, model)
@@ -60,8 +67,9 @@ def check_verdict(folder: Path, model: PreTrainedModel) -> str:
     """Load a checkpoint as its user will, and refuse one that is not the model in memory.
 
     First without weights, on the meta device, from the files' headers: no tensor may be missing or unexpected by the
-    class's own patterns. Then really, where memory allows: tensors equal bit for bit, logits of a few tokens equal but
-    for rounding, and eight tokens written with the cache as without. Code in the folder is never run: models with
+    class's own patterns. Then really: tensors equal bit for bit, logits of a few tokens equal but for rounding, and
+    eight tokens written with the cache as without; block by block from its files where memory has no room beside the
+    model, unless it is quantised. Code in the folder is never run: models with
     code of their own, and compact ones, are loaded by the class in memory.
 
     Args:
@@ -75,14 +83,14 @@ def check_verdict(folder: Path, model: PreTrainedModel) -> str:
         ExportError: If the checkpoint cannot be loaded, does not fit, or computes something else.
     """
     check_loading(folder, model)
-    device = _place(folder, model)
-    if device is None:
+    place = _place(folder, model)
+    if place is None:
         return "too little memory to load it beside the model: names and shapes were compared, nothing was run"
-    with _one_line("Transformers cannot load it"), quiet_loading():
+    with _one_line("Transformers cannot load it"), quiet_loading(), place.loading() as placed:
         loader: Any = type(model) if _loads_itself(model) else AutoModelForCausalLM
-        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": "auto"}
+        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": "auto", **placed}
         loaded, report = loader.from_pretrained(folder, **options, output_loading_info=True)
-        loaded = loaded.to(device).eval()
+        loaded = place.put(loaded).eval()
     _refuse(list_unfit(report))
     _compare_tensors(loaded, model)
     with _one_line("it does not run"), torch.no_grad():
@@ -93,6 +101,12 @@ def check_verdict(folder: Path, model: PreTrainedModel) -> str:
 def _loads_itself(model: PreTrainedModel) -> bool:
     """Whether the class in memory loads the checkpoint, rather than the one that its configuration names."""
     return has_own_code(model) or is_compact(model)
+
+
+def _saved(folder: Path, model: PreTrainedModel) -> tuple[Any, PreTrainedConfig]:
+    """Class and configuration of a checkpoint."""
+    config = type(model.config).from_pretrained(folder, local_files_only=True)
+    return type(model) if _loads_itself(model) else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
 
 
 def _refuse(unfit: list[str]) -> None:
@@ -119,10 +133,13 @@ def _check_code(folder: Path, model: PreTrainedModel) -> None:
 
 def _compare_tensors(loaded: PreTrainedModel, model: PreTrainedModel) -> None:
     """Compare what has one name in both bit for bit; experts that the toolkit has split have others, and are run."""
-    have = loaded.state_dict()
+    with kept_tensors():
+        have = loaded.state_dict().keys()
     for name, tensor in read_all(model):
-        other = have.get(name)
-        if other is None or other.is_meta or tensor.is_meta:
+        if name not in have or tensor.is_meta:
+            continue
+        other = read_named(loaded, name)
+        if other.is_meta:
             continue
         if other.shape != tensor.shape or not _equal(other, tensor.to(other.device)):
             raise ExportError(f"the checkpoint's {clip(name, 120, middle=True)} is not the one in memory: {_AGAIN}")
@@ -204,31 +221,20 @@ def _still(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _place(folder: Path, model: PreTrainedModel) -> torch.device | None:
-    """Where a second copy has room: beside the model, or on the CPU."""
+def _place(folder: Path, model: PreTrainedModel) -> Placement | None:
+    """Where a second copy has room: beside the model, on the CPU, or in its files."""
+    device, host = compute_device(model), torch.device("cpu")
     need = _COPY * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    device = compute_device(model)
-    if device.type == "cuda" and need < torch.cuda.mem_get_info(device)[0]:
-        return device
-    return torch.device("cpu") if need < _free_memory() else None
-
-
-def _free_memory() -> float:
-    """Bytes that this process may still take; what it cannot tell it takes for enough."""
-    free = [float("inf")]
+    for place in dict.fromkeys((device, host)):
+        if need < free_memory(place) and not is_streamed(model):
+            return Placement(str(place))
+    kind, config = _saved(folder, model)
+    if getattr(config, "quantization_config", None) is not None:
+        return None
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        if limit != "max":
-            stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-            cached = int(stat.get("active_file", 0)) + int(stat.get("inactive_file", 0))  # files just written, too
-            free.append(float(int(limit) + cached - int((group / "memory.current").read_text(encoding="ascii"))))
-    except (OSError, ValueError, IndexError):
-        if len(free) == 1 and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-            free.append(float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
-    return min(free)
+        return place_model(build_sketch(kind, config), model.dtype, device, "disk")
+    except UnsupportedModelError:  # pruned by a recipe of others
+        return None
 
 
 @contextmanager

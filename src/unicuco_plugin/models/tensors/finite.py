@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import EvaluationError, UnsupportedModelError, quoted
+from unicuco_plugin.models.tensors.storage import read_named, read_parameters
+from unicuco_plugin.models.tensors.tensor_facts import TensorFacts
 
 __all__ = ["FiniteStates", "check_finite", "check_weights"]
 
@@ -40,22 +42,27 @@ def check_weights(model: nn.Module, name: str, *, made: bool = False) -> None:
     """Refuse a model one of whose weights or biases is not finite; tensors on the meta device are not looked at.
 
     Args:
-        model: On any devices; each is synchronised once.
+        model: On any devices; each is synchronised once. What is offloaded is read one tensor at a time, and what lies
+            in files that were looked at before and have not changed is not read again.
         name: What to call the model in the message.
         made: Whether the weights were computed here, and not read from files.
 
     Raises:
         UnsupportedModelError: If one is NaN or infinite; the message names the tensor and says what to do.
     """
-    found: dict[torch.device, list[tuple[str, Tensor, Tensor]]] = {}
-    for tensor, parameter in model.named_parameters():
-        if parameter.is_floating_point() and parameter.itemsize > 1 and not parameter.is_meta and parameter.numel():
-            found.setdefault(parameter.device, []).append((tensor, parameter, _extremes(parameter)))
+    facts = TensorFacts(model, "finite")
+    found: dict[torch.device, list[tuple[str, Tensor]]] = {}
+    for tensor, values in read_parameters(model, lambda tensor: facts.get(tensor) is None):
+        if values.is_floating_point() and values.itemsize > 1 and not values.is_meta and values.numel():
+            found.setdefault(values.device, []).append((tensor, _extremes(values)))
     for entries in found.values():
-        sound = torch.stack([extremes.float() for _, _, extremes in entries]).isfinite().all(1).tolist()
-        for (tensor, values, _), good in zip(entries, sound, strict=True):
+        sound = torch.stack([extremes.float() for _, extremes in entries]).isfinite().all(1).tolist()
+        for (tensor, _), good in zip(entries, sound, strict=True):
             if not good:
+                values = read_named(model, tensor)
                 raise UnsupportedModelError(f"{name}: {_say_weight(tensor, values, made=made)}")
+            facts.note(tensor, "yes")
+    facts.keep()
 
 
 def _say_weight(tensor: str, values: Tensor, *, made: bool) -> str:

@@ -4,11 +4,12 @@ On a machine with an accelerator the toolkit offloads every module: reading a pa
 device. Whoever asks which parameter this is, how many there are, or writes into one, must have the kept tensor.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from compressed_tensors.offload import (
+    disable_offloading,
     disable_onloading,
     get_cache_init_kwargs,
     get_execution_device,
@@ -24,11 +25,15 @@ __all__ = [
     "count_parameters",
     "exchange_data",
     "exchanged",
+    "is_streamed",
     "kept_device",
     "kept_tensors",
     "materialise",
     "read_all",
     "read_kept",
+    "read_named",
+    "read_parameters",
+    "resident",
     "sent",
     "settle",
     "write_tensor",
@@ -43,6 +48,16 @@ def kept_tensors() -> Iterator[None]:
     :func:`read_kept`. A module must not be called.
     """
     with disable_onloading():
+        yield
+
+
+@contextmanager
+def resident() -> Iterator[None]:
+    """Inside the ``with``, what is offloaded is read once and stays on the device; afterwards it is let go.
+
+    For one block that many states pass: all that is read stays.
+    """
+    with disable_offloading():
         yield
 
 
@@ -64,9 +79,30 @@ def read_all(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a model's ``state_dict``, one at a time, as :func:`read_kept` gives it."""
     with kept_tensors():
         names = [name for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)]
+    return _read(model, names)
+
+
+def read_parameters(model: nn.Module, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a model whose first name is wanted, one at a time, as :func:`read_kept` gives them."""
+    with kept_tensors():
+        names = [name for name, _ in model.named_parameters() if wanted(name)]
+    return _read(model, names)
+
+
+def _read(model: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     for name in names:
-        parent, _, child = name.rpartition(".")
-        yield name, read_kept(model.get_submodule(parent), child)
+        yield name, read_named(model, name)
+
+
+def read_named(model: nn.Module, name: str) -> Tensor:
+    """One parameter or buffer of a model by its full name, as :func:`read_kept` gives it."""
+    owner, _, own = name.rpartition(".")
+    return read_kept(model.get_submodule(owner), own)
+
+
+def is_streamed(model: nn.Module) -> bool:
+    """Whether some of a model's weights lie on disk until they are needed."""
+    return any(isinstance(module._parameters, DiskCache) for module in model.modules())
 
 
 @torch.no_grad()

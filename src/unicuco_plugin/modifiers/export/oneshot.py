@@ -18,6 +18,7 @@ from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.models.checkpoints.loadability import has_own_code
 from unicuco_plugin.models.loading import Tokenizer, load_model, load_tokenizer
+from unicuco_plugin.models.placement import Offload
 from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.staging import staged_folder
 from unicuco_plugin.models.tensors.finite import check_weights
@@ -56,7 +57,9 @@ def prune(
     trust_remote_code: bool = False,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
+    offload: Offload = "none",
     verbose: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Export:
     """Run a recipe on a model and write a checkpoint that stock tools load.
 
@@ -77,7 +80,9 @@ def prune(
         trust_remote_code: Whether code in the model's own repository may run.
         dtype: A floating-point dtype, or ``"auto"`` for the checkpoint's own.
         device: Where the model is pruned.
+        offload: Where its blocks wait until they are needed (:func:`~unicuco_plugin.models.loading.load_model`).
         verbose: Whether the toolkit's progress messages are shown.
+        tell: Told in one line where the model's weights are.
 
     Returns:
         The finished checkpoint.
@@ -100,7 +105,7 @@ def prune(
     profiles = [modifier for modifier in built.modifiers if isinstance(modifier, SparsityProfileModifier)]
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     ask_first(built.modifiers, profiles, recipe, model, output, overwrite=overwrite, hub=hub)
-    live = _load(model, name, hub, dtype=dtype, device=device)
+    live = _load(model, name, hub, dtype=dtype, device=device, offload=offload, tell=tell)
     tokenizer = tokenizer or _find_tokenizer(name, hub)
     if calibration is not None and tokenizer is None:
         raise CalibrationError(f"{name}: has no tokenizer, which llm-compressor needs to calibrate")

@@ -14,10 +14,13 @@ from unicuco_plugin.models.checkpoints.generation import shipped_generation
 from unicuco_plugin.models.checkpoints.loadability import is_passed_over
 from unicuco_plugin.models.checkpoints.verdict import check_verdict
 from unicuco_plugin.models.loading import Tokenizer
+from unicuco_plugin.models.tensors.storage import is_streamed
 from unicuco_plugin.modifiers.export.served import check_served
 
 __all__ = ["Saved", "save_checkpoint"]
 
+# Files of a model that may be larger than memory: one is put together there before it is written.
+_SHARD = "2GB"
 _HEAD = (
     "holds the dense model's multi-token-prediction head as it was: loaders without a use for it skip it; what "
     "it drafts was learned for the dense model, so fewer of its tokens may be accepted"
@@ -58,7 +61,8 @@ def save_checkpoint(model: Any, folder: Path, tokenizer: Tokenizer | None, recip
         with warnings.catch_warnings(), shipped_generation(model, folder) as generation:
             # The toolkit turns every model into an offloaded one for its save.
             warnings.filterwarnings("ignore", message="Attempting to save a model with offloaded modules")
-            model.save_pretrained(folder, save_compressed=True)
+            shards = {"max_shard_size": _SHARD} if is_streamed(model) else {}
+            model.save_pretrained(folder, save_compressed=True, **shards)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
     except (RuntimeError, ValueError, TypeError, OSError, SafetensorError) as error:

@@ -43,7 +43,7 @@ def _fingerprint(model: nn.Module) -> Fingerprint:
     if any(isinstance(module, NormCalibrationModule) for module in model.modules()):
         # Code that is running already was trusted when the model was loaded.
         trusted = has_own_code(model)
-        saved = fingerprint(load_model(str(model.name_or_path), trust_remote_code=trusted))
+        saved = fingerprint(load_model(str(model.name_or_path), offload="auto", trust_remote_code=trusted))
         if saved.structure == config_fingerprint(model.config):
             return saved
         # Pruned in memory since it was loaded: its weights are nobody's, which only accept_other_weights lets pass.
