@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.schemes import DENSE_BITS
+from unicuco_plugin.schemes import DENSE, DENSE_BITS, parse_scheme
 
 __all__ = ["CostTable"]
 
@@ -82,6 +82,10 @@ class CostTable(Frozen):
         def wider(pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
             return tuple((params, size + change * params) for params, size in pairs)
 
+        def stored(row: tuple[_Choice, ...], count: int) -> tuple[_Choice, ...]:
+            kept = (count if name == DENSE else parse_scheme(name).scales(bits, count) for name, bits, _ in row)
+            return tuple((name, bits, size + change * n) for (name, bits, size), n in zip(row, kept, strict=True))
+
         # Units that leave nothing by themselves have no bytes, whatever their dtype.
         own = zip(self.unit_params, self.unit_bytes, strict=True)
         changed = {
@@ -91,6 +95,7 @@ class CostTable(Frozen):
             "blocks": dict(zip(self.blocks, wider(self.blocks.values()), strict=True)),
             "rests": wider(self.rests),
             "biases": wider(self.biases),
+            "choices": tuple(stored(row, n) for row, n in zip(self.choices, self.unit_params, strict=False)),
         }
         return self.model_copy(update=changed)
 

@@ -5,7 +5,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,7 @@ def train_profile(
         )
     decoder = find_decoder(dense)
     reference = ModelReference(name=display_name(source.name), fingerprint=str(fingerprint(dense)))
-    subject = find_subject(space, decoder, reference.fingerprint, units)
-    if isinstance(config.dtype, torch.dtype):  # what is exported has the checkpoint's dtype, whatever it is measured in
-        subject = replace(subject, costs=subject.costs.in_dtype(config.dtype))
+    subject = find_subject(space, decoder, reference.fingerprint, units).in_dtype(config.dtype)
     if subject.focus is not None and "focus" not in settings.model_fields_set:
         settings = settings.model_copy(update={"focus": subject.focus})
     BlockRunner(decoder, settings.rank_seq_length)  # what cannot be run block by block is refused before text is read
