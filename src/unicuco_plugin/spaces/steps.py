@@ -73,7 +73,7 @@ class Steps:
         last = self._count / self._step - full
         return torch.where(steps <= full, steps, full + (steps - full) / last)
 
-    def spend(self, s: Tensor, budget: float) -> Tensor:
+    def spend(self, s: Tensor, budget: float | Tensor) -> Tensor:
         """Whole steps near shares: rounded, then step by step up to a budget and down onto it.
 
         Every step taken or given is that of the unit which is furthest from its share, in steps.
@@ -81,40 +81,44 @@ class Steps:
         Args:
             s: ``p x d``.
             budget: Parameters to remove, at least, and to exceed by less than the finest step where one can be given;
-                at most all but the smallest step. Any budget takes a step.
+                at most all but the smallest step; one, or ``p`` of them. Any budget takes a step.
 
         Returns:
             ``k``, ``p x d``.
         """
-        target = max(budget - _SLACK, _SLACK)
+        target = (torch.as_tensor(budget, dtype=torch.float64) - _SLACK).clamp_min(_SLACK).expand(len(s))
         k = self._descend(self._climb(self.count(s), s, target, self.most), s, target)
         return self._refine(k, s, target)
 
     def _removed(self, k: Tensor) -> Tensor:
         return self.shares(k) @ self._params
 
-    def _climb(self, k: Tensor, s: Tensor, target: float, most: Tensor) -> Tensor:
+    def _climb(self, k: Tensor, s: Tensor, target: Tensor, most: Tensor) -> Tensor:
         """Add steps, up to ``most``, until each row reaches the target."""
-        rows = torch.arange(len(k))
-        while bool((short := self._removed(k) < target).any()):
-            behind = (self._position(s) - k - _LAST * (s < _PINNED)).masked_fill(k >= most, -torch.inf)
-            k = k.clone()
-            k[rows, behind.argmax(-1)] += short.double()
+        k, place, pinned = k.clone(), self._position(s), _LAST * (s < _PINNED)
+        rows = (self._removed(k) < target).nonzero()[:, 0]
+        while len(rows):
+            at = k[rows]
+            behind = (place[rows] - at - pinned[rows]).masked_fill(at >= most, -torch.inf)
+            k[rows, behind.argmax(-1)] += 1.0
+            rows = rows[self._removed(k[rows]) < target[rows]]
         return k
 
-    def _descend(self, k: Tensor, s: Tensor, target: float) -> Tensor:
+    def _descend(self, k: Tensor, s: Tensor, target: Tensor) -> Tensor:
         """Take back steps as long as each row still reaches the target."""
+        k, place, pinned = k.clone(), self._position(s), _LAST * (s > 1.0 - _PINNED)
         rows = torch.arange(len(k))
-        while True:
-            saved = (self.shares(k) - self.shares((k - 1).clamp_min(0))) * self._params
-            spare = (k > 0) & (self._removed(k)[:, None] - saved >= target)
-            if not bool((some := spare.any(-1)).any()):
-                return k
-            ahead = (k - self._position(s) - _LAST * (s > 1.0 - _PINNED)).masked_fill(~spare, -torch.inf)
-            k = k.clone()
-            k[rows, ahead.argmax(-1)] -= some.double()
+        while len(rows):
+            at = k[rows]
+            saved = (self.shares(at) - self.shares((at - 1).clamp_min(0))) * self._params
+            spare = (at > 0) & (self._removed(at)[:, None] - saved >= target[rows, None])
+            some = spare.any(-1)
+            rows, at, spare = rows[some], at[some], spare[some]
+            ahead = (at - place[rows] - pinned[rows]).masked_fill(~spare, -torch.inf)
+            k[rows, ahead.argmax(-1)] -= 1.0
+        return k
 
-    def _refine(self, k: Tensor, s: Tensor, target: float) -> Tensor:
+    def _refine(self, k: Tensor, s: Tensor, target: Tensor) -> Tensor:
         """Where no fine step is taken and the overshoot is larger than one: fine steps for the least coarse one."""
         size = self._step * self._params / self._count
         fine = size <= size.min()
@@ -127,6 +131,6 @@ class Steps:
                 given = size.masked_fill(~coarse, torch.inf).argmin()
                 one = k[row : row + 1].clone()
                 one[0, given] -= 1
-                one = self._climb(one, s[row : row + 1], target, torch.where(fine, self.most, one[0]))
-                k[row] = self._descend(one, s[row : row + 1], target)[0]
+                one = self._climb(one, s[row : row + 1], target[row : row + 1], torch.where(fine, self.most, one[0]))
+                k[row] = self._descend(one, s[row : row + 1], target[row : row + 1])[0]
         return k
