@@ -27,7 +27,7 @@ from torch import Tensor
 from unicuco_plugin.objectives.floor import LEAST
 from unicuco_plugin.policy.prior import Prior
 
-__all__ = ["FLOOR", "LEVEL", "Z90", "Bound", "Posterior", "Target", "matern52"]
+__all__ = ["FLOOR", "LEVEL", "Z90", "Bound", "Posterior", "Target", "matern52", "matern52_of"]
 
 Target = Literal["raw", "log"]
 Bound = Literal["lower", "upper", "none"]
@@ -58,7 +58,11 @@ def matern52(a: Tensor, b: Tensor) -> Tensor:
     Source:
         Rasmussen and Williams 2006, Eq. (4.17).
     """
-    squares = (a * a).sum(-1)[:, None] + (b * b).sum(-1)[None] - 2.0 * (a @ b.T)
+    return matern52_of((a * a).sum(-1)[:, None] + (b * b).sum(-1)[None] - 2.0 * (a @ b.T))
+
+
+def matern52_of(squares: Tensor) -> Tensor:
+    """The same of squared distances in length scales, any shape."""
     # The floor keeps the square root's gradient finite at training points.
     r = (5.0 * squares).clamp_min(1e-12).sqrt()
     return (1.0 + r + r * r / 3.0) * (-r).exp()
@@ -140,8 +144,15 @@ class Posterior:
             means, deviations = zip(*map(self.predict, x.split(_ROWS)), strict=True)
             return torch.cat(means), torch.cat(deviations)
         x = x.to(self.X)
-        k = self.tau2 * matern52((x @ self.G) / self.ell, self.points)
-        mean = self.expect(x) + k @ self.alpha
+        return self._condition(self.expect(x), matern52((x @ self.G) / self.ell, self.points))
+
+    def predict_at(self, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without a prior, at squared distances ``p x n`` to the measured strategies, in length scales."""
+        return self._condition(self.m, matern52_of(squares))
+
+    def _condition(self, expected: Tensor | float, correlations: Tensor) -> tuple[Tensor, Tensor]:
+        k = self.tau2 * correlations
+        mean = expected + k @ self.alpha
         v = torch.linalg.solve_triangular(self.L, k.T, upper=False)
         variance = (self.tau2 - (v * v).sum(0)).clamp_min(1e-12)
         return self.shift + self.scale * mean, self.scale * self.spread * variance.sqrt()

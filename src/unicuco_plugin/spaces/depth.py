@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, round_down
-from unicuco_plugin.spaces.removal import WholeSets, row_of, stays
+from unicuco_plugin.spaces.removal import WholeSets, moves_of, row_of, stays
 from unicuco_plugin.spaces.whole import WholeUnits
 
 __all__ = ["DepthSpace", "UnevenBlocks", "make_depth"]
@@ -146,16 +146,14 @@ class DepthSpace(WholeSets):
     def neighbours(self, x: Tensor) -> Tensor:
         """Swap one removed block with one kept, in every way, ``p x d`` to ``p x moves x d``.
 
-        All rows must remove the same number of blocks.
+        Rows that have fewer moves than others repeat themselves.
         """
-        p, d = x.shape
-        k = int(x[0].sum())
-        kept = (x == 0).nonzero()[:, 1].view(p, d - k)
-        removed = (x == 1).nonzero()[:, 1].view(p, k)
-        moves = x[:, None].repeat(1, k * (d - k), 1)
-        moves.scatter_(2, removed.repeat_interleave(d - k, 1)[..., None], 0.0)
-        moves.scatter_(2, kept.repeat(1, k)[..., None], 1.0)
-        return moves
+        return moves_of(x, *self.flips(x))
+
+    def flips(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same moves; see :class:`~unicuco_plugin.spaces.space.Flips`."""
+        found = ((x == 1)[:, :, None] & (x == 0)[:, None]).nonzero()
+        return found[:, 0], found[:, 1:]
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ _REACH = 60.0
 _ITERATIONS = 80
 
 
-def fill(z: Tensor, n: Tensor, bounds: tuple[Tensor, Tensor], sparsity: float, exact: float) -> Tensor:
+def fill(z: Tensor, n: Tensor, bounds: tuple[Tensor, Tensor], sparsity: float | Tensor, exact: float) -> Tensor:
     """Add to each row of scores what makes its weighted mean share the budget.
 
     Args:
         z: ``p x d``.
         n: ``d`` positive weights.
         bounds: Least and largest share of each unit, ``d`` each.
-        sparsity: The budget, between the weighted means of the bounds.
+        sparsity: The budget, between the weighted means of the bounds; ``p`` of them where rows have their own.
         exact: How far from it a row may end, in shares of all weights.
 
     Returns:
@@ -46,20 +46,32 @@ def fill(z: Tensor, n: Tensor, bounds: tuple[Tensor, Tensor], sparsity: float, e
     return (z + c[..., None] - moved).sigmoid().clamp(low, high)
 
 
-def _find_constant(z: Tensor, weights: Tensor, bounds: tuple[Tensor, Tensor], sparsity: float, exact: float) -> Tensor:
-    """The ``c`` of each row: Newton's steps; halvings of the bracket where one leaves it, and every third time."""
+def _find_constant(
+    z: Tensor, weights: Tensor, bounds: tuple[Tensor, Tensor], sparsity: float | Tensor, exact: float
+) -> Tensor:
+    """The ``c`` of each row: Newton's steps, halvings of the bracket where these leave it or shrink too slowly.
+
+    A row that has met its budget rests, so that none depends on the rows beside it.
+    """
     left, right = -_REACH - z.amax(-1), _REACH - z.amin(-1)
     c = torch.zeros_like(left).clamp(left, right)
-    for iteration in range(_ITERATIONS):
-        s = (z + c[..., None]).sigmoid()
+    last = before = right - left
+    rows, share = torch.arange(len(z)), torch.as_tensor(sparsity, dtype=z.dtype).expand(len(z))
+    for _ in range(_ITERATIONS):
+        s = (z + c[rows, None]).sigmoid()
         clipped = s.clamp(*bounds)
-        error = clipped @ weights - sparsity
-        if bool((error.abs() < exact).all()):
-            break
-        left, right = torch.where(error > 0, left, c), torch.where(error > 0, c, right)
-        slope = torch.where(s == clipped, s * (1.0 - s), 0.0) @ weights
-        newton = c - error / slope.clamp_min(1e-300)
+        error = clipped @ weights - share
+        if not bool((open_ := error.abs() >= exact).all()):
+            state = (rows, z, share, s, clipped, error, left, right, last, before)
+            rows, z, share, s, clipped, error, left, right, last, before = (part[open_] for part in state)
+            if not len(rows):
+                break
+        at, over = c[rows], error > 0
+        left, right = torch.where(over, left, at), torch.where(over, at, right)
+        step = error / ((s * (1.0 - s) * (s == clipped)) @ weights).clamp_min(1e-300)
+        newton, middle = at - step, 0.5 * (left + right)
         # Clipped units bend the curve: Newton's steps alone may jump between two pieces without end.
-        good = (newton > left) & (newton < right) & (iteration % 3 != 2)
-        c = torch.where(good, newton, 0.5 * (left + right))
+        good = (newton >= left) & (newton <= right) & (step.abs() <= 0.5 * before)
+        before, last = last, torch.where(good, step, at - middle).abs()
+        c[rows] = torch.where(good, newton, middle)
     return c

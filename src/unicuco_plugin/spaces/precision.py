@@ -139,12 +139,12 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
             )
         return min(max(sparsity, low), high)
 
-    def spend(self, s: Tensor, sparsity: float) -> Tensor:
+    def spend(self, s: Tensor, sparsity: float | Tensor) -> Tensor:
         """Schemes near any shares ``p x d`` that meet a budget, to the bit."""
         return self._steps.shares(self._steps.spend(s, self._whole_bits(sparsity)))
 
-    def _whole_bits(self, sparsity: float) -> float:
-        return float(math.ceil(sparsity * sum(self._steps.unit_params) - _LOST))
+    def _whole_bits(self, sparsity: float | Tensor) -> Tensor:
+        return (torch.as_tensor(sparsity, dtype=torch.float64) * sum(self._steps.unit_params) - _LOST).ceil()
 
     def near(self, X: Tensor, sparsity: float) -> Tensor:
         """The strategies within half a step of ``budgets``."""
@@ -276,7 +276,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
                 best[row], lowest[row] = found, worth
         return best
 
-    def _exchanged(self, value: Callable[[Tensor], Tensor], x: Tensor, now: Tensor, bits: float) -> Tensor:
+    def _exchanged(self, value: Callable[[Tensor], Tensor], x: Tensor, now: Tensor, bits: Tensor) -> Tensor:
         """The units' choices whose costs, each alone at ``x``, have the least sum at a budget."""
         k = self._steps.count(x)
         d, longest = len(k), int(self._steps.most.max()) + 1
@@ -297,7 +297,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         rise, fall = start - _HINT * up.argsort().argsort() / d, start - _HINT * down.argsort().argsort() / d
         return self._steps.shares(self._steps.settle(start[None], rise[None], fall[None], bits))[0]
 
-    def _priced(self, costs: Tensor, bits: float) -> Tensor:
+    def _priced(self, costs: Tensor, bits: Tensor) -> Tensor:
         """Each unit's place of least cost at the lowest price of a bit at which enough are saved, ``d``."""
         longest = costs.shape[1]
         places = torch.arange(longest, dtype=torch.float64)[:, None].expand(-1, len(costs)).contiguous()

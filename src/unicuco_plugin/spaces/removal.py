@@ -1,4 +1,8 @@
-"""What is common to spaces whose units stay or go as a whole: names, keys and rows of zeros and ones."""
+"""What is common to spaces whose units stay or go as a whole: names, keys, rows of zeros and ones, and their moves.
+
+Moves are written as flips: numbers ``row`` of strategies, ``m`` of them, and for each the units that change sides,
+``m x f``; where a move flips fewer than ``f``, its last places hold ``d``, which is no unit.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +14,8 @@ from torch import Tensor
 from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.spaces.weighted import WeightedUnits
 
-__all__ = ["WholeSets", "row_of", "stays"]
+__all__ = ["WholeSets", "flip", "moves_of", "row_of", "stays"]
+
 
 # Exchanges of a removed unit with a kept one are listed: a quarter of the square of the units, each as long as they.
 _MOST_UNITS = 640
@@ -27,6 +32,22 @@ def row_of(count: int, removed: Iterable[int]) -> Tensor:
     x = torch.zeros(count, dtype=torch.float64)
     x[list(removed)] = 1.0
     return x
+
+
+def flip(x: Tensor, units: Tensor) -> Tensor:
+    """Strategies ``m x d`` after the flips ``m x f``."""
+    there = torch.cat([x, x.new_zeros(len(x), 1)], 1)
+    return there.scatter(1, units, 1.0 - there.gather(1, units))[:, :-1]
+
+
+def moves_of(x: Tensor, row: Tensor, units: Tensor) -> Tensor:
+    """What flips make of each strategy, ``p x d`` to ``p x moves x d``; where one has fewer, it repeats itself."""
+    order = row.argsort(stable=True)
+    row, count = row[order], row.bincount(minlength=len(x))
+    place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+    moves = x[:, None].repeat(1, int(count.max()), 1)
+    moves[row, place] = flip(x[row], units[order])
+    return moves
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from unicuco_plugin.errors import quoted
 
-__all__ = ["Coordinates", "Feasible", "Moves", "Named", "Refining", "Space", "check_key"]
+__all__ = ["Coordinates", "Feasible", "Flips", "Moves", "Named", "Refining", "Sketches", "Space", "check_key"]
 
 
 class Named(Protocol):
@@ -99,10 +99,10 @@ class Feasible(Protocol):
         """Turn StratNet's output into strategies that the surrogate knows, ``p x d`` to ``p x d``, with a gradient."""
         ...
 
-    def project(self, scores: Tensor, sparsity: float) -> Tensor:
+    def project(self, scores: Tensor, sparsity: float | Tensor) -> Tensor:
         """The feasible strategies that follow the scores and meet a budget exactly, ``p x d`` to ``p x d``.
 
-        Differentiable where the space is smooth.
+        Where the space is smooth it is differentiable, and takes ``p`` budgets as well as one.
         """
         ...
 
@@ -122,8 +122,8 @@ class Moves(Protocol):
         """Which of ``n x d`` strategies can stand for a budget, ``n`` bools."""
         ...
 
-    def moved(self, X: Tensor, sparsity: float) -> Tensor:
-        """Bring strategies near a budget exactly onto it, ``n x d`` to ``n x d``."""
+    def moved(self, X: Tensor, sparsity: float | Tensor) -> Tensor:
+        """Bring strategies near a budget exactly onto it, ``n x d`` to ``n x d``; budgets as in ``project``."""
         ...
 
     def neighbours(self, x: Tensor) -> Tensor:
@@ -132,6 +132,32 @@ class Moves(Protocol):
 
     def scores(self, x: Tensor) -> Tensor:
         """Scores whose projection onto a strategy's own budget is that strategy, ``p x d`` to ``p x d``."""
+        ...
+
+
+@runtime_checkable
+class Flips(Protocol):
+    """What a space of whole units can offer besides, so that descents need not list its moves as strategies."""
+
+    def flips(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The moves that ``neighbours`` makes of ``p x d`` strategies of any budgets, as units that change sides.
+
+        Returns:
+            ``m`` numbers of rows, and ``m x f`` units, the last ones ``d`` where a move flips fewer.
+        """
+        ...
+
+
+@runtime_checkable
+class Sketches(Protocol):
+    """What a space whose moves are costly can offer besides, so that descents make only the most promising ones."""
+
+    def sketch(self, x: Tensor) -> Tensor:
+        """About what ``neighbours`` makes of ``p x d`` strategies, in its order, ``p x moves x d``."""
+        ...
+
+    def neighbours(self, x: Tensor, only: Tensor | None = None) -> Tensor:
+        """The moves of these numbers, ``p x some``, or all: ``p x some x d``."""
         ...
 
 

@@ -138,12 +138,12 @@ class SparsitySpace(WeightedUnits):
         """Map scores into the bounds, ``s = clip(sigmoid(z), low, high)``; clipped values keep their gradient."""
         return self._clip(logits.sigmoid())
 
-    def project(self, scores: Tensor, sparsity: float) -> Tensor:
+    def project(self, scores: Tensor, sparsity: float | Tensor) -> Tensor:
         """Raise or lower all scores by the one ``c`` that spends the budget: ``s = clip(sigmoid(z + c), low, high)``.
 
         Args:
             scores: ``p x d``.
-            sparsity: Share of the prunable weights to remove, in the reach of the bounds.
+            sparsity: Share of the prunable weights to remove, in the reach of the bounds; one, or ``p`` of them.
 
         Returns:
             ``p x d`` sparsities, differentiable in ``scores``; the weighted mean of each row is the budget to 1e-12.
@@ -154,7 +154,8 @@ class SparsitySpace(WeightedUnits):
         Source:
             KKT conditions of ``min_s sum_i n_i KL(s_i || sigmoid(z_i))``; docs/method.md, "Budgets, exactly".
         """
-        self.reaching(sparsity)
+        for share in torch.as_tensor(sparsity, dtype=torch.float64).unique().tolist():
+            self.reaching(share)
         return fill(scores.to(self.params), self.params, (self._low, self._high), sparsity, self.exact)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -165,7 +166,7 @@ class SparsitySpace(WeightedUnits):
         """The strategies within half a step of ``budgets``."""
         return (self.sparsity(X) - sparsity).abs() <= _NEAR
 
-    def moved(self, X: Tensor, sparsity: float) -> Tensor:
+    def moved(self, X: Tensor, sparsity: float | Tensor) -> Tensor:
         """The strategies, each shifted onto the budget."""
         return self.project(self.scores(X), sparsity)
 

@@ -34,9 +34,9 @@ class _Own(Protocol):
 
     def rounded(self, x: Tensor) -> Tensor: ...
 
-    def project(self, scores: Tensor, sparsity: float) -> Tensor: ...
+    def project(self, scores: Tensor, sparsity: float | Tensor) -> Tensor: ...
 
-    def spend(self, s: Tensor, sparsity: float) -> Tensor: ...
+    def spend(self, s: Tensor, sparsity: float | Tensor) -> Tensor: ...
 
 
 class SteppedUnits:
@@ -47,14 +47,14 @@ class SteppedUnits:
         soft = logits.sigmoid()
         return self.rounded(soft.detach()) + soft - soft.detach()
 
-    def project(self: _Own, scores: Tensor, sparsity: float) -> Tensor:
+    def project(self: _Own, scores: Tensor, sparsity: float | Tensor) -> Tensor:
         """Spend a budget smoothly, ``s = sigmoid(z + c)``, then in whole steps, as near to that as they come.
 
         Where steps allow it, the overshoot is less than the finest of them.
 
         Args:
             scores: ``p x d``.
-            sparsity: Share to remove, at least; in (0, 1).
+            sparsity: Share to remove, at least; in (0, 1); one, or ``p`` of them.
 
         Returns:
             ``p x d`` shares of whole steps, with the smooth projection's gradient.
@@ -62,15 +62,17 @@ class SteppedUnits:
         Raises:
             RequestError: If the space does not reach it.
         """
-        soft = self._smooth.project(scores, self.reaching(sparsity))
+        each = torch.as_tensor(sparsity, dtype=torch.float64).expand(len(scores))
+        reached = {one: self.reaching(one) for one in each.unique().tolist()}
+        soft = self._smooth.project(scores, torch.tensor([reached[one] for one in each.tolist()], dtype=torch.float64))
         hard = self.spend(soft.detach(), sparsity)
         return hard + soft - soft.detach() if soft.requires_grad else hard
 
-    def spend(self: _Own, s: Tensor, sparsity: float) -> Tensor:
+    def spend(self: _Own, s: Tensor, sparsity: float | Tensor) -> Tensor:
         """Whole steps near any shares ``p x d`` that meet a budget; see :meth:`Steps.spend`."""
         return self._steps.shares(self._steps.spend(s, sparsity * sum(self._steps.unit_params)))
 
-    def moved(self: _Own, X: Tensor, sparsity: float) -> Tensor:
+    def moved(self: _Own, X: Tensor, sparsity: float | Tensor) -> Tensor:
         """The strategies, each shifted onto the budget."""
         return self.project(self.scores(X), sparsity)
 

@@ -93,7 +93,7 @@ class Steps:
         low, high = self._values.gather(1, place), self._values.gather(1, place + 1)
         return (place + (flat - low) / (high - low).clamp_min(1e-300)).T.reshape(s.shape)
 
-    def spend(self, s: Tensor, budget: float) -> Tensor:
+    def spend(self, s: Tensor, budget: float | Tensor) -> Tensor:
         """Whole steps near shares: rounded, then step by step up to a budget and down onto it.
 
         Every step taken or given is that of the unit which is furthest from its share, in steps.
@@ -101,7 +101,7 @@ class Steps:
         Args:
             s: ``p x d``.
             budget: Parameters to remove, at least, and to exceed by less than ``fine`` where steps allow it; at
-                most what all units can lose. Any budget takes a step.
+                most what all units can lose; one, or ``p`` of them. Any budget takes a step.
 
         Returns:
             ``k``, ``p x d``.
@@ -110,7 +110,7 @@ class Steps:
         rise, fall = at - _LAST * (s < _PINNED), at + _LAST * (s > 1.0 - _PINNED)
         return self.settle(torch.minimum(at.round().clamp_min(0), self.most), rise, fall, budget)
 
-    def settle(self, k: Tensor, rise: Tensor, fall: Tensor, budget: float) -> Tensor:
+    def settle(self, k: Tensor, rise: Tensor, fall: Tensor, budget: float | Tensor) -> Tensor:
         """Whole steps near those at which a search is: step by step up to a budget and down onto it.
 
         Args:
@@ -119,38 +119,40 @@ class Steps:
             fall: ``p x d``, in steps: who is furthest above this gives one back first.
             budget: As ``spend``.
         """
-        target = max(budget - _SLACK, _SLACK)
+        target = (torch.as_tensor(budget, dtype=torch.float64) - _SLACK).clamp_min(_SLACK).expand(len(k))
         k = self._descend(self._climb(k, rise, target, self.most), fall, target)
         return self._refine(k, rise, fall, target)
 
     def _removed(self, k: Tensor) -> Tensor:
         return self.shares(k) @ self._params
 
-    def _climb(self, k: Tensor, rise: Tensor, target: float, most: Tensor) -> Tensor:
+    def _climb(self, k: Tensor, rise: Tensor, target: Tensor, most: Tensor) -> Tensor:
         """Add steps, up to ``most``, until each row reaches the target."""
-        rows = torch.arange(len(k))
-        while bool((short := self._removed(k) < target).any()):
-            behind = (rise - k).masked_fill(k >= most, -torch.inf)
-            k = k.clone()
-            k[rows, behind.argmax(-1)] += short.double()
+        k, rows = k.clone(), (self._removed(k) < target).nonzero()[:, 0]
+        while len(rows):
+            at = k[rows]
+            behind = (rise[rows] - at).masked_fill(at >= most, -torch.inf)
+            k[rows, behind.argmax(-1)] += 1.0
+            rows = rows[self._removed(k[rows]) < target[rows]]
         return k
 
-    def _descend(self, k: Tensor, fall: Tensor, target: float) -> Tensor:
+    def _descend(self, k: Tensor, fall: Tensor, target: Tensor) -> Tensor:
         """Take back steps as long as each row still reaches the target."""
-        rows = torch.arange(len(k))
-        while True:
-            spare = (k > 0) & (self._removed(k)[:, None] - self._last(k) >= target)
-            if not bool((some := spare.any(-1)).any()):
-                return k
-            ahead = (k - fall).masked_fill(~spare, -torch.inf)
-            k = k.clone()
-            k[rows, ahead.argmax(-1)] -= some.double()
+        k, rows = k.clone(), torch.arange(len(k))
+        while len(rows):
+            at = k[rows]
+            spare = (at > 0) & (self._removed(at)[:, None] - self._last(at) >= target[rows, None])
+            some = spare.any(-1)
+            rows, at, spare = rows[some], at[some], spare[some]
+            ahead = (at - fall[rows]).masked_fill(~spare, -torch.inf)
+            k[rows, ahead.argmax(-1)] -= 1.0
+        return k
 
     def _last(self, k: Tensor) -> Tensor:
         """Parameters of the last step that each unit took."""
         return (self.shares(k) - self.shares((k - 1).clamp_min(0))) * self._params
 
-    def _refine(self, k: Tensor, rise: Tensor, fall: Tensor, target: float) -> Tensor:
+    def _refine(self, k: Tensor, rise: Tensor, fall: Tensor, target: Tensor) -> Tensor:
         """Where no fine step is taken and the overshoot is larger than one: fine steps for the least coarse one."""
         over = self._removed(k) - target - _SLACK
         k = k.clone()
@@ -162,8 +164,8 @@ class Steps:
             if bool(coarse.any()) and bool(last[coarse].min() - over[row] <= room):
                 one = k[row : row + 1].clone()
                 one[0, last.masked_fill(~coarse, torch.inf).argmin()] -= 1
-                one = self._climb(one, rise[row : row + 1], target, most.where(~coarse, one[0]))
-                k[row] = self._descend(one, fall[row : row + 1], target)[0]
+                one = self._climb(one, rise[row : row + 1], target[row : row + 1], most.where(~coarse, one[0]))
+                k[row] = self._descend(one, fall[row : row + 1], target[row : row + 1])[0]
         return k
 
     def _finely(self, k: Tensor) -> Tensor:

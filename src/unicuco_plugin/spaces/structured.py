@@ -138,18 +138,45 @@ class StructuredSpace(SteppedUnits, WeightedUnits):
         z += torch.randn(count, len(kinds), generator=generator, dtype=torch.float64)[:, of]
         return self.project(z, sparsity)
 
-    def neighbours(self, x: Tensor) -> Tensor:
-        """One unit kept whole, removed whole, or moved by an eighth either way, the others shifted: ``p x 4d x d``."""
-        eye = torch.eye(x.shape[1], dtype=torch.float64).bool()
-        by = (self._steps.most / _MOVE).round().clamp_min(1)
-        moves = []
-        for row in x:
-            k, z = self._steps.count(row), self.scores(row)
-            ends = [self.scores(self._steps.shares((k + sign * by).clamp_min(0))) for sign in (-1.0, 1.0)]
-            ends += [torch.full_like(z, end * _WHOLE) for end in (-1.0, 1.0)]
-            changed = torch.cat([torch.where(eye, end, z) for end in ends])
-            moves.append(self.project(changed, self.sparsity(row[None]).item()))
-        return torch.stack(moves)
+    def neighbours(self, x: Tensor, only: Tensor | None = None) -> Tensor:
+        """One unit kept whole, removed whole, or moved by an eighth either way, the others shifted: ``p x 4d x d``.
+
+        Args:
+            x: ``p x d``.
+            only: Numbers of the moves to make, ``p x moves``; all ``4d`` where it is left out.
+        """
+        p, d = x.shape
+        only = torch.arange(4 * d).expand(p, -1) if only is None else only
+        rows, unit = torch.arange(p)[:, None], only % d
+        changed = self.scores(x)[:, None].repeat(1, only.shape[1], 1)
+        there = self._moved(x)
+        ends = torch.cat(
+            [self.scores(there[:, :2].flatten(0, 1)).view(p, 2, d), _WHOLE * (2.0 * there[:, 2:] - 1.0)], 1
+        )
+        changed.scatter_(2, unit[..., None], ends.flatten(1)[rows, only][..., None])
+        budgets = self.sparsity(x).repeat_interleave(only.shape[1])
+        return self.project(changed.flatten(0, 1), budgets).view(p, -1, d)
+
+    def sketch(self, x: Tensor) -> Tensor:
+        """About what ``neighbours`` makes of each row: the others shifted to first order, no whole steps."""
+        n, there = self.params, self._moved(x)
+        v = self._bend(x)
+        left = (n * v).sum(-1)[:, None, None] - (n * v)[:, None]
+        shift = n * (x[:, None] - there) / left.clamp_min(1e-300)
+        moves = (x[:, None, None] + shift[..., None] * v[:, None, None]).clamp(0.0, 1.0)
+        moves.diagonal(dim1=2, dim2=3).copy_(there)
+        return moves.flatten(1, 2)
+
+    def _bend(self, x: Tensor) -> Tensor:
+        """How shares move with one shift of all scores."""
+        s = self.scores(x).sigmoid()
+        return s * (1.0 - s)
+
+    def _moved(self, x: Tensor) -> Tensor:
+        """Shares of single units after an eighth less, an eighth more, kept whole, and removed whole: ``p x 4 x d``."""
+        by, k = (self._steps.most / _MOVE).round().clamp_min(1), self._steps.count(x)
+        eighths = [self._steps.shares((k + sign * by).clamp_min(0)) for sign in (-1.0, 1.0)]
+        return torch.stack([*eighths, torch.zeros_like(x), torch.ones_like(x)], 1)
 
     def to_units(self, x: Tensor) -> dict[str, float]:
         """Name the units that lose something in one strategy, ``d``."""

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from unicuco_plugin.spaces.subsets import units_by_size
 
@@ -33,22 +34,20 @@ class SublayerMoves:
     blocks: tuple[int, ...]
     needed: tuple[tuple[int, ...], ...] = ()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """All moves of each row, ``p x d`` to ``p x moves x d``.
-
-        Rows that have fewer moves than others repeat themselves.
-        """
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """All moves of ``p x d`` strategies, as flips (see ``removal``)."""
         found = [self._swapped(x), *self._blocks_swapped(x), *self._traded(x)]
-        row, moved = (torch.cat(parts) for parts in zip(*found, strict=True))
+        most = max(units.shape[1] for _, units in found)
+        none = x.shape[1]
+        row = torch.cat([row for row, _ in found])
+        units = torch.cat([pad(units, (0, most - units.shape[1]), value=none) for _, units in found])
+        comes = torch.cat([x, x.new_zeros(len(x), 1)], 1)[row[:, None], units] == 1
         for group in self.needed:
-            allowed = (moved[:, list(group)] == 0).any(-1)
-            row, moved = row[allowed], moved[allowed]
-        order = row.argsort(stable=True)
-        row, count = row[order], row.bincount(minlength=len(x))
-        place = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
-        moves = x[:, None].repeat(1, int(count.max()), 1)
-        moves[row, place] = moved[order]
-        return moves
+            inside = torch.zeros(none + 1, dtype=torch.int64)
+            inside[list(group)] = 1
+            left = (x[:, list(group)] == 0).sum(-1)[row] + (inside[units] * torch.where(comes, 1, -1)).sum(-1)
+            row, units, comes = row[left > 0], units[left > 0], comes[left > 0]
+        return row, units
 
     @cached_property
     def _members(self) -> dict[int, Tensor]:
@@ -72,17 +71,17 @@ class SublayerMoves:
         return [torch.tensor(members) for kind, members in alike.items() if len(kind) > 1 and len(members) > 1]
 
     def _swapped(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of rows, and what a swap of two units makes of each."""
+        """Two units of one size, of which one went."""
         goes, comes = self._pairs.T
         row, pair = ((x[:, goes] == 0) & (x[:, comes] == 1)).nonzero().T
-        return row, x[row].scatter(1, goes[pair, None], 1.0).scatter(1, comes[pair, None], 0.0)
+        return row, self._pairs[pair]
 
     def _blocks_swapped(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """One block that is whole for one that went whole."""
         for members in self._alike:
             share = x[:, members].mean(-1)
             row, goes, comes = ((share == 0)[:, :, None] & (share == 1)[:, None]).nonzero().T
-            yield row, x[row].scatter(1, members[goes], 1.0).scatter(1, members[comes], 0.0)
+            yield row, torch.cat([members[goes], members[comes]], 1)
 
     def _traded(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """One larger unit for as many smaller ones as weigh the same, the nearest in the model, either way."""
@@ -92,9 +91,8 @@ class SublayerMoves:
                 continue
             little, big = self._members[small], self._members[large]
             free = x[:, None, little] != x[:, big, None]
-            distance = (little[None] - big[:, None]).abs().double().masked_fill(~free, torch.inf)
-            nearest = little[distance.argsort(dim=-1, stable=True)[..., :times]]
+            # The earlier of two that are as near.
+            rank = (x.shape[1] * (little - big[:, None]).abs() + little).double().masked_fill(~free, torch.inf)
+            nearest = little[rank.topk(min(times, len(little)), largest=False).indices]
             row, unit = (free.sum(-1) >= times).nonzero().T
-            there = x[row, big[unit]][:, None]
-            changed = x[row].scatter(1, nearest[row, unit], there.expand(-1, times))
-            yield row, changed.scatter(1, big[unit, None], 1.0 - there)
+            yield row, torch.cat([big[unit, None], nearest[row, unit]], 1)

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down
-from unicuco_plugin.spaces.removal import WholeSets, row_of, stays
+from unicuco_plugin.spaces.removal import WholeSets, moves_of, row_of, stays
 from unicuco_plugin.spaces.sublayer_moves import SublayerMoves
 from unicuco_plugin.spaces.subsets import Subsets
 from unicuco_plugin.spaces.units import number_blocks
@@ -164,6 +164,10 @@ class WholeUnits(WholeSets):
 
         Rows that have fewer moves than others repeat themselves.
         """
+        return moves_of(x, *self.flips(x))
+
+    def flips(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same moves; see :class:`~unicuco_plugin.spaces.space.Flips`."""
         return self._moves(x)
 
     @cached_property
