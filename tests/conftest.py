@@ -45,6 +45,17 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"  {tried:6,} {refused:6,} refused  {name}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def facts_of_files(tmp_path_factory):
+    """What is remembered of files that tests make is not kept among the user's."""
+    from unicuco_plugin.files import facts
+
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(facts, "cache_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The project's real text and tasks, a folder beside the repository."""

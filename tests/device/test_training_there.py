@@ -1,4 +1,4 @@
-"""What training asks of the model in every space, on the emulated device and on the CPU: the same bits."""
+"""What training asks of a model in every space: the same bits on the emulated device, on the CPU, and from its files."""
 
 import json
 
@@ -11,6 +11,7 @@ from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.plugins.manager import make_objective
 from unicuco_plugin.profile import RECORD
@@ -18,7 +19,8 @@ from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import ModelSource, UnitOptions, train_profile
 from unicuco_plugin.training.subjects.find import find_subject
 
-PLACES = ("cpu", str(DEVICE))
+# The last is the CPU with blocks that wait in the model's own files.
+PLACES = ("cpu", str(DEVICE), "files")
 TINY = Settings(
     tokens=32, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=4, epochs=1, steps=1, pool=4, picks=1,
     starts=1, rerank=1, target="log",
@@ -43,27 +45,33 @@ def measured(space, units, model, windows, folder, *, few=4):
 def both(space, family, windows, tmp_path, *, blocks=2, units=None):
     for place in PLACES:
         (tmp_path / place).mkdir()
-        model = tiny_model(family, blocks=blocks).to(place)
+        if place == "files":
+            tiny_model(family, blocks=blocks).save_pretrained(tmp_path / "dense")
+            model = load_model(tmp_path / "dense", offload="disk")
+        else:
+            model = tiny_model(family, blocks=blocks).to(place)
         yield measured(space, units or UnitOptions(), model, windows, tmp_path / place)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3_moe", "bamba"])
 def test_depth(windows, tmp_path, family):
-    here, there = both("depth", family, windows, tmp_path, blocks=4)
-    assert here == there
+    here, there, streamed = both("depth", family, windows, tmp_path, blocks=4)
+    assert here == there == streamed
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
 def test_sublayer(windows, tmp_path, family):
-    here, there = both("sublayer", family, windows, tmp_path, blocks=3)
-    assert here == there
+    here, there, streamed = both("sublayer", family, windows, tmp_path, blocks=3)
+    assert here == there == streamed
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("ranking", ["flap", "taylor"])
 def test_structured(windows, tmp_path, family, ranking):
-    here, there = both("structured", family, windows, tmp_path, units=UnitOptions(round_to=16, ranking=ranking))
-    assert here == there
+    here, there, streamed = both(
+        "structured", family, windows, tmp_path, units=UnitOptions(round_to=16, ranking=ranking)
+    )
+    assert here == there == streamed
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
@@ -71,8 +79,10 @@ def test_sparsity(windows, tmp_path, family, monkeypatch):
     monkeypatch.setattr("unicuco_plugin.levels.store.Levels.check_model", lambda *_: None)
     decoder = find_decoder(tiny_model(family, blocks=2))
     build_levels(decoder, windows, tmp_path / "levels", name="tiny", settings=LevelSettings(sparsities=(0.3, 0.7)))
-    here, there = both("sparsity", family, windows[:1], tmp_path, units=UnitOptions(levels=tmp_path / "levels"))
-    assert here == there
+    here, there, streamed = both(
+        "sparsity", family, windows[:1], tmp_path, units=UnitOptions(levels=tmp_path / "levels")
+    )
+    assert here == there == streamed
 
 
 def test_a_whole_run_and_text_that_the_model_writes(tmp_path):
@@ -80,8 +90,22 @@ def test_a_whole_run_and_text_that_the_model_writes(tmp_path):
     tiny_tokenizer(tmp_path / "dense")
     found = []
     for place in PLACES:
-        train_profile(ModelSource(tmp_path / "dense", device=place), tmp_path / place, settings=TINY)
+        source = {"offload": "disk"} if place == "files" else {"device": place}
+        train_profile(ModelSource(tmp_path / "dense", **source), tmp_path / place, settings=TINY)
         record = json.loads((tmp_path / place / RECORD).read_text(encoding="utf8"))
-        assert record.pop("provenance")["device"] == torch.device(place).type
+        assert record.pop("provenance")["device"] == torch.device(source.get("device", "cpu")).type
         found.append({name: value for name, value in record.items() if name not in {"digest", "name"}})
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_level_database_built_from_a_model_in_its_files(windows, tmp_path):
+    tiny_model("llama", blocks=2).save_pretrained(tmp_path / "dense")
+    for offload in ("none", "disk"):
+        decoder = find_decoder(load_model(tmp_path / "dense", offload=offload))
+        build_levels(decoder, windows, tmp_path / offload, name="m", settings=LevelSettings(sparsities=(0.3, 0.7)))
+    here, streamed = (
+        {path.name: path.read_bytes() for path in (tmp_path / offload).rglob("*.safetensors")}
+        for offload in ("none", "disk")
+    )
+    assert len(here) == 14
+    assert here == streamed

@@ -3,13 +3,14 @@ import time
 
 import pytest
 
+from unicuco_plugin.files import facts
 from unicuco_plugin.files.facts import FileFacts
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """A file that was written a while ago; facts about it are kept in a folder of the test's."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(facts, "cache_folder", lambda: tmp_path / "cache")
     (tmp_path / "weights").write_bytes(b"12345678")
     _age(tmp_path / "weights")
     return tmp_path / "weights"
@@ -23,8 +24,8 @@ def _age(path):
 def test_what_is_kept_is_known_to_the_next_reader_and_adds_up(file):
     FileFacts(file).keep({"a": "1"})
     FileFacts(file).keep({"b": "2"})
-    facts = FileFacts(file)
-    assert (facts.get("a"), facts.get("b"), facts.get("c")) == ("1", "2", None)
+    found = FileFacts(file)
+    assert (found.get("a"), found.get("b"), found.get("c")) == ("1", "2", None)
 
 
 def test_a_link_is_the_file_that_it_leads_to(file, tmp_path):
@@ -49,10 +50,10 @@ def test_nothing_is_known_of_another_file_of_the_same_name(file, tmp_path):
 
 
 def test_what_changed_while_it_was_read_is_not_kept(file):
-    facts = FileFacts(file)
+    found = FileFacts(file)
     file.write_bytes(b"87654321")
     _age(file)
-    facts.keep({"a": "1"})
+    found.keep({"a": "1"})
     assert FileFacts(file).get("a") is None
 
 
@@ -73,5 +74,5 @@ def test_a_damaged_store_knows_nothing(file, damage, tmp_path):
 def test_a_file_that_is_gone_and_a_folder_that_cannot_be_written_are_no_errors(file, tmp_path, monkeypatch):
     assert FileFacts(tmp_path / "none").get("a") is None
     FileFacts(tmp_path / "none").keep({"a": "1"})
-    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    monkeypatch.setattr(facts, "cache_folder", lambda: file)
     FileFacts(file).keep({"a": "1"})

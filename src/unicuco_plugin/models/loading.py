@@ -184,11 +184,9 @@ def _load(
             )
         placement = place_model(sketch, _width(config, dtype), device, "none" if quantised else offload)
         tell(placement.reason)
-    with one_line(name_or_path, "its weights"), placement.loading() as placed:
-        model, report = kind.from_pretrained(
-            **where, config=config, dtype=dtype, output_loading_info=True, **options, **placed
-        )
-        model = placement.put(model).eval()
+    with one_line(name_or_path, "its weights"), placement.loading(dtype) as placed:
+        model, report = kind.from_pretrained(**where, config=config, output_loading_info=True, **options, **placed)
+        model = placement.put(model, dtype).eval()
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     missing = sorted(report["missing_keys"])
     if missing:

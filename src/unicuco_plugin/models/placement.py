@@ -20,12 +20,13 @@ import torch
 from compressed_tensors.offload import dispatch_with_map
 from compressed_tensors.offload.cache import DiskCache
 from compressed_tensors.offload.convert.from_accelerate import remove_accelerate
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError, quoted
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.tensors.memory import free_memory
+from unicuco_plugin.models.tensors.storage import kept_tensors
 
 __all__ = ["OFFLOADS", "Offload", "Placement", "place_model"]
 
@@ -46,6 +47,8 @@ class Placement:
         offload: Where blocks wait: ``cpu``, ``disk``, or ``none``, on the device.
         map: What is where, as Transformers takes it; None for a model that is wholly on one device.
         limits: Bytes of each device that it may take, where blocks are spread.
+        converts: Whether weights on disk are brought to another dtype when they are read, rather than when the model is
+            loaded: Transformers then maps all files into memory at once.
         reason: Why, in one line.
     """
 
@@ -53,15 +56,17 @@ class Placement:
     offload: Offload = "none"
     map: dict[str, str] | str | None = None
     limits: dict[int | str, int] | None = None
+    converts: bool = False
     reason: str = ""
 
     @contextmanager
-    def loading(self) -> Iterator[dict[str, Any]]:
+    def loading(self, dtype: str | torch.dtype) -> Iterator[dict[str, Any]]:
         """What ``from_pretrained`` is given beside the model; the folder in it is removed if the ``with`` fails."""
+        given: dict[str, Any] = {"dtype": "auto" if self.converts else dtype}
         if self.map is None:
-            yield {}
+            yield given
             return
-        given: dict[str, Any] = {"device_map": self.map, "offload_buffers": True}
+        given |= {"device_map": self.map, "offload_buffers": True}
         if self.limits is not None:
             given["max_memory"] = self.limits
         folder = _scratch_folder() if self.offload == "disk" or self.map == _SPREAD else None
@@ -80,7 +85,7 @@ class Placement:
         finally:
             logger.setLevel(level)
 
-    def put(self, model: PreTrainedModel) -> PreTrainedModel:
+    def put(self, model: PreTrainedModel, dtype: str | torch.dtype) -> PreTrainedModel:
         """Bring a model that was loaded so to its place; its blocks are handed to the toolkit's offloading, unread.
 
         What it needs beside its files is removed with it.
@@ -91,6 +96,8 @@ class Placement:
         dispatch_with_map(model, devices, folder, show_progress=False)
         if folder is not None:
             weakref.finalize(model, _remove, str(folder))
+        if self.converts and isinstance(dtype, torch.dtype):
+            _convert(model, dtype)
         return model
 
 
@@ -130,7 +137,10 @@ def place_model(sketch: PreTrainedModel, dtype: torch.dtype, device: str | torch
         return Placement(device, reason=f"{size} on {device}: {reason}")
     where = {"cpu": "in memory", "disk": "in files"}[offload]
     told = f"{size}, run on {device}, blocks {where} until they are needed (--offload {offload}): {reason}"
-    return Placement(device, offload, _around_blocks(sketch, device, offload), None, told)
+    # Those that a class keeps in float32 are Transformers' to find.
+    keeps = sketch._keep_in_fp32_modules or sketch._keep_in_fp32_modules_strict
+    places = _around_blocks(sketch, device, offload)
+    return Placement(device, offload, places, converts=offload == "disk" and not keeps, reason=told)
 
 
 def _find_device(device: str | torch.device) -> str:
@@ -155,7 +165,7 @@ def _spread(need: int, size: str, offload: Offload) -> Placement:
     free["cpu"] = 0 if offload in ("none", "disk") else int(free_memory() / _ROOM)
     rest = {"none": "", "cpu": ", the rest in memory", "disk": ", the rest in files"}[offload]
     told = f"{size} over {len(free) - 1} {kind} devices{rest} (--offload {offload}): they have room for "
-    return Placement(_SPREAD, offload, _SPREAD, free, f"{told}{_gigabytes(total)} GB")
+    return Placement(_SPREAD, offload, _SPREAD, free, reason=f"{told}{_gigabytes(total)} GB")
 
 
 def _around_blocks(sketch: PreTrainedModel, device: str, blocks: str) -> dict[str, str]:
@@ -170,6 +180,29 @@ def _around_blocks(sketch: PreTrainedModel, device: str, blocks: str) -> dict[st
         places |= {f"{prefix}{name}": device for name in [*own, *beside]}
         module = module.get_submodule(step)
     return places | {".".join(path): blocks}
+
+
+def _convert(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Let a model that was loaded in its own dtype compute in another; what is on disk is converted when it is read."""
+    before = model.dtype
+    if dtype == before:
+        return
+    made: dict[Tensor, Tensor] = {}
+    with kept_tensors():
+        for module in model.modules():
+            for name, kept in module._parameters.items():
+                if kept is None or kept.dtype != before:
+                    continue
+                if kept not in DiskCache.index:
+                    kept.data = kept.data.to(dtype)
+                    continue
+                if kept not in made:
+                    made[kept] = nn.Parameter(kept.detach().to(dtype), requires_grad=kept.requires_grad)
+                    DiskCache.index[made[kept]] = DiskCache.index[kept] | {"dtype": str(dtype).removeprefix("torch.")}
+                module._parameters[name] = made[kept]
+    for kept in made:
+        del DiskCache.index[kept]
+    model.config.dtype = dtype
 
 
 def _scratch_folder() -> Path:

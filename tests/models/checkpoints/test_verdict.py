@@ -142,7 +142,7 @@ def test_without_memory_it_is_loaded_and_run_from_its_files(lacking, saved, monk
         model = load_model(folder, offload="disk")
     placed = []
     put = verdict.Placement.put
-    monkeypatch.setattr(verdict.Placement, "put", lambda place, loaded: placed.append(place) or put(place, loaded))
+    monkeypatch.setattr(verdict.Placement, "put", lambda place, *given: placed.append(place) or put(place, *given))
     assert check_verdict(folder, model) == ""
     assert [place.offload for place in placed] == ["disk"]
     if lacking == "memory of two":  # otherwise these are the model's own files

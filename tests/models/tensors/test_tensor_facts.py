@@ -6,6 +6,7 @@ import torch
 from tiny import tiny_model
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.files import facts
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.tensors import storage
@@ -16,7 +17,7 @@ LONG_AGO = (1_000_000_000, 1_000_000_000)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(facts, "cache_folder", lambda: tmp_path / "cache")
     tiny_model("llama").save_pretrained(tmp_path / "dense")
     os.utime(tmp_path / "dense" / "model.safetensors", LONG_AGO)
     return tmp_path / "dense"

@@ -86,11 +86,11 @@ def check_verdict(folder: Path, model: PreTrainedModel) -> str:
     place = _place(folder, model)
     if place is None:
         return "too little memory to load it beside the model: names and shapes were compared, nothing was run"
-    with _one_line("Transformers cannot load it"), quiet_loading(), place.loading() as placed:
+    with _one_line("Transformers cannot load it"), quiet_loading(), place.loading("auto") as placed:
         loader: Any = type(model) if _loads_itself(model) else AutoModelForCausalLM
-        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": "auto", **placed}
+        options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, **placed}
         loaded, report = loader.from_pretrained(folder, **options, output_loading_info=True)
-        loaded = place.put(loaded).eval()
+        loaded = place.put(loaded, "auto").eval()
     _refuse(list_unfit(report))
     _compare_tensors(loaded, model)
     with _one_line("it does not run"), torch.no_grad():
