@@ -59,7 +59,7 @@ def run_benchmark(
     output.mkdir(parents=True, exist_ok=True)
     progress(Progress("loading the model", 0, 1))
     decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device, **code))
-    if traits_of(plan.space).zeroes:
+    if traits_of(plan.space).on_levels:
         split_experts(decoder.model)
     header = {
         "model": str(fingerprint(decoder.model)),
