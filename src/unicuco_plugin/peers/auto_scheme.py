@@ -44,8 +44,7 @@ class AutoScheme:
         """Score and solve; see :class:`Peer`. A journal keeps the scores, which serve every budget.
 
         Raises:
-            RequestError: Also if AutoRound's packages are missing, or the database has schemes that are not of
-                integers for weights alone.
+            RequestError: Also if the database has schemes that are not of integers for weights alone.
             JournalError: If the journal is in use, damaged, or belongs to other arguments.
         """
         return score_once(self, request, _score)
@@ -69,10 +68,8 @@ def _score(problem: BitsProblem) -> tuple[dict[str, dict[str, float]], int]:
 
 def _pass(decoder: Decoder, schemes: dict[str, str], windows: Tensor) -> dict[str, float]:
     """AutoRound's score of each linear in one scheme."""
-    try:
-        from auto_round.auto_scheme import delta_loss, utils  # noqa: PLC0415 - takes 20 seconds
-    except ImportError as error:
-        raise RequestError(f"auto_scheme needs the package auto-round, as llm-compressor does: {error}") from error
+    from auto_round.auto_scheme import delta_loss, utils  # noqa: PLC0415 - takes 20 seconds
+
     options = {name: _option(scheme) for name, scheme in schemes.items()}
     linears = decoder.all_linears()
     asking = {name: linears[name].weight.requires_grad for name in options}
