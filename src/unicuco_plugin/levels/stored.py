@@ -10,9 +10,9 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from torch import Tensor, nn
 
-from unicuco_plugin.levels.packed import as_toolkit
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.levels.stitch import swapped
+from unicuco_plugin.levels.toolkit_scheme import as_toolkit
 from unicuco_plugin.models.tensors.storage import read_kept
 from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 
