@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from rounded_levels import WIDTHS, rounded_levels
+from scheme_databases import WIDTHS, build_schemes
 from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import LevelsError, StrategyError
 from unicuco_plugin.levels.experts import split_experts
-from unicuco_plugin.levels.packed import as_toolkit
+from unicuco_plugin.levels.toolkit_scheme import as_toolkit
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.fused_units import fused_units
 from unicuco_plugin.objectives.stored import StoredEvaluator
@@ -27,7 +27,7 @@ def dense(family="llama"):
 
 @pytest.fixture(scope="module")
 def llama_levels(tmp_path_factory):
-    return rounded_levels(dense(), tmp_path_factory.mktemp("levels"), (*WIDTHS, "W8A8", "FP8_DYNAMIC"))
+    return build_schemes(dense(), tmp_path_factory.mktemp("levels") / "llama", (*WIDTHS, "W8A8", "FP8_DYNAMIC"))
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def per_token(x, scheme):
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3", "qwen3_moe"])
 def test_candidates_equal_plain_forwards_of_the_decoded_checkpoint(family, tmp_path):
     model = dense(family)
-    levels = rounded_levels(model, tmp_path)
+    levels = build_schemes(model, tmp_path / "levels")
     names = list(levels.shapes)
     plans = [
         dict.fromkeys(names, W4),
@@ -81,12 +81,8 @@ def test_inputs_are_rounded_for_each_token_where_the_scheme_says_so(llama_levels
         [found] = evaluator.evaluate([plan])
         expected = plain_divergence("llama", llama_levels, plan)
         torch.testing.assert_close(torch.tensor(found.per_window).double(), expected, rtol=1e-2, atol=1e-6)
-        weights_only = {name: weight_twin(llama_levels, name, scheme) for name in plan}
+        weights_only = {name: llama_levels.decode(name, scheme) for name in plan}
         assert abs(expected.mean().item() - weights_only_divergence(weights_only)) > 0.02 * expected.mean().item()
-
-
-def weight_twin(levels, name, scheme):
-    return levels.decode(name, scheme)
 
 
 @torch.no_grad()

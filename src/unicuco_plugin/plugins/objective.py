@@ -9,8 +9,7 @@ from torch import Tensor
 from unicuco_plugin.errors import CalibrationError, LevelsError, ModelMismatchError, StrategyError, quoted
 from unicuco_plugin.levels.database import Database
 from unicuco_plugin.levels.experts import split_experts
-from unicuco_plugin.levels.scheme_levels import SchemeLevels
-from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.levels.scheme_levels import open_levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.tensors.storage import compute_device
@@ -19,7 +18,6 @@ from unicuco_plugin.objectives.specification import LevelsSpec, ObjectiveSpec
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_objective, make_space
 from unicuco_plugin.texts.calibration import calibration_hash
-from unicuco_plugin.traits import traits_of
 
 __all__ = ["Site", "build_objective"]
 
@@ -61,10 +59,9 @@ class Site:
             UnsupportedModelError: If experts cannot be given linears.
             LevelsError: If the level database is missing, unfinished or damaged.
         """
-        opened: Database | None = None
+        opened = None
         if spec.levels is not None:
-            kind = SchemeLevels if traits_of(spec.space.name).stores else Levels
-            opened = kind.open(levels or spec.levels.folder)
+            opened = open_levels(levels or spec.levels.folder)
             opened.verify()
             split_experts(decoder.model)
         return cls(decoder, str(fingerprint(decoder.model)), opened, payload)

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.policy.posterior import Bound, Posterior
-from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.spaces.space import Refining, Space
 
 __all__ = ["descend", "move_beside", "move_onto", "propose_neighbours"]
 
@@ -38,6 +38,8 @@ def descend(posterior: Posterior, space: Space, x: Tensor, budget: float, *, kap
     """
     if not len(x):
         return x
+    if isinstance(space, Refining):
+        return space.refined(lambda rows: posterior.bound(rows, "upper", kappa), x, budget)
     if not space.smooth:
         return _swap(posterior, space, x, kappa, _LONGEST)
     x = _follow_gradient(posterior, space, x, budget, kappa)

@@ -1,13 +1,13 @@
 """What a space of strategies must offer the search, the profile and the answers: one protocol for each kind of user."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import quoted
 
-__all__ = ["Coordinates", "Feasible", "Moves", "Named", "Space", "check_key"]
+__all__ = ["Coordinates", "Feasible", "Moves", "Named", "Refining", "Space", "check_key"]
 
 
 class Named(Protocol):
@@ -146,6 +146,21 @@ class Coordinates(Protocol):
     @property
     def scales(self) -> tuple[int, ...]:
         """The index, from 0, of each of the ``e`` coordinates' length scale; empty where each has its own."""
+        ...
+
+
+@runtime_checkable
+class Refining(Protocol):
+    """A space that lowers a function of its strategies better than a gradient or single moves do; it need not."""
+
+    def refined(self, value: Callable[[Tensor], Tensor], x: Tensor, budget: float) -> Tensor:
+        """Where each of ``p x d`` strategies at a budget leads, ``p x d``.
+
+        Args:
+            value: ``q x d`` strategies to ``q`` numbers, logarithms of nats per token.
+            x: The strategies.
+            budget: Share to save, as ``project`` meets it.
+        """
         ...
 
 

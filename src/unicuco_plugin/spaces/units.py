@@ -96,11 +96,13 @@ def find_ignored(units: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> f
         StrategyError: If a pattern matches nothing, is no expression or backtracks without end, or a part of a unit is
             ignored.
     """
-    of = {name: unit for unit, linears in units.items() for name in (unit, *linears)}
-    hit = {name for pattern in ignore for name in _matching("ignore", pattern, of)}
+    of = {name: unit for unit, linears in units.items() for name in linears}
+    hit: set[str] = set()
+    for pattern in ignore:
+        hit |= set(units[pattern]) if pattern in units else set(_matching("ignore", pattern, of))
     for unit, linears in units.items():
         left = [name for name in linears if name not in hit]
-        if unit not in hit and 0 < len(left) < len(linears):
+        if 0 < len(left) < len(linears):
             raise StrategyError(f"ignore must take whole units, got a part of {unit}, of which {left[0]} is left")
     return frozenset(of[name] for name in hit)
 
