@@ -70,8 +70,8 @@ def test_what_determines_an_answer_is_in_its_name_in_the_journal(data, change):
             "ablations.kappa.2: kappa: Input should be a valid number",
         ),
         ({"ablations": {"methods": {}}}, "ablations must not be called 'methods'"),
-        ({"space": "x"}, "space: Input should be 'depth', 'sublayer', 'sparsity' or 'structured', got 'x'"),
-        ({"space": "sparsity"}, "levels goes with the space 'sparsity', got None for 'sparsity'"),
+        ({"space": "x"}, "space: Input should be one of depth, sublayer, structured, sparsity, precision, got 'x'"),
+        ({"space": "sparsity"}, "levels goes with the spaces 'sparsity' and 'precision', got None for 'sparsity'"),
     ],
     ids=str,
 )

@@ -7,7 +7,7 @@ from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import LevelsError, StrategyError
 from unicuco_plugin.levels.experts import split_experts
-from unicuco_plugin.levels.packed import as_toolkit
+from unicuco_plugin.levels.toolkit_scheme import as_toolkit
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.fused_units import fused_units
 from unicuco_plugin.objectives.stored import StoredEvaluator

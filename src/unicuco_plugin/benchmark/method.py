@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unicuco_plugin.answering import load_profile
+from unicuco_plugin.errors import quoted
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.peers.peer import Setting
 from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.schemes import DENSE_BITS
 
-__all__ = ["Method", "Text", "check_values"]
+__all__ = ["Method", "Text", "check_values", "read_bits"]
 
 
 class Text(Frozen):
@@ -29,6 +31,23 @@ class Text(Frozen):
     seed: int = 0
 
 
+def read_bits(data: object) -> object:
+    """Turn a field ``bits``, mean bits of a weight with its scales, into budgets, shares of 16 bits.
+
+    Raises:
+        ValueError: If both are given, or bits are no list of numbers.
+    """
+    if not isinstance(data, dict) or "bits" not in data:
+        return data
+    data = dict(data)
+    bits = data.pop("bits")
+    if "budgets" in data:
+        raise ValueError("give bits or budgets, got both")
+    if not isinstance(bits, list | tuple) or not all(isinstance(value, int | float) for value in bits):
+        raise ValueError(f"bits must be a list of numbers, got {quoted(bits)}")
+    return data | {"budgets": [1.0 - value / DENSE_BITS for value in bits]}
+
+
 class Method(Frozen):
     """One way to answer requests: a profile that is trained or there already, or a peer.
 
@@ -39,7 +58,7 @@ class Method(Frozen):
         setting, token_budget: For peers that take them.
         windows: So many calibration windows instead: the first, for peers that read all of them for every candidate, or
             more of the same text, for peers that draw from them.
-        budgets, seeds: Instead of all, for methods that are too slow for that.
+        budgets, seeds: Instead of all, for methods that are too slow for that; ``bits`` in place of budgets.
         extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
     """
 
@@ -52,6 +71,8 @@ class Method(Frozen):
     budgets: tuple[float, ...] | None = Field(default=None, min_length=1)
     seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
     extrapolate: bool = False
+
+    _read_bits = model_validator(mode="before")(read_bits)
 
     def check(self, space: str) -> None:
         """Hold the fields against each other and against what the peer takes.

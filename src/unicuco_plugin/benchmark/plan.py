@@ -10,12 +10,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from unicuco_plugin.benchmark.method import Method, Text, check_values
+from unicuco_plugin.benchmark.method import Method, Text, check_values, read_bits
 from unicuco_plugin.errors import RecipeError, UnicucoError, explain, quoted
 from unicuco_plugin.files.yaml_tree import compose_yaml, plain_values, read_yaml
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.traits import traits_of
+from unicuco_plugin.traits import SPACES, traits_of
 
 __all__ = ["METHODS", "BenchmarkPlan", "Cell", "read_plan"]
 
@@ -58,10 +58,10 @@ class BenchmarkPlan(Frozen):
         model: Folder or hub name of the dense model.
         dtype, device: As in ``unicuco train``.
         space: Of all answers.
-        levels: A level database, for the space ``sparsity``.
+        levels: A level database, for the spaces ``sparsity`` and ``precision``.
         calibration: What peers calibrate on, and the sources that training draws its own windows from.
         evaluation: Text by name; nothing is fitted to it.
-        budgets: Sparsities, each in (0, 1).
+        budgets: Sparsities, each in (0, 1); the field ``bits`` gives them as mean bits of a weight instead.
         seeds: For methods that are random; others run once, with the first.
         train: Settings of every training run.
         granularity: Of the units of training in the space ``sparsity``.
@@ -85,13 +85,13 @@ class BenchmarkPlan(Frozen):
     ablations: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
     requests: tuple[int, ...] = Field(default=(1, 2, 4, 8, 16, 32, 64), min_length=1)
 
+    _read_bits = model_validator(mode="before")(read_bits)
+
     @field_validator("space")
     @classmethod
     def _check_space(cls, value: str) -> str:
         if traits_of(value).effect is None:
-            raise ValueError(
-                f"space: Input should be 'depth', 'sublayer', 'sparsity' or 'structured', got {quoted(value)}"
-            )
+            raise ValueError(f"space: Input should be one of {', '.join(SPACES)}, got {quoted(value)}")
         return value
 
     @field_validator("requests")
@@ -111,8 +111,10 @@ class BenchmarkPlan(Frozen):
 
     @model_validator(mode="after")
     def _check_methods(self) -> Self:
-        if traits_of(self.space).zeroes != (self.levels is not None):
-            raise ValueError(f"levels goes with the space 'sparsity', got {self.levels} for {self.space!r}")
+        if traits_of(self.space).on_levels != (self.levels is not None):
+            raise ValueError(
+                f"levels goes with the spaces 'sparsity' and 'precision', got {self.levels} for {self.space!r}"
+            )
         check_values(self.budgets, self.seeds)
         for name, method in self.methods.items():
             try:

@@ -14,6 +14,7 @@ from unicuco_plugin.errors import JournalError
 from unicuco_plugin.evaluation.comparison import Estimate
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.once import measure_once
+from unicuco_plugin.levels.scheme_levels import SchemeLevels, open_levels
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
@@ -66,12 +67,12 @@ class Quality:
                 )
             self.journal.write_note(note, content)
 
-    def measure(self, name: str, units: Mapping[str, float], tell: Callable[[], None]) -> dict[str, Any]:
+    def measure(self, name: str, units: Mapping[str, Any], tell: Callable[[], None]) -> dict[str, Any]:
         """Divergence of one strategy on a text, nats per token, as a benchmark's result has it.
 
         Args:
             name: Of the text.
-            units: Unit name → share removed.
+            units: Unit name → share removed, or scheme.
             tell: Called before something is really measured.
 
         Returns:
@@ -92,11 +93,11 @@ class Quality:
         }
 
     @cached_property
-    def levels(self) -> Levels | None:
+    def levels(self) -> Levels | SchemeLevels | None:
         """The plan's level database, which must be the model's."""
         if self.plan.levels is None:
             return None
-        levels = Levels.open(self.plan.levels)
+        levels = open_levels(self.plan.levels)
         levels.check_model(str(fingerprint(self.decoder.model)))
         return levels
 

@@ -23,6 +23,8 @@ from unicuco_plugin.models.loading import display_name, load_config, load_model
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
+from unicuco_plugin.request import Request
+from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.training import ModelSource, Shared, UnitOptions, train_profile
 from unicuco_plugin.traits import traits_of
 
@@ -59,7 +61,7 @@ def run_benchmark(
     output.mkdir(parents=True, exist_ok=True)
     progress(Progress("loading the model", 0, 1))
     decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device, **code))
-    if traits_of(plan.space).zeroes:
+    if traits_of(plan.space).on_levels:
         split_experts(decoder.model)
     header = {
         "model": str(fingerprint(decoder.model)),
@@ -158,12 +160,14 @@ class _Run:
 
     def _from_profile(self, cell: Cell) -> dict[str, Any]:
         profile, cost = self._profile(cell)
-        profile.answer(sparsity=cell.budget)  # the first answer also reads the archive
+        stores = traits_of(self.plan.space).stores
+        asked = Request.of(bits=DENSE_BITS * (1.0 - cell.budget)) if stores else Request.of(sparsity=cell.budget)
+        profile.answer(asked)  # the first answer also reads the archive
         started = time.perf_counter()
-        strategy = profile.answer(sparsity=cell.budget)
+        strategy = profile.answer(asked)
         return {
             "units": strategy.units,
-            "sparsity": strategy.sparsity,
+            "sparsity": strategy.sparsity if strategy.bits is None else 1.0 - strategy.bits / DENSE_BITS,
             "tokens": cost["tokens"],
             "seconds": cost["seconds"],
             "answer_seconds": round(time.perf_counter() - started, 6),

@@ -27,7 +27,7 @@ from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.files.cache import cache_folder
 from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
-from unicuco_plugin.traits import zeroing
+from unicuco_plugin.traits import storing, zeroing
 
 if TYPE_CHECKING:  # it brings torch with it
     from llmcompressor.modifiers import Modifier
@@ -56,13 +56,14 @@ _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The checkpoint's folder, a new one.")
 @click.option(
     "--engine",
-    type=click.Choice(["sparsegpt", "wanda", "levels"]),
-    help="What zeroes weights, for profiles that sparsify (sparsegpt by default); dropping blocks needs none.",
+    type=click.Choice(["sparsegpt", "wanda", "gptq", "levels"]),
+    help="What zeroes weights, for profiles that sparsify (sparsegpt by default), or quantises them, for profiles of "
+    "bits (gptq by default, levels where --levels is given); dropping blocks needs none.",
 )
 @click.option(
     "--levels",
     type=click.Path(path_type=Path),
-    help="The level database that --engine levels stitches from, and that peers such as evopress search on.",
+    help="The level database that --engine levels takes weights from, and that peers such as evopress search on.",
 )
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not. Without it, for "
@@ -140,21 +141,29 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
     """The modifier of the profile, strategy or peer, and the pass that carries it out where weights are zeroed."""
     from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
-    stitched = fields["engine"] == "levels"
-    searching = fields["peer"] is not None and fields["levels"] is not None
-    if stitched != (fields["levels"] is not None) and not searching:
-        missing = "--levels DIR, the database" if stitched else "--engine levels, which stitches from it"
-        raise click.UsageError(f"--engine levels and --levels DIR go together; add {missing}")
     modifier = SparsityProfileModifier(
         **_source(fields, request),
         accept_other_weights=fields["accept_other_weights"],
-        levels=fields["levels"] if stitched else None,
         structured={option: fields[option] for option in _STRUCTURED if fields[option] is not None} or None,
     )
     if fields["space"] not in (None, *modifier.spaces):
         raise click.UsageError(
             f"--space {fields['space']}: the given source is of the space {' and '.join(modifier.spaces)}; leave it out"
         )
+    stores = storing(modifier.spaces)
+    stitched = fields["engine"] == "levels" or (stores and fields["levels"] is not None and fields["engine"] is None)
+    searching = fields["peer"] is not None and fields["levels"] is not None
+    if stitched != (fields["levels"] is not None) and not searching:
+        missing = "--levels DIR, the database" if stitched else "--engine levels, which stitches from it"
+        raise click.UsageError(f"--engine levels and --levels DIR go together; add {missing}")
+    modifier.levels = str(fields["levels"]) if stitched else None
+    if stores != (fields["engine"] == "gptq") and fields["engine"] not in (None, "levels"):
+        fits = "gptq" if stores else "sparsegpt or wanda"
+        raise click.UsageError(
+            f"--engine {fields['engine']} does not go with the space {' and '.join(modifier.spaces)}; take {fits}"
+        )
+    if stores:
+        return [modifier] if stitched else [modifier, _quantiser()]
     if zeroing(modifier.spaces):
         return [modifier] if stitched else [modifier, _pass(fields["engine"] or "sparsegpt")]
     if fields["engine"] is not None:
@@ -193,6 +202,13 @@ def _pass(engine: str) -> "Modifier":
     passes = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}
     # Its sparsity stands for one number per linear, which it gets when it is filled.
     return passes[engine](sparsity=0.5, ignore=["re:.*lm_head"])
+
+
+def _quantiser() -> "Modifier":
+    from llmcompressor.modifiers.gptq import GPTQModifier
+
+    # Its groups stand for one scheme per unit, which it gets when it is filled.
+    return GPTQModifier(ignore=["lm_head"])
 
 
 def _write_own(fields: dict[str, Any]) -> "Calibrate":

@@ -48,7 +48,9 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The profile's folder.")
 @click.option("--space", default="depth", show_default=True, help="What strategies decide about; see unicuco plugins.")
 @click.option("--objective", default="divergence", show_default=True, help="What is measured; see unicuco plugins.")
-@click.option("--levels", type=click.Path(path_type=Path), help="For sparsity: the folder of a level database.")
+@click.option(
+    "--levels", type=click.Path(path_type=Path), help="For sparsity and precision: the folder of a level database."
+)
 @click.option(
     "--granularity",
     type=click.Choice(["block", "sublayer", "linear"]),
@@ -56,7 +58,12 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
     show_default=True,
     help="For sparsity: what one share governs.",
 )
-@click.option("--ignore", multiple=True, metavar="NAME", help="For sparsity: a unit that stays dense, or re:PATTERN.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="NAME",
+    help="For sparsity and precision: a unit that stays dense, or re:PATTERN.",
+)
 @click.option(
     "--bounds",
     multiple=True,
@@ -133,7 +140,8 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
             say(f"\nstopped too early to answer; {output} keeps what was measured, {how}", err=True)
         raise
     say(describe_profile(profile))
-    say(f"\nwritten to {output}; ask it with: unicuco strategy {shlex.quote(str(output))} --sparsity 0.25")
+    ask = "--bits 4" if "bits" in profile.costs.names else "--sparsity 0.25"
+    say(f"\nwritten to {output}; ask it with: unicuco strategy {shlex.quote(str(output))} {ask}")
     if interrupted:
         say(f"stopped early; {output} can be used as it is, or {how}", err=True)
         ctx.exit(INTERRUPTED)

@@ -66,6 +66,7 @@ def check_exportable(
         _drop_one(decoder, traits.name)
     if traits.zeroes:
         check_share(decoder, share)
+    if traits.on_levels:
         _check_linears(decoder)
     if traits.cuts:
         _check_structured(sketch, format, compensate=compensate)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space, room_for
 from unicuco_plugin.progress import Progress
@@ -46,7 +47,7 @@ class Atp:
         """
         choose_space(self, request)
         check_budget(request.sparsity)
-        if request.levels is None:
+        if not isinstance(request.levels, Levels):
             raise RequestError("atp measures its trials on a level database: give levels, got None")
         started = time.perf_counter()
         sizes, names = block_sizes(request.decoder), request.decoder.block_names

@@ -1,17 +1,21 @@
-"""EvoPress: evolutionary search of a sparsity for every linear, of blocks or of attentions and MLPs to drop."""
+"""EvoPress: evolutionary search of a sparsity or bits for every linear, of blocks or of attentions and MLPs to drop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.needed import check_needed
 from unicuco_plugin.models.blocks.sublayers import check_silence, sublayer_names, sublayer_params
 from unicuco_plugin.objectives.evaluator import NO_ATTENTION, NO_MLP, BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.objectives.units import UnitsEvaluator
+from unicuco_plugin.peers.bit_genomes import BitProblem
+from unicuco_plugin.peers.bits import bits_problem
 from unicuco_plugin.peers.blocks import blocks_to_drop, depth_space
 from unicuco_plugin.peers.drop_genomes import DropProblem
 from unicuco_plugin.peers.evolution import Evolution, EvolutionSettings, Found, Genome, Problem
@@ -22,7 +26,7 @@ from unicuco_plugin.scores.budget import check_budget
 from unicuco_plugin.texts.calibration import calibration_hash
 from unicuco_plugin.traits import traits_of
 
-__all__ = ["EvoPress", "drop_settings", "level_settings"]
+__all__ = ["EvoPress", "bit_settings", "drop_settings", "level_settings"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class EvoPress:
     """
 
     settings: EvolutionSettings | None = None
-    spaces: ClassVar[tuple[str, ...]] = ("sparsity", "depth", "sublayer")
+    spaces: ClassVar[tuple[str, ...]] = ("sparsity", "depth", "sublayer", "precision")
     takes: ClassVar[frozenset[str]] = OPTIONAL
     serves_all: ClassVar[bool] = False
 
@@ -50,10 +54,26 @@ class EvoPress:
             JournalError: If the journal is in use, damaged, or belongs to other arguments.
         """
         space = choose_space(self, request)
+        if traits_of(space).stores:
+            return self._bits(request)
         return self._levels(request) if traits_of(space).zeroes else self._drops(request, space)
 
+    def _bits(self, request: PeerRequest) -> PeerResult:
+        bits, room = bits_problem(request), room_for(request)
+
+        def measure(plans: Sequence[Mapping[str, str]], windows: Tensor) -> list[float]:
+            evaluator = UnitsEvaluator(
+                request.decoder, bits.space.name, windows, levels=bits.levels, batch_windows=request.batch_windows
+            )
+            return [found.value for found in room.measure(evaluator.evaluate, plans)]
+
+        settings = self.settings or bit_settings(request.setting)
+        problem = BitProblem(bits.space, request.sparsity, measure)
+        found = _evolve(request, problem, settings, {"space": bits.space.name, "levels": bits.levels.record.identity})
+        return bits.result(problem.row(found.genome), found.tokens, found.seconds, _details(found, settings))
+
     def _levels(self, request: PeerRequest) -> PeerResult:
-        if request.levels is None:
+        if not isinstance(request.levels, Levels):
             raise RequestError("evopress measures its candidates on a level database: give levels, got None")
         check_budget(request.sparsity)
         sizes = request.levels.sizes
@@ -125,6 +145,16 @@ def level_settings(setting: Setting) -> EvolutionSettings:
     if setting == "official":
         return EvolutionSettings(400, 64, (8, 2, 1), (2048, 16384, 65536))
     return EvolutionSettings(400, 16, (2, 1), (512, 8192))
+
+
+def bit_settings(setting: Setting) -> EvolutionSettings:
+    """Settings of a search of bits, from the public scripts; super-fast: as :func:`level_settings`.
+
+    How many random genomes a budget between two bit-widths starts from is not said; as many as in the search of blocks.
+    """
+    if setting == "official":
+        return EvolutionSettings(150, 128, (16, 4, 1), (2048, 16384, 131072), 64, 2048)
+    return EvolutionSettings(150, 16, (2, 1), (512, 8192), 64, 512)
 
 
 def drop_settings(setting: Setting, count: int, removed: int) -> EvolutionSettings:

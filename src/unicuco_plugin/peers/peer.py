@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.progress import Progress
 
 if TYPE_CHECKING:  # plugins are listed without waiting for Transformers
+    from unicuco_plugin.levels.scheme_levels import SchemeLevels
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import Decoder
 
@@ -34,10 +35,11 @@ class PeerRequest:
         decoder: The dense model on its device; a peer leaves it as it was.
         windows: ``m x L`` token ids to calibrate on; searches draw their minibatches from them. ``m`` may be 0 for a
             peer that does not take them.
-        sparsity: Share of the prunable weights to remove (of all blocks' parameters for ``depth``), in (0, 1).
-        space: ``sparsity``, ``depth``, ``sublayer`` or ``structured``, for a peer that serves several; None means its
-            first.
-        levels: The level database of the model, for peers that measure sparse candidates.
+        sparsity: Share of the prunable weights to remove (of all blocks' parameters for ``depth``; of 16 bits for
+            ``precision``, whose mean bits are ``16 (1 - sparsity)``), in (0, 1).
+        space: ``sparsity``, ``depth``, ``sublayer``, ``structured`` or ``precision``, for a peer that serves several;
+            None means its first.
+        levels: The level database of the model, for peers whose candidates are made from one.
         seed: Decides everything that is random.
         setting: For peers that have several: ``official``, or ``super_fast`` with fewer offspring on fewer tokens.
         token_budget: The most evaluation tokens that EvoPress may spend; it stops before it would exceed them.
@@ -50,7 +52,7 @@ class PeerRequest:
     windows: Tensor
     sparsity: float
     space: str | None = None
-    levels: "Levels | None" = None
+    levels: "Levels | SchemeLevels | None" = None
     seed: int = 0
     setting: Setting = "official"
     token_budget: int | None = None
@@ -71,7 +73,7 @@ class PeerResult:
 
     Attributes:
         space: The strategy's space.
-        units: Unit name → share removed in (0, 1]; units that lose nothing are not listed.
+        units: Unit name → share removed in (0, 1], or the name of its scheme; units that lose nothing are not listed.
         sparsity: Share removed of all prunable weights (of all blocks' parameters for ``depth`` and ``sublayer``).
         tokens: Evaluation tokens: positions scored over all candidates; for peers that only look at the dense model,
             the positions it was run on.
@@ -80,7 +82,7 @@ class PeerResult:
     """
 
     space: str
-    units: dict[str, float]
+    units: dict[str, Any]
     sparsity: float
     tokens: int
     seconds: float

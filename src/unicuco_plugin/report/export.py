@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.files.json_text import json_text
-from unicuco_plugin.report.front import describe_divergence, list_units
+from unicuco_plugin.report.front import describe_divergence, list_schemes, list_units
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds
 from unicuco_plugin.strategy import Strategy
 
@@ -80,8 +80,10 @@ def _say_divergence(strategy: Strategy) -> str:
 
 def _say_pruned(strategy: Strategy) -> str:
     share = f"(sparsity {strategy.sparsity:.4f}"
+    if strategy.traits.stores:
+        return f"stored      {list_schemes(strategy.schemes)} (mean bits {strategy.bits:.4f})"
     if not strategy.traits.zeroes:
         return f"removed     {list_units(strategy.shares)} {share})"
-    shares = strategy.units.values()
+    shares = strategy.shares.values()
     least, most = min(shares), max(shares)
     return f"zeroed      {len(shares)} units by {least:.4f} to {most:.4f} of their weights {share} of the dense model)"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.levels.settings import identify_levels
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds, format_table
+from unicuco_plugin.schemes import parse_scheme
 from unicuco_plugin.strategy import Divergence, Strategy
 
 if TYPE_CHECKING:  # it brings torch with it
@@ -17,11 +18,13 @@ __all__ = [
     "describe_divergence",
     "describe_profile",
     "describe_strategies",
+    "list_schemes",
     "list_units",
     "profile_data",
 ]
 
 _HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
+_BITS_HEADER = tuple("bits" if name == "sparsity" else name for name in _HEADER)
 _NUMBERS = tuple(range(6))
 # So many shares fit on one line of a usual terminal; more are summed up.
 _LISTED = 6
@@ -32,9 +35,13 @@ _NOT_SHOWN = {"settings"}
 def describe_strategies(strategies: Sequence[Strategy]) -> str:
     """Tabulate answers, each with its request; for a single one, name its units too."""
     rows = [(_request(strategy), *_row(strategy)) for strategy in strategies]
-    table = format_table(("request", *_HEADER), rows, right=[column + 1 for column in _NUMBERS])
+    stores = all(strategy.traits.stores for strategy in strategies)
+    header = _BITS_HEADER if stores else _HEADER
+    table = format_table(("request", *header), rows, right=[column + 1 for column in _NUMBERS])
     if len(strategies) != 1:
         return table
+    if stores:
+        return f"{table}\n\n{_by_scheme(strategies[0].schemes)}"
     verb = "zeroes" if strategies[0].traits.zeroes else "removes"
     return f"{table}\n\n{verb} {escape_line(list_units(strategies[0].shares))}"
 
@@ -49,7 +56,11 @@ def describe_profile(profile: "Profile") -> str:
     ]
     width = max(len(name) for name, _ in facts)
     lines = [escape_line(f"{name:<{width}}  {value}") for name, value in facts]
-    rows = [(*_row(strategy), list_units(strategy.shares)) for strategy in profile.front()]
+    front = profile.front()
+    if all(strategy.traits.stores for strategy in front):
+        rows = [(*_row(strategy), list_schemes(strategy.schemes)) for strategy in front]
+        return "\n".join([*lines, "", format_table((*_BITS_HEADER, "schemes"), rows, right=_NUMBERS)])
+    rows = [(*_row(strategy), list_units(strategy.shares)) for strategy in front]
     return "\n".join([*lines, "", format_table((*_HEADER, "removes"), rows, right=_NUMBERS)])
 
 
@@ -85,6 +96,21 @@ def list_units(units: Mapping[str, float]) -> str:
     return "; ".join(parts) or "nothing"
 
 
+def list_schemes(schemes: Mapping[str, str]) -> str:
+    """Count units by scheme in one line, the most bits first: ``30 W4A16:g64, 90 W3A16:g64``."""
+    return ", ".join(f"{len(units)} {name}" for name, units in _sorted_by_scheme(schemes).items()) or "all left alone"
+
+
+def _by_scheme(schemes: Mapping[str, str]) -> str:
+    rows = [(name, list_units(dict.fromkeys(units, 1.0))) for name, units in _sorted_by_scheme(schemes).items()]
+    return format_table(("scheme", "units"), rows, right=())
+
+
+def _sorted_by_scheme(schemes: Mapping[str, str]) -> dict[str, list[str]]:
+    names = sorted(set(schemes.values()), key=lambda name: (-parse_scheme(name).bits, name))
+    return {name: [unit for unit, own in schemes.items() if own == name] for name in names}
+
+
 def describe_divergence(divergence: Divergence | None) -> str:
     """Whether a divergence was measured, predicted, or carried over from other weights; or nobody looked."""
     if divergence is None:
@@ -99,7 +125,7 @@ def _row(strategy: Strategy) -> tuple[str, ...]:
     low, high = divergence.interval90 if divergence else (0.0, 0.0)
     return (
         str(len(strategy.units)),
-        f"{strategy.sparsity:.4f}",
+        f"{strategy.sparsity:.4f}" if strategy.bits is None else f"{strategy.bits:.4f}",
         format_count(strategy.params),
         format_bytes(strategy.bytes),
         f"{divergence.mean:.4f}" if divergence else "-",
@@ -159,10 +185,15 @@ def _levels(header: Mapping[str, Any]) -> str:
     """The level database and the units of a sparsity profile."""
     calibration, settings = header["levels"]
     facts = [f"database {identify_levels(calibration, settings)} ({_plain(settings['inputs'])} inputs)"]
-    facts += [f"levels {_plain(settings['sparsities'])}", f"granularity {header['granularity']}"]
+    left_out = header.get("left_out") or {}
+    if "schemes" in settings:
+        facts.append(f"schemes {_plain(settings['schemes'])}")
+        facts += [f"{name} not offered to {count} units" for name, count in left_out.items()]
+    else:
+        facts += [f"levels {_plain(settings['sparsities'])}", f"granularity {header['granularity']}"]
     if header["ignore"]:
         facts.append(f"dense {_plain(header['ignore'])}")
-    bounds = {tuple(pair) for pair in header["bounds"]}
+    bounds = {tuple(pair) for pair in header.get("bounds", ())}
     for low, high in sorted(bounds):
         units = "" if len(bounds) == 1 else f" for {sum(tuple(pair) == (low, high) for pair in header['bounds'])} units"
         facts.append(f"shares {low:g} to {high:g}{units}")

@@ -53,7 +53,8 @@ def _draw(front: Sequence[Strategy], units: Sequence[str], title: str) -> Any:  
 
 def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # noqa: ANN401
     whole = _is_whole(front)
-    known = [(len(s.units) if whole else s.sparsity, s.divergence) for s in front if s.divergence is not None]
+    stores = all(strategy.bits is not None for strategy in front)
+    known = [(_place(s, whole=whole), s.divergence) for s in front if s.divergence is not None]
     axes.plot(
         [place for place, _ in known],
         [divergence.mean for _, divergence in known],
@@ -83,7 +84,10 @@ def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # no
             label=f"{label}, with 90 % interval",
         )
     axes.set_title("What each budget costs")
-    axes.set_xlabel(f"blocks removed, of {count}" if whole else "sparsity (share of prunable weights removed)")
+    bits = "mean bits of a weight, scales counted" if stores else "sparsity (share of prunable weights removed)"
+    axes.set_xlabel(f"blocks removed, of {count}" if whole else bits)
+    if stores:
+        axes.invert_xaxis()
     axes.set_ylabel("divergence from the dense model (nats per token)")
     axes.set_ylim(bottom=0)
     if whole:
@@ -93,7 +97,15 @@ def _draw_front(axes: Any, front: Sequence[Strategy], count: int) -> None:  # no
     axes.legend(loc="upper left", framealpha=1.0, edgecolor="white")
 
 
+def _place(strategy: Strategy, *, whole: bool) -> float:
+    if strategy.bits is not None:
+        return strategy.bits
+    return len(strategy.units) if whole else strategy.sparsity
+
+
 def _is_whole(front: Sequence[Strategy]) -> bool:
     """Whether units are blocks that go as a whole, so that they can be counted."""
+    if any(strategy.bits is not None for strategy in front):
+        return False
     units = [pair for strategy in front for pair in strategy.units.items()]
     return all(share == 1.0 and name.rpartition(".")[2].isdigit() for name, share in units)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from unicuco_plugin.escaping import escape_picture
+from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 from unicuco_plugin.spaces.units import name_block
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["MAPS", "BlockGrid", "draw_block_maps", "draw_unit_map"]
+__all__ = ["MAPS", "BlockGrid", "draw_block_maps", "draw_unit_map", "say_size"]
 
 # Budgets that get a map of their own, as many as fit on a page; where the front is long, between these places: near its
 # ends maps are nearly empty or full.
@@ -17,6 +18,8 @@ _FROM, _TO = 0.3, 0.9
 # More unit names than this beside an axis run into each other; then only some are named.
 _LABELS = 32
 _SHADES: dict[str, Any] = {"cmap": "Blues", "vmin": 0.0, "vmax": 1.0}
+# Few bits are dark, as much removed is; what is left alone is as light as eight bits.
+_BITS: dict[str, Any] = {"cmap": "Blues_r", "vmin": 2.0, "vmax": 8.0}
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,21 @@ class BlockGrid:
         parts = tuple(dict.fromkeys(unit.removeprefix(name_block(unit)).removeprefix(".") for unit in units))
         return cls(blocks, parts) if len(parts) > 1 else None
 
-    def shares(self, strategy: Strategy) -> list[list[float]]:
-        """The share removed of each part (columns) of each block (rows)."""
-        return [[strategy.shares.get(f"{block}.{part}", 0.0) for part in self.parts] for block in self.blocks]
+    def values(self, strategy: Strategy) -> list[list[float]]:
+        """The share removed of each part (columns) of each block (rows), or its bits."""
+        return [[_value(strategy, f"{block}.{part}") for part in self.parts] for block in self.blocks]
+
+
+def _value(strategy: Strategy, unit: str) -> float:
+    if not strategy.traits.stores:
+        return strategy.shares.get(unit, 0.0)
+    scheme = strategy.schemes.get(unit)
+    return float(DENSE_BITS if scheme is None else parse_scheme(scheme).bits)
+
+
+def say_size(strategy: Strategy) -> str:
+    """How much a strategy leaves, for a title."""
+    return f"sparsity {strategy.sparsity:.2f}" if strategy.bits is None else f"{strategy.bits:.2f} bits"
 
 
 def draw_block_maps(figure: Any, panels: Sequence[Any], front: Sequence[Strategy], grid: BlockGrid) -> None:  # noqa: ANN401 - matplotlib is untyped
@@ -59,8 +74,9 @@ def draw_block_maps(figure: Any, panels: Sequence[Any], front: Sequence[Strategy
         places = list(range(len(front)))[-len(panels) :]
     image = None
     for axes, place in zip(panels, places, strict=True):
-        image = axes.pcolormesh(grid.shares(front[place]), edgecolors="#DDDDDD", linewidth=0.3, **_SHADES)
-        axes.set_title(f"sparsity {front[place].sparsity:.2f}", fontsize=10)
+        shades = _SHADES if front[place].bits is None else _BITS
+        image = axes.pcolormesh(grid.values(front[place]), edgecolors="#DDDDDD", linewidth=0.3, **shades)
+        axes.set_title(say_size(front[place]), fontsize=10)
         axes.set_xticks(
             [index + 0.5 for index in range(len(grid.parts))],
             [escape_picture(part.rpartition(".")[2]) for part in grid.parts],
@@ -76,7 +92,9 @@ def draw_block_maps(figure: Any, panels: Sequence[Any], front: Sequence[Strategy
         )
         axes.invert_yaxis()
     panels[0].set_ylabel(f"block, first to last ({escape_picture(grid.blocks[0].rpartition('.')[0])})")
-    figure.colorbar(image, ax=list(panels), label="share of the unit's weights removed")
+    stores = front[0].bits is not None
+    label = "bits of the unit's codes" if stores else "share of the unit's weights removed"
+    figure.colorbar(image, ax=list(panels), label=label, extend="max" if stores else "neither")
 
 
 def draw_unit_map(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequence[str], *, whole: bool) -> None:  # noqa: ANN401
@@ -89,7 +107,7 @@ def draw_unit_map(figure: Any, axes: Any, front: Sequence[Strategy], units: Sequ
         units: All units, in order.
         whole: Whether they are blocks that stay or go.
     """
-    shares = [[strategy.units.get(unit, 0.0) for strategy in front] for unit in units]
+    shares = [[strategy.shares.get(unit, 0.0) for strategy in front] for unit in units]
     image = axes.pcolormesh(shares, edgecolors="#DDDDDD", linewidth=0.3, **_SHADES)
     axes.set_title("Which blocks go (dark) at each budget" if whole else "How much of each unit goes at each budget")
     columns = range(0, len(front), -(-len(front) // 15))

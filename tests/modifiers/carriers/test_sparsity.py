@@ -164,7 +164,7 @@ def test_an_ignored_head_stays_dense_and_no_warning_is_heard(checkpoint, run, me
 def test_an_ignore_that_hits_a_planned_linear_is_refused(pattern, checkpoint, run):
     model = load_model(checkpoint("llama"))
     with pytest.raises(
-        RecipeError, match=r"matches linears that the strategy prunes: model\.layers\.0\.self_attn\.q_proj"
+        RecipeError, match=r"matches linears that the strategy names: model\.layers\.0\.self_attn\.q_proj"
     ):
         run(model, SparsityProfileModifier(strategy=sparsity_strategy(model)), engine(ignore=[*HEAD, pattern]))
 

@@ -21,10 +21,10 @@ ASK = {"request": {"sparsity": 0.5}}
             "setting goes with peers that take it, owl does",
         ),
         ({"peer": {"name": "owl", "space": "depth"}, **ASK}, "space must be one of sparsity for owl, got 'depth'"),
-        ({"peer": "evopress", **ASK}, "evopress measures sparse candidates on a level database: give levels, got none"),
+        ({"peer": "evopress", **ASK}, "evopress makes its candidates from a level database: give levels, got none"),
         (
             {"peer": {"name": "evopress", "space": "depth", "levels": "db"}, **ASK},
-            "levels goes with the space 'sparsity', got it for 'depth'",
+            "levels goes with the spaces 'sparsity' and 'precision', got it for 'depth'",
         ),
         ({"peer": {"name": "evopress", "space": "depth", "token_budget": 0}, **ASK}, "peer.token_budget: "),
     ],

@@ -1,19 +1,21 @@
 """The pass that carries a sparsity strategy out: which modifier of the recipe it is, and what it must leave alone."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from compressed_tensors.utils import match_targets
 from llmcompressor.core import State
 from llmcompressor.modifiers import Modifier
+from llmcompressor.modifiers.quantization.quantization.mixin import QuantizationMixin
 from loguru import logger
 from torch import nn
 
 from unicuco_plugin.errors import RecipeError, listed
 from unicuco_plugin.modifiers.carriers.engine_rounding import ENGINES, Follower
 from unicuco_plugin.modifiers.toolkit.windows import check_samples
-from unicuco_plugin.traits import cutting, zeroing
+from unicuco_plugin.traits import cutting, storing, zeroing
 
-__all__ = ["check_carrier", "check_ignored", "check_text", "find_follower", "warn_of_refilling"]
+__all__ = ["check_carrier", "check_ignored", "check_text", "find_follower", "find_quantiser", "warn_of_refilling"]
 
 
 def find_follower(modifiers: Sequence[Modifier]) -> Follower:
@@ -49,8 +51,33 @@ def find_follower(modifiers: Sequence[Modifier]) -> Follower:
     return follower
 
 
+def find_quantiser(modifiers: Sequence[Modifier]) -> Any:  # noqa: ANN401 - a modifier and the toolkit's mixin
+    """Find the modifier that carries a strategy of bits out.
+
+    Args:
+        modifiers: Those after ``SparsityProfileModifier`` in the recipe.
+
+    Returns:
+        The first ``GPTQModifier``, ``QuantizationModifier``, ``AWQModifier`` or ``AutoRoundModifier``.
+
+    Raises:
+        RecipeError: If there is none, or it has schemes of its own.
+    """
+    found = next((modifier for modifier in modifiers if isinstance(modifier, QuantizationMixin)), None)
+    if found is None:
+        names = ", ".join(type(modifier).__name__ for modifier in modifiers) or "nothing"
+        raise RecipeError(
+            "a strategy of the space 'precision' needs GPTQModifier, QuantizationModifier, AWQModifier or "
+            f"AutoRoundModifier after SparsityProfileModifier, or levels to take weights from; {names} follows"
+        )
+    for field in ("scheme", "config_groups"):
+        if getattr(found, field) is not None:
+            raise RecipeError(f"{type(found).__name__}: {field} must be left out to be filled by a strategy")
+    return found
+
+
 def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Modifier]) -> None:
-    """Make sure that exactly one thing zeroes what a sparsity strategy says: a pass, or a level database.
+    """Make sure that exactly one thing does what a strategy of zeros or bits says: a pass, or a level database.
 
     Args:
         spaces: Those of the strategies.
@@ -63,9 +90,18 @@ def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Mod
     if levels is None:
         if zeroing(spaces):
             find_follower(later)
+        if storing(spaces):
+            find_quantiser(later)
+        return
+    if storing(spaces):
+        again = next((type(modifier).__name__ for modifier in later if isinstance(modifier, QuantizationMixin)), None)
+        if again is not None:
+            raise RecipeError(
+                f"levels already holds quantised weights, and {again} would quantise again; leave one out"
+            )
         return
     if not zeroing(spaces):
-        raise RecipeError("levels goes with a strategy of the space 'sparsity'; there is none")
+        raise RecipeError("levels goes with a strategy of the space 'sparsity' or 'precision'; there is none")
     if cutting(spaces):
         raise RecipeError(
             "levels holds the dense model's linears, and a strategy of the space 'structured' makes them smaller; "
@@ -90,8 +126,12 @@ def check_text(spaces: Sequence[str], levels: str | None, state: State) -> None:
         raise RecipeError("a sparsity strategy's pass reads calibration text, got none; give oneshot a dataset")
 
 
-def check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None:
-    """Refuse a pass that would ignore linears which the strategy prunes.
+def check_ignored(follower: Follower | QuantizationMixin, planned: Mapping[str, nn.Module]) -> None:
+    """Refuse a pass that would ignore linears which the strategy names.
+
+    Args:
+        follower: A modifier with a list ``ignore``.
+        planned: The strategy's linears by full name.
 
     Raises:
         RecipeError: If its ``ignore`` hits one of them.
@@ -106,7 +146,7 @@ def check_ignored(follower: Follower, planned: Mapping[str, nn.Linear]) -> None:
     if hit:
         told = listed(hit, rest=" and {} more")
         raise RecipeError(
-            f"{type(follower).__name__}: ignore {follower.ignore} matches linears that the strategy prunes: {told}; "
+            f"{type(follower).__name__}: ignore {follower.ignore} matches linears that the strategy names: {told}; "
             "remove the pattern, or let them stay dense (--ignore) when the profile is trained"
         )
 

@@ -14,6 +14,7 @@ from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, Structu
 from unicuco_plugin.modifiers.carriers.removal import RemovalHandler
 from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
 from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
+from unicuco_plugin.modifiers.carriers.storing import QuantiserHandler, StoreHandler
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, traits_of
@@ -54,7 +55,7 @@ class Task:
     Attributes:
         model: The model that the toolkit works on.
         strategy: Already checked to be this model's.
-        levels: A level database's folder, where zeros are to come from one.
+        levels: A level database's folder, where zeros or codes are to come from one.
         options: Of structured strategies.
         batches: The toolkit's calibration data.
         payload: Asks what strategies need beyond shares of the profiles that answered; called by handlers that need it.
@@ -83,12 +84,19 @@ def _sparsity(task: Task) -> SpaceHandler:
     return SparsityHandler(task.model, task.strategy)
 
 
+def _stored(task: Task) -> SpaceHandler:
+    if task.levels is not None:
+        return StoreHandler(task.model, task.strategy, task.levels)
+    return QuantiserHandler(task.model, task.strategy)
+
+
 # How each effect is carried out, in the order in which they start; a new effect adds its handler here.
 _HANDLERS: Mapping[Effect | None, Callable[[Task], SpaceHandler]] = {
     Effect.DROP: _removal,
     Effect.SILENCE: _removal,
     Effect.CUT: _structured,
     Effect.ZERO: _sparsity,
+    Effect.STORE: _stored,
 }
 
 
@@ -106,6 +114,12 @@ class Handlers:
     def achieved(self) -> Achieved | None:
         """The zeros that a sparsity strategy's plan led to, once finished; None without a plan."""
         return next((handler.achieved for handler in self._all if handler.achieved is not None), None)
+
+    @property
+    def levels(self) -> str | None:
+        """Identity of the level database that weights were taken from, once finished; None where there was none."""
+        found = (handler.levels for handler in self._all if isinstance(handler, StoreHandler))
+        return next(found, None if self.achieved is None else self.achieved.levels)
 
     @property
     def format(self) -> str:
@@ -171,6 +185,10 @@ def check_spaces(spaces: Sequence[str]) -> None:
     both = [traits.name for traits in sorted(map(traits_of, spaces), key=_place) if traits.removes]
     if len(both) > 1:
         raise RecipeError(f"{' and '.join(both)} both remove blocks of the dense model: give one of them")
+    stored = [space for space in spaces if traits_of(space).stores]
+    if stored and len(spaces) > 1:
+        other = next(space for space in spaces if space != stored[0])
+        raise RecipeError(f"{stored[0]} names linears of the dense model, which {other} changes: give one of them")
     zeroed = [space for space in spaces if traits_of(space).zeroes]
     if len(zeroed) > 1:
         raise RecipeError(f"{' and '.join(zeroed)} both zero weights of the same linears: give one of them")

@@ -45,9 +45,17 @@ def write_card(
     name = base_model.rstrip("/").rpartition("/")[2] or base_model
     on_hub = _HUB_NAME.fullmatch(base_model) is not None
     front = ["---", "library_name: transformers", *([f"base_model: {base_model}"] if on_hub else [])]
-    front += ["tags:", "- pruned", "- unicuco-plugin", "- llm-compressor", "---"]
+    stored = bool(strategies) and all(strategy.traits.stores for strategy in strategies)
+    front += ["tags:", "- quantized" if stored else "- pruned", "- unicuco-plugin", "- llm-compressor", "---"]
     shown = code_span(base_model if on_hub else name)
-    lines = [*front, "", f"# {escape_markdown(name)}, pruned", "", f"Base model: {shown}. Parameters: {params:,}.", ""]
+    lines = [
+        *front,
+        "",
+        f"# {escape_markdown(name)}, {'quantised' if stored else 'pruned'}",
+        "",
+        f"Base model: {shown}. Parameters: {params:,}.",
+        "",
+    ]
     for strategy in strategies:
         lines += _describe(strategy, divergence_note)
     if not strategies:
@@ -69,10 +77,12 @@ def write_card(
 
 def _describe(strategy: Strategy, divergence_note: str) -> list[str]:
     request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
-    zeroed = strategy.traits.zeroes
-    lines = [f"## What was {'zeroed' if zeroed else 'removed'}", ""]
+    done, listing = ("zeroed", _list_zeroed) if strategy.traits.zeroes else ("removed", _list_removed)
+    if strategy.traits.stores:
+        done, listing = "stored in fewer bits", _list_stored
+    lines = [f"## What was {done}", ""]
     lines += [f"Request: {request} (space {code_span(strategy.space)}{_say_source(strategy)}).", ""]
-    lines += _list_zeroed(strategy) if zeroed else _list_removed(strategy)
+    lines += listing(strategy)
     if strategy.silenced:
         lines += [
             f"{len(strategy.silenced)} of these share a block with a half that stays: their output projection is zero, "
@@ -112,16 +122,26 @@ def _list_zeroed(strategy: Strategy) -> list[str]:
     ]
 
 
-def _tabulate(units: Mapping[str, float]) -> list[str]:
+def _list_stored(strategy: Strategy) -> list[str]:
+    return [
+        f"Mean bits of a weight: {strategy.bits:.4f}, scales counted, of the linears that could be stored in fewer. "
+        "What a server packs into one linear has one scheme; what is not listed stays as it was:",
+        "",
+        *_tabulate(strategy.schemes),
+        "",
+    ]
+
+
+def _tabulate(units: Mapping[str, float] | Mapping[str, str]) -> list[str]:
     """A row for each numbered block and a column for each part of it, experts together; other names one by one."""
     matches = {name: re.fullmatch(r"(.+\.\d+)(?:\.(.+))?", name, re.DOTALL) for name in units}
-    cells: dict[tuple[str, str], list[float]] = {}
+    cells: dict[tuple[str, str], list[float | str]] = {}
     for name, match in matches.items():
         if match:
             part = re.sub(r"(?<=\bexperts\.)\d+", "*", match[2] or "all")
             cells.setdefault((match[1], part), []).append(units[name])
     rows, columns = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1))
-    lines = [f"- {code_span(name)}: {units[name]:.4f}" for name, match in matches.items() if not match]
+    lines = [f"- {code_span(name)}: {_say_range([units[name]])}" for name, match in matches.items() if not match]
     if cells:
         lines += [
             *([""] if lines else []),
@@ -134,9 +154,10 @@ def _tabulate(units: Mapping[str, float]) -> list[str]:
     return lines
 
 
-def _say_range(shares: list[float]) -> str:
-    ends = dict.fromkeys(f"{share:.4f}" for share in (min(shares), max(shares))) if shares else ()
-    return " to ".join(ends)
+def _say_range(values: list[float | str]) -> str:
+    shares = [value for value in values if not isinstance(value, str)]
+    ends = [f"{share:.4f}" for share in (min(shares), max(shares))] if shares else []
+    return " to ".join(dict.fromkeys([*ends, *(code_span(value) for value in values if isinstance(value, str))]))
 
 
 def _explain(divergence: Divergence | None, divergence_note: str) -> str:

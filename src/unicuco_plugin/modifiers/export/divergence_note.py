@@ -33,7 +33,7 @@ def find_divergence_note(
     reasons = []
     if len(strategies) > 1:
         reasons.append("for each strategy alone")
-    elsewhere = [strategy for strategy in strategies if strategy.traits.zeroes and strategy.levels != levels]
+    elsewhere = [strategy for strategy in strategies if strategy.traits.on_levels and strategy.levels != levels]
     if levels is not None and elsewhere:
         reasons.append("of weights from another level database")
     if not own_parts and any(strategy.traits.cuts for strategy in strategies):

@@ -124,7 +124,7 @@ def prune(
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
             own = all(modifier.outcome.own_parts for modifier in profiles)
             note = find_divergence_note(
-                strategies, others, None if achieved is None else achieved.levels, own_parts=own
+                strategies, others, next((m.outcome.levels for m in profiles), None), own_parts=own
             )
             format = next((modifier.outcome.format for modifier in profiles if modifier.outcome.format), "")
             if format == "stock":  # a profile counts what is gone

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unicuco_plugin.errors import RequestError, StrategyError, quoted
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.levels.store import Levels
+from unicuco_plugin.levels.scheme_levels import open_levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.peers.evopress_files import STEP, drops_to_units, levels_to_units, read_either
@@ -19,7 +19,7 @@ from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
-from unicuco_plugin.traits import traits_of, zeroing
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["EvoPressSource", "LateSource", "PeerSource", "ProfileSource"]
 
@@ -81,7 +81,7 @@ class PeerSource(_Source):
     Attributes:
         name: As ``unicuco plugins`` lists it.
         space: Of the strategy, for a peer that serves several; its usual one if left out.
-        levels: A level database's folder, for peers that measure sparse candidates.
+        levels: A level database's folder, for peers whose candidates are made from one.
         setting: ``official`` or ``super_fast``.
         token_budget: Most evaluation tokens to spend.
         seed: Decides everything random.
@@ -112,11 +112,13 @@ class PeerSource(_Source):
         given = {name for name in self._options if getattr(self, name) is not None}
         for name in sorted(given - peer.takes):
             raise ValueError(f"{name} goes with peers that take it, {self.name} does not")
-        sparse = "levels" in peer.takes and zeroing(self.spaces)
-        if sparse and self.levels is None:
-            raise ValueError(f"{self.name} measures sparse candidates on a level database: give levels, got none")
-        if self.levels is not None and not sparse:
-            raise ValueError(f"levels goes with the space 'sparsity', got it for {quoted(self.spaces[0])}")
+        needed = "levels" in peer.takes and traits_of(self.spaces[0]).on_levels
+        if needed and self.levels is None:
+            raise ValueError(f"{self.name} makes its candidates from a level database: give levels, got none")
+        if self.levels is not None and not needed:
+            raise ValueError(
+                f"levels goes with the spaces 'sparsity' and 'precision', got it for {quoted(self.spaces[0])}"
+            )
         return self
 
     @property
@@ -145,7 +147,7 @@ class PeerSource(_Source):
         if request is None or request.sparsity is None:
             raise RequestError(f"a peer answers a request for sparsity, got {request.to_dict() if request else None}")
         decoder, reference = find_decoder(model), identify(model)
-        levels = None if self.levels is None else Levels.open(self.levels)
+        levels = None if self.levels is None else open_levels(self.levels)
         if levels is not None:
             levels.check_model(reference.fingerprint)
         given = {name: getattr(self, name) for name in ("setting", "token_budget", "seed")}
@@ -169,6 +171,7 @@ class PeerSource(_Source):
             request=request,
             source="peer",
             peer=self.name,
+            levels=levels,
         )
 
 

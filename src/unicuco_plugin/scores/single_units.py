@@ -1,0 +1,93 @@
+r"""What the schemes of single units cost, taken to add up, from divergences measured one unit at a time.
+
+A unit's cost depends on where the others stand: as harm, it alone gets the narrower of two schemes; as gain, it alone
+gets the wider one. Along its other schemes a unit's cost goes as what the database says that they lose of its outputs.
+
+====== ===== ==================================================================================
+symbol shape meaning
+====== ===== ==================================================================================
+D      d     divergence where one unit at a time has another scheme than all others, nats per token
+harm   d     nats per token between two schemes of a unit, positive
+C      d x l nats per token that each choice of a unit is taken to cost; infinite where it has fewer
+====== ===== ==================================================================================
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.levels.scheme_levels import SchemeLevels
+from unicuco_plugin.schemes import DENSE
+from unicuco_plugin.spaces.precision import PrecisionSpace
+
+__all__ = ["Measure", "at_least", "find_neighbours", "measure_alone", "measure_uniform", "unit_costs", "unit_losses"]
+
+Measure = Callable[[str, Tensor], Sequence[float]]
+"""What is measured, by a name for journals, and ``n x d`` strategies → ``n`` divergences, nats per token."""
+
+# The two schemes are neighbours whose divergences, all units alike, are on either side of this: nats per token where
+# allocations matter, and people still ship.
+_MIDDLE = 0.5
+# Units measured together and journaled: beside one another they share the blocks before them.
+_TOGETHER = 12
+# Of the median, the least that a unit's harm counts: noise makes some of them negative.
+_LEAST_SHARE = 0.05
+# Nats per token that are taken to be none, so that logarithms are finite.
+_LEAST = 1e-12
+
+
+def measure_uniform(space: PrecisionSpace, measure: Measure) -> tuple[Tensor, list[float]]:
+    """The dense model and every scheme for all units, ``k x d``, and their divergences; from most bits to least."""
+    schemes = list(space.uniform().values())
+    found = measure("uniform", torch.stack(schemes)) if schemes else []
+    return torch.stack([torch.zeros(len(space.units), dtype=torch.float64), *schemes]), [0.0, *found]
+
+
+def find_neighbours(divergences: Sequence[float]) -> tuple[int, int]:
+    """Two places next to each other in a list of rising divergences, around half a nat.
+
+    The first place, the dense model's, is taken only where there is no other.
+    """
+    places = list(pairwise(range(len(divergences))))
+    logs = [math.log(max(value, _LEAST)) for value in divergences]
+    others = places[1:] or places
+    return min(others, key=lambda pair: abs(0.5 * (logs[pair[0]] + logs[pair[1]]) - math.log(_MIDDLE)))
+
+
+def measure_alone(measure: Measure, name: str, others: Tensor, alone: Tensor) -> Tensor:
+    """``D``: one unit at a time as in ``alone``, ``d``, all others as in ``others``, ``d``."""
+    one = torch.eye(len(others), dtype=torch.bool)
+    found: list[float] = []
+    for start in range(0, len(others), _TOGETHER):
+        found += measure(f"{name} from {start}", torch.where(one[start : start + _TOGETHER], alone, others))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def at_least(harm: Tensor) -> Tensor:
+    """Harms or gains, ``d``, none of them below a small share of their median."""
+    return harm.clamp_min(max(_LEAST_SHARE * harm.median().item(), _LEAST))
+
+
+def unit_losses(levels: SchemeLevels, space: PrecisionSpace, units: Mapping[str, Sequence[str]]) -> Tensor:
+    """What each choice loses of a unit's outputs, ``d x l``; infinite where there is no such choice."""
+    found = torch.full((len(space.units), max(map(len, space.choices))), torch.inf, dtype=torch.float64)
+    for row, unit, choices in zip(found, space.units, space.choices, strict=True):
+        for place, (name, *_) in enumerate(choices):
+            row[place] = 0.0 if name == DENSE else sum(levels.loss(linear, name) for linear in units[unit])
+    return found
+
+
+def unit_costs(harm: Tensor, losses: Tensor, wide: Tensor, narrow: Tensor) -> Tensor:
+    """``C``: a unit's cost from one scheme to the other is ``harm``, and goes as its losses elsewhere.
+
+    Args:
+        harm: ``d``, positive.
+        losses: ``d x l``, rising, infinite where a unit has no more choices.
+        wide: ``d`` places of the wider scheme.
+        narrow: ``d`` places of the narrower one.
+    """
+    between = losses.gather(1, narrow[:, None]) - losses.gather(1, wide[:, None])
+    return harm[:, None] * losses / between
