@@ -1,10 +1,11 @@
 """What a run is about: a space over one model, what its units weigh, and what is known before the first strategy."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unicuco_plugin.costs.model import TableCosts
@@ -88,6 +89,14 @@ class Subject:
     groups: Groups | None = None
     coverage: float = 1.0
     focus: float | None = None
+
+    def in_dtype(self, dtype: torch.dtype | None) -> "Subject":
+        """The same with the costs of a checkpoint in the dtype that is exported, whatever it is measured in.
+
+        Args:
+            dtype: The dense checkpoint's own; None where its configuration does not say.
+        """
+        return self if dtype is None else replace(self, costs=self.costs.in_dtype(dtype))
 
 
 @dataclass(frozen=True)
