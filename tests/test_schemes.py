@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unicuco_plugin.errors import StrategyError
 from unicuco_plugin.levels.toolkit_scheme import as_toolkit
-from unicuco_plugin.schemes import Scheme, parse_scheme
+from unicuco_plugin.schemes import parse_scheme
 
 PRESETS = [f"W{bits}A16" for bits in (2, 3, 4, 5, 6, 8)] + ["W4A16_ASYM", "W8A8", "INT8", "FP8_DYNAMIC", "NVFP4A16"]
 
