@@ -103,8 +103,8 @@ def _measure(
 ) -> tuple[dict[str, Any], Sequence[Quantised]]:
     """Seconds and bytes of one linear; and the linear in all schemes."""
     (rows, columns), dtype = W.shape, str(W.dtype).removeprefix("torch.")
-    schemes = resolve_schemes(args.schemes, columns)
-    [one] = resolve_schemes([args.one], columns)
+    schemes = resolve_schemes(tuple(args.schemes), columns)
+    [one] = resolve_schemes((args.one,), columns)
     times: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(repeats):
@@ -117,7 +117,7 @@ def _measure(
         "columns": columns,
         **{name: round(statistics.median(values), 5) for name, values in times.items()},
         "bytes": entry.bytes,
-        "predicted_bytes": predict_packed_bytes({"linear": (rows, columns)}, args.schemes, dtype),
+        "predicted_bytes": predict_packed_bytes({"linear": (rows, columns)}, tuple(args.schemes), dtype),
         "packed_bytes": sum(scheme.stored_bytes(rows, columns, W.itemsize) for scheme in schemes),
     }, solved
 
@@ -208,7 +208,7 @@ def _large(args: argparse.Namespace) -> dict[str, Any]:
         "timed": timed,
         "block": {
             "weights": work["files"],
-            "bytes": predict_packed_bytes(named, args.schemes, "bfloat16"),
+            "bytes": predict_packed_bytes(named, tuple(args.schemes), "bfloat16"),
             "dense_bytes": 2 * work["files"],
             "seconds": seconds | {"all": round(sum(seconds.values()), 1)},
         },
