@@ -91,8 +91,8 @@ def test_a_level_is_what_the_toolkits_own_pass_makes_of_the_dense_models_inputs(
     assert ((made - mine).abs() <= 1e-2 * made.abs()).float().mean() > 0.999
 
 
-@pytest.mark.parametrize("inputs", ["dense", "pruned"])
-@pytest.mark.parametrize("linears", [1, 9])
+@pytest.mark.parametrize("inputs", ["dense", pytest.param("pruned", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("linears", [pytest.param(1, marks=pytest.mark.slow), 9])
 def test_a_build_that_was_broken_off_ends_as_an_unbroken_one(
     *, inputs, linears, decoder, scheme_levels, scheme_settings, tmp_path, monkeypatch
 ):
@@ -165,7 +165,7 @@ def test_a_record_whose_losses_are_of_other_schemes_is_refused(scheme_levels, tm
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("family", ["mixtral", pytest.param("gpt_oss", marks=pytest.mark.slow)])
 def test_experts_are_linears_of_the_database_and_fused_again_in_the_model(family, tmp_path):
     model = tiny_mixture(family)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
