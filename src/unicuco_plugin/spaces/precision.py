@@ -308,7 +308,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
 
     @torch.no_grad()
     def spent(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
-        """Strategies of nearly the least sum of costs, at once: units' choices at one price of a bit, then single steps.
+        """Strategies of nearly the least sum of costs: units' choices at one price of a bit, then single steps.
 
         Args:
             costs: ``d x l``, as :meth:`costs_at` gives them.
