@@ -92,12 +92,6 @@ class Scheme:
         scale = 8 if self.group == _NVFP4_GROUP else DENSE_BITS
         return self.bits + (scale + (0 if self.symmetric else self.bits)) / group
 
-    def scales(self, bits: float, count: int) -> int:
-        """How many scales of the model's dtype there are beside ``count`` weights of so many ``bits`` each."""
-        if self.group == _NVFP4_GROUP:
-            return 0
-        return round((bits - self.bits) * count / (DENSE_BITS + (0 if self.symmetric else self.bits)))
-
     def tensors(self, rows: int, columns: int, width: int = 2) -> Mapping[str, tuple[tuple[int, ...], int]]:
         """Shape and bytes of an element of each tensor that stands for ``weight`` in a file.
 

@@ -82,10 +82,6 @@ class CostTable(Frozen):
         def wider(pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
             return tuple((params, size + change * params) for params, size in pairs)
 
-        def stored(row: tuple[_Choice, ...], count: int) -> tuple[_Choice, ...]:
-            kept = (count if name == DENSE else parse_scheme(name).scales(bits, count) for name, bits, _ in row)
-            return tuple((name, bits, size + change * n) for (name, bits, size), n in zip(row, kept, strict=True))
-
         # Units that leave nothing by themselves have no bytes, whatever their dtype.
         own = zip(self.unit_params, self.unit_bytes, strict=True)
         changed = {
@@ -95,7 +91,10 @@ class CostTable(Frozen):
             "blocks": dict(zip(self.blocks, wider(self.blocks.values()), strict=True)),
             "rests": wider(self.rests),
             "biases": wider(self.biases),
-            "choices": tuple(stored(row, n) for row, n in zip(self.choices, self.unit_params, strict=False)),
+            "choices": tuple(
+                tuple((name, bits, size + change * _in_dtype(name, bits, params)) for name, bits, size in row)
+                for row, params in zip(self.choices, self.unit_params, strict=False)
+            ),
         }
         return self.model_copy(update=changed)
 
@@ -115,3 +114,14 @@ class CostTable(Frozen):
 
 def _sum(pairs: Iterable[tuple[int, int]]) -> int:
     return sum(abs(number) for pair in pairs for number in pair)
+
+
+def _in_dtype(name: str, bits: float, params: int) -> int:
+    """How many numbers of a stored unit are in the model's dtype: its weights, or scales of them."""
+    if name == DENSE:
+        return params
+    scheme = parse_scheme(name)
+    if scheme.format == "nvfp4-pack-quantized":  # whose scales are floats of eight bits
+        return 0
+    zero_point = 0 if scheme.symmetric else scheme.bits
+    return round(params * (bits - scheme.bits) / (DENSE_BITS + zero_point))

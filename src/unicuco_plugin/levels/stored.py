@@ -25,6 +25,8 @@ def stored(
 ) -> Iterator[None]:
     """Give linears the weights that a client decodes, and round what enters them where the scheme does.
 
+    A model may compute in a wider dtype than the database is in; the numbers are the same.
+
     Args:
         linears: By full name; those of the plan among them.
         levels: The database.
@@ -36,9 +38,9 @@ def stored(
     """
     weights = {}
     for name, scheme in plan.items():
-        where = read_kept(linears[name], "weight").device
-        decode = partial(levels.decode, name, scheme, where)
-        weights[name] = levels.decoded.get(name, scheme, where, decode, cache_bytes)
+        dense = read_kept(linears[name], "weight")
+        decode = partial(levels.decode, name, scheme, dense.device)
+        weights[name] = levels.decoded.get(name, scheme, dense.device, decode, cache_bytes).to(dense.dtype)
     with ExitStack() as stack:
         stack.enter_context(swapped(linears, weights))
         for name, scheme in plan.items():

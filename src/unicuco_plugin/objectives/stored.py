@@ -57,7 +57,7 @@ class StoredEvaluator:
         positions: int = 512,
     ) -> None:
         self._windows, self._levels = windows, levels
-        linears = find_linears(decoder, levels)
+        linears = find_linears(decoder, levels, wider=True)
         self._blocks = [
             [name for name in decoder.linears(index) if name in linears] for index in range(len(decoder.blocks))
         ]

@@ -117,7 +117,7 @@ class Steps:
             k: ``p x d`` whole steps to begin with.
             rise: ``p x d``, in steps: who is furthest below this takes a step first.
             fall: ``p x d``, in steps: who is furthest above this gives one back first.
-            budget: As ``spend``.
+            budget: As ``spend``; or ``p`` of them, one for each row.
         """
         target = (torch.as_tensor(budget, dtype=torch.float64) - _SLACK).clamp_min(_SLACK).expand(len(k))
         k = self._descend(self._climb(k, rise, target, self.most), fall, target)
