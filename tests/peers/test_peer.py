@@ -32,7 +32,7 @@ def test_only_a_peer_that_reads_windows_needs_one(decoder):
 def test_what_a_built_in_peer_takes_are_fields_of_a_request(name):
     peer = make_peer(name)
     assert peer.takes <= OPTIONAL <= PeerRequest.__dataclass_fields__.keys()
-    assert ("levels" in peer.takes) == (name in {"atp", "evopress"})
+    assert ("levels" in peer.takes) == (name in {"atp", "evopress"} or "precision" in peer.spaces)
 
 
 def test_a_peer_serves_its_first_space_unless_asked_for_another(ask):

@@ -33,18 +33,24 @@ PEERS = [
     "alphapruning",
     "atp",
     "attention_only",
+    "auto_scheme",
     "cosine_window",
     "dlp",
     "evopress",
     "flap",
+    "gradient_knapsack",
     "greedy",
     "interaction",
+    "knapsack",
+    "knapsack_narrow",
+    "knapsack_wide",
     "mlp_only",
     "owl",
     "shortened_llama",
     "shortgpt",
     "structured_uniform",
     "uniform",
+    "uniform_bits",
     "weight_subcloning",
 ]
 
@@ -110,6 +116,7 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
     entries = list_plugins()
     assert [(entry.kind, entry.name) for entry in entries] == [
         ("space", "depth"),
+        ("space", "precision"),
         ("space", "sparsity"),
         ("space", "structured"),
         ("space", "sublayer"),
@@ -198,7 +205,7 @@ def test_a_plugin_that_fails_at_traits_is_named_by_its_hook(install):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_every_built_in_peer_can_be_made_and_says_which_spaces_it_serves(install, name):
-    assert set(make_peer(name).spaces) <= {"sparsity", "depth", "sublayer", "structured"}
+    assert set(make_peer(name).spaces) <= {"sparsity", "depth", "sublayer", "structured", "precision"}
 
 
 def test_a_plugin_adds_a_peer_by_the_hook_unicuco_make_peer(install):
@@ -222,7 +229,7 @@ def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
     [
         (
             lambda: make_space("height", (), ()),
-            "space must be one of depth, sparsity, structured, sublayer; got 'height'",
+            "space must be one of depth, precision, sparsity, structured, sublayer; got 'height'",
         ),
         (lambda: make_objective("beauty", None), "objective must be one of divergence; got 'beauty'"),
         (
@@ -241,7 +248,9 @@ def test_an_unknown_name_is_refused_with_those_there_are(install, call, message)
 
 def test_a_plugins_names_are_among_those_there_are(install):
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])))
-    with pytest.raises(UnknownNameError, match=r"^space must be one of depth, height, spars.*; got 'width'$"):
+    with pytest.raises(
+        UnknownNameError, match=r"^space must be one of depth, height, precision, spars.*; got 'width'$"
+    ):
         make_space("width", (), ())
 
 
@@ -267,7 +276,7 @@ def test_a_plugin_that_cannot_be_loaded_is_logged_by_name_and_skipped(install, c
     install("broken", broken)
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])))
     with caplog.at_level(logging.WARNING):
-        assert names_of("space") == ["depth", "height", "sparsity", "structured", "sublayer"]
+        assert names_of("space") == ["depth", "height", "precision", "sparsity", "structured", "sublayer"]
     [record] = [record for record in caplog.records if "plugin broken" in record.getMessage()]
     assert "cannot be loaded and is skipped" in record.getMessage()
     assert reason in record.getMessage()
@@ -280,7 +289,7 @@ def test_a_second_plugin_of_a_name_is_skipped_and_the_first_stays(install, caplo
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])))
     install(name, plugin_of(unicuco_list=listing(space=["width"])))
     with caplog.at_level(logging.WARNING):
-        assert names_of("space") == ["depth", "height", "sparsity", "structured", "sublayer"]
+        assert names_of("space") == ["depth", "height", "precision", "sparsity", "structured", "sublayer"]
     assert f"plugin {name} cannot be loaded and is skipped" in caplog.text
     assert plugin_manager().get_plugin("builtin") is builtin
 
@@ -321,9 +330,9 @@ def test_the_switch_leaves_the_built_ins_alone(install, monkeypatch, value, load
     monkeypatch.setenv(SWITCH, value)
     plugin_manager.cache_clear()
     assert names_of("space") == (
-        ["depth", "height", "sparsity", "structured", "sublayer"]
+        ["depth", "height", "precision", "sparsity", "structured", "sublayer"]
         if loaded
-        else ["depth", "sparsity", "structured", "sublayer"]
+        else ["depth", "precision", "sparsity", "structured", "sublayer"]
     )
 
 

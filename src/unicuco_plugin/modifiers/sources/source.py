@@ -18,6 +18,7 @@ from unicuco_plugin.peers.strategies import make_strategy, share_of_units
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
+from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import traits_of
 
@@ -139,13 +140,16 @@ class PeerSource(_Source):
         """Let the peer work.
 
         Raises:
-            RequestError: If the request is not for a sparsity, or the peer cannot meet it.
+            RequestError: If the request is not for a sparsity, or for bits in spaces of bits, or the peer cannot meet
+                it.
             LevelsError: If the level database cannot be read or is another model's.
             CalibrationError, JournalError: See the peer.
             UnsupportedModelError: If the model cannot be pruned.
         """
-        if request is None or request.sparsity is None:
-            raise RequestError(f"a peer answers a request for sparsity, got {request.to_dict() if request else None}")
+        wanted = "bits" if traits_of(self.spaces[0]).stores else "sparsity"
+        asked_for: float | None = getattr(request, wanted, None)
+        if request is None or asked_for is None:
+            raise RequestError(f"a peer answers a request for {wanted}, got {request.to_dict() if request else None}")
         decoder, reference = find_decoder(model), identify(model)
         levels = None if self.levels is None else open_levels(self.levels)
         if levels is not None:
@@ -154,7 +158,7 @@ class PeerSource(_Source):
         asked = PeerRequest(
             decoder,
             windows,
-            request.sparsity,
+            1.0 - asked_for / DENSE_BITS if wanted == "bits" else asked_for,
             space=self.spaces[0],
             levels=levels,
             journal=None if self.journal is None else Path(self.journal),

@@ -8,7 +8,7 @@ from unicuco_plugin.modifiers.sources.source import EvoPressSource, PeerSource, 
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.peers.evopress_files import read_either
 from unicuco_plugin.strategy import Strategy
-from unicuco_plugin.traits import traits_of
+from unicuco_plugin.traits import storing, traits_of
 
 __all__ = [
     "check_source",
@@ -48,8 +48,10 @@ def check_source(fields: Mapping[str, Any]) -> None:
     asked = "peer" if fields["peer"] else "profile"
     if (fields[asked] is None) != (fields["request"] is None):
         raise ValueError(f"{asked} and request go together: {asked}: NAME, request: {{sparsity: 0.25}}")
-    if fields["peer"] is not None and list(fields["request"] or ()) != ["sparsity"]:
-        raise ValueError(f"request must be for sparsity with a peer, got {fields['request']}")
+    if fields["peer"] is not None:
+        wanted = "bits" if storing(fields["peer"].spaces) else "sparsity"
+        if list(fields["request"] or ()) != [wanted]:
+            raise ValueError(f"request must be for {wanted} with this peer, got {fields['request']}")
     if fields["profiles"] == [] or fields["strategy"] == []:
         raise ValueError(f"{given[0]} must not be empty")
 

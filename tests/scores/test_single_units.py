@@ -1,0 +1,65 @@
+"""What single units cost, from any function that measures strategies."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unicuco_plugin.scores.single_units import (
+    at_least,
+    find_neighbours,
+    measure_alone,
+    measure_uniform,
+    unit_costs,
+)
+from unicuco_plugin.spaces.precision import PrecisionSpace
+
+CHOICES = (("dense", 16.0, 200), ("W8A16:channel", 8.0, 100), ("W4A16:channel", 4.0, 50), ("W3A16:channel", 3.0, 38))
+SPACE = PrecisionSpace(tuple(f"l{i}" for i in range(30)), (100,) * 30, (CHOICES,) * 30)
+
+
+@pytest.mark.parametrize(
+    ("divergences", "pair"),
+    [
+        ([0.0, 0.01, 0.3, 1.5], (2, 3)),
+        ([0.0, 0.2, 0.9, 5.0, 9.0], (1, 2)),
+        ([0.0, 0.4], (0, 1)),  # the dense model where there is no other
+        ([0.0, 0.5, 40.0], (1, 2)),  # and not where there is one, however far
+    ],
+)
+def test_neighbours_lie_around_half_a_nat(divergences, pair):
+    assert find_neighbours(divergences) == pair
+
+
+def test_one_unit_at_a_time_is_changed_and_found_again_in_its_place():
+    harms = torch.rand(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    uniform, divergences = measure_uniform(SPACE, lambda _, rows: (rows @ harms).tolist())
+    assert uniform.tolist() == [[share] * 30 for share in (0.0, 0.5, 0.75, 0.8125)]
+    assert divergences == pytest.approx([share * harms.sum().item() for share in (0.0, 0.5, 0.75, 0.8125)])
+    asked = []
+
+    def measure(name, rows):
+        asked.append((name, len(rows)))
+        assert ((rows != uniform[2]).sum(1) == 1).all()
+        return (rows @ harms).tolist()
+
+    D = measure_alone(measure, "units", uniform[2], uniform[3])
+    torch.testing.assert_close(D - divergences[2], 0.0625 * harms)
+    assert asked == [("units from 0", 12), ("units from 12", 12), ("units from 24", 6)]
+
+
+@given(st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=9))
+def test_noise_makes_no_harm_negative_and_leaves_others_as_they_are(values):
+    harm = torch.tensor(values, dtype=torch.float64)
+    found = at_least(harm)
+    assert (found > 0.0).all()
+    large = harm >= max(0.05 * harm.median().item(), 1e-12)
+    assert (found[large] == harm[large]).all()
+
+
+def test_costs_are_the_harm_between_two_schemes_and_go_as_losses_along_the_others():
+    losses = torch.tensor([[0.0, 1.0, 4.0, 10.0], [0.0, 2.0, 3.0, torch.inf]], dtype=torch.float64)
+    wide, narrow = torch.tensor([1, 1]), torch.tensor([3, 2])
+    C = unit_costs(torch.tensor([0.9, 0.5], dtype=torch.float64), losses, wide, narrow)
+    torch.testing.assert_close(C[0], torch.tensor([0.0, 0.1, 0.4, 1.0], dtype=torch.float64))
+    assert C[1].tolist() == pytest.approx([0.0, 1.0, 1.5, torch.inf])
