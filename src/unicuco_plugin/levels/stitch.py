@@ -15,7 +15,7 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.storage import exchange_data, kept_tensors, read_kept
 
-__all__ = ["Stitcher", "stitch", "swapped"]
+__all__ = ["Stitcher", "check_plan", "find_linears", "stitch", "swapped"]
 
 # Decoded levels kept by default: five of SmolLM2's eight, and little beside larger models.
 _CACHE_BYTES = 2**30
@@ -38,7 +38,7 @@ class Stitcher:
 
     def __init__(self, decoder: Decoder, levels: Levels, *, cache_bytes: int = _CACHE_BYTES) -> None:
         self._levels = levels
-        self._linears = _find(decoder, levels)
+        self._linears = find_linears(decoder, levels)
         self._dense = {name: read_kept(linear, "weight") for name, linear in self._linears.items()}
         self._counts = dict.fromkeys(self._linears, 0)
         self._cache_bytes = cache_bytes
@@ -64,7 +64,7 @@ class Stitcher:
             LevelsError: If the plan names a linear that the database lacks, or a count is out of range, before
                 anything is changed; or if a file is damaged.
         """
-        self._check(plan)
+        check_plan(self._levels, plan)
         changed = [name for name, count in self._counts.items() if plan.get(name, 0) != count]
         for name in changed:
             count = plan.get(name, 0)
@@ -97,17 +97,21 @@ class Stitcher:
         decode = partial(self._levels.linear(name).decode, level, where)
         return self._levels.decoded.get(name, level, where, decode, self._cache_bytes)
 
-    def _check(self, plan: Mapping[str, int]) -> None:
-        for name, count in plan.items():
-            if name not in self._linears:
-                raise LevelsError(
-                    f"plan names {quoted(name)}, which level database {self._levels.folder} does not have"
-                )
-            numel = self._dense[name].numel()
-            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= numel:
-                raise LevelsError(
-                    f"plan: {name} must have an integer count of zeros in [0, {numel}], got {quoted(count)}"
-                )
+
+def check_plan(levels: Levels, plan: Mapping[str, int]) -> None:
+    """Refuse a plan that a database cannot give.
+
+    Raises:
+        LevelsError: If it names a linear that the database lacks, or a count is out of range.
+    """
+    sizes = levels.sizes
+    for name, count in plan.items():
+        if name not in sizes:
+            raise LevelsError(f"plan names {quoted(name)}, which level database {levels.folder} does not have")
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= sizes[name]:
+            raise LevelsError(
+                f"plan: {name} must have an integer count of zeros in [0, {sizes[name]}], got {quoted(count)}"
+            )
 
 
 def stitch(decoder: Decoder, levels: Levels, plan: Mapping[str, int]) -> None:
@@ -142,7 +146,12 @@ def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> 
             exchange_data(linears[name], "weight", weight)
 
 
-def _find(decoder: Decoder, levels: Levels) -> dict[str, nn.Linear]:
+def find_linears(decoder: Decoder, levels: Levels) -> dict[str, nn.Linear]:
+    """The linears of a model that a database holds, by name and in its order.
+
+    Raises:
+        LevelsError: If the model lacks one, or its shape or dtype differs.
+    """
     linears = decoder.all_linears()
     for name, entry in levels.record.linears.items():
         if name not in linears:
