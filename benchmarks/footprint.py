@@ -76,7 +76,7 @@ class Shape:
         decoder = find_decoder(sketch_model(config))
         block = count_parameters(decoder.blocks[0])
         rest = count_parameters(decoder.model) - blocks * block
-        linears = {name: tuple(linear.weight.shape) for name, linear in decoder.linears(0).items()}
+        linears = {name: (own.out_features, own.in_features) for name, own in decoder.linears(0).items()}
         inside = 3 * hidden + 2 * hidden * groups // heads + 3 * mlp
         return cls(blocks, block, rest, hidden, inside, vocabulary, linears)
 

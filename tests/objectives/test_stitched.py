@@ -10,6 +10,7 @@ from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.linear import LinearLevels
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.stitch import stitch
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.tensors.storage import kept_tensors
@@ -87,7 +88,8 @@ def test_a_failure_leaves_the_model_dense(llama_levels, monkeypatch):
 
 
 def test_each_level_that_a_batch_needs_is_decoded_once(llama_levels, monkeypatch):
-    evaluator = StitchedEvaluator(find_decoder(dense()), llama_levels, WINDOWS, cache_bytes=0)
+    levels = Levels.open(llama_levels.folder)  # nothing is decoded yet
+    evaluator = StitchedEvaluator(find_decoder(dense()), levels, WINDOWS, cache_bytes=0)
     decoded, decode = [], LinearLevels.decode
 
     def counting(stored, level, place):

@@ -8,7 +8,7 @@ import torch
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, quoted
 from unicuco_plugin.levels.decoded import DecodedLevels
-from unicuco_plugin.levels.linear import LinearLevels, check_file
+from unicuco_plugin.levels.linear import LinearLevels, check_contents, check_file
 from unicuco_plugin.levels.record import RECORD, LevelsRecord, read_record
 
 __all__ = ["Levels", "predict_bytes"]
@@ -92,8 +92,9 @@ class Levels:
         Raises:
             LevelsError: If one was edited.
         """
-        for entry in self.record.linears.values():
-            check_file(self.folder, entry, content=True)
+        for _, error in check_contents(self.folder, self.record.linears):
+            if error is not None:
+                raise error
 
     def check_model(self, fingerprint: str) -> None:
         """Refuse any model but the one that the database was built from.
