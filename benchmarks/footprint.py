@@ -40,7 +40,7 @@ SHAPES = {
     "Llama-2-13B": (40, 5120, 13824, 40, 40, 32000),
     "Llama-3-70B": (80, 8192, 28672, 64, 8, 128256),
 }
-SPACES = ("depth, sublayer", "structured", "sparsity")
+SPACES = ("depth", "sparsity")
 # What a process has in memory before a model: the interpreter, PyTorch, Transformers and the toolkit, measured here.
 LIBRARIES = 0.55e9
 # Nodes' states that an evaluator keeps between batches.

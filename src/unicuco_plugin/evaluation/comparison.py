@@ -20,7 +20,7 @@ from unicuco_plugin.errors import CalibrationError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.finite import check_finite
-from unicuco_plugin.models.tensors.storage import compute_device, is_offloaded, resident
+from unicuco_plugin.models.tensors.storage import compute_device, is_offloaded, resident, sent
 
 __all__ = ["Comparison", "Estimate", "compare_models"]
 
@@ -131,8 +131,8 @@ def _logits_of(model: nn.Module, windows: Tensor) -> Callable[[int], Tensor]:
     if is_offloaded(model):
         with suppress(UnsupportedModelError):  # its blocks cannot be run one by one
             return _logits_by_blocks(BlockRunner(find_decoder(model), windows.shape[1]), windows)
-    device = compute_device(model)
-    return lambda place: model(input_ids=windows[place][None].to(device), use_cache=False).logits[0]
+    ids = sent(windows, compute_device(model))
+    return lambda place: model(input_ids=ids[place][None], use_cache=False).logits[0]
 
 
 def _logits_by_blocks(runner: BlockRunner, windows: Tensor) -> Callable[[int], Tensor]:

@@ -1,7 +1,7 @@
 """Puts weights of the level database into a live model, and takes them out again."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -13,7 +13,7 @@ from unicuco_plugin.errors import LevelsError, quoted
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.tensors.storage import exchange_data, kept_tensors, read_kept
+from unicuco_plugin.models.tensors.storage import exchange_data, exchanged, kept_tensors, read_kept
 
 __all__ = ["Stitcher", "check_plan", "find_linears", "stitch", "swapped"]
 
@@ -136,14 +136,10 @@ def stitch(decoder: Decoder, levels: Levels, plan: Mapping[str, int]) -> None:
 @contextmanager
 def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Let linears have other weights until the end of the block; then their own again, the same tensors."""
-    own = {name: read_kept(linears[name], "weight") for name in weights}
-    try:
+    with ExitStack() as stack:
         for name, weight in weights.items():
-            exchange_data(linears[name], "weight", weight)
+            stack.enter_context(exchanged(linears[name], {"weight": weight}))
         yield
-    finally:
-        for name, weight in own.items():
-            exchange_data(linears[name], "weight", weight)
 
 
 def find_linears(decoder: Decoder, levels: Levels) -> dict[str, nn.Linear]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Self, cast
 
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.levels.realise import realise
-from unicuco_plugin.levels.stitch import check_plan, find_linears
+from unicuco_plugin.levels.stitch import check_plan, find_linears, swapped
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.memory import free_memory
-from unicuco_plugin.models.tensors.storage import exchanged
 from unicuco_plugin.objectives.evaluator import evaluate_choices
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
@@ -130,11 +129,8 @@ def _stitched(blocks: Sequence[Mapping[str, nn.Linear]], levels: Levels, room: i
 def _exchanged(
     linears: Mapping[str, nn.Linear], levels: Levels, room: int, counts: Mapping[str, int]
 ) -> Iterator[None]:
-    with ExitStack() as stack:
-        for name, linear in linears.items():
-            if counts[name]:
-                weight = _realised(linear, levels, name, counts[name], room)
-                stack.enter_context(exchanged(linear, {"weight": weight}))
+    wanted = {name: linear for name, linear in linears.items() if counts[name]}
+    with swapped(linears, {name: _realised(wanted[name], levels, name, counts[name], room) for name in wanted}):
         yield
 
 
