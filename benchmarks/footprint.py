@@ -11,7 +11,8 @@ ranking windows of the default preset; what counts is what ``objectives/`` holds
     nodes       states of every candidate before and behind one block, and what is kept for later batches
     block       what one block makes of the windows that pass together: queries, keys, values, the MLP's products
     head        logits of half of ``positions``, in the model's dtype and, with two copies, in float32
-    levels      where candidates are stitched: one block at every level, and its linears once more, realised
+    levels      where candidates are stitched: one block at every level (2 GB of all where a quarter of the free memory
+                has no room for that), and its linears once more, realised
 
 ``--check`` compares that with the largest resident set of the first step of ``larger_than_memory.py``. Seconds of a
 candidate are the multiplications of the blocks that it keeps and of the head, at ``--tflops``, and never less than
@@ -35,7 +36,6 @@ from unicuco_plugin.search.settings import Settings
 
 # Blocks, hidden, MLP, heads, of keys and values, vocabulary.
 SHAPES = {
-    "Llama-3.2-1B": (16, 2048, 8192, 32, 8, 128256),
     "Llama-3-8B": (32, 4096, 14336, 32, 8, 128256),
     "Llama-2-13B": (40, 5120, 13824, 40, 40, 32000),
     "Llama-3-70B": (80, 8192, 28672, 64, 8, 128256),
@@ -45,6 +45,8 @@ SPACES = ("depth", "sparsity")
 LIBRARIES = 0.55e9
 # Nodes' states that an evaluator keeps between batches.
 CACHE = 2**28
+# Decoded levels that are kept in any case; those of one block may take more.
+LEVELS = 2**31
 POSITIONS = 512
 REMOVED = 0.25
 
@@ -113,7 +115,7 @@ def footprint(
     levels = LevelSettings()
     disk = 0.0
     if space == "sparsity":
-        device += (len(levels.sparsities) + 1) * shape.block * width - CACHE
+        device += max(LEVELS, len(levels.sparsities) * shape.block * width) + shape.block * width
         disk = shape.blocks * predict_bytes(shape.linears, levels.sparsities, width, levels.block_size)
     # What is removed is not computed: blocks, halves of them, or parts; zeros are.
     kept = 1.0 if space == "sparsity" else 1 - REMOVED

@@ -110,7 +110,7 @@ def compare_models(
     for done, window in enumerate(windows.to(device)):
         report(done)
         logits = [of(done) for of in logits_of]
-        sums = _sums(logits, window, positions).tolist()
+        sums = _sums(logits, sent(window, logits[0].device), positions).tolist()
         for name, total, rows in zip(names, sums, logits, strict=False):
             check_finite(f"negative log-likelihood of the {name} model on window {done}", [total], rows.dtype)
         check_finite(f"divergence on window {done}", sums[-1:], logits[-1].dtype)
