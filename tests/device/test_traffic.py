@@ -12,6 +12,8 @@ from unicuco_plugin.journal.measuring import RANK, JournaledMeasure
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.objectives import prefixes
+from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.objectives.sensitivity import measure_slopes, uniform_plan
 from unicuco_plugin.plugins.manager import make_objective
@@ -99,3 +101,14 @@ def test_a_batch_without_room_is_halved_and_every_value_stays(subject, traffic, 
     assert said[0].startswith("out of memory: strategies are measured 3 at a time")
     with pytest.raises(EvaluationError, match=r"^one strategy alone does not fit the memory of the device"):
         measured(64, tmp_path / "none")
+
+
+def test_dense_states_wait_on_the_host_where_the_device_has_little_room(windows, monkeypatch):
+    decoder = find_decoder(tiny_model("llama", blocks=3).to(DEVICE))
+    candidates = [[1], [0, 2], [2], []]
+    expected = [value.per_window for value in BlockEvaluator(decoder, windows).evaluate(candidates)]
+    monkeypatch.setattr(prefixes, "free_memory", lambda _: 1000.0)
+    evaluator = BlockEvaluator(decoder, windows)
+    assert [value.per_window for value in evaluator.evaluate(candidates)] == expected
+    assert {states.device.type for states in evaluator._walk._states} == {"cpu"}
+    assert {states.device.type for states in evaluator._walk._kept.values()} == {DEVICE.type}

@@ -1,4 +1,4 @@
-"""What training asks of a model in every space: the same bits on the emulated device, on the CPU, and from its files."""
+"""What training asks of a model in every space: the same bits on the emulated device, on the CPU and from its files."""
 
 import json
 

@@ -1,14 +1,18 @@
 """Perplexity and divergence of two models against a second route: whole-window formulas, written out."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
+from compressed_tensors.offload.cache import DiskCache
 from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import CalibrationError, EvaluationError
 from unicuco_plugin.evaluation.comparison import Estimate, compare_models
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.surgery import dropped
+from unicuco_plugin.models.loading import load_model
 
 WINDOWS = torch.randint(4, VOCABULARY, (5, 37), generator=torch.Generator().manual_seed(1))
 
@@ -54,6 +58,19 @@ def test_bfloat16_logits_are_compared_in_float32(dense, pruned):
         found = compare_models(*halves, WINDOWS)
     assert found.divergence.mean == pytest.approx(kl, rel=1e-5)
     assert found.pruned.mean == pytest.approx(nll, rel=1e-6)
+
+
+def test_models_in_their_files_compare_the_same_and_each_block_is_read_once(dense, pruned, tmp_path, monkeypatch):
+    streamed = []
+    for name, model in (("dense", dense), ("pruned", pruned)):
+        model.save_pretrained(tmp_path / name)
+        streamed.append(load_model(tmp_path / name, offload="disk"))
+    reads, onload = Counter(), DiskCache.onload
+    monkeypatch.setattr(DiskCache, "onload", lambda cache, kept: reads.update([id(kept)]) or onload(cache, kept))
+    assert compare_models(*streamed, WINDOWS) == compare_models(dense, pruned, WINDOWS)
+    # Once for the windows, and twice when a model is looked at.
+    assert len(reads) == sum(1 for model in streamed for _ in find_decoder(model).blocks.parameters())
+    assert max(reads.values()) <= 3 < len(WINDOWS)
 
 
 def test_a_model_does_not_diverge_from_itself(dense):

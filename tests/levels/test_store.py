@@ -1,11 +1,14 @@
 """Files of a level database: what is written is read, what is damaged is refused."""
 
+import hashlib
+import os
 import shutil
 
 import pytest
 import torch
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError
+from unicuco_plugin.levels import linear
 from unicuco_plugin.levels.linear import write_linear
 from unicuco_plugin.levels.record import RECORD
 from unicuco_plugin.levels.store import Levels, predict_bytes
@@ -55,6 +58,25 @@ def test_a_missing_file_is_refused_when_opened(copied):
     (copied / f"{NAME}.safetensors").unlink()
     with pytest.raises(LevelsError, match=f"{NAME}.safetensors cannot be read: No such file"):
         Levels.open(copied)
+
+
+def test_what_was_verified_and_has_not_changed_is_not_read_again(copied, monkeypatch):
+    files = sorted(copied.glob("*.safetensors"))
+    for file in files:
+        os.utime(file, (1e9, 1e9))
+    digested, digest = [], hashlib.file_digest
+    monkeypatch.setattr(linear.hashlib, "file_digest", lambda *given: digested.append(given) or digest(*given))
+    Levels.open(copied).verify()
+    assert len(digested) == len(files)
+    Levels.open(copied).verify()
+    assert len(digested) == len(files)
+    data = bytearray(files[3].read_bytes())
+    data[-1] ^= 1
+    files[3].write_bytes(data)
+    os.utime(files[3], (1e9, 1e9))
+    for _ in range(2):
+        with pytest.raises(LevelsError, match=rf"^level file {files[3]} was edited or damaged"):
+            Levels.open(copied).verify()
 
 
 def test_an_edited_file_is_found_by_verifying(copied):

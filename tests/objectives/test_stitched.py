@@ -2,13 +2,18 @@
 
 import pytest
 import torch
+from compressed_tensors.offload.cache import DiskCache
 from tiny import FAMILIES, VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.build import build_levels
+from unicuco_plugin.levels.linear import LinearLevels
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.stitch import stitch
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.objectives.divergence import DivergenceObjective
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.objectives.sensitivity import TOKEN_COST, measure_slopes, uniform_plan
@@ -80,6 +85,37 @@ def test_a_failure_leaves_the_model_dense(llama_levels, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         evaluator.evaluate(plans(llama_levels)[:1])
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), dense().parameters(), strict=True))
+
+
+def test_each_level_that_a_batch_needs_is_decoded_once(llama_levels, monkeypatch):
+    levels = Levels.open(llama_levels.folder)  # nothing is decoded yet
+    evaluator = StitchedEvaluator(find_decoder(dense()), levels, WINDOWS, cache_bytes=0)
+    decoded, decode = [], LinearLevels.decode
+
+    def counting(stored, level, place):
+        decoded.append((stored.path, level))
+        return decode(stored, level, place)
+
+    monkeypatch.setattr(LinearLevels, "decode", counting)
+    sizes = llama_levels.sizes
+    shares = [0.45, 0.6, 0.48, 0.65]
+    evaluator.evaluate([{name: int(size * share) for name, size in sizes.items()} for share in shares])
+    assert len(decoded) == len(set(decoded)) == len(LADDER) * len(sizes)
+
+
+def test_an_offloaded_block_is_read_once_for_a_batch_and_written_never(llama_levels, tmp_path, monkeypatch):
+    dense().save_pretrained(tmp_path / "dense")
+    decoder = find_decoder(load_model(tmp_path / "dense", offload="disk"))
+    evaluator = StitchedEvaluator(decoder, llama_levels, WINDOWS, batch_windows=1)
+    expected = StitchedEvaluator(find_decoder(dense()), llama_levels, WINDOWS, batch_windows=1)
+    evaluator.evaluate([])
+    reads, onload = [], DiskCache.onload
+    monkeypatch.setattr(DiskCache, "onload", lambda cache, kept: reads.append(id(kept)) or onload(cache, kept))
+    monkeypatch.setattr(DiskCache, "update_offload", None)
+    values = evaluator.evaluate(plans(llama_levels))
+    assert [value.per_window for value in values] == [v.per_window for v in expected.evaluate(plans(llama_levels))]
+    with kept_tensors():
+        assert sorted(reads) == sorted(id(parameter) for parameter in decoder.blocks.parameters())
 
 
 @pytest.mark.parametrize("granularity", ["block", "sublayer", "linear"])

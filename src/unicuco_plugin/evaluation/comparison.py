@@ -10,14 +10,17 @@ Notation
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.errors import CalibrationError, UnsupportedModelError
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.finite import check_finite
-from unicuco_plugin.models.tensors.storage import compute_device
+from unicuco_plugin.models.tensors.storage import compute_device, is_offloaded, resident, sent
 
 __all__ = ["Comparison", "Estimate", "compare_models"]
 
@@ -78,7 +81,9 @@ def compare_models(
     positions: int = 128,
     report: Callable[[int], None] = lambda _: None,
 ) -> Comparison:
-    """Run both models window by window and compare their distributions in float32.
+    """Run both models and compare their distributions in float32, window by window.
+
+    All windows pass a block of an offloaded model before the next is read.
 
     Args:
         dense: A causal language model in evaluation mode.
@@ -101,10 +106,11 @@ def compare_models(
     names = ("dense", "pruned")[: len(models)]
     nlls: list[list[float]] = [[] for _ in models]
     divergences: list[float] = []
+    logits_of = [_logits_of(model, windows) for model in models]
     for done, window in enumerate(windows.to(device)):
         report(done)
-        logits = [model(input_ids=window[None], use_cache=False).logits[0] for model in models]
-        sums = _sums(logits, window, positions).tolist()
+        logits = [of(done) for of in logits_of]
+        sums = _sums(logits, sent(window, logits[0].device), positions).tolist()
         for name, total, rows in zip(names, sums, logits, strict=False):
             check_finite(f"negative log-likelihood of the {name} model on window {done}", [total], rows.dtype)
         check_finite(f"divergence on window {done}", sums[-1:], logits[-1].dtype)
@@ -118,6 +124,24 @@ def compare_models(
         divergence=None if pruned is None else Estimate.of(divergences),
         tokens=windows.numel(),
     )
+
+
+def _logits_of(model: nn.Module, windows: Tensor) -> Callable[[int], Tensor]:
+    """What gives a model's ``L x vocabulary`` logits on a window by its place."""
+    if is_offloaded(model):
+        with suppress(UnsupportedModelError):  # its blocks cannot be run one by one
+            return _logits_by_blocks(BlockRunner(find_decoder(model), windows.shape[1]), windows)
+    ids = sent(windows, compute_device(model))
+    return lambda place: model(input_ids=ids[place][None], use_cache=False).logits[0]
+
+
+def _logits_by_blocks(runner: BlockRunner, windows: Tensor) -> Callable[[int], Tensor]:
+    states = [runner.embed(window[None]) for window in windows]
+    for index in range(len(runner.decoder.blocks)):
+        with resident():
+            states = [runner.run(index, entering) for entering in states]
+    runner.check()
+    return lambda place: runner.logits(states[place])[0]
 
 
 def _sums(logits: Sequence[Tensor], window: Tensor, positions: int) -> Tensor:

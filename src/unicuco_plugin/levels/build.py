@@ -22,6 +22,7 @@ from unicuco_plugin.models.blocks.coverage import check_share, measure_coverage
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.storage import resident
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.texts.calibration import calibration_hash
@@ -141,17 +142,18 @@ class _Build:
         count = len(self.decoder.blocks)
         last = max(index for index in range(count) if self.left(index))
         for index in range(last + 1):
-            leaving = self.solve(runner, index, states) if self.left(index) else None
-            if index == last:
-                return
-            if self.settings.inputs == "pruned":
-                weights = self.weights_of(index)
-                self.tell(f"carrying {self.decoder.block_names[index]}")
-                states = mean_states(runner, index, states, self.kind.shares, weights, batch_windows=size)
-            elif leaving is not None:
-                states = leaving
-            else:
-                states = torch.cat([runner.run(index, part) for part in states.split(size)])
+            with resident():  # nothing but this block is run
+                leaving = self.solve(runner, index, states) if self.left(index) else None
+                if index == last:
+                    return
+                if self.settings.inputs == "pruned":
+                    weights = self.weights_of(index)
+                    self.tell(f"carrying {self.decoder.block_names[index]}")
+                    states = mean_states(runner, index, states, self.kind.shares, weights, batch_windows=size)
+                elif leaving is not None:
+                    states = leaving
+                else:
+                    states = torch.cat([runner.run(index, part) for part in states.split(size)])
 
     def left(self, index: int) -> list[str]:
         """The linears of a block that are not yet stored."""

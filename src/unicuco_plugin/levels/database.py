@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, quoted
 from unicuco_plugin.levels.decoded import DecodedLevels
-from unicuco_plugin.levels.linear import check_file
+from unicuco_plugin.levels.linear import check_contents, check_file
 from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record
 
 __all__ = ["Database"]
@@ -91,8 +91,9 @@ class Database:
         Raises:
             LevelsError: If one was edited.
         """
-        for entry in self.record.linears.values():
-            check_file(self.folder, entry, content=True)
+        for _, error in check_contents(self.folder, self.record.linears):
+            if error is not None:
+                raise error
 
     def check_model(self, fingerprint: str) -> None:
         """Refuse any model but the one that the database was built from.

@@ -10,7 +10,7 @@ from unicuco_plugin.files.draft import is_draft, remove_drafts
 from unicuco_plugin.files.lock import HeldError, take_lock
 from unicuco_plugin.files.names import check_plain_name
 from unicuco_plugin.levels.kinds import kind_of
-from unicuco_plugin.levels.linear import check_file
+from unicuco_plugin.levels.linear import check_contents
 from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read_record
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.output_folder import free_bytes
@@ -92,13 +92,11 @@ def begin(output: Path, wanted: LevelsRecord, *, resume: bool, tell: Callable[[s
             "--overwrite, or another output"
         )
     kept: dict[str, LinearEntry] = {}
-    for name, entry in stored.linears.items():
-        try:
-            check_file(output, entry, content=True)
-        except LevelsError as error:
-            tell(str(error))
+    for name, error in check_contents(output, stored.linears):
+        if error is None:
+            kept[name] = stored.linears[name]
         else:
-            kept[name] = entry
+            tell(str(error))
     return stored.model_copy(update={"linears": kept})
 
 

@@ -8,7 +8,8 @@ stored.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,13 +21,22 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError
+from unicuco_plugin.files.facts import FileFacts
 from unicuco_plugin.files.received import check_tensors, open_regular
 from unicuco_plugin.levels.record import RECORD, LinearEntry, write_file
 from unicuco_plugin.levels.sweep import Solved
 from unicuco_plugin.models.tensors.memory import lacks_memory
 from unicuco_plugin.models.tensors.storage import sent
 
-__all__ = ["SAME_WIDTH", "LinearLevels", "check_file", "read_tensors", "store_tensors", "write_linear"]
+__all__ = [
+    "SAME_WIDTH",
+    "LinearLevels",
+    "check_contents",
+    "check_file",
+    "read_tensors",
+    "store_tensors",
+    "write_linear",
+]
 
 # Entry b: the eight bits of byte b, highest first, one byte each, seen as one integer.
 _BITS = torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).view(torch.int64).flatten()
@@ -122,8 +132,28 @@ def store_tensors(folder: Path, name: str, tensors: dict[str, Tensor], **facts: 
     return LinearEntry(file=file, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), **facts)
 
 
+def check_contents(folder: Path, entries: Mapping[str, LinearEntry]) -> Iterator[tuple[str, LevelsError | None]]:
+    """Compare files with their checksums, as many side by side as there are threads.
+
+    Returns:
+        Every name with what is wrong with its file, in the order of ``entries``.
+    """
+
+    def find(entry: LinearEntry) -> LevelsError | None:
+        try:
+            check_file(folder, entry, content=True)
+        except LevelsError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from zip(entries, pool.map(find, entries.values()), strict=True)
+
+
 def check_file(folder: Path, entry: LinearEntry, *, content: bool) -> None:
     """Compare a linear's file with its entry: its size, and its checksum where ``content`` is asked for.
+
+    A file whose checksum was right before, and which has not changed since, is not read again.
 
     Raises:
         LevelsError: If the file is missing, no regular file of its own, of another size, or edited.
@@ -137,11 +167,15 @@ def check_file(folder: Path, entry: LinearEntry, *, content: bool) -> None:
                     f"level file {path} is truncated or replaced: expected {entry.bytes} bytes, got {size}; "
                     "unicuco levels build --resume solves it again"
                 )
-            if content and hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+            facts = FileFacts(path) if content else None
+            if facts is None or facts.get("sha256") == entry.sha256:
+                return
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                 raise LevelsError(
                     f"level file {path} was edited or damaged: its checksum does not match {RECORD}; "
                     "unicuco levels build --resume solves it again"
                 )
+            facts.keep({"sha256": entry.sha256})
     except OSError as error:
         raise LevelsError(f"level file {path} cannot be read: {error}") from error
 

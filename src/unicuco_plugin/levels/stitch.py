@@ -1,7 +1,7 @@
 """Puts weights of the level database into a live model, and takes them out again."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -14,9 +14,9 @@ from unicuco_plugin.levels.database import Database
 from unicuco_plugin.levels.realise import realise
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.tensors.storage import exchange_data, kept_tensors, read_kept
+from unicuco_plugin.models.tensors.storage import exchange_data, exchanged, kept_tensors, read_kept
 
-__all__ = ["Stitcher", "find_linears", "stitch", "swapped"]
+__all__ = ["Stitcher", "check_plan", "find_linears", "stitch", "swapped"]
 
 # Decoded levels kept by default: five of SmolLM2's eight, and little beside larger models.
 _CACHE_BYTES = 2**30
@@ -65,7 +65,7 @@ class Stitcher:
             LevelsError: If the plan names a linear that the database lacks, or a count is out of range, before
                 anything is changed; or if a file is damaged.
         """
-        self._check(plan)
+        check_plan(self._levels, plan)
         changed = [name for name, count in self._counts.items() if plan.get(name, 0) != count]
         for name in changed:
             count = plan.get(name, 0)
@@ -98,17 +98,21 @@ class Stitcher:
         decode = partial(self._levels.linear(name).decode, level, where)
         return self._levels.decoded.get(name, level, where, decode, self._cache_bytes)
 
-    def _check(self, plan: Mapping[str, int]) -> None:
-        for name, count in plan.items():
-            if name not in self._linears:
-                raise LevelsError(
-                    f"plan names {quoted(name)}, which level database {self._levels.folder} does not have"
-                )
-            numel = self._dense[name].numel()
-            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= numel:
-                raise LevelsError(
-                    f"plan: {name} must have an integer count of zeros in [0, {numel}], got {quoted(count)}"
-                )
+
+def check_plan(levels: Levels, plan: Mapping[str, int]) -> None:
+    """Refuse a plan that a database cannot give.
+
+    Raises:
+        LevelsError: If it names a linear that the database lacks, or a count is out of range.
+    """
+    sizes = levels.sizes
+    for name, count in plan.items():
+        if name not in sizes:
+            raise LevelsError(f"plan names {quoted(name)}, which level database {levels.folder} does not have")
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= sizes[name]:
+            raise LevelsError(
+                f"plan: {name} must have an integer count of zeros in [0, {sizes[name]}], got {quoted(count)}"
+            )
 
 
 def stitch(decoder: Decoder, levels: Levels, plan: Mapping[str, int]) -> None:
@@ -133,18 +137,14 @@ def stitch(decoder: Decoder, levels: Levels, plan: Mapping[str, int]) -> None:
 @contextmanager
 def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Let linears have other weights until the end of the block; then their own again, the same tensors."""
-    own = {name: read_kept(linears[name], "weight") for name in weights}
-    try:
+    with ExitStack() as stack:
         for name, weight in weights.items():
-            exchange_data(linears[name], "weight", weight)
+            stack.enter_context(exchanged(linears[name], {"weight": weight}))
         yield
-    finally:
-        for name, weight in own.items():
-            exchange_data(linears[name], "weight", weight)
 
 
 def find_linears(decoder: Decoder, levels: Database, *, wider: bool = False) -> dict[str, nn.Linear]:
-    """The linears of a database in a model, by full name.
+    """The linears of a model that a database holds, by name and in its order.
 
     Args:
         decoder: Of the model.

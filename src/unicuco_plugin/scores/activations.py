@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.storage import resident
 from unicuco_plugin.progress import Progress
 
 __all__ = ["block_scores"]
@@ -47,7 +48,8 @@ def block_scores(
     count = len(decoder.blocks)
     for index in range(count):
         progress(Progress("scoring blocks", index, count, index * windows.numel() // count))
-        squares, states = _squares(runner, index, states, batch_windows)
+        with resident():
+            squares, states = _squares(runner, index, states, batch_windows)
         linears = decoder.linears(index)
         yield torch.cat(
             [

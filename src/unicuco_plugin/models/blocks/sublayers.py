@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.models.tensors.storage import (
     compute_device,
     count_parameters,
+    exchanged,
     kept_tensors,
     read_kept,
     write_tensor,
@@ -119,7 +120,8 @@ def check_silence(decoder: Decoder, names: Sequence[str] | None = None) -> None:
     A sub-layer that adds the states itself (MPT's MLP, both of Bloom's) does not: its zeros would cut the stream.
 
     Args:
-        decoder: The model; as it was afterwards. Two tokens pass it once, and one projection at a time is copied.
+        decoder: The model; as it was afterwards, and nothing is written. Two tokens pass it once, zeros standing in for
+            one projection at a time.
         names: Their full names; every attention and MLP if left out.
 
     Raises:
@@ -127,16 +129,21 @@ def check_silence(decoder: Decoder, names: Sequence[str] | None = None) -> None:
     """
     if names is None:
         names = [name for half in sublayer_names(decoder) for name in half]
-    outputs = _Outputs()
+    zeros = ExitStack()
+
+    def stand_in(name: str, *_: object) -> None:
+        for module, parameter in _output_parameters(decoder, name):
+            zeros.enter_context(exchanged(module, {parameter: torch.zeros_like(getattr(module, parameter))}))
+
     hooks = []
     try:
         for name in names:
             module = decoder.model.get_submodule(name)
-            hooks.append(module.register_forward_pre_hook(partial(lambda name, *_: outputs.zero(decoder, name), name)))
-            hooks.append(module.register_forward_hook(lambda *_: outputs.restore()))
+            hooks.append(module.register_forward_pre_hook(partial(stand_in, name)))
+            hooks.append(module.register_forward_hook(lambda *_: zeros.close()))
         _watch(decoder, names)
     finally:
-        outputs.restore()
+        zeros.close()
         for hook in hooks:
             hook.remove()
 

@@ -21,7 +21,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.parts.parts import Parts, find_parts
 from unicuco_plugin.models.tensors.gradients import gradients_inside
-from unicuco_plugin.models.tensors.storage import compute_device, sent
+from unicuco_plugin.models.tensors.storage import compute_device, resident, sent
 
 __all__ = ["ChannelStatistics", "measure_channels", "measure_effects"]
 
@@ -76,10 +76,10 @@ def measure_channels(decoder: Decoder, windows: Tensor, *, batch_windows: int = 
         sums[name] = sums[name] + found if name in sums else found
 
     with _watched(decoder, parts, add):
-        for batch in windows.split(batch_windows):
-            states = runner.embed(batch)
-            for index in range(len(decoder.blocks)):
-                states = runner.run(index, states)
+        states = [runner.embed(batch) for batch in windows.split(batch_windows)]
+        for index in range(len(decoder.blocks)):
+            with resident():  # nothing but this block is run
+                states = [runner.run(index, entering) for entering in states]
     runner.check()
     count = windows.numel()
     return {name: _moments(sums[name].cpu() / count, count) for name in parts}

@@ -25,6 +25,7 @@ __all__ = [
     "count_parameters",
     "exchange_data",
     "exchanged",
+    "is_offloaded",
     "is_streamed",
     "kept_device",
     "kept_tensors",
@@ -98,6 +99,12 @@ def read_named(model: nn.Module, name: str) -> Tensor:
     """One parameter or buffer of a model by its full name, as :func:`read_kept` gives it."""
     owner, _, own = name.rpartition(".")
     return read_kept(model.get_submodule(owner), own)
+
+
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether some of a model's weights are brought to where it computes whenever they are read."""
+    caches = (module._parameters for module in model.modules())
+    return any(isinstance(own, OffloadCache) and str(own.offload_device) != str(own.onload_device) for own in caches)
 
 
 def is_streamed(model: nn.Module) -> bool:
