@@ -52,7 +52,7 @@ class Pricing:
     @cached_property
     def saved(self) -> Tensor:
         """Bits that each choice saves, ``d x l``; rows filled up."""
-        shares = self.steps.shares(torch.minimum(self._places, self.steps.most[:, None]).T.contiguous())
+        shares = self.steps.shares(self._places.T.contiguous())
         return (shares.T * torch.tensor(self.steps.unit_params, dtype=torch.float64)[:, None]).round()
 
     def costs_at(self, value: Callable[[Tensor], Tensor], k: Tensor, reach: int) -> Tensor:
