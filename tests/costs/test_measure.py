@@ -10,7 +10,7 @@ from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.units import GRANULARITIES, group_linears
-from unicuco_plugin.traits import SPACES, traits_of
+from unicuco_plugin.traits import SPACES
 
 WINDOWS = torch.randint(3, VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(0))
 # No two blocks alike, so that no family's own fields can say the sizes; one block goes whole.
@@ -67,7 +67,8 @@ def test_weights_that_are_zeroed_leave_nothing_whatever_the_units_are(granularit
 
 @pytest.mark.parametrize(
     ("space", "family"),
-    [(space, "llama") for space in SPACES if not traits_of(space).stores]
+    # What units stored by schemes cost is a level database's to say: test_stored_costs.py.
+    [(space, "llama") for space, traits in SPACES.items() if not traits.stores]
     + [("depth", "qwen3_moe"), ("sublayer", "gemma3"), ("sparsity", "opt")],
 )
 def test_costs_in_another_dtype_are_those_of_the_model_in_it(space, family):
