@@ -143,8 +143,13 @@ def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> 
             exchange_data(linears[name], "weight", weight)
 
 
-def find_linears(decoder: Decoder, levels: Database) -> dict[str, nn.Linear]:
+def find_linears(decoder: Decoder, levels: Database, *, wider: bool = False) -> dict[str, nn.Linear]:
     """The linears of a database in a model, by full name.
+
+    Args:
+        decoder: The model.
+        levels: The database.
+        wider: Whether the model may be in float32, which holds all that a narrower database has.
 
     Raises:
         LevelsError: If the model lacks one, or its shape or dtype differs.
@@ -156,7 +161,7 @@ def find_linears(decoder: Decoder, levels: Database) -> dict[str, nn.Linear]:
         with kept_tensors():
             weight = linears[name].weight
         shape, dtype = tuple(weight.shape), str(weight.dtype).removeprefix("torch.")
-        if shape != entry.shape or dtype != levels.record.dtype:
+        if shape != entry.shape or not (dtype == levels.record.dtype or (wider and dtype == "float32")):
             raise LevelsError(
                 f"level database {levels.folder}: {name} is {entry.shape} in {levels.record.dtype} there, "
                 f"{shape} in {dtype} in the model; load the model in {levels.record.dtype} (--dtype), or build another"

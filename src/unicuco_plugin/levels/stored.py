@@ -25,6 +25,8 @@ def stored(
 ) -> Iterator[None]:
     """Give linears the weights that a client decodes, and round what enters them where the scheme does.
 
+    A model in float32 computes with the same weights, four times as fast on a processor without arithmetic of 16 bits.
+
     Args:
         linears: By full name; those of the plan among them.
         levels: The database.
@@ -36,9 +38,9 @@ def stored(
     """
     weights = {}
     for name, scheme in plan.items():
-        where = read_kept(linears[name], "weight").device
-        decode = partial(levels.decode, name, scheme, where)
-        weights[name] = levels.decoded.get(name, scheme, where, decode, cache_bytes)
+        own = read_kept(linears[name], "weight")
+        decode = partial(levels.decode, name, scheme, own.device)
+        weights[name] = levels.decoded.get(name, scheme, own.device, decode, cache_bytes).to(own.dtype)
     with ExitStack() as stack:
         stack.enter_context(swapped(linears, weights))
         for name, scheme in plan.items():

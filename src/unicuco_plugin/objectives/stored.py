@@ -31,7 +31,8 @@ class StoredEvaluator:
     plain forward of the checkpoint with these linears, decoded by compressed-tensors, to numerical noise.
 
     Args:
-        decoder: The dense model, on the device to use; dense again after every call.
+        decoder: The dense model, on the device to use, in the database's dtype or in float32; dense again after every
+            call.
         levels: The database of schemes built from it.
         windows: ``m x L`` token ids.
         direction: ``forward`` for KL(dense‖stored), ``reverse`` for KL(stored‖dense).
@@ -57,7 +58,7 @@ class StoredEvaluator:
         positions: int = 512,
     ) -> None:
         self._windows, self._levels = windows, levels
-        linears = find_linears(decoder, levels)
+        linears = find_linears(decoder, levels, wider=True)
         self._blocks = [
             [name for name in decoder.linears(index) if name in linears] for index in range(len(decoder.blocks))
         ]
