@@ -110,7 +110,8 @@ class _Bench:
     def _build(self, folder: Path, seed: int, **settings: Any) -> Levels:
         args = self.args
         windows = load_windows(args.calibration, load_tokenizer(args.model), count=args.windows, length=512, seed=seed)
-        return build_levels(self.decoder, windows, folder, name=args.model, settings=LevelSettings(**settings))
+        build_levels(self.decoder, windows, folder, name=args.model, settings=LevelSettings(**settings))
+        return Levels.open(folder)
 
     def _measure(self, levels: Levels, share: float, change: Change = lambda linear: linear) -> dict[str, float]:
         linears = self.decoder.all_linears()

@@ -29,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.settings import LevelSettings
+from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.objectives.sensitivity import measure_slopes, uniform_plan
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
@@ -86,10 +87,9 @@ def _built(args: argparse.Namespace, decoder: Decoder, windows: torch.Tensor, fo
         print(progress.stage, flush=True)
 
     started = clock()
-    levels = build_levels(
-        decoder, windows, folder, name="random", settings=LevelSettings(inputs=args.inputs), progress=note
-    )
+    build_levels(decoder, windows, folder, name="random", settings=LevelSettings(inputs=args.inputs), progress=note)
     seconds = clock() - started
+    levels = Levels.open(folder)
     peak = _peak(args.device)
     linears = {
         stage.removeprefix("solved "): round(at - before, 2)

@@ -37,7 +37,7 @@ def build(
         "objective": "divergence", "scalarization": "tchebycheff", "quality": "log", "target": result.posterior.target,
         "units": SPACE.units,
         "sizes": CostTable(
-            unit_params=SPACE.block_params, unit_bytes=(10,) * 10, total_params=TOTAL_PARAMS, total_bytes=TOTAL_BYTES,
+            unit_params=SPACE.unit_params, unit_bytes=(10,) * 10, total_params=TOTAL_PARAMS, total_bytes=TOTAL_BYTES,
             dtype="bfloat16",
         ),
         "ideal": result.scaling.ideal, "nadir": result.scaling.nadir, "shift": confirmed.shift,

@@ -15,7 +15,7 @@ from unicuco_plugin.profile import write_profile
 NAMES = [
     "PRESETS", "CalibrationText", "DivergenceObjective", "Effect", "Evaluation", "Export", "LevelSettings", "Levels",
     "ModelSource", "Objective", "ObjectiveRequest", "Payload", "Peer", "PeerRequest", "PeerResult", "Profile",
-    "Progress", "Ranking", "ReportingObjective", "Request", "Settings", "Space", "SpaceTraits",
+    "Progress", "Ranking", "ReportingObjective", "Request", "SchemeLevels", "Settings", "Space", "SpaceTraits",
     "SparsityProfileModifier", "Strategy", "UnicucoError", "UnitOptions", "__version__", "apply_strategy",
     "build_levels", "find_decoder", "find_smollm2", "hookimpl", "load", "load_profile", "load_tokenizer",
     "load_windows", "plugin_manager", "prune", "train_profile",

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from compressed_tensors.compressors.base import BaseCompressor
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
+from compressed_tensors.quantization import preset_name_to_scheme
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unicuco_plugin.errors import StrategyError
-from unicuco_plugin.schemes import Scheme, parse_scheme
+from unicuco_plugin.levels.toolkit_scheme import as_toolkit
+from unicuco_plugin.schemes import parse_scheme
 
 PRESETS = [f"W{bits}A16" for bits in (2, 3, 4, 5, 6, 8)] + ["W4A16_ASYM", "W8A8", "INT8", "FP8_DYNAMIC", "NVFP4A16"]
 
@@ -64,18 +65,6 @@ def test_bits_count_scales_and_zero_points() -> None:
     assert parse_scheme("W8A16:channel").bits_per_weight(512) == 8 + 16 / 512
 
 
-def _arguments(scheme: Scheme) -> QuantizationScheme:
-    if scheme.format != "pack-quantized":
-        return preset_name_to_scheme(scheme.name, ["Linear"])
-    weights = QuantizationArgs(
-        num_bits=scheme.bits,
-        symmetric=scheme.symmetric,
-        strategy="group" if scheme.group else "channel",
-        group_size=scheme.group,
-    )
-    return QuantizationScheme(targets=["Linear"], weights=weights)
-
-
 @given(names | st.sampled_from(["W8A8", "FP8_DYNAMIC", "NVFP4A16"]), st.sampled_from([7, 64]))
 def test_stored_tensors_are_those_of_compressed_tensors(name: str, rows: int) -> None:
     columns = 384
@@ -88,5 +77,5 @@ def test_stored_tensors_are_those_of_compressed_tensors(name: str, rows: int) ->
         state["weight_zero_point"] = torch.zeros_like(state["weight_scale"], dtype=torch.int8)
     if scheme.kind == "float" and scheme.group:
         state["weight_global_scale"] = torch.ones(1)
-    stored = BaseCompressor.get_value_from_registry(scheme.format).compress(state, _arguments(scheme))
+    stored = BaseCompressor.get_value_from_registry(scheme.format).compress(state, as_toolkit(scheme))
     assert {key: (tuple(t.shape), t.element_size()) for key, t in stored.items()} == dict(scheme.tensors(rows, columns))

@@ -3,7 +3,7 @@
 import pytest
 
 from unicuco_plugin.plugins.manager import list_plugins
-from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, cutting, traits_of, zeroing
+from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, cutting, storing, traits_of, zeroing
 
 
 def test_every_built_in_space_has_traits():
@@ -18,13 +18,15 @@ def test_every_built_in_space_has_traits():
         ("depth", {"whole", "removes"}),
         ("sublayer", {"whole", "halves", "removes"}),
         ("structured", {"cuts", "removes"}),
-        ("sparsity", {"zeroes"}),
+        ("sparsity", {"zeroes", "on_levels"}),
+        ("precision", {"stores", "on_levels"}),
         ("nobody's", set()),
     ],
 )
 def test_traits_follow_from_the_effect(space, true):
     traits = traits_of(space)
-    assert {name for name in ("whole", "halves", "cuts", "zeroes", "removes") if getattr(traits, name)} == true
+    every = ("whole", "halves", "cuts", "zeroes", "stores", "on_levels", "removes")
+    assert {name for name in every if getattr(traits, name)} == true
 
 
 def test_effects_are_listed_in_the_order_of_the_built_in_spaces():
@@ -36,6 +38,8 @@ def test_some_spaces_of_several_zero_or_cut():
     assert not zeroing(["depth", "structured"])
     assert cutting(["structured", "sparsity"])
     assert not cutting([])
+    assert storing(["depth", "precision"])
+    assert not storing(["sparsity"])
 
 
 def test_a_space_that_nobody_knows_has_no_effect():

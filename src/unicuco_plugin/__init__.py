@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unicuco_plugin.answering import Profile, load_profile
     from unicuco_plugin.errors import UnicucoError
     from unicuco_plugin.levels.build import build_levels
+    from unicuco_plugin.levels.scheme_levels import SchemeLevels
     from unicuco_plugin.levels.settings import LevelSettings
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import find_decoder
@@ -63,6 +64,7 @@ __all__ = [
     "Ranking",
     "ReportingObjective",
     "Request",
+    "SchemeLevels",
     "Settings",
     "Space",
     "SpaceTraits",
@@ -105,6 +107,7 @@ _HOMES = {
     "Ranking": "scores.ranking",
     "ReportingObjective": "objectives.objective",
     "Request": "request",
+    "SchemeLevels": "levels.scheme_levels",
     "Settings": "search.settings",
     "Space": "spaces.space",
     "SparsityProfileModifier": "modifiers.sparsity_profile",

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
@@ -52,7 +53,7 @@ class Scheme:
     inputs: int = DENSE_BITS
     chosen: bool = True
 
-    @property
+    @cached_property
     def name(self) -> str:
         """How it is written: the preset's name where it is one."""
         for name, preset in _PRESETS.items():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.levels.store import Levels
 
 
@@ -48,6 +49,29 @@ def test_show_prints_json_alone(unicuco, small, tmp_path):
     assert data["zeros"] == [sum(entry.zeros[level] for entry in opened.record.linears.values()) for level in (0, 1)]
 
 
+def test_a_database_of_schemes_is_built_and_described_with_bits_bytes_and_losses(unicuco, small, tmp_path):
+    result = unicuco(*small[:-2], "--schemes", "W4A16:channel, W8A16,NVFP4A16")
+    assert result.exit_code == 0, result.stderr
+    shown = unicuco("levels", "show", tmp_path / "db", "--verify")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.strip() in result.stdout
+    assert "schemes      W4A16:channel, W8A16, NVFP4A16" in shown.stdout
+    assert "dense, damping 0.01, blocks of 128 columns, actorder static" in shown.stdout
+    table = [line.split() for line in shown.stdout.split("\n\n")[1].splitlines()]
+    assert table[0] == ["scheme", "bits", "linears", "bytes", "loss"]
+    assert [row[0] for row in table[2:]] == ["W8A16:g32", "NVFP4A16", "W4A16:channel"]
+    opened = SchemeLevels.open(tmp_path / "db")
+    data = json.loads(unicuco("levels", "show", tmp_path / "db", "--json").stdout)
+    assert data["ratio"] == round(opened.bytes / (3 * 4 * data["weights"]), 4)
+    assert "zeros" not in data
+    for name, row in data["schemes"].items():
+        having = [linear for linear in opened.shapes if name in {scheme.name for scheme in opened.offered(linear)}]
+        assert row["linears"] == len(having)
+        assert row["loss"] == pytest.approx(sum(opened.loss(linear, name) for linear in having))
+        packed = [opened.packed(linear, name).values() for linear in having]
+        assert row["bytes"] == sum(tensor.nbytes for tensors in packed for tensor in tensors)
+
+
 def test_a_database_that_is_there_is_not_lost(unicuco, small):
     unicuco(*small)
     again = unicuco(*small)
@@ -65,6 +89,8 @@ def test_a_database_that_is_there_is_not_lost(unicuco, small):
     [
         (["--sparsities", "0.5,half"], 2, "'0.5,half' is not numbers such as 0.5,0.6,0.7"),
         (["--sparsities", "0.5,1"], 1, "sparsities must be one or more in (0, 1), each once and ascending"),
+        (["--schemes", "W4A16"], 1, "sparsities and schemes exclude each other: a database holds levels of one kind"),
+        (["--schemes", "W4"], 1, "scheme must be W2A16 to W8A16 with :g32, :g64, :g128 or :channel and :asym"),
         (["--inputs", "sparse"], 2, "'sparse' is not one of 'dense', 'pruned'"),
         (["--resume", "--overwrite"], 1, "resume and overwrite exclude each other"),
         (["--calibration", "nowhere.txt"], 1, "calibration file nowhere.txt does not exist"),

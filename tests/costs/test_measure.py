@@ -10,6 +10,7 @@ from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.units import GRANULARITIES, group_linears
+from unicuco_plugin.traits import SPACES
 
 WINDOWS = torch.randint(3, VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(0))
 # No two blocks alike, so that no family's own fields can say the sizes; one block goes whole.
@@ -62,3 +63,14 @@ def test_weights_that_are_zeroed_leave_nothing_whatever_the_units_are(granularit
     kept = [model.of("kept", model.row(shares)).item() for model in (costs, fine)]
     assert kept[0] == pytest.approx(kept[1], abs=1e-12)
     assert kept[0] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("space", "family"),
+    [(space, "llama") for space in SPACES] + [("depth", "qwen3_moe"), ("sublayer", "gemma3"), ("sparsity", "opt")],
+)
+def test_costs_in_another_dtype_are_those_of_the_model_in_it(space, family):
+    single = measure_costs(find_decoder(tiny_model(family)), space)
+    half = measure_costs(find_decoder(tiny_model(family).to(torch.bfloat16)), space)
+    assert single.in_dtype(torch.bfloat16) == half
+    assert half.in_dtype(torch.float32) == single

@@ -15,12 +15,12 @@ def levels(tmp_path_factory):
     return build_schemes(tiny_model("llama", blocks=2).bfloat16(), tmp_path_factory.mktemp("levels") / "all")
 
 
-def test_costs_are_those_of_the_databases_dtype_whatever_the_model_is_computed_in(levels):
+def test_costs_of_a_model_in_float32_become_those_of_the_checkpoint(levels):
     narrow, wide = (
         find_offered(find_decoder(tiny_model("llama", blocks=2).to(dtype)), levels)
         for dtype in (torch.bfloat16, torch.float32)
     )
-    assert wide.costs.table == narrow.costs.table
+    assert wide.costs.in_dtype(torch.bfloat16).table == narrow.costs.table
     assert narrow.costs.table.dtype == "bfloat16"
     assert (wide.units, wide.schemes) == (narrow.units, narrow.schemes)
 

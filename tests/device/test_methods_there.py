@@ -25,6 +25,8 @@ PLACES = ("cpu", str(DEVICE))
 # At the papers' settings the searches are of hours; two generations use all that they consist of.
 SHORT = EvolutionSettings(2, 3, (2, 1), (16, 32), 3, 16)
 
+KINDS = [{"sparsities": (0.3, 0.7)}, {"schemes": ("W4A16", "W3A16:channel:asym", "FP8_DYNAMIC", "NVFP4A16")}]
+
 
 def checksums(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
@@ -39,16 +41,31 @@ def database(tmp_path_factory):
     return build_levels(find_decoder(tiny_model("llama", blocks=4)), text, folder, name="tiny", settings=settings)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [{"sparsities": (0.3, 0.7)}, {"schemes": ("W4A16", "W3A16:channel:asym", "FP8_DYNAMIC", "NVFP4A16")}],
+    ids=list,
+)
 @pytest.mark.parametrize("inputs", ["dense", "pruned"])
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe", "bamba"])
-def test_a_level_database_has_the_same_files(windows, tmp_path, family, inputs):
-    settings = LevelSettings(sparsities=(0.3, 0.7), block_size=20, batch_windows=3, inputs=inputs)
+def test_a_level_database_has_the_same_files(windows, tmp_path, family, inputs, kind):
+    settings = LevelSettings(**kind, block_size=20, batch_windows=3, inputs=inputs)
     for place in PLACES:
         decoder = find_decoder(tiny_model(family, blocks=2).to(place))
         build_levels(decoder, windows, tmp_path / place, name="tiny", settings=settings)
     here, there = (checksums(tmp_path / place) for place in PLACES)
     assert here == there
     assert here
+
+
+def test_a_scheme_is_decoded_there_as_here(windows, tmp_path):
+    settings = LevelSettings(schemes=("W4A16", "W3A16:channel:asym", "W8A8", "FP8_DYNAMIC", "NVFP4A16"))
+    built = build_levels(find_decoder(tiny_model("llama", blocks=1)), windows, tmp_path, name="tiny", settings=settings)
+    for name in built.shapes:
+        for scheme in built.offered(name):
+            there = built.decode(name, scheme.name, DEVICE)
+            assert there.device.type == DEVICE.type
+            assert torch.equal(there.cpu(), built.decode(name, scheme.name))
 
 
 def test_stitched_weights_are_the_same_and_the_dense_ones_come_back(database):

@@ -15,8 +15,8 @@ from tiny import VOCABULARY, tiny_model
 from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.levels import record as record_module
 from unicuco_plugin.levels.build import build_levels
+from unicuco_plugin.levels.scheme_levels import SchemeLevels, open_levels
 from unicuco_plugin.levels.settings import LevelSettings
-from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.checkpoints import archive as archive_module
 from unicuco_plugin.models.checkpoints.archive import pack_folder, unpack_archive
@@ -41,13 +41,17 @@ def packed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """A small level database."""
+    """A small level database of either kind."""
     decoder = find_decoder(tiny_model("llama", blocks=1).to(torch.bfloat16))
     windows = torch.randint(3, VOCABULARY, (4, 16), generator=torch.Generator().manual_seed(0))
-    settings = LevelSettings(sparsities=(0.3, 0.8), inputs="dense")
-    return build_levels(
-        decoder, windows, tmp_path_factory.mktemp("levels") / "db", name="tiny", settings=settings
-    ).folder
+    folder = tmp_path_factory.mktemp("levels")
+    kinds = {"sparsities": (0.3, 0.8), "schemes": ("W4A16:channel:asym", "W8A16", "NVFP4A16")}
+    return [
+        build_levels(
+            decoder, windows, folder / kind, name="tiny", settings=LevelSettings(**{kind: levels}, inputs="dense")
+        ).folder
+        for kind, levels in kinds.items()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +110,13 @@ def test_kept_parts(judge, draw):
 
 def opened(folder):
     """Everything that a database is read for."""
-    levels = Levels.open(folder)
+    levels = open_levels(folder)
     levels.verify()
     for name in levels.record.expected:
+        if isinstance(levels, SchemeLevels):
+            for scheme in levels.offered(name):
+                assert levels.decode(name, scheme.name).shape == levels.shapes[name]
+            continue
         linear = levels.linear(name)
         for level in range(1, len(linear.zeros)):
             weight = linear.decode(level)
@@ -125,7 +133,7 @@ def told(levels):
 def test_level_records_that_say_something_else(judge, draw):
     folder = judge.folder / "db"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(judge.shared("database"), folder)
+    shutil.copytree(draw.choice(judge.shared("database")), folder)
     document = record_module._DOCUMENT
     content = mutate_json(document.read(folder / "levels.json"), draw)
     if isinstance(content, dict):
@@ -139,7 +147,7 @@ def test_level_records_that_say_something_else(judge, draw):
 def test_level_files_whose_checksum_is_right(judge, draw):
     folder = judge.folder / "db"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(judge.shared("database"), folder)
+    shutil.copytree(draw.choice(judge.shared("database")), folder)
     document = record_module._DOCUMENT
     content = document.read(folder / "levels.json")
     name = draw.choice(sorted(content["linears"]))

@@ -8,6 +8,7 @@ from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
 from llmcompressor.observers import Observer
 from test_sweep import make_linear
 
+from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.packed import pack, unpack
 from unicuco_plugin.levels.scheme_sweep import solve_schemes
 from unicuco_plugin.levels.sweep import factor_hessian
@@ -59,7 +60,73 @@ def test_every_scheme_is_the_toolkits_gptq(rows, columns, dead, dtype, actorder)
         # Eight bits stand in the middle between two codes more often, as far as float32 can tell.
         least = 0.999 if scheme.bits < 8 else 0.995
         assert (mine.codes.float() == codes.float()).double().mean() >= least
-        assert mine.loss.item() == pytest.approx(loss, rel=1e-4)
+        # As they stand, columns of large inputs may come late, and carry what such a weight changes in its row.
+        assert mine.loss.item() == pytest.approx(loss, rel=1e-4 if actorder else 1e-3)
         decoded = unpack(scheme, pack(mine), dtype)
         same = (decoded - weight.to(decoded.dtype)).abs() <= 2e-2 * weight.abs()  # NVFP4 is decoded in bfloat16
         assert same.double().mean() >= least
+
+
+def test_one_scheme_alone_is_that_scheme_among_others_of_every_kind():
+    linear, H = make_linear(64, 192)
+    factor = factor_hessian(H, largest_first=True)
+    schemes = resolved(EVERY, 192)
+    for among in solve_schemes(linear.weight, factor, schemes, block_size=50):
+        [alone] = solve_schemes(linear.weight, factor, [among.scheme])
+        assert (alone.codes.float() == among.codes.float()).double().mean() > 0.99
+        assert alone.loss.item() == pytest.approx(among.loss.item(), rel=1e-3)
+        assert alone.codes.dtype == among.codes.dtype
+
+
+def test_the_loss_is_what_the_decoded_weight_loses_on_the_damped_hessian():
+    # Second route: GPTQ's losses add up to half the quadratic form of the change, by the algebra of its updates.
+    linear, H = make_linear(24, 96)
+    damped = (H + 1e-2 * H.diagonal().mean() * torch.eye(96)).double()
+    for made in solve_schemes(linear.weight, factor_hessian(H, largest_first=True), resolved(EVERY[:-1], 96)):
+        if made.grid.global_scale is None:
+            change = (unpack(made.scheme, pack(made), torch.float32) - linear.weight.detach()).double()
+            expected = torch.einsum("rc,cd,rd->", change, damped, change) / 2
+            assert made.loss.item() == pytest.approx(expected.item(), rel=2e-3)
+
+
+def test_more_bits_lose_less():
+    linear, H = make_linear(64, 256)
+    made = solve_schemes(linear.weight, factor_hessian(H, largest_first=True), resolved(WIDTHS, 256))
+    losses = [one.loss.item() for one in made]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_linears_that_a_server_packs_share_their_scale_of_scales():
+    linear, H = make_linear(16, 64)
+    factor, [scheme] = factor_hessian(H, largest_first=True), resolved(["NVFP4A16"], 64)
+    [own] = solve_schemes(linear.weight, factor, [scheme])
+    largest = 4 * linear.weight.abs().max()
+    [shared] = solve_schemes(linear.weight, factor, [scheme], largest=largest)
+    assert own.grid.global_scale.item() == pytest.approx(4 * shared.grid.global_scale.item(), rel=1e-5)
+    assert shared.grid.global_scale.item() == pytest.approx(448 * 6 / largest.item(), rel=1e-5)
+
+
+def test_neither_weight_nor_hessian_is_changed():
+    linear, H = make_linear(8, 64, dead=(5,))
+    weight, hessian = linear.weight.detach().clone(), H.clone()
+    solve_schemes(linear.weight, factor_hessian(H, largest_first=True), resolved(EVERY, 64))
+    assert torch.equal(linear.weight, weight)
+    assert torch.equal(H, hessian)
+
+
+def test_a_hessian_without_an_inverse_rounds_to_nearest_as_the_toolkit_does():
+    linear, _ = make_linear(8, 64)
+    H = -torch.eye(64)
+    factor = factor_hessian(H, largest_first=True)
+    assert not factor.invertible
+    [scheme] = resolved(["W4A16"], 64)
+    [made] = solve_schemes(linear.weight, factor, [scheme])
+    _, codes, _, rounded = toolkit(linear.weight.detach(), H, scheme)
+    assert rounded
+    assert torch.equal(made.codes.float(), codes.float())
+
+
+def test_a_hessian_of_another_width_is_refused():
+    linear, _ = make_linear(4, 64)
+    with pytest.raises(LevelsError, match="a linear of 64 inputs needs a Hessian of 64 columns, got 5"):
+        solve_schemes(linear.weight, factor_hessian(torch.eye(5)), resolved(["W4A16"], 64))

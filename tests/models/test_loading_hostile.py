@@ -114,6 +114,7 @@ def test_nothing_is_run(terminal):
     assert terminal[2] == ""
 
 
+@pytest.mark.slow
 def test_nobody_is_asked(terminal):
     assert "Do you wish to run" not in terminal[1]
     assert "[y/N]" not in terminal[1]

@@ -16,6 +16,8 @@ from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.pruning import apply_strategy
 
+pytestmark = pytest.mark.slow
+
 FRESH = Path(__file__).with_name("fresh_process.py")
 WEIGHTS = "{num_bits: 4, type: int, strategy: group, group_size: 16}"  # 128 does not divide 32
 W4A16 = f"{{config_groups: {{group_0: {{targets: [Linear], weights: {WEIGHTS}}}}}, ignore: [lm_head]}}"

@@ -24,6 +24,8 @@ from unicuco_plugin.modifiers.export import oneshot as exporting
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
+pytestmark = pytest.mark.slow
+
 # A pattern of experts every second block cannot lose one block; no configuration says so.
 WITHOUT_DROPS = {"jamba"}
 WITHOUT_HALVES = {"granitemoehybrid", "granitemoeshared", "jamba", "lfm2_moe", "nemotron_h"}

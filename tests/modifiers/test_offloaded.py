@@ -17,6 +17,8 @@ from unicuco_plugin.models.parts.kept_parts_file import write_kept_parts
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def machine(monkeypatch):

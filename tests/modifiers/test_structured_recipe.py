@@ -19,6 +19,8 @@ from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_ke
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "{num_bits: 4, type: int, strategy: group, group_size: 16}"  # 128 does not divide 32
 W4A16 = f"{{config_groups: {{group_0: {{targets: [Linear], weights: {WEIGHTS}}}}}, ignore: [lm_head]}}"
 PARTNERS = {

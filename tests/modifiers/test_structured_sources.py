@@ -16,6 +16,8 @@ from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import UnitOptions, train_profile
 
+pytestmark = pytest.mark.slow
+
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16,
     initial=10, epochs=1, steps=5, pool=32, picks=2, starts=1,

@@ -16,6 +16,8 @@ from unicuco_plugin.models.parts.kept_parts_file import write_kept_parts
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 
+pytestmark = pytest.mark.slow
+
 ENGINES = ["SparseGPTModifier", "WandaPruningModifier"]
 UNITS = {A.format(1): 0.4, M.format(2): 0.6, M.format(3): 0.5, A.format(0): 0.5}  # the last attention goes whole
 

@@ -44,6 +44,7 @@ def test_it_passes_on_names_that_are_not_its_own(example):
     assert example.unicuco_list("space") == []
 
 
+@pytest.mark.slow
 def test_as_a_script_it_trains_a_profile_for_its_objective(example, tmp_path, capsys):
     tiny_model("llama").save_pretrained(tmp_path / "model")
     tiny_tokenizer(tmp_path / "model")

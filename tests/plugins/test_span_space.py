@@ -85,6 +85,7 @@ def test_it_is_measured_as_blocks_that_drop_out(example):
     assert measured[0].value > 0
 
 
+@pytest.mark.slow
 def test_as_a_script_it_trains_answers_and_exports(example, tmp_path, capsys):
     tiny_model("llama").save_pretrained(tmp_path / "model")
     tiny_tokenizer(tmp_path / "model")

@@ -98,6 +98,7 @@ def test_groups_are_measured_as_strategies_of_the_space(tmp_path):
     assert objectives["confirm"].batches == []
 
 
+@pytest.mark.slow
 def test_what_groups_taught_is_known_to_the_search_over_units(tmp_path, trained):
     known = {row.key for row in groups_alone(tmp_path / "j", fresh())}
     keys = [row.key for row in trained.ranked]
@@ -117,6 +118,7 @@ def test_where_whole_groups_are_best_they_are_answered(trained):
         assert value_of(SPACE.parse(confirmed[count].key)) == pytest.approx(optimum(count))
 
 
+@pytest.mark.slow
 def test_searching_groups_first_finds_what_as_many_measurements_of_units_do_not():
     blocks = 10
     names = [f"b.{i}.{half}" for i in range(blocks) for half in ("attn", "mlp")]
@@ -150,6 +152,7 @@ def keys(result):
     return [row.key for row in result.confirmed]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survived", [0, 2, 5, 9, 12, 14, 16, 18])
 def test_a_run_that_ends_after_any_batch_resumes_to_the_same_result(tmp_path, trained, survived):
     class Stop(BaseException):
@@ -174,6 +177,7 @@ def test_a_run_that_ends_after_any_batch_resumes_to_the_same_result(tmp_path, tr
         assert before.isdisjoint(key for batch in objective.batches for key in batch)
 
 
+@pytest.mark.slow
 def test_progress_counts_through_both_searches(tmp_path):
     seen = []
     result = run(tmp_path / "j", fresh(), progress=seen.append)
@@ -187,6 +191,7 @@ def test_progress_counts_through_both_searches(tmp_path):
     assert stages[-1] == "confirming"
 
 
+@pytest.mark.slow
 def test_ctrl_c_among_the_groups_has_nothing_to_show_and_keeps_what_was_measured(tmp_path, trained):
     def interrupt(event):
         if event.stage.startswith("whole blocks: epoch"):
@@ -202,6 +207,7 @@ def test_ctrl_c_among_the_groups_has_nothing_to_show_and_keeps_what_was_measured
     assert measured.isdisjoint(key for batch in again["rank"].batches for key in batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["first strategies", "fitting the surrogate", "epoch 2 of 2", "confirming"])
 def test_ctrl_c_among_the_units_gives_all_that_is_known(tmp_path, stage):
     pressed = []
@@ -219,6 +225,7 @@ def test_ctrl_c_among_the_units_gives_all_that_is_known(tmp_path, stage):
     assert len(result.posterior.X) == len(measured)
 
 
+@pytest.mark.slow
 def test_blocks_of_two_sizes_teach_too():
     """No budget of the halves is a number of such blocks; what blocks showed is brought to the budgets beside it."""
     blocks = 6

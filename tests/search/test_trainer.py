@@ -54,6 +54,7 @@ def test_the_true_optimum_is_found_at_most_budgets_for_a_twentieth_of_all_evalua
         assert value_of(x) <= 1.25 * optimum(int(x.sum()))[1]
 
 
+@pytest.mark.slow
 def test_the_front_is_confirmed_once_at_every_budget(trained):
     assert [row.key.count(",") + 1 for row in trained.confirmed] == list(range(1, 10))
     assert {row.fidelity for row in trained.confirmed} == {"confirm"}

@@ -53,9 +53,9 @@ def test_a_projection_is_the_shortest_run_of_the_ranking_that_reaches_the_share(
     space, scores = case
     for row, x in zip(scores, space.project(scores, share) if share <= space.budgets[-1] else [], strict=False):
         ranking = sorted(range(len(row)), key=lambda i: -row[i].item())
-        total = sum(space.block_params)
+        total = sum(space.unit_params)
         runs = [ranking[:k] for k in range(1, len(ranking))]
-        enough = [run for run in runs if sum(space.block_params[i] for i in run) / total >= share - 1e-9]
+        enough = [run for run in runs if sum(space.unit_params[i] for i in run) / total >= share - 1e-9]
         if enough:  # otherwise the ranking's last block alone is too large to be the one that stays
             assert space.to_units(x).keys() == {space.units[i] for i in enough[0]}
 
@@ -161,7 +161,7 @@ def test_neighbours_are_all_swaps_once_each(case, rows):
 @given(case=strategies())
 def test_sparsity_is_the_share_of_block_parameters(case):
     space, x = case
-    expected = sum(n for n, gone in zip(space.block_params, x.tolist(), strict=True) if gone) / sum(space.block_params)
+    expected = sum(n for n, gone in zip(space.unit_params, x.tolist(), strict=True) if gone) / sum(space.unit_params)
     assert space.sparsity(x[None]).item() == pytest.approx(expected, abs=1e-12)
 
 

@@ -159,3 +159,59 @@ def test_units_and_schemes_that_are_not_there_are_refused(units, message):
 def test_choices_that_are_none_are_refused(row):
     with pytest.raises(StrategyError, match=r"^choices\['mlp'\] must be two or more ways to store it"):
         PrecisionSpace(("mlp",), (64,), (row,))
+
+
+def additive(space, costs):
+    """The logarithm of the sum of units' own costs."""
+    return lambda x: costs.gather(1, space.places(x).T).T.sum(-1).log()
+
+
+def random_costs(space, seed):
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.rand(len(space.units), 1, generator=generator, dtype=torch.float64).exp().pow(3)
+    bits = torch.tensor([bits for _, bits, _ in space.choices[0]], dtype=torch.float64)
+    return own * (4.0**-bits - 4.0**-16)[None] + 1e-9
+
+
+@pytest.mark.parametrize("bits", [3.5, 4.25, 5.0, 7.0])
+def test_refining_finds_the_cheapest_strategy_of_units_that_add_up(bits):
+    costs, budget = random_costs(REAL, 0), 1.0 - bits / 16.0
+    value = additive(REAL, costs)
+    [best] = value(REAL.cheapest(costs, [budget])).exp().tolist()
+    start = REAL.project(torch.zeros(1, 120, dtype=torch.float64), budget)
+    [found] = value(REAL.refined(value, start, budget)).exp().tolist()
+    [spent] = value(REAL.spent(REAL.costs_at(value, torch.zeros(120), REAL.longest), [budget])).exp().tolist()
+    assert best <= found <= 1.03 * best
+    assert best <= spent <= 1.03 * best
+    assert value(start).exp().item() > 1.1 * best
+
+
+def test_the_cheapest_strategy_is_that_of_brute_force():
+    costs = random_costs(SMALL, 1)
+    keys = itertools.product(*(range(len(row)) for row in SMALL.choices))
+    every = torch.stack([SMALL.parse(",".join(map(str, key))) for key in keys])
+    worth, saved = additive(SMALL, costs)(every), SMALL.sparsity(every)
+    for bits in (3.4, 4.0, 5.1, 9.0):
+        budget = 1.0 - bits / 16.0
+        [found] = SMALL.cheapest(costs, [budget])
+        assert additive(SMALL, costs)(found[None]).item() == pytest.approx(worth[saved >= budget - 1e-12].min().item())
+
+
+def test_strategies_are_spent_alike_in_any_company():
+    costs = random_costs(REAL, 2)
+    budgets = [1.0 - bits / 16.0 for bits in (3.3, 3.61, 4.0, 4.4, 5.55, 9.0)]
+    together = REAL.spent(costs, budgets)
+    assert all(torch.equal(REAL.spent(costs, [budget])[0], row) for budget, row in zip(budgets, together, strict=True))
+    used = bits_of(REAL, together)
+    allowed = torch.tensor([16.0 * (1.0 - budget) for budget in budgets]) * sum(REAL.unit_params)
+    assert bool((used <= allowed + 1e-3).all())
+
+
+def test_schemes_whose_groups_differ_from_unit_to_unit_are_uniform_by_their_bits():
+    space = PrecisionSpace(
+        ("a.0.q", "a.0.down"), (64, 128), (choices(64, WIDTHS), choices(128, ("W4A16", "W3A16", "W8A8")))
+    )
+    assert {label: list(space.to_units(row).values()) for label, row in space.uniform().items()} == {
+        "W4A16": ["W4A16:g64", "W4A16"],
+        "W3A16": ["W3A16:g64", "W3A16"],
+    }

@@ -56,6 +56,7 @@ def test_a_request_comes_down_to_the_least_that_reaches_it_and_projections_meet_
     assert allowed(space, x)
 
 
+@pytest.mark.slow
 @given(spaces(), st.integers(0, 2**30))
 def test_first_strategies_random_sets_and_moves_are_allowed_and_moves_keep_the_budget(space, seed):
     generator = torch.Generator().manual_seed(seed)

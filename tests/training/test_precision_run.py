@@ -31,7 +31,9 @@ def dense(save_model):
 
 @pytest.fixture(scope="module")
 def levels(dense, tmp_path_factory):
-    return build_schemes(load_model(dense), tmp_path_factory.mktemp("levels") / "all", (*WIDTHS, "W6A16:channel", "W8A8"))
+    return build_schemes(
+        load_model(dense), tmp_path_factory.mktemp("levels") / "all", (*WIDTHS, "W6A16:channel", "W8A8")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,9 @@ def test_other_requests_are_answered_or_refused_with_what_can_be_asked(profile):
         profile.answer(bits=3.0)
     with pytest.raises(RequestError, match="^sparsity cannot be asked of space 'precision', which removes no weight"):
         profile.answer(sparsity=0.5)
-    with pytest.raises(RequestError, match="^max_params cannot be asked of this profile, which knows kept, bytes, bits"):
+    with pytest.raises(
+        RequestError, match="^max_params cannot be asked of this profile, which knows kept, bytes, bits"
+    ):
         profile.answer(max_params=10_000)
     with pytest.raises(RequestError, match="^max_bytes must be at least"):
         profile.answer(max_bytes=1000)
@@ -147,15 +151,16 @@ def test_a_killed_run_measures_nothing_twice(trained, dense, levels, text):
     output, _ = trained
     before = json.loads((output / "profile.json").read_text())
     units = UnitOptions(levels=levels.path)
-    again = train_profile(
-        dense, output, space="precision", calibration=[text], settings=TINY, units=units, resume=True
-    )
+    again = train_profile(dense, output, space="precision", calibration=[text], settings=TINY, units=units, resume=True)
     assert again.provenance["evaluation_tokens"] == before["provenance"]["evaluation_tokens"]
     assert [entry.model_dump(mode="json") for entry in again.record.archive] == before["archive"]
 
 
 def test_ignored_units_stay_as_they_are_and_whole(train):
-    _, profile = train("ignored", ignore=("model.layers.0.self_attn.q_proj+k_proj+v_proj", "re:.*o_proj", "model.layers.1.mlp.down_proj"))
+    _, profile = train(
+        "ignored",
+        ignore=("model.layers.0.self_attn.q_proj+k_proj+v_proj", "re:.*o_proj", "model.layers.1.mlp.down_proj"),
+    )
     assert len(profile.units) == 12 - 1 - 3 - 1
     with pytest.raises(StrategyError, match="ignore must take whole units, got a part of"):
         train("part", ignore=("re:.*k_proj",))

@@ -82,6 +82,18 @@ def test_its_model_sizes_and_name_are_the_checkpoints(trained, dense):
     assert profile.unit_params == (sum(p.numel() for p in model.model.layers[0].parameters()),) * 6
 
 
+@pytest.mark.slow
+def test_bytes_are_the_checkpoints_whatever_it_is_measured_in(text, tmp_path):
+    half = tmp_path / "half"
+    tiny_model("llama").to(torch.bfloat16).save_pretrained(half)
+    tiny_tokenizer(half)
+    source = ModelSource(half, dtype="float32")
+    sizes = train_profile(source, tmp_path / "p", calibration=[text], settings=TINY).record.sizes
+    assert sizes.dtype == "bfloat16"
+    written = (half / "model.safetensors").stat().st_size
+    assert written <= sizes.total_bytes <= 1.01 * written
+
+
 def test_every_divergence_of_the_archive_is_the_evaluators_on_windows_of_its_own(trained, text, tmp_path):
     _, profile = trained
     windows = load_windows([text], tiny_tokenizer(tmp_path), count=2 + 2 + 4, length=16, seed=0)

@@ -20,6 +20,8 @@ from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.training import JOURNAL, UnitOptions, even_slopes, train_profile
 
+pytestmark = pytest.mark.slow
+
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=24, epochs=1, steps=10, pool=32, picks=4,
     starts=1, rerank=1, focus=0.8, imitation=50,

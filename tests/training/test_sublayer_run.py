@@ -11,7 +11,6 @@ from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.objectives.evaluator import BlockEvaluator, lacking_parts
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.spaces.removal import parse_key
 from unicuco_plugin.training import train_profile
 
 pytestmark = pytest.mark.slow
@@ -68,7 +67,7 @@ def test_a_confirmed_divergence_is_what_the_evaluator_measures(profile, dense):
 def test_whole_blocks_were_measured_before_and_are_known(profile):
     units = profile.record.units
     assert [unit.rpartition(".")[0] for unit in units[::2]] == [unit.rpartition(".")[0] for unit in units[1::2]]
-    measured = [parse_key(len(units), entry.strategy) for entry in profile.record.archive if entry.measured]
+    measured = [profile.search_space.parse(entry.strategy) for entry in profile.record.archive if entry.measured]
     whole = [x for x in measured if torch.equal(x[::2], x[1::2])]
     assert sum(int(x.sum()) == 2 for x in whole) == len(units) // 2
     assert any(int(x.sum()) > 2 for x in whole)

@@ -18,6 +18,8 @@ from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.training import UnitOptions, train_profile
 
+pytestmark = pytest.mark.slow
+
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=16, epochs=1, steps=5, pool=16, picks=3,
     starts=1, rerank=1,

@@ -31,6 +31,7 @@ def test_every_causal_language_model_is_in_the_zoo_or_outside_for_a_reason():
     assert inside | OUTSIDE.keys() == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
+@pytest.mark.slow
 def test_there_are_ninety_and_all_are_built_and_finite_within_a_minute():
     began = time.process_time()
     for name in ANIMALS:
@@ -82,6 +83,7 @@ def test_a_shard_that_is_none_is_refused(text):
         read_shard(text)
 
 
+@pytest.mark.slow
 @pytest.mark.zoo
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("name", sorted(ANIMALS))

@@ -9,7 +9,7 @@ n      d     prunable parameters of each unit
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import ClassVar, Protocol
 
@@ -131,6 +131,11 @@ class TableCosts:
     def share(self, name: str, limit: float) -> float | None:
         """The share that has to go for a limit, where a cost is one number with it; None where it is not."""
         return 1.0 - limit / DENSE_BITS if name == _BITS else None
+
+    def in_dtype(self, dtype: torch.dtype) -> "TableCosts":
+        """The costs of the same checkpoint saved in another dtype; see :meth:`CostTable.in_dtype`."""
+        name, own = str(dtype).removeprefix("torch."), getattr(torch, self.table.dtype)
+        return replace(self, table=self.table.in_dtype(name, dtype.itemsize - own.itemsize))
 
     def falls(self, name: str) -> tuple[float, float]:
         """How much of a cost goes with all prunable weights: about, and at the most, 0 where nobody knows."""

@@ -55,9 +55,7 @@ def find_offered(decoder: Decoder, levels: SchemeLevels, ignore: Sequence[str] =
     if not units:
         raise LevelsError(f"level database {levels.folder} has all linears of none of {len(packed)} units of the model")
     schemes = offered_schemes(levels, units)
-    return OfferedSchemes(
-        units, schemes, scheme_costs(decoder, units, schemes, levels.record.dtype), _left_out(levels, units, schemes)
-    )
+    return OfferedSchemes(units, schemes, scheme_costs(decoder, units, schemes), _left_out(levels, units, schemes))
 
 
 def offered_schemes(levels: SchemeLevels, units: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

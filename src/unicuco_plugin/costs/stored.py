@@ -15,7 +15,7 @@ __all__ = ["scheme_costs"]
 
 
 def scheme_costs(
-    decoder: Decoder, units: Mapping[str, Sequence[str]], schemes: Mapping[str, Sequence[str]], dtype: str
+    decoder: Decoder, units: Mapping[str, Sequence[str]], schemes: Mapping[str, Sequence[str]]
 ) -> TableCosts:
     """What a server packs, stored by schemes or left alone, to the byte but for the header's padding.
 
@@ -23,21 +23,15 @@ def scheme_costs(
         decoder: The dense model, experts as linears of their own.
         units: Unit → full names of its linears.
         schemes: Unit → schemes that it is offered, no two of the same bits.
-        dtype: Of the checkpoint, and of scales, whatever the model is computed in.
 
     Raises:
         UnsupportedModelError: If the model has no floating-point parameter.
         StrategyError: If a name is none of a scheme.
     """
-    sizes = measure_sizes(decoder).in_dtype(dtype)
+    sizes = measure_sizes(decoder)
     linears = decoder.all_linears()
-    kind = getattr(torch, dtype)
     with kept_tensors():
-        weights = {
-            name: torch.empty(linears[name].weight.shape, dtype=kind, device="meta")
-            for members in units.values()
-            for name in members
-        }
+        weights = {name: linears[name].weight for members in units.values() for name in members}
     groups = [{f"{name}.weight": weights[name] for name in members} for members in units.values()]
     choices: list[list[tuple[str, float]]] = []
     for unit, members in units.items():

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.schemes import DENSE_BITS
+from unicuco_plugin.schemes import DENSE, DENSE_BITS, parse_scheme
 
 __all__ = ["CostTable"]
 
@@ -71,6 +71,33 @@ class CostTable(Frozen):
                 raise ValueError(f"{name} must be parameters and bytes of one model, got {_sum(pairs):.3g} altogether")
         return self
 
+    def in_dtype(self, dtype: str, change: int) -> Self:
+        """The same checkpoint saved in another dtype, such as ``"float32"``; exact for models of one dtype.
+
+        Args:
+            dtype: Its name.
+            change: Bytes that a parameter has more in it than in the table's own.
+        """
+
+        def wider(pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+            return tuple((params, size + change * params) for params, size in pairs)
+
+        # Units that leave nothing by themselves have no bytes, whatever their dtype.
+        own = zip(self.unit_params, self.unit_bytes, strict=True)
+        changed = {
+            "unit_bytes": tuple(size and size + change * params for params, size in own),
+            "total_bytes": self.total_bytes + change * self.total_params,
+            "dtype": dtype,
+            "blocks": dict(zip(self.blocks, wider(self.blocks.values()), strict=True)),
+            "rests": wider(self.rests),
+            "biases": wider(self.biases),
+            "choices": tuple(
+                tuple((name, bits, size + change * _in_dtype(name, bits, params)) for name, bits, size in row)
+                for row, params in zip(self.choices, self.unit_params, strict=False)
+            ),
+        }
+        return self.model_copy(update=changed)
+
     def check_lengths(self, count: int) -> None:
         """Refuse a table of another number of units.
 
@@ -87,3 +114,14 @@ class CostTable(Frozen):
 
 def _sum(pairs: Iterable[tuple[int, int]]) -> int:
     return sum(abs(number) for pair in pairs for number in pair)
+
+
+def _in_dtype(name: str, bits: float, params: int) -> int:
+    """How many numbers of a stored unit are in the model's dtype: its weights, or scales of them."""
+    if name == DENSE:
+        return params
+    scheme = parse_scheme(name)
+    if scheme.format == "nvfp4-pack-quantized":  # whose scales are floats of eight bits
+        return 0
+    zero_point = 0 if scheme.symmetric else scheme.bits
+    return round(params * (bits - scheme.bits) / (DENSE_BITS + zero_point))

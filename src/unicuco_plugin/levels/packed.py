@@ -106,7 +106,7 @@ def read_packed(path: Path, shape: tuple[int, int], scheme: Scheme, dtype: torch
     return dict(zip(shapes, tensors, strict=True))
 
 
-def predict_packed_bytes(shapes: Mapping[str, tuple[int, int]], schemes: Sequence[str], dtype: str) -> int:
+def predict_packed_bytes(shapes: Mapping[str, tuple[int, int]], schemes: tuple[str, ...], dtype: str) -> int:
     """Bytes of the files of these linears, headers included, exactly.
 
     Args:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -129,7 +130,8 @@ def identify_levels(calibration: str, settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def resolve_schemes(schemes: Sequence[str], columns: int) -> tuple[Scheme, ...]:
+@lru_cache  # a record asks for every linear
+def resolve_schemes(schemes: tuple[str, ...], columns: int) -> tuple[Scheme, ...]:
     """What a linear is offered of schemes that were asked for, each once, the most bits per weight first.
 
     Args:

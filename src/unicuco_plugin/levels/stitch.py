@@ -147,9 +147,9 @@ def find_linears(decoder: Decoder, levels: Database, *, wider: bool = False) -> 
     """The linears of a database in a model, by full name.
 
     Args:
-        decoder: The model.
+        decoder: Of the model.
         levels: The database.
-        wider: Whether the model may be in float32, which holds all that a narrower database has.
+        wider: Whether the model's dtype may hold the database's numbers and more.
 
     Raises:
         LevelsError: If the model lacks one, or its shape or dtype differs.
@@ -161,7 +161,8 @@ def find_linears(decoder: Decoder, levels: Database, *, wider: bool = False) -> 
         with kept_tensors():
             weight = linears[name].weight
         shape, dtype = tuple(weight.shape), str(weight.dtype).removeprefix("torch.")
-        if shape != entry.shape or not (dtype == levels.record.dtype or (wider and dtype == "float32")):
+        fits = wider and torch.promote_types(weight.dtype, levels.record.torch_dtype) == weight.dtype
+        if shape != entry.shape or not (fits or dtype == levels.record.dtype):
             raise LevelsError(
                 f"level database {levels.folder}: {name} is {entry.shape} in {levels.record.dtype} there, "
                 f"{shape} in {dtype} in the model; load the model in {levels.record.dtype} (--dtype), or build another"

@@ -16,7 +16,7 @@ from unicuco_plugin.levels.toolkit_scheme import as_toolkit
 from unicuco_plugin.models.tensors.storage import read_kept
 from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 
-__all__ = ["round_inputs", "stored"]
+__all__ = ["stored"]
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def stored(
 ) -> Iterator[None]:
     """Give linears the weights that a client decodes, and round what enters them where the scheme does.
 
-    A model in float32 computes with the same weights, four times as fast on a processor without arithmetic of 16 bits.
+    A model may compute in a wider dtype than the database is in; the numbers are the same.
 
     Args:
         linears: By full name; those of the plan among them.
@@ -38,27 +38,21 @@ def stored(
     """
     weights = {}
     for name, scheme in plan.items():
-        own = read_kept(linears[name], "weight")
-        decode = partial(levels.decode, name, scheme, own.device)
-        weights[name] = levels.decoded.get(name, scheme, own.device, decode, cache_bytes).to(own.dtype)
+        dense = read_kept(linears[name], "weight")
+        decode = partial(levels.decode, name, scheme, dense.device)
+        weights[name] = levels.decoded.get(name, scheme, dense.device, decode, cache_bytes).to(dense.dtype)
     with ExitStack() as stack:
         stack.enter_context(swapped(linears, weights))
         for name, scheme in plan.items():
             if parse_scheme(scheme).inputs < DENSE_BITS:
-                handle = linears[name].register_forward_pre_hook(partial(_round_first, scheme))
+                handle = linears[name].register_forward_pre_hook(partial(_round_inputs, scheme))
                 stack.callback(handle.remove)
         yield
 
 
-def _round_first(scheme: str, linear: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    return (round_inputs(scheme, linear, inputs[0]), *inputs[1:])
-
-
-def round_inputs(scheme: str, linear: nn.Module, x: Tensor) -> Tensor:
-    """What enters a linear, rounded for each token by compressed-tensors' own code where the scheme says so."""
+def _round_inputs(scheme: str, linear: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """What enters, rounded for each token by compressed-tensors' own code."""
     args = as_toolkit(parse_scheme(scheme)).input_activations
-    if args is None:
-        return x
     with torch.no_grad():
-        scale, zero_point = compute_dynamic_scales_and_zp(value=x, args=args, module=linear)
-        return fake_quantize(x=x, scale=scale, zero_point=zero_point, args=args)
+        scale, zero_point = compute_dynamic_scales_and_zp(value=inputs[0], args=args, module=linear)
+        return (fake_quantize(x=inputs[0], scale=scale, zero_point=zero_point, args=args), *inputs[1:])

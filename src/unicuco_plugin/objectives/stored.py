@@ -31,8 +31,7 @@ class StoredEvaluator:
     plain forward of the checkpoint with these linears, decoded by compressed-tensors, to numerical noise.
 
     Args:
-        decoder: The dense model, on the device to use, in the database's dtype or in float32; dense again after every
-            call.
+        decoder: The dense model, on the device to use; dense again after every call.
         levels: The database of schemes built from it.
         windows: ``m x L`` token ids.
         direction: ``forward`` for KL(dense‖stored), ``reverse`` for KL(stored‖dense).

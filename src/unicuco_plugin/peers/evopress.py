@@ -99,7 +99,7 @@ class EvoPress:
         whole = not traits_of(space).halves
         if whole:
             kinds: tuple[tuple[str, ...], ...] = (tuple(decoder.block_names),)
-            sizes = dict(zip(decoder.block_names, depth_space(decoder).block_params, strict=True))
+            sizes = dict(zip(decoder.block_names, depth_space(decoder).unit_params, strict=True))
         else:
             kinds, sizes = sublayer_names(decoder), sublayer_params(decoder)
         if any(len({sizes[name] for name in kind}) > 1 for kind in kinds):

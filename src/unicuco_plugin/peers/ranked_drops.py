@@ -84,7 +84,7 @@ class Greedy:
         room = room_for(request)
         dropped: list[int] = []
         tokens, seconds, values = 0, 0.0, []
-        total, share = sum(space.block_params), 0
+        total, share = sum(space.unit_params), 0
         with Rounds(request.journal, _header("greedy", request)) as rounds:
             while share < (request.sparsity - _SLACK) * total:
                 request.progress(Progress("dropping blocks", share, round(request.sparsity * total), tokens))
@@ -99,7 +99,7 @@ class Greedy:
                 dropped.append(step["block"])
                 values.append(step["divergence"])
                 tokens, seconds = tokens + step["tokens"], seconds + step["seconds"]
-                share += space.block_params[step["block"]]
+                share += space.unit_params[step["block"]]
         request.progress(Progress("dropping blocks", share, share, tokens))
         details: dict[str, object] = {"order": list(dropped), "divergences": values}
         return drop_result(request, dropped, time.perf_counter() - seconds, tokens, details)

@@ -125,10 +125,10 @@ def _windows(request: PeerRequest) -> list[range]:
     """All runs of as few blocks as reach the budget and leave one that generation needs."""
     space = check_blocks(request)
     count = len(space.units)
-    least = (request.sparsity - _SLACK) * sum(space.block_params)
+    least = (request.sparsity - _SLACK) * sum(space.unit_params)
     for length in range(1, count):
         found = [range(start, start + length) for start in range(count - length + 1)]
-        reached = [w for w in found if sum(space.block_params[i] for i in w) >= least and may_go(space, w)]
+        reached = [w for w in found if sum(space.unit_params[i] for i in w) >= least and may_go(space, w)]
         if reached:
             return reached
     if space.needed:

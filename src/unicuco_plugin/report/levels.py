@@ -91,14 +91,14 @@ def describe_levels(levels: "Levels | SchemeLevels") -> str:
 
 
 def _table(data: dict[str, Any], asked: Sequence[str]) -> str:
-    if "schemes" in data:
-        rows = [
-            (name, f"{row['bits']:.3f}", f"{row['linears']}", f"{row['bytes']:,}", f"{row['loss']:.6g}")
-            for name, row in data["schemes"].items()
+    if "schemes" not in data:
+        shares = [
+            (level, f"{zeros:,}", f"{zeros / data['weights']:.6f}")
+            for level, zeros in zip(asked, data["zeros"], strict=True)
         ]
-        return format_table(("scheme", "bits", "linears", "bytes", "loss"), rows, right=(1, 2, 3, 4))
+        return format_table(("level", "zeros", "share"), shares, right=(0, 1, 2))
     rows = [
-        (level, f"{zeros:,}", f"{zeros / data['weights']:.6f}")
-        for level, zeros in zip(asked, data["zeros"], strict=True)
+        (name, f"{row['bits']:.3f}", str(row["linears"]), f"{row['bytes']:,}", f"{row['loss']:.6g}")
+        for name, row in data["schemes"].items()
     ]
-    return format_table(("level", "zeros", "share"), rows, right=(0, 1, 2))
+    return format_table(("scheme", "bits", "linears", "bytes", "loss"), rows, right=(1, 2, 3, 4))

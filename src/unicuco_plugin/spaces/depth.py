@@ -4,7 +4,6 @@ Where all blocks have one size a budget is a number of blocks (:class:`DepthSpac
 (:class:`UnevenBlocks`).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, round_down
-from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, stays, units_of
+from unicuco_plugin.spaces.removal import WholeSets, row_of, stays
 from unicuco_plugin.spaces.whole import WholeUnits
 
 __all__ = ["DepthSpace", "UnevenBlocks", "make_depth"]
@@ -22,48 +21,16 @@ _SLACK = 1e-9
 
 
 @dataclass(frozen=True)
-class DepthSpace:
-    """Strategies over whole blocks: ``x_i`` is 1 where block ``i`` is removed, else 0.
+class DepthSpace(WholeSets):
+    """Sets of whole blocks, by their number; at least one block always stays.
 
-    At least one block always stays. Swaps keep the number of blocks, which is the budget where blocks have one size.
+    Swaps keep the number of blocks, which is the budget where blocks have one size.
     Where they have not, :meth:`project` is what a ranking of blocks makes of a budget: peers follow it so.
-
-    Attributes:
-        block_names: Full module names of the ``d`` blocks, in order.
-        block_params: Parameters of each.
-        needed: Groups of indices; of each at least one block stays, of all blocks where there is no group.
-
-    Raises:
-        StrategyError: If there are fewer than two blocks, or more than 640.
     """
 
-    block_names: tuple[str, ...]
-    block_params: tuple[int, ...]
     name: str = "depth"
-    smooth: bool = False
-    stepped: bool = False
+    what: str = "block"
     physical: bool = True
-    scales: tuple[int, ...] = ()
-    bounds: tuple[tuple[float, float], ...] = ()
-    needed: tuple[tuple[int, ...], ...] = ()
-
-    def __post_init__(self) -> None:
-        check_count(len(self.block_names), "blocks")
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """Names of the ``d`` blocks."""
-        return self.block_names
-
-    @cached_property
-    def params(self) -> Tensor:
-        """``d`` parameters, float64."""
-        return torch.tensor(self.block_params, dtype=torch.float64)
-
-    @cached_property
-    def features(self) -> Tensor:
-        """The identity: removing a block is one coordinate, so the kernel is a weighted Hamming distance."""
-        return torch.eye(len(self.units), dtype=torch.float64)
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:
@@ -75,10 +42,6 @@ class DepthSpace:
     def most(self) -> float:
         """The share of all blocks but the smallest."""
         return self.budgets[-1]
-
-    def sparsity(self, x: Tensor) -> Tensor:
-        """Share of block parameters removed, ``p x d`` to ``p``."""
-        return (x.to(self.params) @ self.params) / self.params.sum()
 
     def reaching(self, sparsity: float) -> float:
         """The next budget: the fewest blocks that reach the share.
@@ -151,10 +114,6 @@ class DepthSpace:
         """The strategies that are at the budget already; half a block cannot go."""
         return (self.sparsity(X) - sparsity).abs() < _SLACK
 
-    def moved(self, X: Tensor, sparsity: float) -> Tensor:
-        """The strategies as they are."""
-        return X
-
     def scores(self, x: Tensor) -> Tensor:
         """The strategies themselves: removed blocks score 1, kept ones 0."""
         return x
@@ -197,26 +156,6 @@ class DepthSpace:
         moves.scatter_(2, removed.repeat_interleave(d - k, 1)[..., None], 0.0)
         moves.scatter_(2, kept.repeat(1, k)[..., None], 1.0)
         return moves
-
-    def to_units(self, x: Tensor) -> dict[str, float]:
-        """Name the removed blocks of one strategy, ``d``."""
-        return units_of(self.units, x)
-
-    def from_units(self, units: Mapping[str, float]) -> Tensor:
-        """The inverse of ``to_units``.
-
-        Raises:
-            StrategyError: If a unit is unknown or a share is not 0 or 1.
-        """
-        return named_units(self.units, units, "block")
-
-    def key(self, x: Tensor) -> str:
-        """Indices of the removed blocks, such as ``"3,14,15"``."""
-        return key_of(x)
-
-    def parse(self, key: str) -> Tensor:
-        """The inverse of ``key``, ``d``."""
-        return parse_key(len(self.units), key)
 
 
 @dataclass(frozen=True)

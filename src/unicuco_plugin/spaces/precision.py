@@ -50,8 +50,9 @@ _HINT = 1e-3
 # Refining: of so many starts the best, so often, each unit by so many steps at a time. Costs of single units are looked
 # up at where one stands and add up only nearby; a third round changes little.
 _STARTS, _ROUNDS, _REACH = 6, 3, 2
-# Halvings of the price of a bit: its logarithm is found to a millionth.
-_PRICES = 30
+# The logarithm of the price of a bit, nats per token: where it is sought, and how often that is halved, to 1e-5. The
+# largest models have some 1e13 bits.
+_CHEAPEST, _DEAREST, _PRICES = -45.0, 5.0, 22
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,16 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         """The same units before shares are rounded to schemes."""
         ends = tuple((row[0], row[-1]) for row in self._steps.ladders)
         return SparsitySpace(self.unit_names, self.unit_params, ends, exact=_EXACT)
+
+    @property
+    def finest(self) -> float:
+        """The smallest step, as a share of all bits."""
+        return self._steps.fine / sum(self._steps.unit_params)
+
+    @property
+    def longest(self) -> int:
+        """The most steps that any unit has."""
+        return int(self._steps.most.max())
 
     @property
     def features(self) -> Tensor:
@@ -265,50 +276,75 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
             x: ``p x d`` strategies at the budget.
             budget: Share of bits to save.
         """
-        bits = self._whole_bits(budget)
         best, lowest = x.clone(), value(x)
         for row in lowest.argsort(stable=True)[:_STARTS].tolist():
             for _ in range(_ROUNDS):
-                found = self._exchanged(value, best[row], lowest[row], bits)
-                worth = value(found[None])[0]
+                found = self.spent(self.costs_at(value, best[row]), [budget])
+                [worth] = value(found)
                 if worth >= lowest[row] - 1e-9:
                     break
-                best[row], lowest[row] = found, worth
+                best[row], lowest[row] = found[0], worth
         return best
 
-    def _exchanged(self, value: Callable[[Tensor], Tensor], x: Tensor, now: Tensor, bits: float) -> Tensor:
-        """The units' choices whose costs, each alone at ``x``, have the least sum at a budget."""
+    @torch.no_grad()
+    def costs_at(self, value: Callable[[Tensor], Tensor], x: Tensor, reach: int = _REACH) -> Tensor:
+        """What each other choice of one unit costs where all others stay, nats per token, ``d x l``.
+
+        Args:
+            value: ``q x d`` strategies to ``q`` logarithms of nats per token.
+            x: ``d``.
+            reach: How many steps away; what is further, or not there, is infinite.
+        """
         k = self._steps.count(x)
-        d, longest = len(k), int(self._steps.most.max()) + 1
-        places = torch.arange(longest, dtype=torch.float64).expand(d, -1)
-        near = ((places - k[:, None]).abs() <= _REACH) & (places <= self._steps.most[:, None])
+        longest = self.longest + 1
+        places = torch.arange(longest, dtype=torch.float64).expand(len(k), -1)
+        near = ((places - k[:, None]).abs() <= reach) & (places <= self._steps.most[:, None])
         unit, place = near.nonzero(as_tuple=True)
         changed = k.repeat(len(unit), 1)
         changed[torch.arange(len(unit)), unit] = place.double()
-        costs = torch.full((d, longest), torch.inf, dtype=torch.float64)
-        costs[unit, place] = value(self._steps.shares(changed)).exp() - now.exp()
-        chosen = self._priced(costs, bits)
-        # Who makes up the difference: by what its next step costs or spares, per bit.
-        shares = self._steps.shares(places.T.contiguous().clamp_max(self._steps.most))
-        slope = costs.diff(dim=1) / (shares.diff(dim=0).T * self.params[:, None]).clamp_min(1e-300)
-        up = slope.nan_to_num(torch.inf, torch.inf, torch.inf).gather(1, chosen.clamp_max(longest - 2)[:, None])[:, 0]
-        down = slope.nan_to_num(0.0, 0.0, 0.0).gather(1, (chosen - 1).clamp_min(0)[:, None])[:, 0]
-        start = chosen.double()
-        rise, fall = start - _HINT * up.argsort().argsort() / d, start - _HINT * down.argsort().argsort() / d
-        return self._steps.shares(self._steps.settle(start[None], rise[None], fall[None], bits))[0]
+        costs = torch.full((len(k), longest), torch.inf, dtype=torch.float64)
+        costs[unit, place] = value(self._steps.shares(changed)).exp() - value(x[None]).exp()
+        return costs
 
-    def _priced(self, costs: Tensor, bits: float) -> Tensor:
-        """Each unit's place of least cost at the lowest price of a bit at which enough are saved, ``d``."""
-        longest = costs.shape[1]
-        places = torch.arange(longest, dtype=torch.float64)[:, None].expand(-1, len(costs)).contiguous()
-        saved = self._steps.shares(places.clamp_max(self._steps.most)).T * self.params[:, None] * DENSE_BITS
-        low, high = -60.0, 20.0  # of the price's logarithm
+    @torch.no_grad()
+    def spent(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
+        """Strategies of nearly the least sum of costs: units' choices at one price of a bit, then single steps.
+
+        Args:
+            costs: ``d x l``, as :meth:`costs_at` gives them.
+            budgets: ``t`` shares of bits to save.
+
+        Returns:
+            ``t x d``; each row is the same whatever is asked beside it.
+        """
+        bits = torch.tensor([self._whole_bits(budget) for budget in budgets], dtype=torch.float64)
+        chosen = self._priced(costs, bits)
+        # Who makes up the difference: by what a unit's next step costs, or its last one spares, per bit.
+        slope = costs.diff(dim=1) / self._saved.diff(dim=1).clamp_min(1e-300)
+        steps = costs.shape[1] - 1
+        up = slope.nan_to_num(torch.inf, torch.inf, torch.inf).gather(1, chosen.clamp_max(steps - 1).T).T
+        down = slope.nan_to_num(0.0, 0.0, 0.0).gather(1, (chosen - 1).clamp_min(0).T).T
+        k, d = chosen.double(), len(costs)
+        rise, fall = (k - _HINT * price.argsort(1).argsort(1) / d for price in (up, down))
+        return self._steps.shares(self._steps.settle(k, rise, fall, bits))
+
+    @cached_property
+    def _saved(self) -> Tensor:
+        """Bits that each choice saves, ``d x l``; rows filled up."""
+        longest = self.longest + 1
+        places = torch.arange(longest, dtype=torch.float64)[:, None].expand(-1, len(self.units))
+        shares = self._steps.shares(torch.minimum(places, self._steps.most))
+        return (shares * self.params).T.contiguous() * DENSE_BITS
+
+    def _priced(self, costs: Tensor, bits: Tensor) -> Tensor:
+        """Each unit's place of least cost at the lowest price of a bit at which enough are saved, ``t x d``."""
+        low, high = torch.full_like(bits, _CHEAPEST), torch.full_like(bits, _DEAREST)
         for _ in range(_PRICES):
             middle = 0.5 * (low + high)
-            choice = (costs - math.exp(middle) * saved).argmin(1)
-            enough = saved.gather(1, choice[:, None]).sum().item() >= bits - 0.5
-            low, high = (low, middle) if enough else (middle, high)
-        return (costs - math.exp(high) * saved).argmin(1)
+            choice = (costs - middle.exp()[:, None, None] * self._saved).argmin(-1)
+            enough = self._saved.gather(1, choice.T).sum(0) >= bits - 0.5
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return (costs - high.exp()[:, None, None] * self._saved).argmin(-1)
 
     def to_units(self, x: Tensor) -> dict[str, Any]:
         """Name the schemes of the units that are not left alone in one strategy, ``d``."""

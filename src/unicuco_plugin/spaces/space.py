@@ -1,6 +1,6 @@
 """What a space of strategies must offer the search, the profile and the answers: one protocol for each kind of user."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
@@ -153,6 +153,16 @@ class Coordinates(Protocol):
 class Refining(Protocol):
     """A space that lowers a function of its strategies better than a gradient or single moves do; it need not."""
 
+    @property
+    def finest(self) -> float:
+        """The least share that two strategies differ by: a strategy that saves so little more meets a budget best."""
+        ...
+
+    @property
+    def longest(self) -> int:
+        """The most steps that any unit has."""
+        ...
+
     def refined(self, value: Callable[[Tensor], Tensor], x: Tensor, budget: float) -> Tensor:
         """Where each of ``p x d`` strategies at a budget leads, ``p x d``.
 
@@ -161,6 +171,14 @@ class Refining(Protocol):
             x: The strategies.
             budget: Share to save, as ``project`` meets it.
         """
+        ...
+
+    def costs_at(self, value: Callable[[Tensor], Tensor], x: Tensor, reach: int = ...) -> Tensor:
+        """What each other choice of one unit costs where all others stay at ``x``, ``d``, nats per token, ``d x l``."""
+        ...
+
+    def spent(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
+        """Strategies of nearly the least sum of such costs at ``t`` budgets, ``t x d``; each is the same in any company."""
         ...
 
 

@@ -110,23 +110,23 @@ class Steps:
         rise, fall = at - _LAST * (s < _PINNED), at + _LAST * (s > 1.0 - _PINNED)
         return self.settle(torch.minimum(at.round().clamp_min(0), self.most), rise, fall, budget)
 
-    def settle(self, k: Tensor, rise: Tensor, fall: Tensor, budget: float) -> Tensor:
+    def settle(self, k: Tensor, rise: Tensor, fall: Tensor, budget: float | Tensor) -> Tensor:
         """Whole steps near those at which a search is: step by step up to a budget and down onto it.
 
         Args:
             k: ``p x d`` whole steps to begin with.
             rise: ``p x d``, in steps: who is furthest below this takes a step first.
             fall: ``p x d``, in steps: who is furthest above this gives one back first.
-            budget: As ``spend``.
+            budget: As ``spend``; or ``p`` of them, one for each row.
         """
-        target = max(budget - _SLACK, _SLACK)
+        target = (torch.as_tensor(budget, dtype=torch.float64) - _SLACK).clamp_min(_SLACK).expand(len(k))
         k = self._descend(self._climb(k, rise, target, self.most), fall, target)
         return self._refine(k, rise, fall, target)
 
     def _removed(self, k: Tensor) -> Tensor:
         return self.shares(k) @ self._params
 
-    def _climb(self, k: Tensor, rise: Tensor, target: float, most: Tensor) -> Tensor:
+    def _climb(self, k: Tensor, rise: Tensor, target: Tensor, most: Tensor) -> Tensor:
         """Add steps, up to ``most``, until each row reaches the target."""
         rows = torch.arange(len(k))
         while bool((short := self._removed(k) < target).any()):
@@ -135,11 +135,11 @@ class Steps:
             k[rows, behind.argmax(-1)] += short.double()
         return k
 
-    def _descend(self, k: Tensor, fall: Tensor, target: float) -> Tensor:
+    def _descend(self, k: Tensor, fall: Tensor, target: Tensor) -> Tensor:
         """Take back steps as long as each row still reaches the target."""
         rows = torch.arange(len(k))
         while True:
-            spare = (k > 0) & (self._removed(k)[:, None] - self._last(k) >= target)
+            spare = (k > 0) & (self._removed(k)[:, None] - self._last(k) >= target[:, None])
             if not bool((some := spare.any(-1)).any()):
                 return k
             ahead = (k - fall).masked_fill(~spare, -torch.inf)
@@ -150,7 +150,7 @@ class Steps:
         """Parameters of the last step that each unit took."""
         return (self.shares(k) - self.shares((k - 1).clamp_min(0))) * self._params
 
-    def _refine(self, k: Tensor, rise: Tensor, fall: Tensor, target: float) -> Tensor:
+    def _refine(self, k: Tensor, rise: Tensor, fall: Tensor, target: Tensor) -> Tensor:
         """Where no fine step is taken and the overshoot is larger than one: fine steps for the least coarse one."""
         over = self._removed(k) - target - _SLACK
         k = k.clone()
@@ -162,8 +162,9 @@ class Steps:
             if bool(coarse.any()) and bool(last[coarse].min() - over[row] <= room):
                 one = k[row : row + 1].clone()
                 one[0, last.masked_fill(~coarse, torch.inf).argmin()] -= 1
-                one = self._climb(one, rise[row : row + 1], target, most.where(~coarse, one[0]))
-                k[row] = self._descend(one, fall[row : row + 1], target)[0]
+                own = target[row : row + 1]
+                one = self._climb(one, rise[row : row + 1], own, most.where(~coarse, one[0]))
+                k[row] = self._descend(one, fall[row : row + 1], own)[0]
         return k
 
     def _finely(self, k: Tensor) -> Tensor:

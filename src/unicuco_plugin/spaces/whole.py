@@ -4,7 +4,6 @@ Sums of sizes leave gaps, so a request comes down to the least total that reache
 with fewer parameters.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,11 +11,10 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, round_down
-from unicuco_plugin.spaces.removal import check_count, key_of, named_units, parse_key, row_of, stays, units_of
+from unicuco_plugin.spaces.removal import WholeSets, row_of, stays
 from unicuco_plugin.spaces.sublayer_moves import SublayerMoves
 from unicuco_plugin.spaces.subsets import Subsets
 from unicuco_plugin.spaces.units import number_blocks
-from unicuco_plugin.spaces.weighted import WeightedUnits
 
 __all__ = ["WholeUnits"]
 
@@ -27,43 +25,21 @@ _TRIES = 20
 
 
 @dataclass(frozen=True)
-class WholeUnits(WeightedUnits):
-    """Strategies over units: ``x_i`` is 1 where unit ``i`` is removed, else 0; one unit always stays.
-
-    Attributes:
-        unit_names: Full module names of the ``d`` units, in the order of the model.
-        unit_params: Parameters of each.
-        needed: Groups of indices; of each at least one unit stays, of all units where there is no group.
-        what: What a unit is called.
+class WholeUnits(WholeSets):
+    """Sets of units that differ in what they weigh; one unit always stays.
 
     Raises:
         StrategyError: If there are fewer than two units or more than 640, their sizes make more than a million sums, or
             one that is needed does not exist.
     """
 
-    unit_names: tuple[str, ...]
-    unit_params: tuple[int, ...]
-    needed: tuple[tuple[int, ...], ...] = ()
-    name: str = ""
-    what: str = "unit"
-    smooth: bool = False
-    stepped: bool = False
-    physical: bool = False
-    scales: tuple[int, ...] = ()
-    bounds: tuple[tuple[float, float], ...] = ()
-
     def __post_init__(self) -> None:
-        check_count(len(self.unit_names), f"{self.what}s")
+        super().__post_init__()
         named = [index for group in self.needed for index in group]
         if not all(self.needed) or len(set(named)) < len(named) or not set(named) <= set(range(len(self.unit_names))):
             raise StrategyError(f"needed must be groups of indices in [0, {len(self.unit_names)}), got {self.needed}")
         if not len(self.sets.totals):
             raise StrategyError(f"a space of {self.what}s must have one that can go, got {len(self.unit_names)}")
-
-    @cached_property
-    def features(self) -> Tensor:
-        """The identity: removing a unit is one coordinate."""
-        return torch.eye(len(self.units), dtype=torch.float64)
 
     @cached_property
     def sets(self) -> Subsets:
@@ -145,10 +121,6 @@ class WholeUnits(WeightedUnits):
         """The strategies that are at the budget already."""
         return (self.sparsity(X) - self.reaching(sparsity)).abs() < _SLACK
 
-    def moved(self, X: Tensor, sparsity: float) -> Tensor:
-        """The strategies as they are."""
-        return X
-
     def scores(self, x: Tensor) -> Tensor:
         """Log odds that are far above 0 for removed units and far below for kept ones."""
         return 40.0 * (x - 0.5)
@@ -202,23 +174,3 @@ class WholeUnits(WeightedUnits):
     def blocks(self) -> Tensor:
         """The block of each unit, ``d`` whole numbers from 0."""
         return torch.tensor(number_blocks(self.units))
-
-    def to_units(self, x: Tensor) -> dict[str, float]:
-        """Name the removed units of one strategy, ``d``."""
-        return units_of(self.units, x)
-
-    def from_units(self, units: Mapping[str, float]) -> Tensor:
-        """The inverse of ``to_units``.
-
-        Raises:
-            StrategyError: If a unit is unknown or a share is not 0 or 1.
-        """
-        return named_units(self.units, units, self.what)
-
-    def key(self, x: Tensor) -> str:
-        """Indices of the removed units, such as ``"3,14,15"``."""
-        return key_of(x)
-
-    def parse(self, key: str) -> Tensor:
-        """The inverse of ``key``, ``d``."""
-        return parse_key(len(self.units), key)

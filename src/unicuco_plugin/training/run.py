@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -103,6 +104,8 @@ def train_profile(
     subject = find_subject(space, decoder, reference.fingerprint, units)
     if subject.focus is not None and "focus" not in settings.model_fields_set:
         settings = settings.model_copy(update={"focus": subject.focus})
+    if isinstance(config.dtype, torch.dtype):  # what is exported has the checkpoint's dtype, whatever it is measured in
+        subject = replace(subject, costs=subject.costs.in_dtype(config.dtype))
     BlockRunner(decoder, settings.rank_seq_length)  # what cannot be run block by block is refused before text is read
     tokenizer = load_tokenizer(source.name, **source.hub)
     dense.to(source.device)

@@ -67,6 +67,7 @@ def beside(checkpoint, tmp_path):
     return save
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STRANGERS)
 def test_a_recipe_beside_the_model_is_neither_read_nor_exported(kind, beside, depth_strategy, tmp_path):
     dense = beside(kind)

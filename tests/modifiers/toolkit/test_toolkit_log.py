@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SAY = (
     "from unicuco_plugin.modifiers.toolkit.log import set_toolkit_verbosity\n"
     "from loguru import logger\n"

@@ -8,8 +8,8 @@ blocks, and is a few bytes a tensor above the real file.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,34 +50,6 @@ class ModelSizes:
     block_bytes: tuple[int, ...]
     total_bytes: int
 
-    def params_without(self, indices: Iterable[int]) -> int:
-        """Parameters of the checkpoint without these blocks."""
-        return self.total_params - sum(self.block_params[index] for index in set(indices))
-
-    def bytes_without(self, indices: Iterable[int]) -> int:
-        """Bytes of the weight files without these blocks; never below the real size on disk."""
-        return self.total_bytes - sum(self.block_bytes[index] for index in set(indices))
-
-    def in_dtype(self, dtype: str) -> "ModelSizes":
-        """The same checkpoint saved in another dtype, such as ``"float32"``.
-
-        Exact for models of one dtype, as released ones are.
-
-        Raises:
-            UnsupportedModelError: If there is no such floating-point dtype.
-        """
-        width = _dtype_width(dtype)
-        change = width - self.bytes_per_param
-        return replace(
-            self,
-            dtype=dtype,
-            bytes_per_param=width,
-            block_bytes=tuple(
-                size + change * params for size, params in zip(self.block_bytes, self.block_params, strict=True)
-            ),
-            total_bytes=self.total_bytes + change * self.total_params,
-        )
-
 
 def measure_sizes(decoder: Decoder) -> ModelSizes:
     """Count parameters and bytes of a model's checkpoint, from shapes alone.
@@ -109,7 +81,7 @@ def measure_sizes(decoder: Decoder) -> ModelSizes:
             sum(tensor.numel() for key, tensor in group.items() if key not in buffers) for group in groups
         ),
         total_params=sum(parameter.numel() for parameter in parameters),
-        bytes_per_param=_dtype_width(dtype),
+        bytes_per_param=getattr(torch, dtype).itemsize,
         dtype=dtype,
         block_bytes=block_bytes,
         total_bytes=total + _FILE * (1 + total // _SHARD),
@@ -148,16 +120,9 @@ def _group_bytes(model: PreTrainedModel, tensors: dict[str, Tensor], digits: int
     offset = 10**digits - 1
     total = 0
     for name, tensor in revert_weight_conversion(model, tensors).items():
-        # Every two-byte dtype is written with four letters; in_dtype relies on one width for all.
+        # Every two-byte dtype is written with four letters; CostTable.in_dtype relies on one width for all.
         entry = {name: {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [offset, offset]}}
         # The braces around the entry stand for the comma after it.
         total += len(json.dumps(entry, separators=(",", ":")).encode()) - 1
         total += tensor.numel() * tensor.element_size()
     return total
-
-
-def _dtype_width(dtype: str) -> int:
-    kind = getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        raise UnsupportedModelError(f"dtype must be a floating-point dtype such as bfloat16, got {dtype!r}")
-    return kind.itemsize
