@@ -16,7 +16,7 @@ from unicuco_plugin.levels.toolkit_scheme import as_toolkit
 from unicuco_plugin.models.tensors.storage import read_kept
 from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 
-__all__ = ["stored"]
+__all__ = ["round_inputs", "stored"]
 
 
 @contextmanager
@@ -45,14 +45,20 @@ def stored(
         stack.enter_context(swapped(linears, weights))
         for name, scheme in plan.items():
             if parse_scheme(scheme).inputs < DENSE_BITS:
-                handle = linears[name].register_forward_pre_hook(partial(_round_inputs, scheme))
+                handle = linears[name].register_forward_pre_hook(partial(_round_first, scheme))
                 stack.callback(handle.remove)
         yield
 
 
-def _round_inputs(scheme: str, linear: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """What enters, rounded for each token by compressed-tensors' own code."""
+def _round_first(scheme: str, linear: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    return (round_inputs(scheme, linear, inputs[0]), *inputs[1:])
+
+
+def round_inputs(scheme: str, linear: nn.Module, x: Tensor) -> Tensor:
+    """What enters a linear, rounded for each token by compressed-tensors' own code where the scheme says so."""
     args = as_toolkit(parse_scheme(scheme)).input_activations
+    if args is None:
+        return x
     with torch.no_grad():
-        scale, zero_point = compute_dynamic_scales_and_zp(value=inputs[0], args=args, module=linear)
-        return (fake_quantize(x=inputs[0], scale=scale, zero_point=zero_point, args=args), *inputs[1:])
+        scale, zero_point = compute_dynamic_scales_and_zp(value=x, args=args, module=linear)
+        return fake_quantize(x=x, scale=scale, zero_point=zero_point, args=args)
