@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from unicuco_plugin.cli.strategy import strategy
 from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.request import LIMITS, Request, parse_bytes, read_requests
 
-KINDS = "sparsity, max_params, max_bytes, max_divergence, preference"
+KINDS = "sparsity, max_params, max_bytes, bits, max_divergence, preference"
 POSITIVE = st.floats(1e-300, 1e300)
 
 valid_fields = st.one_of(
@@ -219,6 +220,8 @@ def test_a_request_that_limits_a_cost_says_which_and_what_and_others_say_nothing
 
 @pytest.mark.parametrize("field", LIMITS)
 def test_every_cost_that_a_request_limits_is_counted_by_profiles_and_asked_on_the_command_line(field):
-    assert LIMITS[field].cost in TableCosts.names
+    plain = {"unit_params": (4,), "unit_bytes": (8,), "total_params": 9, "total_bytes": 18, "dtype": "bfloat16"}
+    tables = (CostTable(**plain), CostTable(**plain, choices=((("dense", 16.0, 8), ("W4A16", 4.125, 3)),)))
+    assert LIMITS[field].cost in {name for table in tables for name in TableCosts(("a",), table, physical=True).names}
     [option] = [option for option in strategy.params if option.name == field]
     assert option.help == LIMITS[field].text

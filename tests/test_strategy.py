@@ -95,7 +95,8 @@ def test_a_strategy_file_is_read_back(tmp_path):
         (edited(params=0), "params: Input should be greater than 0, got 0"),
         (
             edited(source="guess"),
-            "source: Input should be 'stratnet', 'archive', 'neighbour', 'peer' or 'evopress_file', got 'guess'",
+            "source: Input should be 'stratnet', 'archive', 'neighbour', 'uniform', 'additive', 'peer' or "
+            "'evopress_file', got 'guess'",
         ),
         (edited(extra=1), "unknown field 'extra'"),
         (edited(request={"sparsity": 2}), "sparsity must be in (0, 1), got 2.0"),

@@ -153,8 +153,7 @@ class Profile:
     @cached_property
     def _levels(self) -> str | None:
         """Identity of the level database it was trained on."""
-        known = self.provenance.get("levels")
-        return identify_levels(*known["levels"]) if known else None
+        return identify_levels(*known["levels"]) if (known := self.provenance.get("levels")) else None
 
     def predict(self, x: Tensor) -> Divergence:
         """Predict the divergence of one strategy, ``d`` shares, from the surrogate alone, even if it was measured."""
@@ -164,13 +163,11 @@ class Profile:
 
     def front(self) -> list[Strategy]:
         """The best strategy at each budget, smallest removal first."""
-        requests = [self._request_for(budget) for budget in self.search_space.budgets]
-        return [self._strategy(request, best) for request, best in zip(requests, self._best, strict=True)]
-
-    def _request_for(self, budget: float) -> Request:
-        if self.record.sizes.choices:
-            return Request.of(bits=DENSE_BITS * (1.0 - budget))
-        return Request.of(sparsity=budget)
+        budgets, stored = self.search_space.budgets, self.record.sizes.choices
+        requests = [Request.of(bits=DENSE_BITS * (1.0 - b)) if stored else Request.of(sparsity=b) for b in budgets]
+        return [
+            self._strategy(request, best) for request, best in zip(requests, self._contest.best(budgets), strict=True)
+        ]
 
     def answer(self, request: Request | None = None, **fields: Any) -> Strategy:  # noqa: ANN401 - checked by Request
         """Answer one request, given whole or as one field: ``answer(sparsity=0.25)``.
@@ -180,11 +177,9 @@ class Profile:
         Raises:
             RequestError: If the request is malformed or cannot be met; the message says what can.
         """
-        if request is None:
-            request = Request.of(**fields)
-        elif fields:
+        if request is not None and fields:
             raise RequestError(f"give a request or its field, not both; got {request.to_dict()} and {fields}")
-        return self.answer_many([request])[0]
+        return self.answer_many([request or Request.of(**fields)])[0]
 
     def answer_many(self, requests: Iterable[Request]) -> list[Strategy]:
         """Answer many requests, in order; what they share is computed once."""
@@ -210,12 +205,6 @@ class Profile:
             raise RequestError(f"{source} has no strategy for {request.to_dict()}")
         return self._strategy(request, safest(found))
 
-    @property
-    def _best(self) -> list[Candidate]:
-        return self._contest.best(self.search_space.budgets)
-
-    # -- which strategy -------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def _preferred(self, request: Request) -> Candidate:
         """The candidate with the least scalarized objective: StratNet's answer competes with each budget's best."""
@@ -224,26 +213,26 @@ class Profile:
         if self.search_space.stepped:  # whole steps, where rounding to six digits left thirds
             own = torch.stack([self.search_space.parse(self.search_space.key(row)) for row in own])
         candidates = self._contest.predict(own, "stratnet")
-        candidates += self._best
+        candidates += self._contest.best(self.search_space.budgets)
         quality = torch.tensor([c.mean for c in candidates], dtype=torch.float64)
         if self.record.quality == "raw":
             quality = quality.exp()
-        cost = objective_cost(self.costs)(torch.stack([c.x for c in candidates]))
-        f = self._scaling.scale(torch.stack([cost, quality], -1))
+        f = torch.stack([objective_cost(self.costs)(torch.stack([c.x for c in candidates])), quality], -1)
+        f = self._scaling.scale(f)
         scalarization = make_scalarization(self.record.scalarization)
         g = scalarization(f, lam.expand(len(f), 2), torch.full((2,), Z_STAR, dtype=torch.float64))
         return candidates[int(g.argmin())]
 
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
-        stored = bool(self.record.sizes.choices)
+        x, stored = candidate.x[None], bool(self.record.sizes.choices)
         return Strategy(
             space=self.record.space,
             model=self.record.model,
             request=request,
-            sparsity=0.0 if stored else self.search_space.sparsity(candidate.x[None]).item(),
-            bits=round(self.costs.of("bits", candidate.x[None]).item(), 9) if stored else None,
-            params=int(self.costs.of("params", candidate.x[None])),
-            bytes=int(self.costs.of("bytes", candidate.x[None])),
+            sparsity=0.0 if stored else self.search_space.sparsity(x).item(),
+            bits=round(self.costs.of("bits", x).item(), 9) if stored else None,
+            params=int(self.costs.of("params", x)),
+            bytes=int(self.costs.of("bytes", x)),
             source=self._plain.get(candidate.key) or candidate.source,
             levels=self._levels,
             divergence=self.divergences.of(candidate),

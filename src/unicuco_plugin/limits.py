@@ -77,7 +77,7 @@ class Limits:
 
     def _removable(self, sparsity: float) -> float:
         """Refuse to remove a share where weights only become smaller."""
-        if self._instead != "sparsity":
+        if "bits" in self._costs.names:
             raise RequestError(
                 f"sparsity cannot be asked of space {self._space.name!r}, which removes no weight; ask for "
                 f"{self._instead} or max_bytes, got {sparsity:.6g}"

@@ -16,6 +16,7 @@ from unicuco_plugin.policy.descent import descend, move_onto
 from unicuco_plugin.policy.evidence import Evidence
 from unicuco_plugin.policy.posterior import Posterior
 from unicuco_plugin.policy.stratnet import GRID, StratNet, preference_grid
+from unicuco_plugin.policy.winners import Winners
 from unicuco_plugin.spaces.space import Refining, Space
 from unicuco_plugin.strategy import Source
 
@@ -34,8 +35,6 @@ _BESIDE = 5
 # What an unconfirmed strategy must promise beyond a confirmed one, in log divergence: in a smooth space descents always
 # find a little more, and two per cent of a prediction are not worth giving up a measurement.
 _MARGIN = 0.02
-# Shares are quotients of whole numbers, of far fewer digits.
-_SLACK = 1e-12
 # How far a strategy that the journal rounded may be from its budget: the journal's own step for shares.
 _ROUNDING = 1e-4
 
@@ -96,9 +95,6 @@ class Contest:
         self._known, self._evidence = archive, evidence
         self._confirmed = confirmed
         self._races: dict[float, list[Candidate]] = {}
-        # Of a refining space: what single units cost at a winner, and alone.
-        self._leads: dict[int, Tensor] = {}
-        self._alone: Tensor | None = None
 
     def candidates(self, budgets: Sequence[float]) -> list[list[Candidate]]:
         """For every budget: the archive's strategies, StratNet's best, and a few neighbours of the best of those.
@@ -108,7 +104,7 @@ class Contest:
         a space can meet and does not list is worked out alone, too.
         """
         if self._confirmed and isinstance(self._space, Refining):
-            return [self._beside(budget, self._space) for budget in budgets]
+            return [self._settled(budget) for budget in budgets]
         listed = () if self._space.smooth else self._space.budgets
         groups = [listed] if any(budget in listed for budget in budgets) else []
         for together in [*groups, *((budget,) for budget in budgets if budget not in listed)]:
@@ -116,41 +112,19 @@ class Contest:
                 self._races |= zip(together, self._run(together), strict=True)
         return [self._races[budget] for budget in budgets]
 
-    def _beside(self, budget: float, space: Refining) -> list[Candidate]:
-        """The race for a budget once winners were confirmed: the one that meets it; else where the one above it leads.
-
-        The prior alone, of what single units cost, answers beside it.
-        """
+    def _settled(self, budget: float) -> list[Candidate]:
+        """The race for a budget once the winners of the listed ones were confirmed; see :class:`Winners`."""
         if budget not in self._races:
-            keys, rows, shares = self._winners
-            after = int(torch.searchsorted(shares, budget - _SLACK))
-            if after < len(keys) and shares[after] < budget + space.finest:
-                self._races[budget] = self.predict(rows[after : after + 1], "archive", [keys[after]])
-                return self._races[budget]
-            start = max(after - 1, 0)
-            if start not in self._leads:
-                self._leads[start] = space.costs_at(self._posterior.mean, rows[start])
-            race = self.predict(space.spent(self._leads[start], [budget]), "neighbour")
-            if self._posterior.prior is not None:
-                race += self.predict(space.spent(self._additive(space), [budget]), "additive")
+            key, x = self._winners.at(budget)
+            race = self.predict(x[None], "archive", [key]) if key else self.predict(x[None], "neighbour")
+            if not key and (alone := self._winners.additive(budget)) is not None:
+                race += self.predict(alone[None], "additive")
             self._races[budget] = race
         return self._races[budget]
 
     @cached_property
-    def _winners(self) -> tuple[list[str], Tensor, Tensor]:
-        """Confirmed strategies by rising share, with their shares."""
-        keys = [key for key in self._known if key in self._confirmed]
-        rows = torch.stack([self._space.parse(key) for key in keys])
-        shares = self._space.sparsity(rows)
-        order = shares.argsort(stable=True)
-        return [keys[place] for place in order.tolist()], rows[order], shares[order]
-
-    def _additive(self, space: Refining) -> Tensor:
-        """What every choice of a unit costs by the prior, ``d x l``."""
-        if self._alone is None:
-            dense = torch.zeros(len(self._space.units), dtype=torch.float64)
-            self._alone = space.costs_at(self._posterior.prior or self._posterior.mean, dense, space.longest)
-        return self._alone
+    def _winners(self) -> Winners:
+        return Winners(self._space, self._posterior, [key for key in self._known if key in self._confirmed])
 
     def best(self, budgets: Sequence[float]) -> list[Candidate]:
         """The winner of each budget."""

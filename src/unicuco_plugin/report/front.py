@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
-_BITS_HEADER = tuple("bits" if name == "sparsity" else name for name in _HEADER)
+_BITS_HEADER = ("units", "bits", *_HEADER[2:])
 _NUMBERS = tuple(range(6))
 # So many shares fit on one line of a usual terminal; more are summed up.
 _LISTED = 6

@@ -12,7 +12,7 @@ n      d     weights of each unit
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -21,12 +21,14 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, quoted, round_up
-from unicuco_plugin.schemes import DENSE, DENSE_BITS, Choice, parse_scheme
-from unicuco_plugin.spaces.knapsack import cheapest
+from unicuco_plugin.schemes import DENSE, DENSE_BITS, Choice
+from unicuco_plugin.spaces.exchanges import Exchanges
+from unicuco_plugin.spaces.offers import shared
+from unicuco_plugin.spaces.pricing import REACH, Pricing
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.stepped import SteppedUnits
 from unicuco_plugin.spaces.steps import Steps
-from unicuco_plugin.spaces.units import name_block, name_kind
+from unicuco_plugin.spaces.units import name_kind
 from unicuco_plugin.spaces.weighted import WeightedUnits
 
 __all__ = ["PrecisionSpace"]
@@ -37,22 +39,11 @@ _GRID = (14.0, 12.0, 10.0, 9.0, 8.0, 7.0, 6.5, 6.0, 5.5, 5.0, 4.75, 4.5, 4.25, 4
 _NEAR = 0.035
 # To what share the smooth budget is met, before it is rounded to schemes, which do not see more.
 _EXACT = 1e-7
-# Bits that float64 may lose of a budget; whole bits are what differs.
-_LOST = 1e-3
+_LOST = 1e-3  # bits that float64 may lose of a budget; whole bits are what differs
 # Scores must be finite where all bits stay.
 _EDGE = 1e-3
 # Of random scores, one unit's own and those that all units of a kind share: at four bits, one bit is a score of 0.35.
 _OWN, _SHARED = 0.35, 0.25
-# Partners of an exchange: so many places further among the units of its kind. A choice that spans the depth; not tuned.
-_PLACES = (1, 3, 9)
-# A preference among partners, in steps: far below one, far above what float64 loses.
-_HINT = 1e-3
-# Refining: of so many starts the best, so often, each unit by so many steps at a time. Costs of single units are looked
-# up at where one stands and add up only nearby; a third round changes little.
-_STARTS, _ROUNDS, _REACH = 6, 3, 2
-# The logarithm of the price of a bit, nats per token: where it is sought, and how often that is halved, to 1e-5. The
-# largest models have some 1e13 bits.
-_CHEAPEST, _DEAREST, _PRICES = -45.0, 5.0, 22
 
 
 @dataclass(frozen=True)
@@ -93,10 +84,8 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
     def _steps(self) -> Steps:
         ladders = tuple(tuple(1.0 - bits / DENSE_BITS for _, bits, _ in row) for row in self.choices)
         sizes = tuple(DENSE_BITS * n for n in self.unit_params)
-        finest = min(
-            n * (high - low) for n, row in zip(sizes, ladders, strict=True) for low, high in pairwise(row) if n
-        )
-        return Steps(sizes, ladders, finest)
+        each = [n * (high - low) for n, row in zip(sizes, ladders, strict=True) for low, high in pairwise(row) if n]
+        return Steps(sizes, ladders, min(each))
 
     @cached_property
     def _smooth(self) -> SparsitySpace:
@@ -133,8 +122,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
     def budgets(self) -> tuple[float, ...]:
         """Quarters of a bit up to five, coarser steps beyond; every budget between them can be met too."""
         low, high = self._smooth.reach
-        shares = (1.0 - bits / DENSE_BITS for bits in _GRID)
-        return tuple(share for share in shares if low < share < high)
+        return tuple(share for share in (1.0 - bits / DENSE_BITS for bits in _GRID) if low < share < high)
 
     def reaching(self, sparsity: float) -> float:
         """The share itself, or the least there is: schemes bring it within one step.
@@ -174,31 +162,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
 
         Where groups differ from unit to unit, because inputs do, a scheme is told by its bits: ``W4A16``.
         """
-        found: dict[str, Tensor] = {}
-        each = [{name: _without_group(name) for name, *_ in row if name != DENSE} for row in self.choices]
-        for name, label in each[0].items():
-            if all(name in names for names in each):
-                found[name] = self.from_units(dict.fromkeys(self.units, name))
-            elif all(list(names.values()).count(label) == 1 for names in each):
-                own = [next(own for own, of in names.items() if of == label) for names in each]
-                found[label] = self.from_units(dict(zip(self.units, own, strict=True)))
-        return found
-
-    def cheapest(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
-        """The strategies of least cost, where the units' costs add up, ``t x d``.
-
-        Args:
-            costs: ``d x l``, of each unit's choices; infinite where it has fewer.
-            budgets: ``t`` shares to save.
-        """
-        saved = torch.zeros_like(costs, dtype=torch.int64)
-        for own, n, row in zip(saved, self.unit_params, self.choices, strict=True):
-            own[: len(row)] = torch.tensor([round(n * (DENSE_BITS - bits)) for _, bits, _ in row])
-        wanted = [int(self._whole_bits(self.reaching(budget))) for budget in budgets]
-        places = cheapest(costs, saved, wanted).double()
-        # Where savings were counted coarsely a step is missing, or too much.
-        settled = [self._steps.settle(k[None], k[None], k[None], bits) for k, bits in zip(places, wanted, strict=True)]
-        return self._steps.shares(torch.cat(settled)) if settled else costs.new_empty(0, len(self.units))
+        return {name: self.from_units(dict(zip(self.units, own, strict=True))) for name, own in shared(self.choices)}
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
         """One scheme for all units, equal scores at every budget, then random ones up to ``most``."""
@@ -214,9 +178,8 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
     def random(self, count: int, sparsity: float, generator: Generator) -> Tensor:
         """Normal scores of each unit and of each kind of unit at one budget, ``count x d``."""
         z = _OWN * torch.randn(count, len(self.units), generator=generator, dtype=torch.float64)
-        kinds = len(set(self.kinds))
-        z += _SHARED * torch.randn(count, kinds, generator=generator, dtype=torch.float64)[:, self.kinds]
-        return self.project(z, sparsity)
+        common = torch.randn(count, max(self.kinds) + 1, generator=generator, dtype=torch.float64)
+        return self.project(z + _SHARED * common[:, self.kinds], sparsity)
 
     @cached_property
     def kinds(self) -> list[int]:
@@ -224,127 +187,44 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         kinds = list(dict.fromkeys(map(name_kind, self.units)))
         return [kinds.index(name_kind(unit)) for unit in self.units]
 
-    @cached_property
-    def _pairs(self) -> tuple[Tensor, Tensor]:
-        """Who gives a step and who takes one: units of one kind some places apart, and all units of one block."""
-        blocks = list(map(name_block, self.units))
-        pairs: dict[tuple[int, int], None] = {}
-        for kind in sorted(set(self.kinds)):
-            members = [index for index, own in enumerate(self.kinds) if own == kind]
-            for place, one in enumerate(members):
-                for far in _PLACES:
-                    other = members[(place + far) % len(members)]
-                    pairs |= dict.fromkeys(((one, other), (other, one)))
-        for one, block in enumerate(blocks):
-            pairs |= dict.fromkeys((one, other) for other, own in enumerate(blocks) if own == block)
-        gives, takes = (
-            zip(*(pair for pair in pairs if pair[0] != pair[1]), strict=True) if len(blocks) > 1 else ((), ())
-        )
-        return torch.tensor(gives, dtype=torch.long), torch.tensor(takes, dtype=torch.long)
-
     def neighbours(self, x: Tensor) -> Tensor:
-        """One unit a step down and another a step up, ``p x moves x d``; the units beside them make up a difference.
+        """One unit a step down and another a step up, ``p x moves x d``; see :class:`Exchanges`."""
+        moves = Exchanges(self._steps, self.units)
+        budgets = [self._whole_bits(share) for share in self.sparsity(x).tolist()]
+        return torch.stack(
+            [self._steps.shares(moves.of(self._steps.count(row), bits)) for row, bits in zip(x, budgets, strict=True)]
+        )
 
-        An exchange that is not possible leaves the strategy as it is.
-        """
-        gives, takes = self._pairs
-        d, rows = len(self.units), torch.arange(len(gives))
-        place = torch.arange(d)
-        # Nearer units first, to give more where that is not enough, to take what is left where it is too much.
-        hint = _HINT * (1.0 / (1.0 + (place - gives[:, None]).abs()) - 1.0 / (1.0 + (place - takes[:, None]).abs()))
-        moves = []
-        for row in x:
-            k = self._steps.count(row)
-            changed = k.repeat(len(gives), 1)
-            changed[rows, gives] += 1.0
-            changed[rows, takes] -= 1.0
-            possible = (k[gives] < self._steps.most[gives]) & (k[takes] > 0)
-            changed = torch.where(possible[:, None], changed, k)
-            target = self._whole_bits(self.sparsity(row[None]).item())
-            found = self._steps.settle(changed, changed + hint, changed + hint, target)
-            moves.append(self._steps.shares(torch.where(possible[:, None], found, k)))
-        return torch.stack(moves)
+    @cached_property
+    def _pricing(self) -> Pricing:
+        return Pricing(self._steps)
 
-    @torch.no_grad()
-    def refined(self, value: Callable[[Tensor], Tensor], x: Tensor, budget: float) -> Tensor:
-        """Where strategies at a budget lead, ``p x d``: the least sum of what each unit's own changes cost there.
-
-        The best few of them; the others stay.
+    def cheapest(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
+        """The strategies of least cost, where the units' costs add up, ``t x d``.
 
         Args:
-            value: ``q x d`` strategies to ``q`` logarithms of nats per token.
-            x: ``p x d`` strategies at the budget.
-            budget: Share of bits to save.
+            costs: ``d x l``, of each unit's choices; infinite where it has fewer.
+            budgets: ``t`` shares to save.
         """
-        best, lowest = x.clone(), value(x)
-        for row in lowest.argsort(stable=True)[:_STARTS].tolist():
-            for _ in range(_ROUNDS):
-                found = self.spent(self.costs_at(value, best[row]), [budget])
-                [worth] = value(found)
-                if worth >= lowest[row] - 1e-9:
-                    break
-                best[row], lowest[row] = found[0], worth
-        return best
-
-    @torch.no_grad()
-    def costs_at(self, value: Callable[[Tensor], Tensor], x: Tensor, reach: int = _REACH) -> Tensor:
-        """What each other choice of one unit costs where all others stay, nats per token, ``d x l``.
-
-        Args:
-            value: ``q x d`` strategies to ``q`` logarithms of nats per token.
-            x: ``d``.
-            reach: How many steps away; what is further, or not there, is infinite.
-        """
-        k = self._steps.count(x)
-        longest = self.longest + 1
-        places = torch.arange(longest, dtype=torch.float64).expand(len(k), -1)
-        near = ((places - k[:, None]).abs() <= reach) & (places <= self._steps.most[:, None])
-        unit, place = near.nonzero(as_tuple=True)
-        changed = k.repeat(len(unit), 1)
-        changed[torch.arange(len(unit)), unit] = place.double()
-        costs = torch.full((len(k), longest), torch.inf, dtype=torch.float64)
-        costs[unit, place] = value(self._steps.shares(changed)).exp() - value(x[None]).exp()
-        return costs
+        return self._steps.shares(self._pricing.cheapest(costs, self._bits(budgets)))
 
     @torch.no_grad()
     def spent(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
-        """Strategies of nearly the least sum of costs: units' choices at one price of a bit, then single steps.
+        """The same nearly, at once; each row is the same whatever is asked beside it."""
+        return self._steps.shares(self._pricing.spent(costs, self._bits(budgets)))
 
-        Args:
-            costs: ``d x l``, as :meth:`costs_at` gives them.
-            budgets: ``t`` shares of bits to save.
+    def _bits(self, budgets: Sequence[float]) -> Tensor:
+        return torch.tensor([self._whole_bits(self.reaching(budget)) for budget in budgets], dtype=torch.float64)
 
-        Returns:
-            ``t x d``; each row is the same whatever is asked beside it.
-        """
-        bits = torch.tensor([self._whole_bits(budget) for budget in budgets], dtype=torch.float64)
-        chosen = self._priced(costs, bits)
-        # Who makes up the difference: by what a unit's next step costs, or its last one spares, per bit.
-        slope = costs.diff(dim=1) / self._saved.diff(dim=1).clamp_min(1e-300)
-        steps = costs.shape[1] - 1
-        up = slope.nan_to_num(torch.inf, torch.inf, torch.inf).gather(1, chosen.clamp_max(steps - 1).T).T
-        down = slope.nan_to_num(0.0, 0.0, 0.0).gather(1, (chosen - 1).clamp_min(0).T).T
-        k, d = chosen.double(), len(costs)
-        rise, fall = (k - _HINT * price.argsort(1).argsort(1) / d for price in (up, down))
-        return self._steps.shares(self._steps.settle(k, rise, fall, bits))
+    @torch.no_grad()
+    def costs_at(self, value: Callable[[Tensor], Tensor], x: Tensor, reach: int = REACH) -> Tensor:
+        """What each other choice of one unit costs where all others stay; see :meth:`Pricing.costs_at`."""
+        return self._pricing.costs_at(value, self._steps.count(x), reach)
 
-    @cached_property
-    def _saved(self) -> Tensor:
-        """Bits that each choice saves, ``d x l``; rows filled up."""
-        longest = self.longest + 1
-        places = torch.arange(longest, dtype=torch.float64)[:, None].expand(-1, len(self.units))
-        shares = self._steps.shares(torch.minimum(places, self._steps.most))
-        return (shares * self.params).T.contiguous() * DENSE_BITS
-
-    def _priced(self, costs: Tensor, bits: Tensor) -> Tensor:
-        """Each unit's place of least cost at the lowest price of a bit at which enough are saved, ``t x d``."""
-        low, high = torch.full_like(bits, _CHEAPEST), torch.full_like(bits, _DEAREST)
-        for _ in range(_PRICES):
-            middle = 0.5 * (low + high)
-            choice = (costs - middle.exp()[:, None, None] * self._saved).argmin(-1)
-            enough = self._saved.gather(1, choice.T).sum(0) >= bits - 0.5
-            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-        return (costs - high.exp()[:, None, None] * self._saved).argmin(-1)
+    @torch.no_grad()
+    def refined(self, value: Callable[[Tensor], Tensor], x: Tensor, budget: float) -> Tensor:
+        """Where strategies at a budget lead, ``p x d``; see :meth:`Pricing.refined`."""
+        return self._steps.shares(self._pricing.refined(value, self._steps.count(x), self._bits([budget])))
 
     def to_units(self, x: Tensor) -> dict[str, Any]:
         """Name the schemes of the units that are not left alone in one strategy, ``d``."""
@@ -368,9 +248,3 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
                 raise StrategyError(f"units[{quoted(unit)}] must be one of {', '.join(names)}, got {quoted(wanted)}")
             k.append(float(names.index(wanted)))
         return self._steps.shares(torch.tensor(k, dtype=torch.float64))
-
-
-def _without_group(name: str) -> str:
-    scheme = parse_scheme(name)
-    whole = scheme.format != "pack-quantized"
-    return name if whole else replace(scheme, group=parse_scheme("W4A16").group, chosen=False).name

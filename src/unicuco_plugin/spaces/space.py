@@ -178,7 +178,7 @@ class Refining(Protocol):
         ...
 
     def spent(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
-        """Strategies of nearly the least sum of such costs at ``t`` budgets, ``t x d``; each is the same in any company."""
+        """Strategies of nearly the least sum of such costs at ``t`` budgets, ``t x d``, the same in any company."""
         ...
 
 

@@ -78,8 +78,9 @@ class Steps:
         return sizes[sizes > 0.0].min().item()
 
     def shares(self, k: Tensor) -> Tensor:
-        """Shares of ``k`` steps, ``p x d``."""
-        return self._values.gather(1, k.long().view(-1, len(self.unit_params)).T).T.reshape(k.shape)
+        """Shares of ``k`` steps, ``p x d``; more than all are all."""
+        places = torch.minimum(k, self.most).long().view(-1, len(self.unit_params))
+        return self._values.gather(1, places.T).T.reshape(k.shape)
 
     def count(self, s: Tensor) -> Tensor:
         """The nearest whole numbers of steps, ``k``."""
