@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 from own_code import write_own_code
+from scheme_databases import build_schemes
 
 from unicuco_plugin.benchmark import run as benchmark_run
 from unicuco_plugin.benchmark.plan import BenchmarkPlan
 from unicuco_plugin.benchmark.run import run_benchmark
 from unicuco_plugin.errors import JournalError, UnsupportedModelError
+from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.evolution import EvolutionSettings
+from unicuco_plugin.report.benchmark import describe_benchmark
 
 pytestmark = pytest.mark.slow
 
@@ -171,3 +174,22 @@ def test_a_benchmark_holds_one_model(data, tmp_path, monkeypatch):
     plan = BenchmarkPlan.model_validate(data | {"seeds": [0], "ablations": {}, "budgets": [0.3]})
     run_benchmark(plan, tmp_path / "out")
     assert len(loaded) == 1
+
+
+def test_peers_and_profiles_of_bits_are_compared_on_one_database(dense, data, tmp_path):
+    levels = build_schemes(load_model(str(dense)), tmp_path / "levels")
+    methods = {name: {"peer": name} for name in ("uniform_bits", "knapsack_wide", "gradient_knapsack")}
+    methods["few"] = {"peer": "knapsack", "windows": 1, "bits": [6.0]}
+    methods["ours"] = {"train": {}}
+    plan = data | {"space": "precision", "levels": str(levels.folder), "seeds": [0], "ablations": {}, "bits": [4.5, 6]}
+    del plan["budgets"]
+    result = run_benchmark(BenchmarkPlan.model_validate(plan | {"methods": methods}), tmp_path / "out")
+    assert result["budgets"] == [1 - 4.5 / 16, 1 - 6 / 16]
+    rows = result["rows"]
+    assert [row["method"] for row in rows] == [name for name in methods for _ in range(1 if name == "few" else 2)]
+    for row in rows:
+        assert row["budget"] - 1e-9 <= row["sparsity"] < row["budget"] + 0.03
+        assert set(row["units"].values()) <= {"W8A16:channel", "W4A16:channel", "W3A16:channel"}
+        assert row["divergence"]["b"]["mean"] > 0
+    text = describe_benchmark(result)
+    assert "| method | seeds | 6 bits | 4.5 bits |" in text

@@ -52,6 +52,20 @@ def per_token(x, scheme):
     return (x / scale).round().clamp(-128, 127) * scale
 
 
+def test_a_model_in_float32_computes_with_the_weights_of_a_narrower_database(tmp_path):
+    levels = build_schemes(dense().bfloat16(), tmp_path / "levels")
+    model = dense().bfloat16().float()  # as it is loaded from that checkpoint
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    log_p = model(input_ids=WINDOWS, use_cache=False).logits.double().log_softmax(-1)
+    [found] = StoredEvaluator(find_decoder(model), levels, WINDOWS).evaluate([dict.fromkeys(levels.shapes, W3)])
+    assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
+    for name in levels.shapes:
+        assert levels.decode(name, W3).dtype == torch.bfloat16
+        model.get_submodule(name).weight.data.copy_(levels.decode(name, W3))
+    log_q = model(input_ids=WINDOWS, use_cache=False).logits.double().log_softmax(-1)
+    assert found.value == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3", "qwen3_moe"])
 def test_candidates_equal_plain_forwards_of_the_decoded_checkpoint(family, tmp_path):
     model = dense(family)

@@ -102,7 +102,7 @@ def test_harms_and_gains_are_measured_where_all_others_have_the_other_scheme(kin
     harms = []
     for unit in space.units:
         [alone] = evaluator.evaluate([dict.fromkeys(space.units, pair[point]) | {unit: pair[1 - point]}])
-        harms.append(abs(alone.value - stand.value))
+        harms.append((alone.value - stand.value) * (1 - 2 * point))
     least = 0.05 * torch.tensor(harms).double().median().item()
     for harm, row, unit, costs in zip(harms, space.choices, space.units, found.details["costs"], strict=True):
         places = [name for name, *_ in row]

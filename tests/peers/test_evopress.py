@@ -6,12 +6,15 @@ from fractions import Fraction
 
 import pytest
 import torch
+from scheme_databases import build_schemes
 
 from unicuco_plugin.errors import JournalError, RequestError
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.evolution import EvolutionSettings
-from unicuco_plugin.peers.evopress import EvoPress, drop_settings, level_settings
+from unicuco_plugin.peers.evopress import EvoPress, bit_settings, drop_settings, level_settings
+from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.spaces.plan import plan_counts
 
 LEVELS = EvolutionSettings(6, 6, (2, 1), (32, 96))
@@ -42,6 +45,20 @@ def test_it_gets_below_uniform_on_the_windows_it_is_scored_on(ask, decoder, leve
     ours, uniform = (found.value for found in evaluator.evaluate(plans))
     assert ours < uniform
     assert ours == pytest.approx(result.details["divergence"], rel=1e-5)
+
+
+def test_bits_are_exchanged_within_the_budget_and_get_below_the_first_parent(decoder, windows, tmp_path):
+    schemes = build_schemes(decoder.model, tmp_path / "schemes", ("W5A16:channel", "W4A16:channel", "W3A16:channel"))
+    asked = PeerRequest(decoder, windows, 1.0 - 4.5 / 16.0, "precision", levels=schemes)
+    first, whole = (EvoPress(EvolutionSettings(count, 10, (1,), (96,), 4, 32))(asked) for count in (0, 10))
+    for result in (first, whole):
+        assert 1.0 - result.sparsity <= 4.5 / 16.0 + 1e-12
+        assert result.sparsity == pytest.approx(first.sparsity, abs=1e-12)
+    assert (first.tokens, whole.tokens) == (4 * 32, 4 * 32 + 10 * 11 * 96)
+    evaluator = UnitsEvaluator(decoder, "precision", windows, levels=schemes)
+    before, after = (found.value for found in evaluator.evaluate([first.units, whole.units]))
+    assert after < before
+    assert after == pytest.approx(whole.details["divergence"], rel=1e-5)
 
 
 def test_the_best_set_of_blocks_is_found_where_all_are_tried(ask, decoder, windows):

@@ -83,7 +83,7 @@ def test_peers_alone_are_not_held_against_ours():
 def test_methods_that_removed_different_shares_are_told_apart():
     assert "removed different shares" not in describe_benchmark(RESULT)
     text = describe_benchmark(RESULT | {"rows": [*ROWS, row("halves", 0, 0.5, 1.0, sparsity=0.6)]})
-    assert "- At 50.0% methods removed different shares: ours 50.0%, search 50.0%, score 50.0%, halves 60.0%." in text
+    assert "- At 50.0% methods reached different budgets: ours 50.0%, search 50.0%, score 50.0%, halves 60.0%." in text
     assert "At 25.0%" not in text
 
 

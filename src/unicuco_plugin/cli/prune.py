@@ -123,8 +123,10 @@ def _check_source(fields: dict[str, Any], request: Request | None) -> None:
         raise click.UsageError(f"--{source} needs one request, for instance --sparsity 0.25")
     if request is not None and source in ("strategy", "recipe"):
         raise click.UsageError(f"a request goes with --profile or --peer, not with --{source}")
-    if request is not None and source != "profile" and request.kind != "sparsity":
-        raise click.UsageError(f"--{source} goes with --sparsity, not with --{request.kind.replace('_', '-')}")
+    fitting = ("sparsity", "bits") if source == "peer" else ("sparsity",)
+    if request is not None and source != "profile" and request.kind not in fitting:
+        names = " or ".join(f"--{name}" for name in fitting)
+        raise click.UsageError(f"--{source} goes with {names}, not with --{request.kind.replace('_', '-')}")
     for option in _PEER_OPTIONS if source != "peer" else ():
         if fields[option] is not None:
             raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{source}")

@@ -90,10 +90,10 @@ class Knapsack:
         stand, alone = {"dense": (0, narrow), "wide": (wide, narrow), "narrow": (narrow, wide)}[self.others]
         if not self.every:
             D = measure_alone(measure, "units", uniform[stand], uniform[alone])
-            between = space.places(uniform[stand]), space.places(uniform[alone])
-            low, high = sorted(between, key=lambda places: int(places.sum()))
+            harm = D - divergences[stand] if stand < alone else divergences[stand] - D
+            low, high = (space.places(uniform[place]) for place in sorted((stand, alone)))
             losses = unit_losses(problem.levels, space, problem.units)
-            return unit_costs(at_least((D - divergences[stand]).abs()), losses, low, high)
+            return unit_costs(at_least(harm), losses, low, high)
         costs = torch.full((len(space.units), max(map(len, space.choices))), torch.inf, dtype=torch.float64)
         for place in range(costs.shape[1]):
             there = torch.tensor([place < len(row) for row in space.choices])

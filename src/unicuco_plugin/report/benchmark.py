@@ -1,15 +1,17 @@
 """A benchmark's result as Markdown; scores and spreads as in ``benchmark_lines``."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from unicuco_plugin.escaping import escape_markdown
-from unicuco_plugin.report.benchmark_lines import Line, distinct, lines_of, paired_error, total_seconds
+from unicuco_plugin.report.benchmark_lines import Line, distinct, label_budget, lines_of, paired_error, total_seconds
 from unicuco_plugin.report.table import format_count, format_seconds
 
 __all__ = ["describe_benchmark"]
 
+Label = Callable[[float], str]
 # Shares further apart than this are reported. A choice: methods round to whole parts, which is no difference to report.
 _APART = 0.002
 # Largest number of requests at which a crossing point is of interest to anybody.
@@ -19,25 +21,25 @@ _MOST = 10_000
 def describe_benchmark(result: Mapping[str, Any]) -> str:
     """Write a benchmark as Markdown: quality on every text, who is best, what it cost, what ablations change."""
     rows = result["rows"]
-    lines = lines_of(rows, "methods")
+    lines, label = lines_of(rows, "methods"), partial(label_budget, result["space"])
     parts = [f"# {escape_markdown(result['model'])}, space {escape_markdown(result['space'])}", ""]
     for text in result["texts"]:
-        parts += [f"## Divergence on {escape_markdown(text)}, nats per token", "", *_quality(lines, text), ""]
-    parts += _reached(lines)
+        parts += [f"## Divergence on {escape_markdown(text)}, nats per token", "", *_quality(lines, text, label), ""]
+    parts += _reached(lines, label)
     if len({line.ours for line in lines}) == 2:
-        parts += ["## Where a peer is better", "", *_losses(lines), ""]
+        parts += ["## Where a peer is better", "", *_losses(lines, label), ""]
     parts += ["## Cost", "", *_costs(lines, result), ""]
     for group in [name for name in distinct(rows, "group") if name != "methods"]:
-        parts += [f"## Ablation: {escape_markdown(group)}", "", *_quality(lines_of(rows, group), None), ""]
+        parts += [f"## Ablation: {escape_markdown(group)}", "", *_quality(lines_of(rows, group), None, label), ""]
     return "\n".join(parts)
 
 
-def _quality(lines: Sequence[Line], text: str | None) -> list[str]:
+def _quality(lines: Sequence[Line], text: str | None, label: Label) -> list[str]:
     """One row per method, one column per budget, the lowest of each bold; the mean over texts where none is named."""
     cells = {line.name: line.scores if text is None else line.texts[text] for line in lines}
     budgets = sorted({budget for found in cells.values() for budget in found})
     least = {b: min(found[b][0] for found in cells.values() if b in found) for b in budgets}
-    table = ["| method | seeds | " + " | ".join(f"{budget:.1%}" for budget in budgets) + " |"]
+    table = ["| method | seeds | " + " | ".join(map(label, budgets)) + " |"]
     table += ["|---|---|" + "---:|" * len(budgets)]
     for line in lines:
         found = [cells[line.name].get(budget) for budget in budgets]
@@ -46,14 +48,14 @@ def _quality(lines: Sequence[Line], text: str | None) -> list[str]:
     return [*table, "", "± is one sample standard deviation over seeds; the lowest of each budget is bold."]
 
 
-def _reached(lines: Sequence[Line]) -> list[str]:
+def _reached(lines: Sequence[Line], label: Label) -> list[str]:
     """Where methods removed different shares at one budget, and so do not quite compare: what each removed."""
     found = []
     for budget in sorted({budget for line in lines for budget in line.sparsity}):
         reached = {line.name: line.sparsity[budget] for line in lines if budget in line.sparsity}
         if max(reached.values()) - min(reached.values()) > _APART:
-            listed = ", ".join(f"{escape_markdown(name)} {share:.1%}" for name, share in reached.items())
-            found.append(f"- At {budget:.1%} methods removed different shares: {listed}.")
+            listed = ", ".join(f"{escape_markdown(name)} {label(share)}" for name, share in reached.items())
+            found.append(f"- At {label(budget)} methods reached different budgets: {listed}.")
     return [*found, ""] if found else []
 
 
@@ -65,7 +67,7 @@ def _show(score: tuple[float, float | None] | None, least: float) -> str:
     return f"**{text}**" if mean == least else text
 
 
-def _losses(lines: Sequence[Line]) -> list[str]:
+def _losses(lines: Sequence[Line], label: Label) -> list[str]:
     """Budgets at which a peer has the lower score than the best of ours, by how much, and whether that is noise."""
     ours, peers = [line for line in lines if line.ours], [line for line in lines if not line.ours]
     found = []
@@ -80,7 +82,7 @@ def _losses(lines: Sequence[Line]) -> list[str]:
                 noise = "" if error is None else f" ± {error / theirs:.1%} over windows"
                 worse = f"{mine / theirs - 1:+.1%}{noise}{within}"
                 names = escape_markdown(peer.name), escape_markdown(best.name)
-                found.append(f"- {budget:.1%}: {names[0]} {theirs:.4f}, {names[1]} {mine:.4f}, {worse}")
+                found.append(f"- {label(budget)}: {names[0]} {theirs:.4f}, {names[1]} {mine:.4f}, {worse}")
     return found or ["Nowhere, in the mean over texts."]
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.escaping import escape_picture
-from unicuco_plugin.report.benchmark_lines import Line, lines_of, total_seconds
+from unicuco_plugin.report.benchmark_lines import Line, label_budget, lines_of, total_seconds
 from unicuco_plugin.report.figure import COLOURS, MARKERS, new_figure, save_figure
 from unicuco_plugin.report.table import format_count
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["draw_benchmark"]
 
@@ -24,6 +25,7 @@ _TIMES = {
 # How much of the room between two budgets their variants take, so that groups stay apart.
 _GROUP = 0.6
 _SPARSITY = "sparsity (share of prunable weights removed)"
+_BITS = "mean bits of a weight, scales counted"
 _DIVERGENCE = "divergence from the dense model (nats per token)"
 
 
@@ -43,14 +45,16 @@ def draw_benchmark(result: Mapping[str, Any], folder: Path) -> list[Path]:
     lines = lines_of(result["rows"], "methods")
     pictures = {
         "quality": _quality(
-            lines, f"Quality at each budget ({escape_picture(result['model'])}, {escape_picture(result['space'])})"
+            lines,
+            f"Quality at each budget ({escape_picture(result['model'])}, {escape_picture(result['space'])})",
+            result["space"],
         ),
         "tokens": _tokens(lines, len(result["budgets"])),
         "requests": _requests(lines, result["requests"], len(result["budgets"])),
     }
     for group in dict.fromkeys(row["group"] for row in result["rows"] if row["group"] != "methods"):
         pictures[f"ablation-{group}"] = _ablation(
-            lines_of(result["rows"], group), f"Ablation of the training: {escape_picture(group)}"
+            lines_of(result["rows"], group), f"Ablation of the training: {escape_picture(group)}", result["space"]
         )
     paths = [folder / f"{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
@@ -58,7 +62,7 @@ def draw_benchmark(result: Mapping[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def _quality(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401 - matplotlib is untyped
+def _quality(lines: Sequence[Line], title: str, space: str) -> Any:  # noqa: ANN401 - matplotlib is untyped
     figure, axes = _axes(title)
     for line, style in zip(lines, _styles(len(lines)), strict=True):
         means = [mean for mean, _ in line.scores.values()]
@@ -67,14 +71,15 @@ def _quality(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401 - matplo
         below = [min(spread, 0.99 * mean) for mean, spread in zip(means, spreads, strict=True)]
         axes.errorbar(list(line.scores), means, yerr=[below, spreads], capsize=2, label=_label(line), **style)
     _scale_plainly(axes)
-    axes.set_xticks(sorted({budget for line in lines for budget in line.scores}))
-    axes.set_xlabel(_SPARSITY)
+    budgets = sorted({budget for line in lines for budget in line.scores})
+    axes.set_xticks(budgets, [label_budget(space, budget) for budget in budgets] if traits_of(space).stores else None)
+    axes.set_xlabel(_BITS if traits_of(space).stores else _SPARSITY)
     axes.set_ylabel(f"{_DIVERGENCE},\nmean over texts; bars: deviation over seeds")
     _legend(figure, axes)
     return figure
 
 
-def _ablation(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401
+def _ablation(lines: Sequence[Line], title: str, space: str) -> Any:  # noqa: ANN401
     """Ratios to the first variant side by side: divergences themselves would lie on top of each other."""
     figure, axes = _axes(title)
     budgets = sorted(lines[0].scores)
@@ -86,8 +91,8 @@ def _ablation(lines: Sequence[Line], title: str) -> Any:  # noqa: ANN401
         where = [at + shift for at in range(len(budgets))]
         axes.errorbar(where, ratios, yerr=spreads, capsize=2, label=_label(line), **(style | {"linestyle": "none"}))
     axes.axhline(1.0, color="#999999", linewidth=0.8, zorder=0)
-    axes.set_xticks(range(len(budgets)), [f"{budget:.1%}" for budget in budgets])
-    axes.set_xlabel(_SPARSITY)
+    axes.set_xticks(range(len(budgets)), [label_budget(space, budget) for budget in budgets])
+    axes.set_xlabel(_BITS if traits_of(space).stores else _SPARSITY)
     axes.set_ylabel(
         f"divergence / that of '{escape_picture(lines[0].name)}', mean over texts\n"
         "(lower is better; bars: deviation over seeds)"

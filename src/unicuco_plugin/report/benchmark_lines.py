@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from unicuco_plugin.evaluation.comparison import Estimate
+from unicuco_plugin.schemes import DENSE_BITS
+from unicuco_plugin.traits import traits_of
 
-__all__ = ["Line", "distinct", "lines_of", "paired_error", "total_seconds"]
+__all__ = ["Line", "distinct", "label_budget", "lines_of", "paired_error", "total_seconds"]
 
 Row = Mapping[str, Any]
 
@@ -52,6 +54,11 @@ def lines_of(rows: Sequence[Row], group: str) -> list[Line]:
     """Sum up one group's rows, in their order."""
     chosen = [row for row in rows if row["group"] == group]
     return [_line(name, [row for row in chosen if row["method"] == name]) for name in distinct(chosen, "method")]
+
+
+def label_budget(space: str, budget: float) -> str:
+    """A budget as people say it: the share that goes, or the mean bits that are left."""
+    return f"{DENSE_BITS * (1.0 - budget):.4g} bits" if traits_of(space).stores else f"{budget:.1%}"
 
 
 def total_seconds(line: Line, requests: int) -> float:

@@ -13,7 +13,7 @@ from unicuco_plugin.levels.scheme_levels import open_levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.peers.evopress_files import STEP, drops_to_units, levels_to_units, read_either
-from unicuco_plugin.peers.peer import PeerRequest, Setting
+from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, Setting
 from unicuco_plugin.peers.strategies import make_strategy, share_of_units
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
@@ -110,21 +110,15 @@ class PeerSource(_Source):
         peer = make_peer(self.name)
         if self.space is not None and self.space not in peer.spaces:
             raise ValueError(f"space must be one of {', '.join(peer.spaces)} for {self.name}, got {quoted(self.space)}")
-        given = {name for name in self._options if getattr(self, name) is not None}
+        given = {name for name in OPTIONAL & type(self).model_fields.keys() if getattr(self, name) is not None}
         for name in sorted(given - peer.takes):
             raise ValueError(f"{name} goes with peers that take it, {self.name} does not")
         needed = "levels" in peer.takes and traits_of(self.spaces[0]).on_levels
         if needed and self.levels is None:
             raise ValueError(f"{self.name} makes its candidates from a level database: give levels, got none")
         if self.levels is not None and not needed:
-            raise ValueError(
-                f"levels goes with the spaces 'sparsity' and 'precision', got it for {quoted(self.spaces[0])}"
-            )
+            raise ValueError(f"levels goes with 'sparsity' and 'precision', got it for {quoted(self.spaces[0])}")
         return self
-
-    @property
-    def _options(self) -> tuple[str, ...]:
-        return ("levels", "setting", "token_budget", "seed", "journal")
 
     @property
     def spaces(self) -> tuple[str, ...]:
@@ -140,15 +134,14 @@ class PeerSource(_Source):
         """Let the peer work.
 
         Raises:
-            RequestError: If the request is not for a sparsity, or for bits in spaces of bits, or the peer cannot meet
-                it.
+            RequestError: If the request is not for a sparsity (in spaces of bits, for bits), or cannot be met.
             LevelsError: If the level database cannot be read or is another model's.
             CalibrationError, JournalError: See the peer.
             UnsupportedModelError: If the model cannot be pruned.
         """
         wanted = "bits" if traits_of(self.spaces[0]).stores else "sparsity"
-        asked_for: float | None = getattr(request, wanted, None)
-        if request is None or asked_for is None:
+        amount: float | None = getattr(request, wanted, None)
+        if request is None or amount is None:
             raise RequestError(f"a peer answers a request for {wanted}, got {request.to_dict() if request else None}")
         decoder, reference = find_decoder(model), identify(model)
         levels = None if self.levels is None else open_levels(self.levels)
@@ -158,7 +151,7 @@ class PeerSource(_Source):
         asked = PeerRequest(
             decoder,
             windows,
-            1.0 - asked_for / DENSE_BITS if wanted == "bits" else asked_for,
+            1.0 - amount / DENSE_BITS if wanted == "bits" else amount,
             space=self.spaces[0],
             levels=levels,
             journal=None if self.journal is None else Path(self.journal),
