@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.policy.posterior import Bound, Posterior
-from unicuco_plugin.policy.screening import Screening
+from unicuco_plugin.policy.screening import LEAST_GAIN, Screening
 from unicuco_plugin.spaces.space import Flips, Sketches, Space
 
 __all__ = ["descend", "move_beside", "move_onto", "propose_neighbours"]
@@ -82,7 +82,7 @@ def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float, longest: 
         # Paths that have met go on as one.
         at, path = x[live].unique(dim=0, return_inverse=True)
         moved, bounds = best_of(at)
-        better = bounds[path] < value[live] - 1e-9
+        better = bounds[path] < value[live] - LEAST_GAIN
         if not bool(better.any()):
             break
         live, path = live[better], path[better]
