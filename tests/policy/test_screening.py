@@ -87,7 +87,5 @@ def test_nothing_but_units_is_screened():
         posterior.X, posterior.G, posterior.ell, posterior.t, 1.0, 0.01, 0.0, -1.0, 0.7, "log", 1.0, 1.0, prior
     )
     assert not Screening.fits(other)
-    mixed = Posterior(
-        posterior.X, posterior.G.flip(0), posterior.ell, posterior.t, 1.0, 0.01, 0.0, -1.0, 0.7, "log"
-    )
+    mixed = Posterior(posterior.X, posterior.G.flip(0), posterior.ell, posterior.t, 1.0, 0.01, 0.0, -1.0, 0.7, "log")
     assert not Screening.fits(mixed)

@@ -183,7 +183,9 @@ class StructuredSpace(WeightedUnits):
         rows, unit = torch.arange(p)[:, None], only % d
         changed = self.scores(x)[:, None].repeat(1, only.shape[1], 1)
         there = self._moved(x)
-        ends = torch.cat([self.scores(there[:, :2].flatten(0, 1)).view(p, 2, d), _WHOLE * (2.0 * there[:, 2:] - 1.0)], 1)
+        ends = torch.cat(
+            [self.scores(there[:, :2].flatten(0, 1)).view(p, 2, d), _WHOLE * (2.0 * there[:, 2:] - 1.0)], 1
+        )
         changed.scatter_(2, unit[..., None], ends.flatten(1)[rows, only][..., None])
         budgets = self.sparsity(x).repeat_interleave(only.shape[1])
         return self.project(changed.flatten(0, 1), budgets).view(p, -1, d)
