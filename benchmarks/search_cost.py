@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=1 python benchmarks/search_cost.py --searches --output benchmarks/results/search-quality.json
 
 No language model: units cost something alone and in pairs with those beside them, ends of the model cost most. A round
-is what ``Exploration`` does between two lots of measurements, from as many as a search has made halfway: the surrogate's
-warm fit, StratNet's steps, descents at every budget, the picks; ``contest`` is the race at every budget, once in a while.
-Processor seconds. ``--parts`` runs every so-and-so-manieth budget only and multiplies. ``--before FILE`` puts a pinned
-result of the same command beside this one, and their ratios.
+is what ``Exploration`` does between two lots of measurements, from as many as a search has made halfway: the warm fit of
+the surrogate, StratNet's steps, descents at every budget, the picks; ``contest`` is the race at every budget, once in a
+while. Processor seconds. ``--parts`` runs every so-and-so-manieth budget only and multiplies. ``--before FILE`` puts a
+pinned result of the same command beside this one, and their ratios.
 """
 
 import argparse
@@ -116,22 +116,6 @@ class Problem:
         return torch.cat(rows)
 
 
-@dataclass(frozen=True)
-class Fewer:
-    """A space with every so-and-so-manieth of its budgets."""
-
-    space: Space
-    every: int
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the space has
-        return getattr(self.space, name)
-
-    @property
-    def budgets(self) -> tuple[float, ...]:
-        """From the middle of the first lot on."""
-        return self.space.budgets[self.every // 2 :: self.every]
-
-
 def one_round(name: str, d: int, every: int) -> dict[str, Any]:
     """Seconds by phase."""
     space = make_space(name, d)
@@ -144,7 +128,7 @@ def one_round(name: str, d: int, every: int) -> dict[str, Any]:
     X = problem.halfway(settings, count)
     y, seconds = problem(X), {}
 
-    def timed(phase: str, call: Callable[[], Any], times: float = 1.0) -> Any:  # noqa: ANN401 - what the phase gives
+    def timed(phase: str, call: Callable[[], Any], times: float = 1.0) -> Any:
         start = time.process_time()
         result = call()
         seconds[phase] = round(times * (time.process_time() - start), 3)
@@ -173,7 +157,8 @@ def one_round(name: str, d: int, every: int) -> dict[str, Any]:
             generator=settings.generator(3, 0),
         ),
     )
-    some = Fewer(space, every) if every > 1 else space
+    some = make_space(name, d)
+    vars(some)["budgets"] = space.budgets[every // 2 :: every]
     times = len(space.budgets) / len(some.budgets)
     ends = timed(
         "descents",

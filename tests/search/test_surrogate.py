@@ -94,9 +94,13 @@ def test_the_first_lot_alone_chooses_the_target():
     X, y = data("log")
     early = fit_surrogate(X[:30], y[:30], EYE)
     late = fit_surrogate(X, torch.cat([y[:30], data("raw")[1][30:]]), EYE, previous=early)
-    assert {kind: fit.design for kind, fit in late.fits.items()} == {"log": 30, "raw": 30}
-    first = {kind: fit.held_out.log_density[:30].mean().item() for kind, fit in late.fits.items()}
+    first = {kind: fit.held_out.log_density[:30].mean().item() for kind, fit in early.fits.items()}
+    assert {kind: fit.design for kind, fit in early.fits.items()} == {"log": 30, "raw": 30}
     assert late.target == early.target == max(first, key=first.get)
+    # A target that has lost is not fitted again; fitting it would change nothing.
+    assert set(late.fits) == {late.target}
+    loser = fit_surrogate(X, y, EYE, target=min(first, key=first.get), previous=early)
+    assert loser.held_out.log_density[:30].mean().item() == pytest.approx(first[loser.target], abs=1e-12)
     assert late.posterior.spread == late.held_out.spread
 
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from unicuco_plugin.spaces.removal import moves_of
 from unicuco_plugin.spaces.sublayer_moves import SublayerMoves
 
 # Attention and MLP of four blocks; the last two blocks weigh something else, in the second model.
@@ -50,12 +51,12 @@ def test_moves_are_those_that_brute_force_finds(moves):
     for x in [*SETS[::5], SETS[94], SETS[159]]:  # the last two have no move in the mixed model
         before = removed(x)
         expected = {removed(y) for y in SETS if is_move(moves, before, removed(y))}
-        assert {removed(y) for y in moves(x[None])[0]} == expected
+        assert {removed(y) for y in moves_of(x[None], *moves(x[None]))[0]} == expected
 
 
 def test_two_whole_blocks_are_exchanged_in_one_move():
     x = torch.tensor([[1.0, 1, 0, 0, 0, 0, 1, 0]], dtype=torch.float64)
-    found = {removed(y) for y in EVEN(x)[0]}
+    found = {removed(y) for y in moves_of(x, *EVEN(x))[0]}
     assert {frozenset({2, 3, 6}), frozenset({4, 5, 6})} <= found
     # Of the last block a half is gone already: it is no whole block to come or go.
     assert frozenset({6, 7}) not in found
@@ -63,5 +64,5 @@ def test_two_whole_blocks_are_exchanged_in_one_move():
 
 def test_a_set_without_moves_among_others_repeats_itself():
     x = torch.stack([torch.ones(8, dtype=torch.float64), SETS[10]])
-    moves = EVEN(x)
+    moves = moves_of(x, *EVEN(x))
     assert torch.equal(moves[0], x[:1].expand(moves.shape[1], -1))

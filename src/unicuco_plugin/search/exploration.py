@@ -78,6 +78,7 @@ class Exploration:
         self._leads = self.X
         self._surrogate: Surrogate | None = None
         self._learned: tuple[Posterior, Scaling] | None = None
+        self._descended: dict[Bound, Tensor] = {}
         self._total = len(known) + most_measurements(space, settings) + after
 
     @property
@@ -162,7 +163,7 @@ class Exploration:
             learning_rate=settings.learning_rate,
             generator=settings.generator(3, self.epoch),
         )
-        self._learned = posterior, scaling
+        self._learned, self._descended = (posterior, scaling), {}
 
     def _measured(self) -> Tensor:
         """``F`` of everything ranked so far, ``n x 2``."""
@@ -191,17 +192,20 @@ class Exploration:
         return candidates[chosen]
 
     def _neighbours(self, bound: Bound) -> Tensor:
+        """Ends of descents on what was learned last, found once."""
         settings = self.settings
-        with torch.enable_grad():
-            return propose_neighbours(
-                self.learned[0],
-                self.space,
-                self.X,
-                starts=settings.starts,
-                bound=bound,
-                kappa=settings.kappa,
-                generator=settings.generator(5, self.epoch),
-            ).detach()
+        if bound not in self._descended:
+            with torch.enable_grad():
+                self._descended[bound] = propose_neighbours(
+                    self.learned[0],
+                    self.space,
+                    self.X,
+                    starts=settings.starts,
+                    bound=bound,
+                    kappa=settings.kappa,
+                    generator=settings.generator(5, self.epoch),
+                ).detach()
+        return self._descended[bound]
 
     def _contest(self) -> Contest:
         """The race on all ranking evidence: measured, StratNet's, neighbours'."""

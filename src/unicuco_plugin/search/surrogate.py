@@ -107,7 +107,8 @@ def fit_surrogate(
     """Fit a scaled Matérn 5/2 ARD kernel by marginal likelihood, in float64.
 
     Of two targets the one is taken whose fit gives the first lot the higher density, each point left out in turn:
-    nothing had chosen those points, while what a search picks says little of strategies that it would not pick.
+    nothing had chosen those points, while what a search picks says little of strategies that it would not pick. So the
+    first fit decides, and later ones are of its target alone.
     Deviations are widened by what fits said of all points before they knew them: of the first lot left out in turn, of
     each later one by the fit before it came. Leave-one-out over all points would judge by the crowd that a search
     leaves where it has been.
@@ -137,6 +138,8 @@ def fit_surrogate(
     targets: tuple[Target, ...] = ("log", "raw") if target == "auto" else (target,)
     targets = targets if prior is None else ("log",)
     before = previous.fits if previous is not None else {}
+    if previous is not None and previous.target in targets:
+        targets = (previous.target,)  # the first lot has judged, and nothing that comes later changes that
     fits = {kind: _fit(X, y, G, kind, before.get(kind), prior, scales) for kind in targets}
     best = max(fits, key=lambda kind: fits[kind].held_out.log_density[: fits[kind].design].mean().item())
     return Surrogate(best, fits)
