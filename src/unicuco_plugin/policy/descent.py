@@ -4,6 +4,7 @@ Notation: ``p`` starts, ``d`` units, ``moves`` neighbours of one strategy.
 """
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Generator, Tensor
@@ -54,12 +55,13 @@ def descend(posterior: Posterior, space: Space, x: Tensor, budget: float | Tenso
         return found
     if not space.smooth:
         return _swap(posterior, space, x, kappa, _LONGEST)
+    budget = cast("float", budget)  # smooth spaces take one for each row; the others are asked for one
     x = _follow_gradient(posterior, space, x, budget, kappa)
     # Every move may exceed its start's budget by less than a step; together they may by more.
     return space.moved(_swap(posterior, space, x, kappa, _FEW), budget) if space.stepped else x
 
 
-def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, budget: float | Tensor, kappa: float) -> Tensor:
+def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, budget: float, kappa: float) -> Tensor:
     with torch.enable_grad():
         z = space.scores(x).clone().requires_grad_(True)
         best, lowest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64)

@@ -99,10 +99,10 @@ class Feasible(Protocol):
         """Turn StratNet's output into strategies that the surrogate knows, ``p x d`` to ``p x d``, with a gradient."""
         ...
 
-    def project(self, scores: Tensor, sparsity: float | Tensor) -> Tensor:
+    def project(self, scores: Tensor, sparsity: float) -> Tensor:
         """The feasible strategies that follow the scores and meet a budget exactly, ``p x d`` to ``p x d``.
 
-        Where the space is smooth it is differentiable, and takes ``p`` budgets as well as one.
+        Where the space is smooth it is differentiable, and takes a tensor of ``p`` budgets as well as one.
         """
         ...
 
@@ -122,7 +122,7 @@ class Moves(Protocol):
         """Which of ``n x d`` strategies can stand for a budget, ``n`` bools."""
         ...
 
-    def moved(self, X: Tensor, sparsity: float | Tensor) -> Tensor:
+    def moved(self, X: Tensor, sparsity: float) -> Tensor:
         """Bring strategies near a budget exactly onto it, ``n x d`` to ``n x d``; budgets as in ``project``."""
         ...
 
