@@ -208,7 +208,7 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
             "out",
         ),
         (["--peer", "owl"], "--peer needs one request, for instance --sparsity 0.25"),
-        (["--peer", "owl", "--max-params", "9"], "--peer goes with --sparsity, not with --max-params"),
+        (["--peer", "owl", "--max-params", "9"], "--peer goes with --sparsity or --bits, not with --max-params"),
         (["--strategy", "STRATEGY", "--setting", "official"], "--setting goes with --peer, not with --strategy"),
         (
             ["--profile", "PROFILE", "--sparsity", "0.3", "--space", "structured"],

@@ -123,6 +123,8 @@ def test_blocks_of_different_sizes_are_refused(ask, decoder, space):
 def test_settings_are_the_published_ones():
     assert level_settings("official") == EvolutionSettings(400, 64, (8, 2, 1), (2048, 16384, 65536))
     assert level_settings("super_fast") == EvolutionSettings(400, 16, (2, 1), (512, 8192))
+    assert bit_settings("official") == EvolutionSettings(150, 128, (16, 4, 1), (2048, 16384, 131072), 64, 2048)
+    assert bit_settings("super_fast") == EvolutionSettings(150, 16, (2, 1), (512, 8192), 64, 512)
     # Mistral's published script: 12 of 32 blocks.
     depth = drop_settings("official", 32, 12)
     assert depth.generations == int(Fraction(12 * 20 * 2, 3)) == 160
