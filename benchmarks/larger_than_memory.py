@@ -151,9 +151,9 @@ def _make(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     import torch
 
+    from unicuco_plugin.costs.measure import block_costs
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.blocks.fingerprint import fingerprint
-    from unicuco_plugin.models.blocks.sizes import measure_sizes
     from unicuco_plugin.models.loading import load_model
     from unicuco_plugin.objectives.evaluator import BlockEvaluator
 
@@ -186,18 +186,20 @@ def _measure(args: argparse.Namespace) -> None:
     values = evaluator.evaluate(candidates)
     note("measure")
     best = min(range(len(values)), key=lambda index: values[index].value)
-    sizes, value = measure_sizes(decoder).in_dtype("bfloat16"), values[best].value
+    gone_blocks = {decoder.block_names[index]: 1.0 for index in candidates[best]}
+    costs, value = block_costs(decoder).in_dtype(torch.bfloat16), values[best].value
+    row = costs.row(gone_blocks)
     strategy = {
         "schema": 1,
         "space": "depth",
         "model": {"name": DENSE, "fingerprint": found},
         "request": {"sparsity": 0.25},
         "sparsity": gone / count,
-        "params": sizes.params_without(candidates[best]),
-        "bytes": sizes.bytes_without(candidates[best]),
+        "params": int(costs.of("params", row)),
+        "bytes": int(costs.of("bytes", row)),
         "source": "archive",
         "divergence": {"mean": value, "interval90": [value, value], "measured": True},
-        "units": {decoder.block_names[index]: 1.0 for index in candidates[best]},
+        "units": gone_blocks,
     }
     (args.folder / STRATEGY).write_text(json.dumps(strategy), encoding="utf8")
     print(

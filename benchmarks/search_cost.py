@@ -5,8 +5,8 @@
 
 No language model: units cost something alone and in pairs with those beside them, ends of the model cost most. A round
 is what ``Exploration`` does between two lots of measurements, from as many as a search has made halfway: the warm fit of
-the surrogate, StratNet's steps, descents at every budget, the picks; ``contest`` is the race at every budget, once in a
-while. Processor seconds. ``--parts`` runs every so-and-so-manieth budget only and multiplies. ``--before FILE`` puts a
+the surrogate, StratNet's steps, descents at every budget, the picks; ``contest`` is the race at every budget, once in
+a while. Processor seconds. ``--parts`` runs one budget in so many and multiplies. ``--before FILE`` puts a
 pinned result of the same command beside this one, and their ratios.
 """
 
@@ -196,7 +196,7 @@ def whole_search(name: str, d: int, seed: int) -> dict[str, Any]:
     """What a search with the default settings finds: true divergences of its best strategy at each budget."""
     space = make_space(name, d)
     problem, settings = Problem(space, seed), Settings(seed=seed)
-    groups = group_blocks(space) if name == "sublayer" else None
+    groups = group_blocks(space) if isinstance(space, SublayerSpace) else None
     start = time.process_time()
     result = train(space, problem.measure, tchebycheff, settings, groups=groups)
     seconds = time.process_time() - start

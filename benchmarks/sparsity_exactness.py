@@ -86,7 +86,7 @@ def _answered(profile: Profile, sizes: dict[str, int], requests: int) -> dict[st
     worst = 0.0
     for _ in range(requests):
         request = 0.02 + 0.86 * torch.rand((), generator=chance).item()
-        counts = plan_counts(profile.answer(sparsity=request).units, sizes)
+        counts = plan_counts(profile.answer(sparsity=request).shares, sizes)
         worst = max(worst, abs(sum(counts.values()) / sum(sizes.values()) - request))
     return {"units": len(profile.units), "largest_error_of_the_sum": worst}
 

@@ -82,7 +82,7 @@ def main() -> None:
             details: Mapping[str, Any] = {}
             if name == "ours":
                 strategy = profile.answer(sparsity=share)
-                units, tokens, seconds = dict(strategy.units), ours, time.perf_counter() - started
+                units, tokens, seconds = strategy.shares, ours, time.perf_counter() - started
             else:
                 units, tokens, seconds, details = peer(name, share)
             result["cells"][cell] = {

@@ -100,12 +100,12 @@ class Rules:
         """The strategy of a method at a share."""
         space = self._space
         if method == "ours":
-            return dict(self._profile.answer(sparsity=share).units)
+            return self._profile.answer(sparsity=share).shares
         blocks = self._depth.answer(sparsity=share)
         if method == "depth":
             return {f"{block}.{half}": 1.0 for block in blocks.units for half in ("self_attn", "mlp")}
         if method == "ours_at_depth":
-            return dict(self._profile.answer(sparsity=blocks.sparsity).units)
+            return self._profile.answer(sparsity=blocks.sparsity).shares
         if method == "uniform":
             x = space.project(torch.zeros(1, len(space.units), dtype=torch.float64), share)[0]
         elif method == "flap":

@@ -13,7 +13,7 @@ from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.evolution import EvolutionSettings
-from unicuco_plugin.peers.evopress import EvoPress, drop_settings, level_settings
+from unicuco_plugin.peers.evopress import EvoPress, bit_settings, drop_settings, level_settings
 from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.spaces.plan import plan_counts
 

@@ -122,13 +122,13 @@ def test_other_requests_are_answered_or_refused_with_what_can_be_asked(profile):
     floor = 16 * (1 - profile.search_space.most)
     with pytest.raises(RequestError, match=rf"^bits must be at least {floor:.3f}.* for this profile"):
         profile.answer(bits=3.0)
-    with pytest.raises(RequestError, match="^sparsity cannot be asked of space 'precision', which removes no weight"):
+    with pytest.raises(RequestError, match=r"^sparsity cannot be asked of space 'precision', which removes no weight"):
         profile.answer(sparsity=0.5)
     with pytest.raises(
-        RequestError, match="^max_params cannot be asked of this profile, which knows kept, bytes, bits"
+        RequestError, match=r"^max_params cannot be asked of this profile, which knows kept, bytes, bits"
     ):
         profile.answer(max_params=10_000)
-    with pytest.raises(RequestError, match="^max_bytes must be at least"):
+    with pytest.raises(RequestError, match=r"^max_bytes must be at least"):
         profile.answer(max_bytes=1000)
 
 

@@ -24,8 +24,8 @@ _LONGEST = 40
 _FEW = 4
 # So many strategies have their moves listed at once that these have about as many numbers, times moves for each unit.
 _CELLS = 2**16
-# Moves that are made of those that a space has sketched. In 352 steps on SmolLM2's posterior and two synthetic ones, the
-# best move of 120 or 240 was among the first 9 of the sketches 97 times of 100, and twice behind the 48th.
+# Moves made of those that a space has sketched. In 352 steps on the posterior of SmolLM2 and two synthetic ones, the
+# best move of 120 or 240 was among the first 9 of the sketches 97 times of 100, and behind the 48th twice.
 _SKETCHED = 48
 # Adam on the scores of a smooth space: so many steps of this size move a score by about 2, and so a share by less than
 # one half. A choice, not tuned.
@@ -82,8 +82,9 @@ def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float, longest: 
     x = x.clone()
     value = posterior.bound(x, "upper", kappa)
     live = torch.arange(len(x))
-    screened = isinstance(space, Flips) and Screening.fits(posterior)
-    best_of = Screening(posterior, space, kappa).best if screened else partial(_best_of_all, posterior, space, kappa)
+    best_of = partial(_best_of_all, posterior, space, kappa)
+    if isinstance(space, Flips) and Screening.fits(posterior):
+        best_of = Screening(posterior, space, kappa).best
     for _ in range(longest):
         # Paths that have met go on as one.
         at, path = x[live].unique(dim=0, return_inverse=True)

@@ -189,7 +189,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
     def neighbours(self, x: Tensor) -> Tensor:
         """One unit a step down and another a step up, ``p x moves x d``; see :class:`Exchanges`."""
         moves = Exchanges(self._steps, self.units)
-        budgets = [self._whole_bits(share) for share in self.sparsity(x).tolist()]
+        budgets = self._whole_bits(self.sparsity(x)).tolist()
         return torch.stack(
             [self._steps.shares(moves.of(self._steps.count(row), bits)) for row, bits in zip(x, budgets, strict=True)]
         )
