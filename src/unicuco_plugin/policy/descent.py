@@ -3,6 +3,7 @@
 Notation: ``p`` starts, ``d`` units, ``moves`` neighbours of one strategy.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -82,7 +83,7 @@ def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float, longest: 
     x = x.clone()
     value = posterior.bound(x, "upper", kappa)
     live = torch.arange(len(x))
-    best_of = partial(_best_of_all, posterior, space, kappa)
+    best_of: Callable[[Tensor], tuple[Tensor, Tensor]] = partial(_best_of_all, posterior, space, kappa)
     if isinstance(space, Flips) and Screening.fits(posterior):
         best_of = Screening(posterior, space, kappa).best
     for _ in range(longest):
