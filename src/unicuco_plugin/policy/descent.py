@@ -3,6 +3,7 @@
 Notation: ``p`` starts, ``d`` units, ``moves`` neighbours of one strategy.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -24,8 +25,8 @@ _LONGEST = 40
 _FEW = 4
 # So many strategies have their moves listed at once that these have about as many numbers, times moves for each unit.
 _CELLS = 2**16
-# Moves that are made of those that a space has sketched. In 352 steps on SmolLM2's posterior and two synthetic ones, the
-# best move of 120 or 240 was among the first 9 of the sketches 97 times of 100, and twice behind the 48th.
+# Moves that are made of those that a space has sketched. In 352 steps on SmolLM2's posterior and two synthetic ones,
+# the best move of 120 or 240 was among the first 9 of the sketches 97 times of 100, and twice behind the 48th.
 _SKETCHED = 48
 # Adam on the scores of a smooth space: so many steps of this size move a score by about 2, and so a share by less than
 # one half. A choice, not tuned.
@@ -76,8 +77,9 @@ def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float, longest: 
     x = x.clone()
     value = posterior.bound(x, "upper", kappa)
     live = torch.arange(len(x))
-    screened = isinstance(space, Flips) and Screening.fits(posterior)
-    best_of = Screening(posterior, space, kappa).best if screened else partial(_best_of_all, posterior, space, kappa)
+    best_of: Callable[[Tensor], tuple[Tensor, Tensor]] = partial(_best_of_all, posterior, space, kappa)
+    if isinstance(space, Flips) and Screening.fits(posterior):
+        best_of = Screening(posterior, space, kappa).best
     for _ in range(longest):
         # Paths that have met go on as one.
         at, path = x[live].unique(dim=0, return_inverse=True)
