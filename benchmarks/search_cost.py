@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/search_cost.py --output benchmarks/results/search-cost.json
     OMP_NUM_THREADS=1 python benchmarks/search_cost.py --searches --output benchmarks/results/search-quality.json
 
-No language model: units cost something alone and in pairs with those beside them, ends of the model cost most. A round
-is what ``Exploration`` does between two lots of measurements, from as many as there are halfway through: the warm fit of
-the surrogate, StratNet's steps, descents at every budget, the picks; ``contest`` is the race at every budget, once in
-a while. Processor seconds. ``--parts`` runs one budget in so many and multiplies. ``--before FILE`` puts a
-pinned result of the same command beside this one, and their ratios.
+No language model: units cost something alone and in pairs with those beside them, ends of the model cost most. A
+round is what ``Exploration`` does between two lots of measurements, from as many as a search has made halfway: the
+warm fit of the surrogate, StratNet's steps, descents at every budget, the picks; ``contest`` is the race at every
+budget, once in a while. Processor seconds. ``--parts`` runs one budget in so many and multiplies.
+``--before FILE`` puts a pinned result of the same command beside this one, and their ratios.
 """
 
 import argparse

@@ -25,8 +25,8 @@ _LONGEST = 40
 _FEW = 4
 # So many strategies have their moves listed at once that these have about as many numbers, times moves for each unit.
 _CELLS = 2**16
-# Moves made of those that a space has sketched. In 352 steps on the posterior of SmolLM2 and two synthetic ones, the
-# best move of 120 or 240 was among the first 9 of the sketches 97 times of 100, and behind the 48th twice.
+# Moves that are made of those that a space has sketched. In 352 steps on SmolLM2's posterior and two synthetic ones,
+# the best move of 120 or 240 was among the first 9 of the sketches 97 times of 100, and twice behind the 48th.
 _SKETCHED = 48
 # Adam on the scores of a smooth space: so many steps of this size move a score by about 2, and so a share by less than
 # one half. A choice, not tuned.
