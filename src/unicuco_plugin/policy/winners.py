@@ -49,7 +49,7 @@ class Winners:
         return None, self._space.spent(self._costs[start], [budget])[0]
 
     def _within(self, budget: float) -> float:
-        """Below which share a winner is that of a budget: a step beyond it, or where it was listed the next listed one."""
+        """Below which share a winner is a budget's: one step beyond it; where it is listed, the next listed one."""
         budgets = self._space.budgets
         if not any(abs(listed - budget) < _SLACK for listed in budgets):
             return budget + self._space.finest

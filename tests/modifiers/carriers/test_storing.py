@@ -42,7 +42,7 @@ def database(checkpoint, tmp_path_factory):
 
 
 def open_levels(folder):
-    from unicuco_plugin.levels.scheme_levels import SchemeLevels  # noqa: PLC0415
+    from unicuco_plugin.levels.scheme_levels import SchemeLevels
 
     return SchemeLevels.open(folder)
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_has_the_bytes_that_were_counted_but_for_padding(checkpoint
     dense = load_model(checkpoint("llama"))
     decoder = find_decoder(dense)
     packed = {unit.name: unit.linears for unit in fused_units(dense) if unit.name != "lm_head"}
-    offered = {name: (W8, W4, W3) for name in packed}
+    offered = dict.fromkeys(packed, (W8, W4, W3))
     costs = scheme_costs(decoder, packed, offered)
     for place, schemes in enumerate(((W4,), (W3, W8, None, W4), (None, None, W8))):
         units = scheme_units(dense, *schemes)
@@ -200,7 +200,7 @@ def test_recipes_that_would_quantise_twice_or_not_at_all_are_refused(checkpoint,
         with pytest.raises(RecipeError, match=message):
             prune_with_recipe(checkpoint("llama"), [modifier, *others], tmp_path / "out")
     with pytest.raises(RecipeError, match="precision names linears of the dense model, which sparsity changes"):
-        from sparsity_strategies import sparsity_strategy  # noqa: PLC0415
+        from sparsity_strategies import sparsity_strategy
 
         both = [strategy, sparsity_strategy(dense)]
         prune_with_recipe(checkpoint("llama"), [SparsityProfileModifier(strategy=both)], tmp_path / "out")
