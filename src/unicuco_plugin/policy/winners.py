@@ -41,12 +41,19 @@ class Winners:
     def at(self, budget: float) -> tuple[str | None, Tensor]:
         """The winner that meets a budget to a step, with its key; else where the one of the budget before it leads."""
         after = int(torch.searchsorted(self._shares, budget - _SLACK))
-        if after < len(self._keys) and self._shares[after] < budget + self._space.finest:
+        if after < len(self._keys) and self._shares[after] < self._within(budget):
             return self._keys[after], self._rows[after]
         start = max(after - 1, 0)
         if start not in self._costs:
             self._costs[start] = self._space.costs_at(self._posterior.mean, self._rows[start])
         return None, self._space.spent(self._costs[start], [budget])[0]
+
+    def _within(self, budget: float) -> float:
+        """Below which share a winner is that of a budget: a step beyond it, or where it was listed the next listed one."""
+        budgets = self._space.budgets
+        if not any(abs(listed - budget) < _SLACK for listed in budgets):
+            return budget + self._space.finest
+        return min((listed for listed in budgets if listed > budget + _SLACK), default=1.0) - _SLACK
 
     def additive(self, budget: float) -> Tensor | None:
         """What the units' own costs answer, added up; None without a prior that has them."""
