@@ -31,7 +31,7 @@ def build(
     """Record and tensors, as training writes them; ``archive`` keeps some of the measured strategies only."""
     confirmed = compare(SPACE, result.posterior, result.confirmed)
     reranked = compare(SPACE, result.posterior, result.reranked)
-    entries: Sequence[object] = _archive(result, SPACE)[archive]
+    entries: Sequence[object] = _archive(result, SPACE, {})[archive]
     fields = {
         "name": "analytic", "model": ModelReference(name="none", fingerprint="0-0"), "space": "depth",
         "objective": "divergence", "scalarization": "tchebycheff", "quality": "log", "target": result.posterior.target,
