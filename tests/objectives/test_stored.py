@@ -68,8 +68,8 @@ def test_a_model_in_float32_computes_with_the_weights_of_a_narrower_database(tmp
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3", "qwen3_moe"])
 def test_candidates_equal_plain_forwards_of_the_decoded_checkpoint(family, tmp_path):
+    levels = build_schemes(dense(family), tmp_path / "levels")
     model = dense(family)
-    levels = build_schemes(model, tmp_path / "levels")
     names = list(levels.shapes)
     plans = [
         dict.fromkeys(names, W4),
