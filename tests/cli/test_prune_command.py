@@ -222,7 +222,7 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
         ),
         (
             ["--profile", "PROFILE", "--sparsity", "0.3", "--engine", "magnitude"],
-            "Invalid value for '--engine': 'magnitude' is not one of 'sparsegpt', 'wanda', 'levels'.",
+            "Invalid value for '--engine': 'magnitude' is not one of 'sparsegpt', 'wanda', 'gptq', 'levels'.",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
