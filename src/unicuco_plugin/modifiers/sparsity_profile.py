@@ -41,8 +41,8 @@ class SparsityProfileModifier(Modifier):
 
     In the space ``depth`` blocks are dropped, and the configuration says so; in ``structured``, head groups, neurons
     and modules are removed. In ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity
-    for every linear, in place of its own ``sparsity`` and ``targets``, and its result is compared with the plan. It
-    composes with the toolkit's other modifiers in one recipe; list it first.
+    for every linear, in place of its own ``sparsity`` and ``targets``, and its result is compared with the plan; in
+    ``precision`` the next quantiser gets its ``config_groups``. It composes with the toolkit's others; list it first.
 
     Sample YAML::
 
@@ -65,11 +65,12 @@ class SparsityProfileModifier(Modifier):
 
     Args:
         profile: A profile folder, or the name of a packaged profile. With ``request``.
-        request: Exactly one of ``sparsity``, ``max_params``, ``max_bytes``, ``max_divergence``, ``preference``.
+        request: Exactly one of ``sparsity``, ``max_params``, ``max_bytes``, ``bits``,
+            ``max_divergence``, ``preference``.
         strategy: A strategy file, a strategy as a mapping, or a list of these, one per space.
         profiles: Several profiles, one per space: a list of ``{profile: …, request: …}``.
         accept_other_weights: Whether to accept a model of the same structure with other weights (a fine-tune).
-        levels: A level database's folder; a sparsity strategy is then stitched from it, and no pass has to follow.
+        levels: A level database's folder, where weights are then from; no pass has to follow.
         peer: Name of a method that answers ``request``, or its name with options (:class:`PeerSource`).
         evopress: A file written by EvoPress, or its name with options (:class:`EvoPressSource`).
         structured: How a strategy of the space ``structured`` is carried out (:class:`StructuredOptions`).
@@ -190,7 +191,7 @@ class SparsityProfileModifier(Modifier):
         check_modifiers(modifiers)
         place = find_alone(modifiers, type(self))
         check_options(self.structured, self.spaces)
-        check_carrier(self.spaces, self.levels, modifiers[place + 1 :])
+        check_carrier(self.spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_shape(self.resolve(), self._options.format)
 
     @property
@@ -209,7 +210,7 @@ class SparsityProfileModifier(Modifier):
         if not self._checked:
             self.check(state.model)
         spaces = [strategy.space for strategy in self.resolve()]
-        check_carrier(spaces, self.levels, modifiers[place + 1 :])
+        check_carrier(spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_text(spaces, self.levels, state)
         batches = None if state.data is None else state.data.calib
         payload = partial(find_payload, self._sources)

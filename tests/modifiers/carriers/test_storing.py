@@ -6,10 +6,11 @@ import pytest
 import torch
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 from safetensors.torch import load_file
 from scheme_databases import WIDTHS, build_schemes
 from scheme_strategies import scheme_strategy, scheme_units
-from tiny import VOCABULARY
+from tiny import VOCABULARY, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from unicuco_plugin.costs.stored import scheme_costs
@@ -17,6 +18,7 @@ from unicuco_plugin.errors import LevelsError, ModelMismatchError, RecipeError, 
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.fused_units import fused_units
 from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.modifiers.carriers.storing import StoreHandler
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.objectives.units import UnitsEvaluator
@@ -199,11 +201,56 @@ def test_recipes_that_would_quantise_twice_or_not_at_all_are_refused(checkpoint,
         modifier = SparsityProfileModifier(strategy=strategy, levels=levels)
         with pytest.raises(RecipeError, match=message):
             prune_with_recipe(checkpoint("llama"), [modifier, *others], tmp_path / "out")
+    # Whatever it makes of norms and weights, the database's linears know nothing of.
+    for smooth_first in (True, False):
+        modifier = SparsityProfileModifier(strategy=strategy, levels=database())
+        recipe = [SmoothQuantModifier(), modifier] if smooth_first else [modifier, SmoothQuantModifier()]
+        with pytest.raises(RecipeError, match="what SmoothQuantModifier makes of its weights would be lost"):
+            modifier.check_recipe(recipe)
     with pytest.raises(RecipeError, match="precision names linears of the dense model, which sparsity changes"):
         from sparsity_strategies import sparsity_strategy
 
         both = [strategy, sparsity_strategy(dense)]
         prune_with_recipe(checkpoint("llama"), [SparsityProfileModifier(strategy=both)], tmp_path / "out")
+
+
+def test_other_weights_are_stored_from_a_database_of_their_own(checkpoint, database, tmp_path):
+    dense = load_model(checkpoint("llama"))
+    strategy = scheme_strategy(dense, scheme_units(dense, W4))
+    tuned = tiny_model("llama", seed=1)
+    tuned.save_pretrained(tmp_path / "tuned")
+    tiny_tokenizer(tmp_path / "tuned")
+    own = build_schemes(load_model(tmp_path / "tuned"), tmp_path / "own", SCHEMES)
+
+    def modifier(levels):
+        return SparsityProfileModifier(strategy=strategy, levels=levels, accept_other_weights=True)
+
+    with pytest.raises(ModelMismatchError, match="got a model with fingerprint"):
+        prune_with_recipe(tmp_path / "tuned", [modifier(database())], tmp_path / "out")
+    prune_with_recipe(tmp_path / "tuned", [modifier(own.folder)], tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    name = next(iter(own.shapes))
+    assert torch.equal(stored[f"{name}.weight_packed"], own.packed(name, W4)["weight_packed"])
+
+
+def test_what_breaks_off_half_way_leaves_the_dense_model(checkpoint, database, monkeypatch):
+    model = load_model(checkpoint("llama"))
+    strategy = scheme_strategy(model, scheme_units(model, W4))
+    ids = torch.arange(3, 11)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+    handler = StoreHandler(model, strategy, database())
+    names, stored = list(handler._linears), StoreHandler._store
+    monkeypatch.setattr(
+        StoreHandler, "_store", lambda self, name, group: stored(self, name, group) or 1 / (name != names[-1])
+    )
+    with pytest.raises(ZeroDivisionError):
+        handler.finish()
+    handler.undo()
+    with torch.no_grad():
+        assert torch.equal(model(ids).logits, before)
+    assert not any(hasattr(module, "quantization_scheme") for module in model.modules())
+    assert not any("scale" in name for name, _ in model.named_parameters())
 
 
 def test_a_database_of_another_model_or_without_the_scheme_is_refused(checkpoint, database, tmp_path):

@@ -76,12 +76,15 @@ def find_quantiser(modifiers: Sequence[Modifier]) -> Any:  # noqa: ANN401 - a mo
     return found
 
 
-def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Modifier]) -> None:
+def check_carrier(
+    spaces: Sequence[str], levels: str | None, earlier: Sequence[Modifier], later: Sequence[Modifier]
+) -> None:
     """Make sure that exactly one thing does what a strategy of zeros or bits says: a pass, or a level database.
 
     Args:
         spaces: Those of the strategies.
-        levels: The level database's folder, if weights are stitched.
+        levels: The level database's folder, if weights come from one.
+        earlier: The modifiers before ``SparsityProfileModifier``.
         later: The modifiers after ``SparsityProfileModifier``.
 
     Raises:
@@ -94,10 +97,11 @@ def check_carrier(spaces: Sequence[str], levels: str | None, later: Sequence[Mod
             find_quantiser(later)
         return
     if storing(spaces):
-        again = next((type(modifier).__name__ for modifier in later if isinstance(modifier, QuantizationMixin)), None)
-        if again is not None:
+        other = next((type(modifier).__name__ for modifier in (*earlier, *later)), None)
+        if other is not None:
             raise RecipeError(
-                f"levels already holds quantised weights, and {again} would quantise again; leave one out"
+                f"levels already holds quantised weights, of the dense model as it is: what {other} makes of its "
+                "weights would be lost or quantised again; leave one of them out"
             )
         return
     if not zeroing(spaces):

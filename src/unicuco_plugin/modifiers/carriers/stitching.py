@@ -12,6 +12,7 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.plan_check import count_zeros
+from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
 
@@ -32,7 +33,7 @@ class StitchHandler:
 
     Raises:
         LevelsError: If the database is missing, unfinished or damaged, or does not fit the model.
-        ModelMismatchError: If it was built from another model than the strategy.
+        ModelMismatchError: If it was built from another model.
         StrategyError: If the strategy is of another space, or its units cover no linears of the database.
         UnsupportedModelError: If the model cannot be pruned.
     """
@@ -44,7 +45,7 @@ class StitchHandler:
         decoder = find_decoder(model)
         self._blocks = decoder.blocks  # which may go, or be cut, meanwhile
         database = Levels.open(levels)
-        database.check_model(strategy.model.fingerprint)
+        database.check_model(identify(model).fingerprint)
         database.verify()
         self._plan = plan_counts(strategy.shares, database.sizes)
         self._linears = decoder.all_linears()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.offload import update_offload_parameter
-from compressed_tensors.quantization import QuantizationStatus
+from compressed_tensors.quantization import QuantizationMetadata, QuantizationStatus
 from compressed_tensors.quantization.lifecycle.initialize import initialize_module_for_quantization
 from llmcompressor.modifiers import Modifier
 from llmcompressor.modifiers.quantization.quantization.mixin import QuantizationMixin
@@ -22,6 +22,7 @@ from unicuco_plugin.models.tensors.storage import exchange_data, read_kept
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.follower import check_ignored, find_quantiser
 from unicuco_plugin.modifiers.carriers.packing import config_groups, packed_schemes
+from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.schemes import parse_scheme
 from unicuco_plugin.strategy import Strategy
 
@@ -50,7 +51,7 @@ class StoreHandler(_Stores):
 
     Raises:
         LevelsError: If the database is missing, unfinished or damaged, or lacks a linear or its scheme.
-        ModelMismatchError: If it was built from another model than the strategy.
+        ModelMismatchError: If it was built from another model.
         StrategyError: If linears that a server packs would differ, or units cover no linears.
         UnsupportedModelError: If the model cannot be quantised.
     """
@@ -58,7 +59,7 @@ class StoreHandler(_Stores):
     def __init__(self, model: nn.Module, strategy: Strategy, levels: str | Path) -> None:
         decoder = find_decoder(model)
         database = SchemeLevels.open(levels)
-        database.check_model(strategy.model.fingerprint)
+        database.check_model(identify(model).fingerprint)
         database.verify()
         linears = find_linears(decoder, database)
         self._plan = packed_schemes(model, strategy)
@@ -107,7 +108,10 @@ class StoreHandler(_Stores):
     def undo(self) -> None:
         """Put the dense weights back; calling it again does nothing."""
         for name, weight in self._dense.items():
-            exchange_data(self._linears[name], "weight", weight)
+            linear = self._linears[name]
+            exchange_data(linear, "weight", weight)
+            QuantizationMetadata.clear_quantization(linear)
+            vars(linear).pop("quantization_status", None)
         self._dense = {}
 
 
