@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from unicuco_plugin.costs.stored import scheme_costs
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, RecipeError, StrategyError
+from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.fused_units import fused_units
 from unicuco_plugin.models.loading import load_model
@@ -251,6 +252,17 @@ def test_what_breaks_off_half_way_leaves_the_dense_model(checkpoint, database, m
         assert torch.equal(model(ids).logits, before)
     assert not any(hasattr(module, "quantization_scheme") for module in model.modules())
     assert not any("scale" in name for name, _ in model.named_parameters())
+
+
+def test_experts_that_transformers_would_not_load_again_are_refused_before_a_weight_is_read(checkpoint, tmp_path):
+    dense = load_model(checkpoint("qwen3_moe"))
+    split_experts(dense)
+    units = scheme_units(dense, W4)
+    experts = [name for name in units if name.endswith("experts")]
+    del units[experts[0]]
+    modifier = SparsityProfileModifier(strategy=scheme_strategy(dense, units), levels=str(tmp_path / "nowhere"))
+    with pytest.raises(RecipeError, match="wants all linears of the experts quantised or none"):
+        prune_with_recipe(checkpoint("qwen3_moe"), [modifier], tmp_path / "out")
 
 
 def test_a_database_of_another_model_or_without_the_scheme_is_refused(checkpoint, database, tmp_path):

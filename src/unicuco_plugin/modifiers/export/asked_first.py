@@ -13,9 +13,9 @@ from unicuco_plugin.models.loading import load_config
 from unicuco_plugin.models.output_folder import check_output
 from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, find_beside
-from unicuco_plugin.modifiers.carriers.packing import packed_schemes
+from unicuco_plugin.modifiers.carriers.packing import config_groups, packed_schemes
 from unicuco_plugin.modifiers.recipe import is_text
-from unicuco_plugin.modifiers.recipes.quantised_experts import check_quantised_experts
+from unicuco_plugin.modifiers.recipes.quantised_experts import check_expert_groups, check_quantised_experts
 from unicuco_plugin.modifiers.sources.source_fields import find_inputs, largest_share
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.pruning import check_config, removed_parts
@@ -75,7 +75,8 @@ def ask_first(
             if strategy.space == space and strategy.traits.whole:
                 removed_parts(decoder, strategy)
             if strategy.space == space and strategy.traits.stores:
-                packed_schemes(decoder.model, strategy)
+                groups = config_groups(packed_schemes(decoder.model, strategy))
+                check_expert_groups(decoder.model, list(groups.values()), (), "the strategy")
     check_quantised_experts(decoder.model, modifiers)
 
 

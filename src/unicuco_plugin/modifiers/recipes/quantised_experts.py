@@ -16,7 +16,7 @@ from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.models.blocks.experts import disk_names
 from unicuco_plugin.models.blocks.mixtures import EXPERT_LINEARS, find_fused, find_split
 
-__all__ = ["check_quantised_experts"]
+__all__ = ["check_expert_groups", "check_quantised_experts"]
 
 _PACKED = "pack-quantized"
 
@@ -35,18 +35,33 @@ def check_quantised_experts(model: Any, modifiers: Sequence[Modifier]) -> None: 
     Raises:
         RecipeError: With the reason, and what can be done.
     """
-    names = [*find_fused(model), *find_split(model)]
     for modifier in modifiers:
-        if not names or not isinstance(modifier, QuantizationMixin):
-            continue
-        groups = [group for group in modifier.resolved_config.config_groups.values() if group.weights is not None]
-        files = disk_names(model, names[0])
-        if not groups or not (linears := files or dict.fromkeys(chain(*EXPERT_LINEARS.values()))):
-            continue
-        schemes = [_scheme_of(f"{name}.0.{linear}", groups, modifier.ignore) for name in names for linear in linears]
-        reason = _explain(groups, [scheme for scheme in schemes if scheme is not None], len(schemes), bool(files))
-        if reason:
-            raise RecipeError(f"{type(modifier).__name__}: {type(model).__name__} would not load again: {reason}")
+        if isinstance(modifier, QuantizationMixin):
+            groups = list(modifier.resolved_config.config_groups.values())
+            check_expert_groups(model, groups, modifier.ignore, type(modifier).__name__)
+
+
+def check_expert_groups(model: Any, groups: Sequence[QuantizationScheme], ignore: Sequence[str], who: str) -> None:  # noqa: ANN401
+    """The same of groups of schemes, whoever has them.
+
+    Args:
+        model: The model, or a sketch of it on the meta device.
+        groups: Schemes with their targets.
+        ignore: Patterns of linears that have none.
+        who: What the message begins with.
+
+    Raises:
+        RecipeError: With the reason, and what can be done.
+    """
+    names = [*find_fused(model), *find_split(model)]
+    groups = [group for group in groups if group.weights is not None]
+    files = disk_names(model, names[0]) if names else {}
+    if not names or not groups or not (linears := files or dict.fromkeys(chain(*EXPERT_LINEARS.values()))):
+        return
+    schemes = [_scheme_of(f"{name}.0.{linear}", groups, ignore) for name in names for linear in linears]
+    reason = _explain(groups, [scheme for scheme in schemes if scheme is not None], len(schemes), bool(files))
+    if reason:
+        raise RecipeError(f"{who}: {type(model).__name__} would not load again: {reason}")
 
 
 def _scheme_of(name: str, groups: Sequence[QuantizationScheme], ignore: Sequence[str]) -> QuantizationScheme | None:
