@@ -11,7 +11,6 @@ from unicuco_plugin.evaluation.comparison import compare_models
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.levels.stitch import Stitcher
-from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.bypass import bypassed
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.peers.evolution import EvolutionSettings
@@ -41,11 +40,16 @@ def database(tmp_path_factory):
     return build_levels(find_decoder(tiny_model("llama", blocks=4)), text, folder, name="tiny", settings=settings)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [{"sparsities": (0.3, 0.7)}, {"schemes": ("W4A16", "W3A16:channel:asym", "FP8_DYNAMIC", "NVFP4A16")}],
-    ids=list,
-)
+@pytest.fixture(scope="module")
+def schemes(tmp_path_factory):
+    """The same in schemes that all of its linears can have."""
+    folder = tmp_path_factory.mktemp("levels") / "schemes"
+    text = torch.randint(4, 128, (4, 16), generator=torch.Generator().manual_seed(0))
+    settings = LevelSettings(schemes=("W8A16:channel", "W4A16:channel", "W3A16:channel"))
+    return build_levels(find_decoder(tiny_model("llama", blocks=4)), text, folder, name="tiny", settings=settings)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=list)
 @pytest.mark.parametrize("inputs", ["dense", "pruned"])
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe", "bamba"])
 def test_a_level_database_has_the_same_files(windows, tmp_path, family, inputs, kind):
@@ -78,14 +82,16 @@ def test_stitched_weights_are_the_same_and_the_dense_ones_come_back(database):
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in list_plugins() if entry.kind == "peer"])
-def test_a_peer_finds_the_same(name, database, windows):
+def test_a_peer_finds_the_same(name, database, schemes, windows):
     peer = EvoPress(SHORT) if name == "evopress" else make_peer(name)
     for space in peer.spaces:
         found = []
         for place in PLACES:
             decoder = find_decoder(tiny_model("llama", blocks=4).to(place))
-            levels = Levels.open(database.folder) if "levels" in peer.takes and space == "sparsity" else None
-            result = peer(PeerRequest(decoder, windows, 0.3, space=space, levels=levels))
+            held = {"sparsity": database, "precision": schemes}.get(space) if "levels" in peer.takes else None
+            levels = None if held is None else type(held).open(held.folder)
+            share = 0.7 if space == "precision" else 0.3  # of bits: between eight and three of them
+            result = peer(PeerRequest(decoder, windows, share, space=space, levels=levels))
             details = {key: value for key, value in result.details.items() if "seconds" not in key}
             found.append((result.units, result.sparsity, result.tokens, details))
         # Of a tensor of a class of its own PyTorch computes singular vectors too: other last digits of the values.

@@ -145,8 +145,8 @@ def test_profiles_of_other_spaces_have_no_ranked_parts():
 @pytest.mark.parametrize(
     ("space", "units", "message"),
     [
-        ("depth", {"ranking": "wanda"}, "go with the space 'structured', not with 'depth'"),
-        ("sparsity", {"round_to": 4}, "go with the space 'structured', not with 'sparsity'"),
+        ("depth", {"ranking": "wanda"}, "ranking goes with the space 'structured', not with 'depth'"),
+        ("sparsity", {"round_to": 4}, "round_to goes with the space 'structured', not with 'sparsity'"),
         ("structured", {"round_to": 0}, "round_to must be at least 1 neuron, got 0"),
         ("structured", {"granularity": "block"}, "^granularity goes with the space 'sparsity', not with 'structured'"),
     ],

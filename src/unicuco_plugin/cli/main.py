@@ -17,7 +17,7 @@ _COMMANDS = {
     "train": "Train a profile: measure strategies on the model, and learn to answer any request from them.",
     "strategy": "Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds.",
     "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
-    "levels": "Build or show a level database: every linear of a model, pruned once at each of a ladder of sparsities.",
+    "levels": "Build or show a level database: every linear of a model, pruned at a ladder of sparsities or quantised.",
     "prune": "Prune a model with a profile, a peer, a strategy or a recipe, and write the checkpoint.",
     "check": "Say whether vLLM loads a compressed-tensors checkpoint, and with which kernels.",
     "pack": "Pack a sparse checkpoint into one archive without its zeros, for storage and transfer.",
