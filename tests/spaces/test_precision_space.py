@@ -92,6 +92,13 @@ def test_a_budget_of_one_scheme_is_met_by_it_from_equal_scores(bits):
     assert torch.equal(x[0], REAL.uniform()[f"W{int(bits)}A16:g64"])
 
 
+def test_the_narrowest_schemes_answer_a_share_that_rounding_puts_beyond_them():
+    # A few bits of 1e14 in all: more than what a budget in whole bits forgives.
+    space = make((10**12 + 1,) * 4, WIDTHS)
+    x = space.project(torch.zeros(1, 4, dtype=torch.float64), space.most + 5e-13)
+    assert set(space.to_units(x[0]).values()) == {"W3A16:g64"}
+
+
 def test_fewer_bits_than_there_are_is_refused_with_the_floor():
     with pytest.raises(RequestError, match=r"^bits must be at least 3\.25 for this profile, .*; got 3$"):
         REAL.reaching(1.0 - 3 / 16)
