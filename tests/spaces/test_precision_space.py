@@ -222,3 +222,12 @@ def test_schemes_whose_groups_differ_from_unit_to_unit_are_uniform_by_their_bits
         "W4A16": ["W4A16:g64", "W4A16"],
         "W3A16": ["W3A16:g64", "W3A16"],
     }
+
+
+def test_a_unit_that_lacks_a_scheme_has_its_nearest_and_schemes_of_few_units_are_none_of_all():
+    rows = [choices(64, own) for own in (("W3A16:g64",), ("W8A16:g64",), *[("W5A16:g64", "W4A16:g64")] * 3)]
+    space = PrecisionSpace(tuple("abcdef"), (64,) * 6, (*rows, choices(64, ("W4A16:g64", "W2A16:g64"))))
+    assert {label: list(space.to_units(row).values()) for label, row in space.uniform().items()} == {
+        "W4A16:g64": ["W3A16:g64", "W8A16:g64", *["W4A16:g64"] * 4],
+    }
+    assert list(REAL.uniform()) == list(WIDTHS)
