@@ -100,7 +100,7 @@ def test_the_narrowest_schemes_answer_a_share_that_rounding_puts_beyond_them():
 
 
 def test_fewer_bits_than_there_are_is_refused_with_the_floor():
-    with pytest.raises(RequestError, match=r"^bits must be at least 3\.25 for this profile, .*; got 3$"):
+    with pytest.raises(RequestError, match=r"^bits must be at least 3\.25, the narrowest scheme .*; got 3$"):
         REAL.reaching(1.0 - 3 / 16)
 
 

@@ -132,8 +132,8 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         low, high = self._smooth.reach
         if sparsity > high + 1e-12:
             raise RequestError(
-                f"bits must be at least {round_up(DENSE_BITS * (1.0 - high))} for this profile, the narrowest scheme "
-                f"of every unit, scales counted; got {DENSE_BITS * (1.0 - sparsity):.6g}"
+                f"bits must be at least {round_up(DENSE_BITS * (1.0 - high))}, the narrowest scheme of every unit, "
+                f"scales counted; got {DENSE_BITS * (1.0 - sparsity):.6g}"
             )
         return min(max(sparsity, low), high)
 
