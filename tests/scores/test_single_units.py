@@ -77,8 +77,8 @@ def test_a_unit_that_loses_nothing_costs_nothing_and_takes_no_scheme_from_the_ot
     C = unit_costs(torch.full((30,), 0.6, dtype=torch.float64), losses, wide, narrow)
     assert C[0].tolist() == [0.0, 0.0, torch.inf, torch.inf]
     assert C[1].tolist() == pytest.approx([0.0, 0.1, 0.4, 1.0])
-    [found] = space.cheapest(C, [0.75])
-    assert space.places(found)[0] == 1
+    [found] = space.cheapest(C, [(0.8125 + 29 * 0.75) / 30])
+    assert space.places(found).tolist() == [1] + [2] * 29
 
 
 def test_units_of_which_no_half_has_a_scheme_in_common_are_refused():
