@@ -43,8 +43,8 @@ class LevelSettings(OfOneKind):
 
     Attributes:
         sparsities: The ladder, ascending, each in (0, 1); the dense level is not stored. Empty where there are schemes.
-        schemes: Names of ways to store a weight (:mod:`unicuco_plugin.schemes`), as they were asked for, each in the one
-            spelling that identities are made of: presets stay presets.
+        schemes: Names of ways to store a weight (:mod:`unicuco_plugin.schemes`), as they were asked for, in the one
+            spelling of each that identities are made of; presets stay presets.
         damping: Share of the Hessian's mean diagonal added to its diagonal.
         block_size: Columns whose masks are chosen together, or that are quantised between two products of matrices.
         inputs: What each block is calibrated on: the ``dense`` model's states, or the mean of the states that all
