@@ -14,7 +14,9 @@ from unicuco_plugin.errors import RequestError
 from unicuco_plugin.limits import Limits
 from unicuco_plugin.policy.contest import Candidate
 from unicuco_plugin.request import Request
+from unicuco_plugin.schemes import parse_scheme
 from unicuco_plugin.spaces.depth import UnevenBlocks
+from unicuco_plugin.spaces.precision import PrecisionSpace
 from unicuco_plugin.spaces.structured import StructuredSpace
 
 PROFILE = load_profile("smollm2-135m-instruct-structured")
@@ -149,3 +151,47 @@ def test_limits_on_uneven_blocks_come_down_to_the_least_that_keeps_them_by_enume
     assert min(found[gone]) <= limit
     # Every smaller total has a set that is too large, else it would have been taken.
     assert all(max(found[total]) > limit for total in found if total < gone)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bytes_of_schemes_are_never_exceeded_and_missed_by_less_than_a_step_in_any_dtype(dtype):
+    width, sizes = getattr(torch, dtype).itemsize, (552960, 331776, 1769472, 884736) * 6
+    schemes = [parse_scheme(f"W{bits}A16:g64") for bits in (8, 6, 5, 4, 3)]
+    choices = tuple(
+        (
+            ("dense", 16.0, n * width),
+            *((one.name, one.bits_per_weight(64), one.stored_bytes(n // 64, 64, width)) for one in schemes),
+        )
+        for n in sizes
+    )
+    dense = tuple(n * width for n in sizes)
+    table = CostTable(
+        unit_params=sizes, unit_bytes=dense, choices=choices, dtype=dtype, total_params=sum(sizes),
+        total_bytes=sum(dense) + 1000,
+    )  # fmt: skip
+    space = PrecisionSpace(tuple(f"model.layers.{i // 4}.{i % 4}" for i in range(len(sizes))), sizes, choices)
+    costs = TableCosts(space.units, table, physical=True)
+    limits = Limits(space, Even(space), costs, lambda _: 0.0)
+
+    def left(budget):
+        return int(costs.of("bytes", Even(space).best([budget])[0].x[None]))
+
+    # From dense to eight bits is the largest step of a unit.
+    step = max(row[0][2] - row[1][2] for row in choices)
+    least = left(space.most)
+    for limit in range(least, table.total_bytes, (table.total_bytes - least) // 40):
+        budget = limits.budget_of(Request.of(max_bytes=limit))
+        assert 0 <= limit - left(budget) < step
+
+
+class Even:
+    """A contest that equal scores win."""
+
+    def __init__(self, space):
+        self._space = space
+
+    def best(self, budgets):
+        rows = self._space.project(
+            torch.zeros(len(budgets), len(self._space.units), dtype=torch.float64), torch.tensor(budgets)
+        )
+        return [Candidate(row, "archive", 0.0, 0.0, self._space.key(row)) for row in rows]

@@ -56,12 +56,19 @@ class Scheme:
     @cached_property
     def name(self) -> str:
         """How it is written: the preset's name where it is one."""
+        return self._written(sized=self.group != _PRESET_GROUP)
+
+    @cached_property
+    def asked(self) -> str:
+        """How it is asked for: the name, and the group where that was chosen."""
+        return self._written(sized=self.chosen)
+
+    def _written(self, *, sized: bool) -> str:
         for name, preset in _PRESETS.items():
             if replace(preset, chosen=self.chosen) == self:
                 return name
         size = "channel" if self.group is None else f"g{self.group}"
-        parts = [] if self.group == _PRESET_GROUP else [size]
-        return ":".join([f"W{self.bits}A16", *parts, *(() if self.symmetric else ("asym",))])
+        return ":".join([f"W{self.bits}A16", *([size] if sized else []), *([] if self.symmetric else ["asym"])])
 
     @property
     def format(self) -> str:

@@ -5,9 +5,10 @@ import torch
 from scheme_databases import build_schemes
 from tiny import tiny_model
 
-from unicuco_plugin.costs.offered import find_offered
+from unicuco_plugin.costs.offered import find_offered, offered_schemes
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.schemes import parse_scheme
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +37,36 @@ def test_units_are_what_a_server_packs_and_those_ignored_stay_dense(levels):
     everything = [f"re:model.layers.{block}.*" for block in (0, 1)]
     with pytest.raises(LevelsError, match="has all linears of none of"):
         find_offered(decoder, levels, everything)
+
+
+class Losses:
+    """A database of one linear with these losses."""
+
+    folder = "levels"
+    shapes = {"down": (32, 64)}  # noqa: RUF012
+
+    def __init__(self, losses):
+        self._losses = losses
+
+    def offered(self, _):
+        return [parse_scheme(name) for name in self._losses]
+
+    def loss(self, _, scheme):
+        return self._losses[scheme]
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [
+        # What is lost by rounding inputs is not in the losses: eight bits that leave them alone come first.
+        ({"W8A8": 1.0, "FP8_DYNAMIC": 0.5, "W8A16:channel": 1.0}, ["W8A16:channel"]),
+        ({"W8A8": 1.0, "FP8_DYNAMIC": 2.0, "W4A16:channel": 9.0}, ["W8A8", "W4A16:channel"]),
+        # Six bits lose less than these eight, and yet they are not compared by it.
+        ({"FP8_DYNAMIC": 3.0, "W6A16:channel": 2.0}, ["FP8_DYNAMIC", "W6A16:channel"]),
+        ({"W8A16:channel": 3.0, "W6A16:channel": 2.0, "W4A16:channel": 2.0}, ["W4A16:channel"]),
+        # Nothing else is as small: the eight bits that leave inputs alone lose no less than six.
+        ({"W8A8": 3.0, "W8A16:channel": 3.0, "W6A16:channel": 2.0}, ["W8A8", "W6A16:channel"]),
+    ],
+)
+def test_losses_compare_schemes_with_inputs_of_as_many_bits_alone(losses, kept):
+    assert offered_schemes(Losses(losses), {"down": ("down",)})["down"] == tuple(kept)

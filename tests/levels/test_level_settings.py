@@ -64,3 +64,15 @@ def test_a_preset_that_no_group_fits_is_left_out_and_a_group_that_was_asked_for_
     assert [scheme.name for scheme in resolve_schemes(("W4A16", "W8A8"), 40)] == ["W8A8"]
     with pytest.raises(StrategyError, match="groups of 128, which do not divide 576 inputs; use g64 or g32"):
         resolve_schemes(("W4A16", "W3A16:g128"), 576)
+
+
+SPELLINGS = ("W4A16", "W4A16:asym", "W3A16:g32", "W3A16:g64:asym", "W5A16:g128", "W8A16:channel", "W8A8", "NVFP4A16")
+
+
+def test_other_spellings_of_schemes_are_the_same_database():
+    settings = LevelSettings(schemes=SPELLINGS)
+    assert settings.schemes == SPELLINGS  # written so they stay, and with them identities
+    others = ("W4A16", "W4A16_ASYM", "W3A16:g32", "W3A16:asym:g64", "W5A16:g128", "W8A16:channel", "INT8", "NVFP4A16")
+    assert LevelSettings(schemes=others) == settings
+    # A group that was chosen is no preset: one is refused where the other takes a smaller group.
+    assert LevelSettings(schemes=("W4A16:asym:g128",)).schemes == ("W4A16:g128:asym",)

@@ -163,6 +163,6 @@ def test_a_database_of_schemes_and_a_budget_within_reach_are_needed(ask, ask_bit
             make_peer("uniform_bits")(request)
     ran = []
     for name in ("uniform_bits", *KNAPSACKS, "auto_scheme", "evopress"):
-        with pytest.raises(RequestError, match=r"^bits must be at least 3\.\d+ for this profile"):
+        with pytest.raises(RequestError, match=r"^bits must be at least 3\.\d+, the narrowest scheme of every unit"):
             make_peer(name)(ask_bits(3.0, progress=ran.append, space="precision"))
     assert ran == []

@@ -16,6 +16,12 @@ def test_a_sparsity_outside_0_1_is_refused(ask, sparsity):
         ask(sparsity)
 
 
+@pytest.mark.parametrize("bits", [16.0, 0.0, -1.0, 20.0])
+def test_bits_outside_0_16_are_refused_as_bits(ask, bits):
+    with pytest.raises(RequestError, match=rf"^bits must be in \(0, 16\), got {bits:g}$"):
+        ask(1.0 - bits / 16.0, space="precision")
+
+
 def test_windows_must_be_a_table_of_ids(decoder):
     with pytest.raises(RequestError, match=r"^windows must be m x L token ids, got shape \(3,\)$"):
         PeerRequest(decoder, torch.zeros(3, dtype=torch.long), 0.5)

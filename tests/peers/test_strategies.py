@@ -23,10 +23,10 @@ from unicuco_plugin.training.subjects.find import find_subject
 FAMILIES = ["llama", "lfm2"]
 
 
-def write_down(decoder, space, units, share=0.3):
+def write_down(decoder, space, units, share=0.3, **more):
     reference = ModelReference(name="tiny", fingerprint=str(fingerprint(decoder.model)))
     asked = Request.of(sparsity=0.3)
-    return make_strategy(decoder, space, units, model=reference, sparsity=share, request=asked, source="peer")
+    return make_strategy(decoder, space, units, model=reference, sparsity=share, request=asked, source="peer", **more)
 
 
 def draw_units(subject, seed):
@@ -91,6 +91,13 @@ def test_zeros_do_not_shrink_a_file_whatever_the_units():
     for units in ({"model.layers.2": 0.4}, {"model.layers.2.mlp.up_proj": 0.4, "model.layers.4.self_attn": 0.1}):
         found = write_down(decoder, "sparsity", units)
         assert (found.params, found.bytes) == (dense.params, dense.bytes)
+
+
+def test_a_strategy_names_the_database_that_it_was_made_from(levels):
+    decoder = find_decoder(tiny_model("llama", blocks=4))
+    units = {"model.layers.2.mlp": 0.5}
+    assert write_down(decoder, "sparsity", units, levels=levels).levels == levels.record.identity
+    assert write_down(decoder, "sparsity", units).levels is None
 
 
 def test_a_unit_that_the_model_lacks_is_refused():

@@ -72,3 +72,12 @@ def test_json_holds_all_of_it(profile):
     data = profile_data(profile)
     assert data["provenance"] == profile.provenance
     assert [Strategy.from_dict(entry) for entry in data["front"]] == profile.front()
+
+
+def test_a_profile_says_which_schemes_are_not_offered_and_why(profile):
+    settings = {"schemes": ["W8A16:channel", "W6A16", "W8A8"], "inputs": "dense"}
+    header = {"levels": ["0", settings], "left_out": {"W8A8": 120, "W6A16": 3}, "ignore": []}
+    profile.provenance = {"levels": header}
+    text = describe_profile(profile)
+    assert "W8A8 not offered to 120 units, where one as small leaves inputs alone or loses less" in text
+    assert "W6A16 not offered to 3 units, where one as small loses no more" in text

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.scores.single_units import (
     at_least,
     find_neighbours,
@@ -63,3 +64,25 @@ def test_costs_are_the_harm_between_two_schemes_and_go_as_losses_along_the_other
     C = unit_costs(torch.tensor([0.9, 0.5], dtype=torch.float64), losses, wide, narrow)
     torch.testing.assert_close(C[0], torch.tensor([0.0, 0.1, 0.4, 1.0], dtype=torch.float64))
     assert C[1].tolist() == pytest.approx([0.0, 1.0, 1.5, torch.inf])
+
+
+def test_a_unit_that_loses_nothing_costs_nothing_and_takes_no_scheme_from_the_others():
+    narrowest = (CHOICES[0], CHOICES[3])  # of as good schemes the smallest is offered
+    space = PrecisionSpace(SPACE.unit_names, SPACE.unit_params, (narrowest, *SPACE.choices[1:]))
+    uniform, divergences = measure_uniform(space, lambda _, rows: [0.01, 0.3, 1.5][: len(rows)])
+    assert uniform[1:, 0].tolist() == [0.8125] * 3
+    assert uniform[:, 1:].tolist() == [[share] * 29 for share in (0.0, 0.5, 0.75, 0.8125)]
+    wide, narrow = (space.places(uniform[place]) for place in find_neighbours(divergences))
+    losses = torch.tensor([[0.0, 0.0, torch.inf, torch.inf]] + [[0.0, 1.0, 4.0, 10.0]] * 29, dtype=torch.float64)
+    C = unit_costs(torch.full((30,), 0.6, dtype=torch.float64), losses, wide, narrow)
+    assert C[0].tolist() == [0.0, 0.0, torch.inf, torch.inf]
+    assert C[1].tolist() == pytest.approx([0.0, 0.1, 0.4, 1.0])
+    [found] = space.cheapest(C, [(0.8125 + 29 * 0.75) / 30])
+    assert space.places(found).tolist() == [1] + [2] * 29
+
+
+def test_units_of_which_no_half_has_a_scheme_in_common_are_refused():
+    rows = tuple((CHOICES[0], choice) for choice in CHOICES[1:])
+    space = PrecisionSpace(("a", "b", "c"), (100,) * 3, rows)
+    with pytest.raises(LevelsError, match=r"^the level database offers no scheme to more than half of 3 units"):
+        measure_uniform(space, lambda *_: [])

@@ -218,6 +218,15 @@ def additive(space):
     return measure
 
 
+def test_plain_answers_are_measured_first_however_few_first_strategies_there_are():
+    plain = SPACE.first(9, torch.Generator().manual_seed(7))
+    keys = list(dict.fromkeys(SPACE.key(row) for row in plain))
+    few = FAST.model_copy(update={"initial": 4, "epochs": 0})
+    result = train(SPACE, AnalyticMeasure(), tchebycheff, few, first=plain, plain=keys)
+    assert len(keys) > 4
+    assert [row.key for row in result.ranked[: len(keys)]] == keys
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(4, 4), (4, 4, 4)], ids=str)
 def test_the_smallest_spaces_train(sizes):

@@ -92,8 +92,15 @@ def test_a_budget_of_one_scheme_is_met_by_it_from_equal_scores(bits):
     assert torch.equal(x[0], REAL.uniform()[f"W{int(bits)}A16:g64"])
 
 
+def test_the_narrowest_schemes_answer_a_share_that_rounding_puts_beyond_them():
+    # A few bits of 1e14 in all: more than what a budget in whole bits forgives.
+    space = make((10**12 + 1,) * 4, WIDTHS)
+    x = space.project(torch.zeros(1, 4, dtype=torch.float64), space.most + 5e-13)
+    assert set(space.to_units(x[0]).values()) == {"W3A16:g64"}
+
+
 def test_fewer_bits_than_there_are_is_refused_with_the_floor():
-    with pytest.raises(RequestError, match=r"^bits must be at least 3\.25 for this profile, .*; got 3$"):
+    with pytest.raises(RequestError, match=r"^bits must be at least 3\.25, the narrowest scheme .*; got 3$"):
         REAL.reaching(1.0 - 3 / 16)
 
 
@@ -215,3 +222,12 @@ def test_schemes_whose_groups_differ_from_unit_to_unit_are_uniform_by_their_bits
         "W4A16": ["W4A16:g64", "W4A16"],
         "W3A16": ["W3A16:g64", "W3A16"],
     }
+
+
+def test_a_unit_that_lacks_a_scheme_has_its_nearest_and_schemes_of_few_units_are_none_of_all():
+    rows = [choices(64, own) for own in (("W3A16:g64",), ("W8A16:g64",), *[("W5A16:g64", "W4A16:g64")] * 3)]
+    space = PrecisionSpace(tuple("abcdef"), (64,) * 6, (*rows, choices(64, ("W4A16:g64", "W2A16:g64"))))
+    assert {label: list(space.to_units(row).values()) for label, row in space.uniform().items()} == {
+        "W4A16:g64": ["W3A16:g64", "W8A16:g64", *["W4A16:g64"] * 4],
+    }
+    assert list(REAL.uniform()) == list(WIDTHS)

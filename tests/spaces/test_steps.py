@@ -44,6 +44,11 @@ def test_a_budget_is_reached_and_exceeded_by_less_than_a_fine_step_where_one_can
     assert removed - totals[totals >= budget - 0.5].min() < 100.0
 
 
+def test_more_than_all_units_can_lose_takes_all_and_ends():
+    k = STEPS.spend(torch.tensor([[0.1, 0.2, 0.3], [1.0, 1.0, 1.0]], dtype=torch.float64), torch.tensor([501.0, 1e6]))
+    assert k.tolist() == [[3.0, 3.0, 3.0]] * 2
+
+
 def test_fine_steps_take_the_place_of_a_coarse_one_that_is_too_much():
     fine = Steps.of_parts((300, 300), ((3, 1), (30, 1)))
     k = fine.spend(torch.tensor([[1 / 3, 0.0]], dtype=torch.float64), 55.0)

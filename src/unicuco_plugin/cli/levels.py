@@ -54,7 +54,8 @@ def levels() -> None:
     metavar="S,S,...",
     callback=_read_schemes,
     help="Quantise instead, in each of these: W2A16 to W8A16 with :g32, :g64, :g128 or :channel and :asym, W8A8, "
-    "FP8_DYNAMIC, NVFP4A16. Without a group, the largest that divides a linear's inputs.",
+    "FP8_DYNAMIC, NVFP4A16. Without a group, the largest that divides a linear's inputs. W8A8 and FP8_DYNAMIC round "
+    "inputs too, which losses do not count: of schemes as small, training takes one that leaves inputs alone.",
 )
 @click.option(
     "--inputs",

@@ -138,12 +138,19 @@ class TableCosts:
         return replace(self, table=self.table.in_dtype(name, dtype.itemsize - own.itemsize))
 
     def falls(self, name: str) -> tuple[float, float]:
-        """How much of a cost goes with all prunable weights: about, and at the most, 0 where nobody knows."""
+        """How much of a cost goes with all prunable weights: about, and at the most, 0 where nobody knows.
+
+        Of units stored by schemes both are the most that any choice saves for its share: of a checkpoint in float32 the
+        first bits save more than the last ones.
+        """
         if name in (_KEPT, _BITS):
             most = 1.0 if name == _KEPT else float(DENSE_BITS)
             return most, most
         if self.table.choices:
-            return float(sum(self.table.unit_bytes)), 0.0
+            shares, saved = self._stored
+            weights = shares * self.params[:, None]
+            steepest = (saved / weights)[weights > 0.0].max().item() * self.params.sum().item()
+            return steepest, steepest
         params = self.params.sum().item()
         pairs = zip(self._weights[_COLUMNS[name]].tolist(), self.table.unit_params, strict=True)
         densest = max((weight / n for weight, n in pairs if n), default=0.0)

@@ -25,7 +25,7 @@ class OfferedSchemes:
         schemes: Unit → names, from most bits to least.
         costs: Of strategies over them.
         left_out: How many units are not offered a scheme that all their linears are stored in: others are as small,
-            and better.
+            and lose less or leave inputs alone.
     """
 
     units: Mapping[str, tuple[str, ...]]
@@ -61,6 +61,9 @@ def find_offered(decoder: Decoder, levels: SchemeLevels, ignore: Sequence[str] =
 def offered_schemes(levels: SchemeLevels, units: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """The schemes worth offering each unit: those of all its linears that lose less than every one of as few bits.
 
+    Losses do not count the rounding of inputs, so they compare schemes with inputs of as many bits only. Of others with
+    as many bits of a weight the one that leaves inputs alone is offered.
+
     Args:
         levels: The database.
         units: Unit → its linears.
@@ -74,20 +77,20 @@ def offered_schemes(levels: SchemeLevels, units: Mapping[str, Sequence[str]]) ->
     found = {}
     for unit, linears in units.items():
         ranked = sorted(
-            (_mean_bits(levels, linears, name), _loss(levels, linears, name), name) for name in _common(levels, linears)
+            (_mean_bits(levels, linears, name), -parse_scheme(name).inputs, _loss(levels, linears, name), name)
+            for name in _common(levels, linears)
         )
         if not ranked:
             raise LevelsError(
                 f"level database {levels.folder} has no scheme that all of {listed(linears)} are stored in, and a "
                 "server packs them as one: build it with schemes whose group is chosen, such as W4A16:g32"
             )
-        kept: list[str] = []
-        least = float("inf")
-        for _, loss, name in ranked:
-            if loss < least:
-                kept.append(name)
-                least = loss
-        found[unit] = tuple(reversed(kept))
+        kept: dict[float, str] = {}
+        least: dict[int, float] = {}
+        for bits, inputs, loss, name in ranked:
+            if bits not in kept and loss < least.get(inputs, float("inf")):
+                kept[bits], least[inputs] = name, loss
+        found[unit] = tuple(reversed(kept.values()))
     return found
 
 
@@ -110,7 +113,7 @@ def _loss(levels: SchemeLevels, linears: Sequence[str], scheme: str) -> float:
 def _left_out(
     levels: SchemeLevels, units: Mapping[str, Sequence[str]], kept: Mapping[str, Sequence[str]]
 ) -> dict[str, int]:
-    """How many units are not offered a scheme that all their linears are stored in: others are as small, and better."""
+    """See :class:`OfferedSchemes`."""
     counts: dict[str, int] = {}
     for unit, linears in units.items():
         for name in _common(levels, linears):

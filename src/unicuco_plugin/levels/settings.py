@@ -43,7 +43,8 @@ class LevelSettings(OfOneKind):
 
     Attributes:
         sparsities: The ladder, ascending, each in (0, 1); the dense level is not stored. Empty where there are schemes.
-        schemes: Names of ways to store a weight (:mod:`unicuco_plugin.schemes`), as they were asked for.
+        schemes: Names of ways to store a weight (:mod:`unicuco_plugin.schemes`), as they were asked for, in the one
+            spelling of each that identities are made of; presets stay presets.
         damping: Share of the Hessian's mean diagonal added to its diagonal.
         block_size: Columns whose masks are chosen together, or that are quantised between two products of matrices.
         inputs: What each block is calibrated on: the ``dense`` model's states, or the mean of the states that all
@@ -82,11 +83,12 @@ class LevelSettings(OfOneKind):
     @field_validator("schemes")
     @classmethod
     def _read(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
-        names = [parse_scheme(name).name for name in schemes]
+        read = [parse_scheme(name) for name in schemes]
+        names = [scheme.name for scheme in read]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
             raise ValueError(f"schemes must be named once, got {twice[0]} twice")
-        return schemes
+        return tuple(scheme.asked for scheme in read)
 
     @field_validator("sparsities")
     @classmethod

@@ -10,6 +10,8 @@ from torch import Tensor
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.progress import Progress
+from unicuco_plugin.schemes import DENSE_BITS
+from unicuco_plugin.traits import traits_of
 
 if TYPE_CHECKING:  # plugins are listed without waiting for Transformers
     from unicuco_plugin.levels.scheme_levels import SchemeLevels
@@ -62,6 +64,8 @@ class PeerRequest:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.sparsity < 1.0:
+            if self.space is not None and traits_of(self.space).stores:
+                raise RequestError(f"bits must be in (0, 16), got {DENSE_BITS * (1.0 - self.sparsity):.6g}")
             raise RequestError(f"sparsity must be in (0, 1), got {self.sparsity}")
         if self.windows.dim() != 2:
             raise RequestError(f"windows must be m x L token ids, got shape {tuple(self.windows.shape)}")

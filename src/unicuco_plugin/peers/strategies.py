@@ -45,7 +45,7 @@ def make_strategy(
         request: What they answer.
         source: Where they come from.
         peer: The peer's name.
-        levels: The database that schemes are of.
+        levels: The database that schemes, or shares, are of.
     """
     if isinstance(levels, SchemeLevels):
         costs = find_offered(decoder, levels).costs
@@ -64,6 +64,7 @@ def make_strategy(
         bytes=int(costs.of("bytes", x)),
         source=source,
         peer=peer,
+        levels=None if levels is None else levels.record.identity,
         divergence=None,
         units=dict(units),
     )

@@ -35,7 +35,8 @@ _BESIDE = 5
 # What an unconfirmed strategy must promise beyond a confirmed one, in log divergence: in a smooth space descents always
 # find a little more, and two per cent of a prediction are not worth giving up a measurement.
 _MARGIN = 0.02
-# How far a strategy that the journal rounded may be from its budget: the journal's own step for shares.
+# How far a strategy that the journal rounded may be from its budget: the journal's own step for shares. Whole steps
+# are journaled as they are.
 _ROUNDING = 1e-4
 
 
@@ -158,7 +159,7 @@ class Contest:
             return self.predict(rows, "archive") + self.predict(self._between(budget), "neighbour")
         if not len(rows):
             return []
-        exact = (self._space.sparsity(rows) - budget).abs() < _ROUNDING
+        exact = (self._space.sparsity(rows) - budget).abs() < (0.0 if self._space.stepped else _ROUNDING)
         moved = self._space.moved(rows, budget)
         names = [self._space.key(a if same else b) for a, b, same in zip(rows, moved, exact.tolist(), strict=True)]
         return self.predict(moved, "archive", names)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.levels.settings import identify_levels
 from unicuco_plugin.report.table import format_bytes, format_count, format_seconds, format_table
-from unicuco_plugin.schemes import parse_scheme
+from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 from unicuco_plugin.strategy import Divergence, Strategy
 
 if TYPE_CHECKING:  # it brings torch with it
@@ -188,7 +188,9 @@ def _levels(header: Mapping[str, Any]) -> str:
     left_out = header.get("left_out") or {}
     if "schemes" in settings:
         facts.append(f"schemes {_plain(settings['schemes'])}")
-        facts += [f"{name} not offered to {count} units" for name, count in left_out.items()]
+        facts += [
+            f"{name} not offered to {count} units, where one as small {_why(name)}" for name, count in left_out.items()
+        ]
     else:
         facts += [f"levels {_plain(settings['sparsities'])}", f"granularity {header['granularity']}"]
     if header["ignore"]:
@@ -198,6 +200,10 @@ def _levels(header: Mapping[str, Any]) -> str:
         units = "" if len(bounds) == 1 else f" for {sum(tuple(pair) == (low, high) for pair in header['bounds'])} units"
         facts.append(f"shares {low:g} to {high:g}{units}")
     return "; ".join(facts)
+
+
+def _why(scheme: str) -> str:
+    return "leaves inputs alone or loses less" if parse_scheme(scheme).inputs < DENSE_BITS else "loses no more"
 
 
 def _plain(value: object) -> str:

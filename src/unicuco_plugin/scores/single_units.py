@@ -19,6 +19,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.schemes import DENSE
 from unicuco_plugin.spaces.precision import PrecisionSpace
@@ -40,9 +41,18 @@ _LEAST = 1e-12
 
 
 def measure_uniform(space: PrecisionSpace, measure: Measure) -> tuple[Tensor, list[float]]:
-    """The dense model and every scheme for all units, ``k x d``, and their divergences; from most bits to least."""
+    """The dense model and every scheme for all units, ``k x d``, and their divergences; from most bits to least.
+
+    Raises:
+        LevelsError: If no scheme is offered to most of the units.
+    """
     schemes = list(space.uniform().values())
-    found = measure("uniform", torch.stack(schemes)) if schemes else []
+    if not schemes:
+        raise LevelsError(
+            f"the level database offers no scheme to more than half of {len(space.units)} units, and each is measured "
+            "where all others have one: build it with schemes that all linears can have, such as W4A16:g32"
+        )
+    found = measure("uniform", torch.stack(schemes))
     return torch.stack([torch.zeros(len(space.units), dtype=torch.float64), *schemes]), [0.0, *found]
 
 
@@ -83,11 +93,14 @@ def unit_losses(levels: SchemeLevels, space: PrecisionSpace, units: Mapping[str,
 def unit_costs(harm: Tensor, losses: Tensor, wide: Tensor, narrow: Tensor) -> Tensor:
     """``C``: a unit's cost from one scheme to the other is ``harm``, and goes as its losses elsewhere.
 
+    A unit that loses no more in the narrower one costs nothing anywhere.
+
     Args:
         harm: ``d``, positive.
-        losses: ``d x l``, rising, infinite where a unit has no more choices.
+        losses: ``d x l``, infinite where a unit has no more choices.
         wide: ``d`` places of the wider scheme.
         narrow: ``d`` places of the narrower one.
     """
     between = losses.gather(1, narrow[:, None]) - losses.gather(1, wide[:, None])
-    return harm[:, None] * losses / between
+    price = torch.where(between > 0.0, harm[:, None] / between, 0.0)
+    return (price * losses).masked_fill(losses.isinf(), torch.inf)

@@ -60,6 +60,8 @@ def train(
         UniCuCo, Algorithm 1 and Eqs. (6)-(13); deviations and additions in docs/training.md.
     """
     own = groups.unit_settings(settings) if groups else settings
+    # Plain answers come first among the first ones, and are measured however few those are to be.
+    own = own.model_copy(update={"initial": max(own.initial, len(plain))})
     last = (1 + settings.rerank) * len(space.budgets) + len(plain)
     known: list[Measurement] = []
     if groups is not None:

@@ -1,26 +1,42 @@
 """What units are offered in common."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from unicuco_plugin.schemes import DENSE, Choice, Scheme, parse_scheme
 
 __all__ = ["shared"]
 
 
-def shared(choices: Sequence[Sequence[Choice]]) -> Iterator[tuple[str, list[str]]]:
-    """Every scheme that all units are offered, and what each unit calls it.
+def shared(choices: Sequence[Sequence[Choice]]) -> dict[str, list[str]]:
+    """Every scheme that more than half of the units are offered, and what each unit has in it; most bits first.
 
-    Where groups differ from unit to unit a scheme is one of some bits, as presets are: ``W4A16``.
+    Where groups differ from unit to unit a scheme is one of some bits, as presets are: ``W4A16``. A unit that lacks it,
+    as one that loses nothing in fewer bits does, has its nearest scheme of no more bits, else of more.
     """
-    each = [{name: _without_group(name) for name, *_ in row if name != DENSE} for row in choices]
-    for name, label in each[0].items():
-        if all(name in names for names in each):
-            yield name, [name] * len(each)
-        elif all(list(names.values()).count(label) == 1 for names in each):
-            yield label, [next(own for own, of in names.items() if of == label) for names in each]
+    each = [{name: bits for name, bits, _ in row if name != DENSE} for row in choices]
+    found: dict[str, tuple[float, list[str]]] = {}
+    for name in dict.fromkeys(name for own in each for name in own):
+        label = _without_group(name)
+        alike = [[other for other in own if _without_group(other) == label] for own in each]
+        if max(map(len, alike)) > 1:
+            alike = [[name] if name in own else [] for own in each]
+        if sum(map(bool, alike)) <= len(each) / 2:
+            continue
+        one = {other for names in alike for other in names} == {name}
+        bits = max(own[names[0]] for own, names in zip(each, alike, strict=True) if names)
+        all_have = [names[0] if names else _nearest(own, bits) for own, names in zip(each, alike, strict=True)]
+        found[name if one else label] = bits, all_have
+    return {title: names for title, (_, names) in sorted(found.items(), key=lambda item: -item[1][0])}
 
 
+def _nearest(own: Mapping[str, float], bits: float) -> str:
+    fewer = [name for name in own if own[name] <= bits]
+    return max(fewer, key=own.__getitem__) if fewer else min(own, key=own.__getitem__)
+
+
+@lru_cache
 def _without_group(name: str) -> str:
     scheme = parse_scheme(name)
     if scheme.format != "pack-quantized":

@@ -132,8 +132,8 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         low, high = self._smooth.reach
         if sparsity > high + 1e-12:
             raise RequestError(
-                f"bits must be at least {round_up(DENSE_BITS * (1.0 - high))} for this profile, the narrowest scheme "
-                f"of every unit, scales counted; got {DENSE_BITS * (1.0 - sparsity):.6g}"
+                f"bits must be at least {round_up(DENSE_BITS * (1.0 - high))}, the narrowest scheme of every unit, "
+                f"scales counted; got {DENSE_BITS * (1.0 - sparsity):.6g}"
             )
         return min(max(sparsity, low), high)
 
@@ -157,11 +157,13 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         return self._steps.count(x).long()
 
     def uniform(self) -> dict[str, Tensor]:
-        """Every scheme that all units are offered → the strategy, ``d``, that gives it to all of them.
+        """Every scheme that most units are offered → the strategy, ``d``, that gives it to all, most bits first.
 
-        Where groups differ from unit to unit, because inputs do, a scheme is told by its bits: ``W4A16``.
+        Where groups differ from unit to unit, because inputs do, a scheme is told by its bits: ``W4A16``. Units that
+        lack one have the nearest of no more bits, else of more.
         """
-        return {name: self.from_units(dict(zip(self.units, own, strict=True))) for name, own in shared(self.choices)}
+        rows = shared(self.choices).items()
+        return {name: self.from_units(dict(zip(self.units, own, strict=True))) for name, own in rows}
 
     def first(self, count: int, generator: Generator, most: float = 1.0) -> Tensor:
         """One scheme for all units, equal scores at every budget, then random ones up to ``most``."""

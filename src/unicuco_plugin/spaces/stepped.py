@@ -64,8 +64,9 @@ class SteppedUnits:
         """
         each = torch.as_tensor(sparsity, dtype=torch.float64).expand(len(scores))
         reached = {one: self.reaching(one) for one in each.unique().tolist()}
-        soft = self._smooth.project(scores, torch.tensor([reached[one] for one in each.tolist()], dtype=torch.float64))
-        hard = self.spend(soft.detach(), sparsity)
+        budgets = torch.tensor([reached[one] for one in each.tolist()], dtype=torch.float64)
+        soft = self._smooth.project(scores, budgets)
+        hard = self.spend(soft.detach(), budgets)
         return hard + soft - soft.detach() if soft.requires_grad else hard
 
     def spend(self: _Own, s: Tensor, sparsity: float | Tensor) -> Tensor:

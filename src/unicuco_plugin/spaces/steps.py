@@ -118,7 +118,7 @@ class Steps:
             k: ``p x d`` whole steps to begin with.
             rise: ``p x d``, in steps: who is furthest below this takes a step first.
             fall: ``p x d``, in steps: who is furthest above this gives one back first.
-            budget: As ``spend``; or ``p`` of them, one for each row.
+            budget: As ``spend``; or ``p`` of them, one for each row. More than all units can lose takes all.
         """
         target = (torch.as_tensor(budget, dtype=torch.float64) - _SLACK).clamp_min(_SLACK).expand(len(k))
         k = self._descend(self._climb(k, rise, target, self.most), fall, target)
@@ -128,13 +128,12 @@ class Steps:
         return self.shares(k) @ self._params
 
     def _climb(self, k: Tensor, rise: Tensor, target: Tensor, most: Tensor) -> Tensor:
-        """Add steps, up to ``most``, until each row reaches the target."""
-        k, rows = k.clone(), (self._removed(k) < target).nonzero()[:, 0]
-        while len(rows):
+        """Add steps, up to ``most``, until each row reaches the target, or has none left."""
+        k, rows = k.clone(), torch.arange(len(k))
+        while len(rows := rows[(self._removed(k[rows]) < target[rows]) & (k[rows] < most).any(-1)]):
             at = k[rows]
             behind = (rise[rows] - at).masked_fill(at >= most, -torch.inf)
             k[rows, behind.argmax(-1)] += 1.0
-            rows = rows[self._removed(k[rows]) < target[rows]]
         return k
 
     def _descend(self, k: Tensor, fall: Tensor, target: Tensor) -> Tensor:

@@ -118,4 +118,4 @@ def find_starts(space: PrecisionSpace, costs: Mapping[str, Tensor]) -> tuple[Ten
         noise = _OWN_NOISE * torch.randn(len(space.units), generator=generator, dtype=torch.float64)
         noise += _KIND_NOISE * torch.randn(len(space.units), generator=generator, dtype=torch.float64)[space.kinds]
         others.append(space.cheapest(costs["both"] * noise.exp()[:, None], budgets[place % 2 :: 2]))
-    return torch.cat([uniform, additive, *others]), plain
+    return torch.cat([uniform, additive, *others]), plain  # plain ones first

@@ -54,8 +54,8 @@ class Start:
         first: Strategies to measure first, ``n x d``; None leaves them to the space.
         prior: What the surrogate's mean follows.
         tokens: Evaluation tokens this took.
-        plain: Keys of first strategies that plain methods would answer with → what those are called. They are measured
-            on all ranking windows, whatever the search finds.
+        plain: Keys of strategies that plain methods would answer with, which ``first`` begins with → what those are
+            called. They are measured on all ranking windows, whatever the search finds.
     """
 
     first: Tensor | None = None
