@@ -157,11 +157,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         return self._steps.count(x).long()
 
     def uniform(self) -> dict[str, Tensor]:
-        """Every scheme that most units are offered → the strategy, ``d``, that gives it to all, most bits first.
-
-        Where groups differ from unit to unit, because inputs do, a scheme is told by its bits: ``W4A16``. Units that
-        lack one have the nearest of no more bits, else of more.
-        """
+        """Every scheme that most units are offered → the strategy, ``d``, that gives it to all; see :func:`shared`."""
         rows = shared(self.choices).items()
         return {name: self.from_units(dict(zip(self.units, own, strict=True))) for name, own in rows}
 
