@@ -186,7 +186,7 @@ def _load(
         tell(placement.reason)
     with one_line(name_or_path, "its weights"), placement.loading(dtype) as placed:
         model, report = kind.from_pretrained(**where, config=config, output_loading_info=True, **options, **placed)
-        model = placement.put(model, dtype).eval()
+        model = placement.put(model, dtype, placed).eval()
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     missing = sorted(report["missing_keys"])
     if missing:
