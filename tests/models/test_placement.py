@@ -5,10 +5,10 @@ import pytest
 import torch
 from compressed_tensors.offload.cache import DiskCache
 from tiny import FAMILIES, OTHERS, tiny_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig
 
 from unicuco_plugin.errors import UnsupportedModelError
-from unicuco_plugin.models import placement
+from unicuco_plugin.models import loading, placement
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model
@@ -161,10 +161,14 @@ def test_a_place_that_there_is_not_is_refused(folder):
         load_model(folder, offload="tape")
 
 
-def test_a_model_that_is_quantised_is_not_offloaded(folder):
+def say_quantised(folder):
     config = (folder / "config.json").read_text(encoding="utf8")
     quantised = config.replace("{", '{"quantization_config": {"quant_method": "compressed-tensors"},', 1)
     (folder / "config.json").write_text(quantised, encoding="utf8")
+
+
+def test_a_model_that_is_quantised_is_not_offloaded(folder):
+    say_quantised(folder)
     with pytest.raises(UnsupportedModelError, match="--offload disk is for models that are not quantised; leave it"):
         load_model(folder, offload="disk", prunable=False)
 
@@ -189,3 +193,34 @@ def test_a_folder_that_nothing_is_put_in_goes_with_the_model_too(folder, tmp_pat
     del model
     gc.collect()
     assert not list(tmp_path.glob("unicuco-offload-*"))
+
+
+@pytest.mark.parametrize(("offload", "device"), [("auto", "cpu"), ("none", "auto")])
+@pytest.mark.parametrize("fault", ["sketch_model", "place_model"])
+def test_what_cannot_be_offloaded_is_loaded_as_it_is_unless_somebody_asked(fault, offload, device, folder, monkeypatch):
+    def refuse(*_, **__):
+        raise UnsupportedModelError("its blocks cannot be found")
+
+    monkeypatch.setattr(loading, fault, refuse)
+    said = []
+    assert torch.equal(
+        logits(load_model(folder, offload=offload, device=device, tell=said.append)), logits(tiny_model("llama"))
+    )
+    assert said == ["on cpu: cannot be offloaded: its blocks cannot be found"]
+    with pytest.raises(UnsupportedModelError, match="its blocks cannot be found"):
+        load_model(folder, offload="disk")
+
+
+def test_nothing_is_sketched_or_said_of_models_that_are_quantised(folder, monkeypatch):
+    say_quantised(folder)
+    monkeypatch.setattr(loading, "sketch_model", None)
+    said = []
+    with pytest.raises(UnsupportedModelError, match="its weights cannot be loaded"):  # since they are not
+        load_model(folder, offload="auto", prunable=False, tell=said.append)
+    assert said == []
+
+
+def test_room_is_counted_in_the_dtype_of_a_text_model():
+    config = Gemma3Config(text_config=Gemma3TextConfig(dtype="float16"))
+    assert loading._width(config, "auto") == torch.float16
+    assert loading._width(config, "bfloat16") == torch.bfloat16

@@ -26,7 +26,7 @@ from unicuco_plugin.models.scratch import make_scratch, remove_scratch
 from unicuco_plugin.models.tensors.memory import free_memory
 from unicuco_plugin.models.tensors.storage import kept_tensors
 
-__all__ = ["OFFLOADS", "Offload", "Placement", "place_model"]
+__all__ = ["OFFLOADS", "Offload", "Placement", "place_model", "place_whole"]
 
 Offload: TypeAlias = Literal["auto", "cpu", "disk", "none"]
 OFFLOADS: tuple[Offload, ...] = ("auto", "cpu", "disk", "none")
@@ -144,6 +144,12 @@ def place_model(sketch: PreTrainedModel, dtype: torch.dtype, device: str | torch
     keeps = sketch._keep_in_fp32_modules or sketch._keep_in_fp32_modules_strict
     places = _around_blocks(sketch, device, offload)
     return Placement(device, offload, places, converts=offload == "disk" and not keeps, reason=told)
+
+
+def place_whole(device: str | torch.device, reason: str = "") -> Placement:
+    """Where a model is whose blocks are not known: on its device, or spread by Transformers alone."""
+    found = _find_device(device)
+    return Placement(found, map=_SPREAD if found == _SPREAD else None, reason=reason and f"on {found}: {reason}")
 
 
 def _find_device(device: str | torch.device) -> str:
