@@ -120,7 +120,7 @@ def load_model(
         dtype: A floating-point dtype such as ``"bfloat16"``, or ``"auto"`` for the checkpoint's own.
         device: Where the model computes: such as ``cuda``; ``auto`` spreads its blocks over all accelerators.
         offload: Where blocks wait until they are needed: ``none``, on the device; ``cpu``, in memory; ``disk``, in the
-            checkpoint's own files; ``auto`` decides by the model's bytes and what is free.
+            checkpoint's own files, or copies of what these hold in another form; ``auto`` decides by what is free.
         prunable: Whether it must be one that can be pruned; a quantised checkpoint, for instance, can only be run.
         tell: Told in one line what was decided, where there was something to decide.
 
