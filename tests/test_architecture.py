@@ -62,6 +62,7 @@ INNER = {
         "tensors",
         "families",
         "blocks",
+        "scratch",
         "placement",
         "checkpoints",
         "parts",

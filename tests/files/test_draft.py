@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
-from unicuco_plugin.files.draft import draft, is_draft, remove_drafts, write_whole
+from unicuco_plugin.files.draft import draft, is_draft, read_umask, remove_drafts, write_whole
 
 KILLED = """
 import os, signal, sys
@@ -110,3 +111,23 @@ def test_a_draft_that_another_process_removes_before_it_is_held_is_made_again(tm
     write_whole(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the kernel says no masks here")
+def test_the_mask_is_read_without_setting_it(monkeypatch):
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", None)
+        assert read_umask() == 0o027
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+
+
+def test_the_mask_is_read_where_the_kernel_does_not_say_it(monkeypatch):
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(Path, "read_text", lambda *_, **__: "State: R\n")
+        assert [read_umask(), read_umask()] == [0o027, 0o027]
+    finally:
+        os.umask(before)

@@ -1,3 +1,4 @@
+import json
 import os
 import time
 
@@ -68,6 +69,23 @@ def test_a_damaged_store_knows_nothing(file, damage, tmp_path):
     FileFacts(file).keep({"a": "1"})
     (store,) = (tmp_path / "cache").rglob("*.json")
     store.write_bytes(damage)
+    assert FileFacts(file).get("a") is None
+
+
+@pytest.mark.parametrize("change", [{"facts": []}, {"facts": None}, {"schema": 0}, {"schema": None}])
+def test_a_store_of_another_form_knows_nothing(file, change, tmp_path):
+    FileFacts(file).keep({"a": "1"})
+    (store,) = (tmp_path / "cache").rglob("*.json")
+    store.write_text(json.dumps(json.loads(store.read_bytes()) | change), encoding="utf8")
+    assert FileFacts(file).get("a") is None
+
+
+def test_nothing_is_known_where_there_is_no_cache_folder(file, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(facts, "cache_folder", homeless)
+    FileFacts(file).keep({"a": "1"})
     assert FileFacts(file).get("a") is None
 
 

@@ -5,14 +5,15 @@ import pytest
 import torch
 from compressed_tensors.offload.cache import DiskCache
 from tiny import FAMILIES, OTHERS, tiny_model
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig
 
 from unicuco_plugin.errors import UnsupportedModelError
-from unicuco_plugin.models import placement
+from unicuco_plugin.models import loading, placement
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.placement import place_model
-from unicuco_plugin.models.tensors.storage import kept_tensors
+from unicuco_plugin.models.tensors.storage import kept_tensors, write_tensor
 
 TOKENS = torch.arange(12).view(2, 6)
 
@@ -57,6 +58,20 @@ def test_it_computes_in_the_dtype_that_is_asked(dtype, folder):
     held, streamed = (load_model(folder, dtype=dtype, offload=offload) for offload in ("none", "disk"))
     assert streamed.dtype == getattr(torch, dtype)
     assert torch.equal(logits(streamed), logits(held))
+
+
+def test_files_of_converted_weights_are_named_by_the_tensors_that_live(folder):
+    before = (folder / "model.safetensors").read_bytes()
+    streamed = load_model(folder, dtype="float16", offload="disk")
+    with kept_tensors():
+        kept = list(find_decoder(streamed).blocks.parameters())
+        files = [DiskCache.index[tensor]["safetensors_file"] for tensor in kept]
+    assert [Path(file).name for file in files] == [f"ct_disk_cache_0_{id(tensor)}.safetensors" for tensor in kept]
+    assert {str(file) for file in Path(files[0]).parent.iterdir()} == set(files)
+    linear = streamed.model.layers[0].mlp.down_proj
+    write_tensor(linear, "weight", torch.zeros_like(linear.weight))
+    assert not linear.weight.any()
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_weights_are_links_to_its_own_files_which_go_with_it(folder):
@@ -146,10 +161,14 @@ def test_a_place_that_there_is_not_is_refused(folder):
         load_model(folder, offload="tape")
 
 
-def test_a_model_that_is_quantised_is_not_offloaded(folder):
+def say_quantised(folder):
     config = (folder / "config.json").read_text(encoding="utf8")
     quantised = config.replace("{", '{"quantization_config": {"quant_method": "compressed-tensors"},', 1)
     (folder / "config.json").write_text(quantised, encoding="utf8")
+
+
+def test_a_model_that_is_quantised_is_not_offloaded(folder):
+    say_quantised(folder)
     with pytest.raises(UnsupportedModelError, match="--offload disk is for models that are not quantised; leave it"):
         load_model(folder, offload="disk", prunable=False)
 
@@ -161,3 +180,47 @@ def test_a_load_that_fails_leaves_no_folder(folder, tmp_path, monkeypatch):
     with pytest.raises(UnsupportedModelError, match="its weights cannot be loaded"):
         load_model(folder, offload="disk")
     assert not list(tmp_path.glob("unicuco-offload-*"))
+
+
+def test_a_folder_that_nothing_is_put_in_goes_with_the_model_too(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    spread = placement.Placement("auto", "none", {"": "cpu"})
+    monkeypatch.setattr(placement, "_SPREAD", spread.map)
+    with spread.loading("auto") as given:
+        model = spread.put(AutoModelForCausalLM.from_pretrained(folder, **given), "auto", given)
+    assert list(tmp_path.glob("unicuco-offload-*"))
+    del model
+    gc.collect()
+    assert not list(tmp_path.glob("unicuco-offload-*"))
+
+
+@pytest.mark.parametrize(("offload", "device"), [("auto", "cpu"), ("none", "auto")])
+@pytest.mark.parametrize("fault", ["sketch_model", "place_model"])
+def test_what_cannot_be_offloaded_is_loaded_as_it_is_unless_somebody_asked(fault, offload, device, folder, monkeypatch):
+    def refuse(*_, **__):
+        raise UnsupportedModelError("its blocks cannot be found")
+
+    monkeypatch.setattr(loading, fault, refuse)
+    said = []
+    assert torch.equal(
+        logits(load_model(folder, offload=offload, device=device, tell=said.append)), logits(tiny_model("llama"))
+    )
+    assert said == ["on cpu: cannot be offloaded: its blocks cannot be found"]
+    with pytest.raises(UnsupportedModelError, match="its blocks cannot be found"):
+        load_model(folder, offload="disk")
+
+
+def test_nothing_is_sketched_or_said_of_models_that_are_quantised(folder, monkeypatch):
+    say_quantised(folder)
+    monkeypatch.setattr(loading, "sketch_model", None)
+    said = []
+    with pytest.raises(UnsupportedModelError, match="its weights cannot be loaded"):  # since they are not
+        load_model(folder, offload="auto", prunable=False, tell=said.append)
+    assert said == []
+
+
+def test_room_is_counted_in_the_dtype_of_a_text_model():
+    config = Gemma3Config(text_config=Gemma3TextConfig(dtype="float16"))
+    assert loading._width(config, "auto") == torch.float16
+    assert loading._width(config, "bfloat16") == torch.bfloat16

@@ -6,6 +6,7 @@ import torch
 from unicuco_plugin.policy.descent import descend, move_beside, propose_neighbours
 from unicuco_plugin.policy.posterior import Posterior
 from unicuco_plugin.spaces.depth import DepthSpace
+from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.structured import StructuredSpace
 from unicuco_plugin.spaces.sublayer import SublayerSpace
 
@@ -136,3 +137,55 @@ def test_strategies_between_budgets_lead_to_those_on_either_side():
 
 def test_strategies_at_budgets_lead_nowhere_else(posterior):
     assert len(move_beside(posterior, SPACE, sets_of(3))) == 0
+
+
+class OnlyLast(DepthSpace):
+    """A plugin's: the last removed block may be swapped, and no other."""
+
+    def neighbours(self, x):
+        moves = super().neighbours(x)
+        return moves[(moves[..., :-1] != x[:, None, :-1]).sum(-1) < 2].view(len(x), -1, x.shape[1])
+
+
+def test_moves_that_a_plugin_defines_anew_are_the_ones_that_are_made(posterior):
+    start = SPACE.from_units({"b.0": 1.0, "b.1": 1.0, f"b.{D - 1}": 1.0})[None]
+    end = descend(posterior, OnlyLast(SPACE.unit_names, SPACE.unit_params), start, 3 / D)
+    assert not torch.equal(end, descend(posterior, SPACE, start, 3 / D))
+
+
+class OneBudget(SparsitySpace):
+    """A plugin's, written before rows of several budgets were asked for at once."""
+
+    def project(self, scores, sparsity):
+        assert isinstance(sparsity, float)
+        return super().project(scores, sparsity)
+
+    def moved(self, X, sparsity):
+        assert isinstance(sparsity, float)
+        return super().moved(X, sparsity)
+
+
+class OneBudgetOfBlocks(DepthSpace):
+    def neighbours(self, x):
+        assert len(self.sparsity(x).unique()) == 1
+        return super().neighbours(x)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (OneBudgetOfBlocks(SPACE.unit_names, SPACE.unit_params), SPACE),
+        (OneBudget(SPACE.unit_names, SPACE.unit_params), SparsitySpace(SPACE.unit_names, SPACE.unit_params)),
+    ],
+)
+def test_spaces_that_do_not_mix_budgets_descend_at_one_after_another(old, new):
+    X = new.first(30, torch.Generator().manual_seed(0))
+    features = torch.eye(D, dtype=torch.float64)
+    posterior = Posterior(X, features, torch.full((D,), 2.0).double(), X.sum(-1), 4.0, 0.01, 1.0, -1.0, 0.7, "log")
+    found = [
+        propose_neighbours(
+            posterior, s, X, starts=1, bound="none", kappa=0.0, generator=torch.Generator().manual_seed(0)
+        )
+        for s in (old, new)
+    ]
+    torch.testing.assert_close(*found)

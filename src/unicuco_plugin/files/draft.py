@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ _MARK = ".unicuco-draft-"
 _LETTERS = re.compile(r"[a-z0-9_]{8}")
 # Bytes of the file's own name in its draft's: together they stay below the 255 that file systems take.
 _LONGEST = 200
+_asking = threading.Lock()
 
 
 @contextmanager
@@ -81,9 +83,16 @@ def remove_drafts(folder: Path, name: str = "") -> None:
 
 
 def read_umask() -> int:
-    """The rights that new files of this process do not get; temporary ones and safetensors are private."""
-    mask = os.umask(0)
-    os.umask(mask)
+    """The rights that new files of this process do not get; temporary ones and safetensors are private.
+
+    Asked of the kernel where it says them: reading them by setting them changes them for all threads meanwhile.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf8", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    with _asking:
+        mask = os.umask(0o077)
+        os.umask(mask)
     return mask
 
 

@@ -16,6 +16,8 @@ __all__ = ["FileFacts"]
 
 # A file that was written so shortly before it was read may be written to again within one tick of its clock.
 _SETTLED = 2e9
+# Raised when what is stored, or what any fact means, changes: such as how a tensor is hashed.
+_SCHEMA = 1
 
 
 class FileFacts:
@@ -32,11 +34,15 @@ class FileFacts:
         self._path = path.resolve()
         self._seen = _look(self._path)
         name = hashlib.sha256(os.fsencode(self._path)).hexdigest()[:32]
-        self._store = cache_folder() / "facts" / f"{name}.json"
+        self._store: Path | None = None
         self._known: dict[str, str] = {}
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        with suppress(RuntimeError):  # there is no home
+            self._store = cache_folder() / "facts" / f"{name}.json"
+        if self._store is None or self._seen is None:
+            return
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             stored = json.loads(read_bytes(self._store, largest=DOCUMENT))
-            if self._seen and stored["file"] == [str(self._path), *self._seen]:
+            if stored["schema"] == _SCHEMA and stored["file"] == [str(self._path), *self._seen]:
                 self._known = {str(key): str(value) for key, value in stored["facts"].items()}
 
     def get(self, key: str) -> str | None:
@@ -45,12 +51,14 @@ class FileFacts:
 
     def keep(self, facts: Mapping[str, str]) -> None:
         """Add facts, if the file is still the one that was there first. What cannot be written is not kept."""
-        if not facts or not self._seen or _look(self._path) != self._seen or time.time_ns() - self._seen[1] < _SETTLED:
+        if not facts or self._store is None or self._seen is None or _look(self._path) != self._seen:
+            return
+        if time.time_ns() - self._seen[1] < _SETTLED:
             return
         self._known |= facts
         with suppress(OSError):
             self._store.parent.mkdir(parents=True, exist_ok=True)
-            data = {"file": [str(self._path), *self._seen], "facts": self._known}
+            data = {"schema": _SCHEMA, "file": [str(self._path), *self._seen], "facts": self._known}
             write_whole(self._store, json.dumps(data).encode())
 
 

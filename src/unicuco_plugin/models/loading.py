@@ -1,6 +1,7 @@
 """Models, configurations and tokenizers from a folder or the hub, refused early and in one line."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from transformers import (
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from unicuco_plugin.errors import UnsupportedModelError, listed, quoted
+from unicuco_plugin.errors import UnsupportedModelError, clip, listed, quoted
 from unicuco_plugin.models.blocks.support import check_config
 from unicuco_plugin.models.checkpoints.demo import materialise_smollm2
 from unicuco_plugin.models.checkpoints.source import locate, one_line
 from unicuco_plugin.models.parts.compact import FILE, compact_class
-from unicuco_plugin.models.placement import Offload, Placement, place_model
+from unicuco_plugin.models.placement import Offload, Placement, place_model, place_whole
 from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.models.tensors.finite import check_weights
 
@@ -34,6 +35,9 @@ __all__ = [
     "load_tokenizer",
     "materialise_smollm2",
 ]
+
+# With these a model that cannot be offloaded is loaded as it is.
+_OPTIONAL: tuple[Offload, ...] = ("auto", "none")
 
 
 def display_name(name_or_path: str | Path) -> str:
@@ -116,7 +120,7 @@ def load_model(
         dtype: A floating-point dtype such as ``"bfloat16"``, or ``"auto"`` for the checkpoint's own.
         device: Where the model computes: such as ``cuda``; ``auto`` spreads its blocks over all accelerators.
         offload: Where blocks wait until they are needed: ``none``, on the device; ``cpu``, in memory; ``disk``, in the
-            checkpoint's own files; ``auto`` decides by the model's bytes and what is free.
+            checkpoint's own files, or copies of what these hold in another form; ``auto`` decides by what is free.
         prunable: Whether it must be one that can be pruned; a quantised checkpoint, for instance, can only be run.
         tell: Told in one line what was decided, where there was something to decide.
 
@@ -175,18 +179,23 @@ def _load(
         kind = _class_for(config)
     placement = Placement(str(device))
     if offload != "none" or str(device) == "auto":
-        trust = bool(options.get("trust_remote_code"))
-        sketch = sketch_model(config, None if kind is AutoModelForCausalLM else kind, trust_remote_code=trust)
-        quantised = getattr(config, "quantization_config", None) is not None
-        if quantised and offload not in ("auto", "none"):
+        if getattr(config, "quantization_config", None) is None:
+            trust = bool(options.get("trust_remote_code"))
+            made = partial(
+                sketch_model, config, None if kind is AutoModelForCausalLM else kind, trust_remote_code=trust
+            )
+            placement = _place(made, _width(config, dtype), device, offload)
+        elif offload in _OPTIONAL:
+            placement = place_whole(device)
+        else:
             raise UnsupportedModelError(
                 f"{name_or_path}: --offload {offload} is for models that are not quantised; leave it out"
             )
-        placement = place_model(sketch, _width(config, dtype), device, "none" if quantised else offload)
-        tell(placement.reason)
+        if placement.reason:
+            tell(placement.reason)
     with one_line(name_or_path, "its weights"), placement.loading(dtype) as placed:
         model, report = kind.from_pretrained(**where, config=config, output_loading_info=True, **options, **placed)
-        model = placement.put(model, dtype).eval()
+        model = placement.put(model, dtype, placed).eval()
     # Transformers fills what a checkpoint lacks with random numbers and only warns.
     missing = sorted(report["missing_keys"])
     if missing:
@@ -196,10 +205,23 @@ def _load(
     return model
 
 
+def _place(
+    make_sketch: Callable[[], PreTrainedModel], dtype: torch.dtype, device: str | torch.device, offload: Offload
+) -> Placement:
+    """Decide where a model is; one that cannot be offloaded is not, where nobody asked for it."""
+    try:
+        return place_model(make_sketch(), dtype, device, offload)
+    except UnsupportedModelError as error:
+        if offload not in _OPTIONAL:
+            raise
+        return place_whole(device, f"cannot be offloaded: {clip(str(error), 200)}")
+
+
 def _width(config: PreTrainedConfig, dtype: str | torch.dtype) -> torch.dtype:
     """What a model computes in."""
     asked = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    return asked or getattr(config, "dtype", None) or torch.get_default_dtype()
+    own = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)
+    return asked or own or torch.get_default_dtype()
 
 
 def _class_for(config: PreTrainedConfig) -> Any:  # noqa: ANN401 - Transformers' classes are untyped

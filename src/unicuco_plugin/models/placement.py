@@ -5,12 +5,9 @@ the rest: reading a parameter of a block gives it on the device for as long as i
 """
 
 import logging
-import os
-import shutil
-import tempfile
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +22,11 @@ from transformers import PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError, quoted
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.scratch import make_scratch, remove_scratch
 from unicuco_plugin.models.tensors.memory import free_memory
 from unicuco_plugin.models.tensors.storage import kept_tensors
 
-__all__ = ["OFFLOADS", "Offload", "Placement", "place_model"]
+__all__ = ["OFFLOADS", "Offload", "Placement", "place_model", "place_whole"]
 
 Offload: TypeAlias = Literal["auto", "cpu", "disk", "none"]
 OFFLOADS: tuple[Offload, ...] = ("auto", "cpu", "disk", "none")
@@ -69,7 +67,7 @@ class Placement:
         given |= {"device_map": self.map, "offload_buffers": True}
         if self.limits is not None:
             given["max_memory"] = self.limits
-        folder = _scratch_folder() if self.offload == "disk" or self.map == _SPREAD else None
+        folder = make_scratch() if self.offload == "disk" or self.map == _SPREAD else None
         # It tells that tensors are where they were asked to be, and that a buffer is no module.
         logger = logging.getLogger("accelerate.big_modeling")
         level = logger.level
@@ -77,25 +75,30 @@ class Placement:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The following device_map keys do not match any submodules")
-                yield given if folder is None else given | {"offload_folder": str(folder)}
+                yield given if folder is None else given | {"offload_folder": folder}
         except BaseException:
             if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_scratch(folder)
             raise
         finally:
             logger.setLevel(level)
 
-    def put(self, model: PreTrainedModel, dtype: str | torch.dtype) -> PreTrainedModel:
+    def put(self, model: PreTrainedModel, dtype: str | torch.dtype, given: Mapping[str, Any]) -> PreTrainedModel:
         """Bring a model that was loaded so to its place; its blocks are handed to the toolkit's offloading, unread.
 
         What it needs beside its files is removed with it.
+
+        Args:
+            model: The model.
+            dtype: What it shall compute in.
+            given: What :meth:`loading` gave.
         """
         if self.map is None:
             return model.to(self.device)
         devices, folder = remove_accelerate(model)
         dispatch_with_map(model, devices, folder, show_progress=False)
-        if folder is not None:
-            weakref.finalize(model, _remove, str(folder))
+        if "offload_folder" in given:  # even where all had room elsewhere
+            weakref.finalize(model, remove_scratch, given["offload_folder"])
         if self.converts and isinstance(dtype, torch.dtype):
             _convert(model, dtype)
         return model
@@ -141,6 +144,12 @@ def place_model(sketch: PreTrainedModel, dtype: torch.dtype, device: str | torch
     keeps = sketch._keep_in_fp32_modules or sketch._keep_in_fp32_modules_strict
     places = _around_blocks(sketch, device, offload)
     return Placement(device, offload, places, converts=offload == "disk" and not keeps, reason=told)
+
+
+def place_whole(device: str | torch.device, reason: str = "") -> Placement:
+    """Where a model is whose blocks are not known: on its device, or spread by Transformers alone."""
+    found = _find_device(device)
+    return Placement(found, map=_SPREAD if found == _SPREAD else None, reason=reason and f"on {found}: {reason}")
 
 
 def _find_device(device: str | torch.device) -> str:
@@ -193,29 +202,25 @@ def _convert(model: PreTrainedModel, dtype: torch.dtype) -> None:
             for name, kept in module._parameters.items():
                 if kept is None or kept.dtype != before:
                     continue
-                if kept not in DiskCache.index:
+                if kept not in made and kept not in DiskCache.index:
                     kept.data = kept.data.to(dtype)
                     continue
                 if kept not in made:
                     made[kept] = nn.Parameter(kept.detach().to(dtype), requires_grad=kept.requires_grad)
-                    DiskCache.index[made[kept]] = DiskCache.index[kept] | {"dtype": str(dtype).removeprefix("torch.")}
+                    _index_again(kept, made[kept], dtype)
                 module._parameters[name] = made[kept]
-    for kept in made:
-        del DiskCache.index[kept]
     model.config.dtype = dtype
 
 
-def _scratch_folder() -> Path:
-    """A folder for links to a model's files, and for the weights that change: not where files are in memory."""
-    lasting = Path("/var/tmp")  # noqa: S108 - the folder in it is made by mkdtemp
-    usual = "TMPDIR" in os.environ or not (lasting.is_dir() and os.access(lasting, os.W_OK))
-    return Path(tempfile.mkdtemp(prefix="unicuco-offload-", dir=None if usual else lasting))
+def _index_again(kept: Tensor, new: Tensor, dtype: torch.dtype) -> None:
+    """Let a new tensor stand for one on disk, whose file then bears the new one's name.
 
-
-def _remove(folder: str) -> None:
-    for tensor in [kept for kept, entry in DiskCache.index.items() if entry["safetensors_file"].startswith(folder)]:
-        del DiskCache.index[tensor]
-    shutil.rmtree(folder, ignore_errors=True)
+    The toolkit names files by the ids of tensors: the name of one that is gone would be given out again.
+    """
+    entry = DiskCache.index.pop(kept)
+    old = Path(entry["safetensors_file"])
+    path = old.rename(DiskCache._get_ct_file_path(str(old.parent), new))
+    DiskCache.index[new] = entry | {"safetensors_file": str(path), "dtype": str(dtype).removeprefix("torch.")}
 
 
 def _gigabytes(amount: float) -> str:

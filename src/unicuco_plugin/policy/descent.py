@@ -5,7 +5,6 @@ Notation: ``p`` starts, ``d`` units, ``moves`` neighbours of one strategy.
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Generator, Tensor
@@ -48,21 +47,39 @@ def descend(posterior: Posterior, space: Space, x: Tensor, budget: float | Tenso
     """
     if not len(x):
         return x
-    if isinstance(space, Refining):
-        each, found = torch.as_tensor(budget, dtype=torch.float64).expand(len(x)), x.clone()
-        for one in each.unique().tolist():
-            rows = each == one
+    if not isinstance(space, Refining) and _vouches(space, "mixes_budgets", "project", "moved", "neighbours"):
+        return _descend(posterior, space, x, budget, kappa)
+    each, found = torch.as_tensor(budget, dtype=torch.float64).expand(len(x)), x.clone()
+    for one in each.unique().tolist():
+        rows = each == one
+        if isinstance(space, Refining):
             found[rows] = space.refined(lambda at: posterior.bound(at, "upper", kappa), x[rows], one)
-        return found
+        else:
+            found[rows] = _descend(posterior, space, x[rows], one, kappa)
+    return found
+
+
+def _vouches(space: object, name: str, *methods: str) -> bool:
+    """Whether a space has an attribute that it need not have, and this holds of the methods that it speaks of.
+
+    It does not where a class inherits it and defines a method anew: it may be a plugin's that knows nothing of it.
+    """
+    if not getattr(space, name, False):
+        return False
+    order = [vars(kind) for kind in type(space).__mro__]
+    places = [next((place for place, own in enumerate(order) if one in own), len(order)) for one in (name, *methods)]
+    return places[0] == min(places)
+
+
+def _descend(posterior: Posterior, space: Space, x: Tensor, budget: float | Tensor, kappa: float) -> Tensor:
     if not space.smooth:
         return _swap(posterior, space, x, kappa, _LONGEST)
-    budget = cast("float", budget)  # smooth spaces take one for each row; the others are asked for one
     x = _follow_gradient(posterior, space, x, budget, kappa)
     # Every move may exceed its start's budget by less than a step; together they may by more.
     return space.moved(_swap(posterior, space, x, kappa, _FEW), budget) if space.stepped else x
 
 
-def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, budget: float, kappa: float) -> Tensor:
+def _follow_gradient(posterior: Posterior, space: Space, x: Tensor, budget: float | Tensor, kappa: float) -> Tensor:
     with torch.enable_grad():
         z = space.scores(x).clone().requires_grad_(True)
         best, lowest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64)
@@ -84,7 +101,7 @@ def _swap(posterior: Posterior, space: Space, x: Tensor, kappa: float, longest: 
     value = posterior.bound(x, "upper", kappa)
     live = torch.arange(len(x))
     best_of: Callable[[Tensor], tuple[Tensor, Tensor]] = partial(_best_of_all, posterior, space, kappa)
-    if isinstance(space, Flips) and Screening.fits(posterior):
+    if isinstance(space, Flips) and _vouches(space, "flips", "neighbours") and Screening.fits(posterior):
         best_of = Screening(posterior, space, kappa).best
     for _ in range(longest):
         # Paths that have met go on as one.
@@ -105,7 +122,7 @@ def _best_of_all(posterior: Posterior, space: Space, kappa: float, x: Tensor) ->
     """
     found, moved = [], []
     for at in x.split(max(1, _CELLS // x.shape[1] ** 2)):
-        if isinstance(space, Sketches):
+        if isinstance(space, Sketches) and _vouches(space, "sketch", "neighbours"):
             likely = posterior.mean(space.sketch(at).flatten(0, 1)).view(len(at), -1)
             only = likely.topk(min(_SKETCHED, likely.shape[1]), largest=False).indices
             moves = space.neighbours(at, only)

@@ -6,6 +6,7 @@ Where all blocks have one size a budget is a number of blocks (:class:`DepthSpac
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -31,6 +32,7 @@ class DepthSpace(WholeSets):
     name: str = "depth"
     what: str = "block"
     physical: bool = True
+    mixes_budgets: ClassVar[bool] = True
 
     @cached_property
     def budgets(self) -> tuple[float, ...]:

@@ -99,10 +99,12 @@ class Feasible(Protocol):
         """Turn StratNet's output into strategies that the surrogate knows, ``p x d`` to ``p x d``, with a gradient."""
         ...
 
-    def project(self, scores: Tensor, sparsity: float) -> Tensor:
+    def project(self, scores: Tensor, sparsity: Any) -> Tensor:  # noqa: ANN401 - a float, or also a tensor
         """The feasible strategies that follow the scores and meet a budget exactly, ``p x d`` to ``p x d``.
 
-        Where the space is smooth it is differentiable, and takes a tensor of ``p`` budgets as well as one.
+        Where the space is smooth it is differentiable. One that says ``mixes_budgets = True``, which is no part of this
+        protocol, is also given a tensor of ``p`` budgets, here if it is smooth and in ``moved``, and rows of several
+        budgets in ``neighbours``; any other one budget at a time, a float.
         """
         ...
 
@@ -122,7 +124,7 @@ class Moves(Protocol):
         """Which of ``n x d`` strategies can stand for a budget, ``n`` bools."""
         ...
 
-    def moved(self, X: Tensor, sparsity: float) -> Tensor:
+    def moved(self, X: Tensor, sparsity: Any) -> Tensor:  # noqa: ANN401 - as in project
         """Bring strategies near a budget exactly onto it, ``n x d`` to ``n x d``; budgets as in ``project``."""
         ...
 

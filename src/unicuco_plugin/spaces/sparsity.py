@@ -13,6 +13,7 @@ c      p     the constant that makes a row spend its budget
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -58,6 +59,7 @@ class SparsitySpace(WeightedUnits):
     physical: bool = False
     exact: float = _EXACT
     needed: tuple[tuple[int, ...], ...] = ()
+    mixes_budgets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.bounds and len(self.bounds) != len(self.unit_names):

@@ -12,6 +12,7 @@ n      d     prunable parameters of each unit
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -64,6 +65,7 @@ class StructuredSpace(SteppedUnits, WeightedUnits):
     physical: bool = True
     scales: tuple[int, ...] = ()
     needed: tuple[tuple[int, ...], ...] = ()
+    mixes_budgets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if len(self.unit_parts) != len(self.unit_names):

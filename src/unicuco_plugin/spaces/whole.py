@@ -6,6 +6,7 @@ with fewer parameters.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -32,6 +33,8 @@ class WholeUnits(WholeSets):
         StrategyError: If there are fewer than two units or more than 640, their sizes make more than a million sums, or
             one that is needed does not exist.
     """
+
+    mixes_budgets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from tiny import FAMILIES, tiny_model, unfuse_experts
 from transformers import AutoConfig, LlamaConfig
 
 from unicuco_plugin.errors import ModelMismatchError
+from unicuco_plugin.models.blocks import fingerprint as module
 from unicuco_plugin.models.blocks.fingerprint import Fingerprint, config_fingerprint, fingerprint
 from unicuco_plugin.models.loading import load_model
 
@@ -149,3 +150,20 @@ def test_text_form_reads_back():
 def test_other_text_is_refused(text):
     with pytest.raises(ModelMismatchError, match=r"^a fingerprint is two groups of 16 hexadecimal digits, got "):
         Fingerprint.parse(text)
+
+
+@pytest.mark.parametrize(("held", "most"), [(2**30, 8), (4 * 64, 4), (1, 1)])
+def test_a_few_tensors_are_in_memory_at_a_time(held, most, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(module, "_HELD", held)
+    waiting = []
+
+    def read():
+        for index in range(30):
+            waiting.append(index)
+            assert len(waiting) <= most + 1
+            yield str(index), str(index), torch.zeros(16)
+
+    for name, *_ in module._hash_all(read()):
+        waiting.remove(int(name))
+    assert waiting == []

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def test_a_weight_that_is_not_finite_is_never_taken_for_sound(folder):
     for _ in range(2):
         with pytest.raises(UnsupportedModelError, match=r"1 of 1,536 numbers of model.layers.3.mlp.down_proj.weight"):
             load_model(folder, offload="disk")
+
+
+def test_nothing_is_kept_of_what_loading_saved_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "_SETTLED", -1)
+    tiny_model("qwen3_moe").save_pretrained(folder)
+    fingerprint(load_model(folder, offload="disk"))
+    stores = [json.loads(store.read_bytes()) for store in (tmp_path / "cache").rglob("*.json")]
+    assert [store["file"][0] for store in stores] == [str(folder.resolve() / "model.safetensors")]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

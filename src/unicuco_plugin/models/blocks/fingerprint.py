@@ -27,6 +27,8 @@ __all__ = ["Fingerprint", "config_fingerprint", "fingerprint"]
 _DIGITS = 16
 # Weights hashed at a time: 32 MiB in bfloat16, so that a large model needs little memory beside itself.
 _CHUNK = 2**24
+# Tensors that are hashed side by side, and their bytes together, unless one alone has more.
+_THREADS, _HELD = 8, 2**30
 # Fields that change neither the tensors nor what a forward pass computes with them.
 _NOT_STRUCTURE = re.compile(
     r"_.*|.*token_id|.*token_index|.*dropout|.*layerdrop|layer_drop|.*_pdrop|initializer_.*|.*init_std|.*aux_loss.*|"
@@ -69,8 +71,8 @@ class Fingerprint:
 def fingerprint(model: PreTrainedModel) -> Fingerprint:
     """Hash a model so that the same one saved in float32 or bfloat16, in one file or many, matches.
 
-    Tensors are hashed side by side, as many as there are threads. What is offloaded to disk and lies in files that were
-    hashed before and have not changed since is not read.
+    Tensors are hashed side by side, up to eight or a gibibyte of them. What is offloaded to disk and lies in files that
+    were hashed before and have not changed since is not read.
 
     Args:
         model: The model, on any device. It must have its trained blocks: bypassing does not show, dropping does.
@@ -109,20 +111,23 @@ def _unfuse(model: PreTrainedModel, name: str, tensor: Tensor) -> Iterable[tuple
 
 
 def _hash_all(tensors: Iterable[tuple[str, str, Tensor]]) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
-    """Hash tensors in threads, no more of them in memory than there are threads: hashing and copying hold no lock."""
-    threads = torch.get_num_threads()
+    """Hash tensors in threads, a few of them in memory at a time: hashing and copying hold no lock."""
+    threads = min(torch.get_num_threads(), _THREADS)
+    waiting: deque[tuple[str, str, tuple[int, ...], Future[str], int]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[str, str, tuple[int, ...], Future[str]]] = deque()
         for name, part, tensor in tensors:
-            waiting.append((name, part, tuple(tensor.shape), pool.submit(_hash, tensor)))
-            del tensor
-            while len(waiting) == threads:
+            held = tensor.cpu()  # where it was computed with there may be no room for several
+            while waiting and (len(waiting) == threads or held.nbytes + sum(job[-1] for job in waiting) > _HELD):
                 yield _done(*waiting.popleft())
-        for job in waiting:
-            yield _done(*job)
+            waiting.append((name, part, tuple(tensor.shape), pool.submit(_hash, held), held.nbytes))
+            del tensor, held
+        while waiting:
+            yield _done(*waiting.popleft())
 
 
-def _done(name: str, part: str, shape: tuple[int, ...], job: Future[str]) -> tuple[str, str, tuple[int, ...], str]:
+def _done(
+    name: str, part: str, shape: tuple[int, ...], job: Future[str], _: int
+) -> tuple[str, str, tuple[int, ...], str]:
     return name, part, shape, job.result()
 
 

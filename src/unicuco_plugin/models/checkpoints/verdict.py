@@ -90,7 +90,7 @@ def check_verdict(folder: Path, model: PreTrainedModel) -> str:
         loader: Any = type(model) if _loads_itself(model) else AutoModelForCausalLM
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, **placed}
         loaded, report = loader.from_pretrained(folder, **options, output_loading_info=True)
-        loaded = place.put(loaded, "auto").eval()
+        loaded = place.put(loaded, "auto", placed).eval()
     _refuse(list_unfit(report))
     _compare_tensors(loaded, model)
     with _one_line("it does not run"), torch.no_grad():

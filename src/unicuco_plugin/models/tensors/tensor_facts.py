@@ -30,7 +30,7 @@ class TensorFacts:
         self._places = {
             name: (link.resolve(), f"{kind} {entry['dtype']} {entry['weight_name']}")
             for name, (link, entry) in links.items()
-            if link.is_symlink()
+            if link.is_symlink() and link.resolve().parent != link.parent.resolve()  # what loading saved beside it
         }
         self._files = {path: FileFacts(path) for path in {path for path, _ in self._places.values()}}
         self._new: dict[Path, dict[str, str]] = defaultdict(dict)
