@@ -65,8 +65,7 @@ class SparsityProfileModifier(Modifier):
 
     Args:
         profile: A profile folder, or the name of a packaged profile. With ``request``.
-        request: Exactly one of ``sparsity``, ``max_params``, ``max_bytes``, ``bits``,
-            ``max_divergence``, ``preference``.
+        request: One field of a request: ``sparsity``, ``bits``, ``max_params``, ``max_bytes``, ``max_divergence`` …
         strategy: A strategy file, a strategy as a mapping, or a list of these, one per space.
         profiles: Several profiles, one per space: a list of ``{profile: …, request: …}``.
         accept_other_weights: Whether to accept a model of the same structure with other weights (a fine-tune).
