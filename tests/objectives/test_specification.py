@@ -107,5 +107,5 @@ def test_a_plugins_space_is_described_by_its_members_alone():
     class Other(DepthSpace):
         name = "height"
 
-    spec = SpaceSpec.of(Other(UNITS, (1,) * 4, "height"), (1,) * 4)
+    spec = SpaceSpec.of(Other(UNITS, (1,) * 4, name="height"), (1,) * 4)
     assert (spec.name, spec.units, spec.params, spec.bounds, spec.needed) == ("height", UNITS, (1,) * 4, (), ())

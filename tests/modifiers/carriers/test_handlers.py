@@ -23,7 +23,10 @@ def test_one_that_removes_and_one_that_zeroes_go_together(strangers, spaces):
 @pytest.mark.parametrize(
     ("spaces", "message"),
     [
-        (["secret"], "space 'secret' cannot be applied by this version, only depth, sublayer, structured, sparsity"),
+        (
+            ["secret"],
+            "space 'secret' cannot be applied by this version, only depth, sublayer, structured, sparsity, precision",
+        ),
         (["span", "span"], "one strategy per space: span is given 2 times"),
         (["structured", "span"], "span and structured both remove blocks of the dense model: give one of them"),
         (["sparsity", "dust"], "sparsity and dust both zero weights of the same linears: give one of them"),
