@@ -133,9 +133,7 @@ def test_the_objective_measures_strategies_by_their_plans(llama_levels, granular
 
 def test_the_objective_needs_a_database_for_sparsity(llama_levels):
     space = SparsitySpace(("model.layers.0", "model.layers.1"), (1, 1))
-    with pytest.raises(
-        LevelsError, match=r"^the space 'sparsity' is measured on a level database of sparsities, got none$"
-    ):
+    with pytest.raises(LevelsError, match=r"^the space 'sparsity' is measured on a level database of spars.*got none$"):
         DivergenceObjective(ObjectiveRequest(find_decoder(dense()), space, WINDOWS))
 
 

@@ -25,7 +25,7 @@ def test_one_that_removes_and_one_that_zeroes_go_together(strangers, spaces):
     [
         (
             ["secret"],
-            "space 'secret' cannot be applied by this version, only depth, sublayer, structured, sparsity, precision",
+            f"space 'secret' cannot be applied by this version, only {', '.join(SPACES)}",
         ),
         (["span", "span"], "one strategy per space: span is given 2 times"),
         (["structured", "span"], "span and structured both remove blocks of the dense model: give one of them"),
