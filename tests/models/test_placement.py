@@ -13,6 +13,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.placement import place_model
+from unicuco_plugin.models.scratch import make_scratch, remove_scratch
 from unicuco_plugin.models.tensors.storage import kept_tensors, write_tensor
 
 TOKENS = torch.arange(12).view(2, 6)
@@ -80,9 +81,13 @@ def test_weights_are_links_to_its_own_files_which_go_with_it(folder):
         entries = [DiskCache.index[parameter] for parameter in find_decoder(streamed).blocks.parameters()]
     links = [Path(entry["safetensors_file"]) for entry in entries]
     assert {link.resolve().parent for link in links} == {folder.resolve()}
+    index = iter(DiskCache.index)
+    next(index)
     del streamed, entries
     gc.collect()
+    list(index)  # the save of another model, which was under way, goes on
     assert not links[0].parent.exists()
+    remove_scratch(make_scratch())
     assert not any(Path(entry["safetensors_file"]).parent == links[0].parent for entry in DiskCache.index.values())
 
 

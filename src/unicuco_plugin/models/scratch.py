@@ -14,14 +14,22 @@ __all__ = ["make_scratch", "remove_scratch"]
 _PREFIX = "unicuco-offload-"
 # Descriptors of the folders that this process holds by a lock, which ends with it.
 _held: dict[str, int] = {}
+# Folders removed since the last one was made.
+_gone: set[Path] = set()
 
 
 def make_scratch() -> str:
     """Make such a folder, not where files are in memory, and hold it; those that killed processes left are removed.
 
+    The toolkit forgets here what it knew of files in folders that are gone.
+
     Raises:
         OSError: If the disk refuses.
     """
+    gone = set(_gone)
+    for tensor in [kept for kept, at in list(DiskCache.index.items()) if Path(at["safetensors_file"]).parent in gone]:
+        del DiskCache.index[tensor]
+    _gone.difference_update(gone)
     lasting = Path("/var/tmp")  # noqa: S108 - the folder in it is made by mkdtemp
     usual = "TMPDIR" in os.environ or not (lasting.is_dir() and os.access(lasting, os.W_OK))
     place = Path(tempfile.gettempdir() if usual else lasting).resolve()
@@ -41,10 +49,12 @@ def make_scratch() -> str:
 
 
 def remove_scratch(folder: str) -> None:
-    """Remove a folder of :func:`make_scratch`, and what the toolkit knows of files in it."""
-    inside = Path(folder)
-    for tensor in [kept for kept, at in DiskCache.index.items() if Path(at["safetensors_file"]).parent == inside]:
-        del DiskCache.index[tensor]
+    """Remove a folder of :func:`make_scratch`.
+
+    The collector of garbage calls this at any moment, also while the toolkit goes through its index of files to save
+    another model: the index is left as it is.
+    """
+    _gone.add(Path(folder))
     shutil.rmtree(folder, ignore_errors=True)
     if folder in _held:
         os.close(_held.pop(folder))
