@@ -1,8 +1,8 @@
 r"""What the schemes of single units cost, taken to add up, from divergences measured one unit at a time.
 
-A unit's cost depends on where the others stand: where they are dense, it alone gets a scheme; as harm, it alone gets the
-narrower of two schemes; as gain, it alone gets the wider one. Along its other schemes a unit's cost goes as what the
-database says that they lose of its outputs.
+A unit's cost depends on where the others stand: where they are dense, it alone gets a scheme; as harm, it alone gets
+the narrower of two schemes; as gain, it alone gets the wider one. Along its other schemes a unit's cost goes as what
+the database says that they lose of its outputs.
 
 ====== ===== ==================================================================================
 symbol shape meaning
