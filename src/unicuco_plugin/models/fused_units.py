@@ -127,7 +127,7 @@ def _trace(sketch: PreTrainedModel, stacks: Mapping[str, nn.Module]) -> dict[str
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UnsupportedModelError(
             f"{type(sketch).__name__}: cannot be run without weights, so it is not seen which of its linears a server "
-            f"packs: {clip(reason, 120)}"
+            f"packs: {clip(reason, 120)}; take another space than precision"
         ) from error
     return seen
 

@@ -82,7 +82,7 @@ class BlockRunner:
             if left and not same_numbers(states, left[-1]):
                 raise UnsupportedModelError(
                     f"{label}: what enters {names[index]} is not what leaves the block before it, so its blocks "
-                    "cannot be run one by one"
+                    "cannot be run one by one, as training does; a strategy written by hand can be applied"
                 )
             entered.append(states)
             calls.append(call)
@@ -104,7 +104,10 @@ class BlockRunner:
                 hook.remove()
         self._finite.check()
         if order != list(range(len(names))):
-            raise UnsupportedModelError(f"{label}: does not run its {len(names)} blocks once each in their order")
+            raise UnsupportedModelError(
+                f"{label}: does not run its {len(names)} blocks once each in their order, as training does; take a "
+                "strategy written by hand"
+            )
         try:
             self.normed(left[-1])
         except (AttributeError, TypeError):  # a family that itself reads the mask it makes (MPT)
@@ -116,7 +119,8 @@ class BlockRunner:
             if not same and not self._indifferent(index, there, here, entered[index], left[index]):
                 raise UnsupportedModelError(
                     f"{label}: {name} is given more than states and positions, which depends on the text or on other "
-                    "blocks, so its blocks cannot be run one by one"
+                    "blocks, so its blocks cannot be run one by one, as training does; a strategy written by hand "
+                    "can be applied"
                 )
 
     def _indifferent(self, index: int, call: BlockCall, given: BlockCall, states: Tensor, expected: Tensor) -> bool:

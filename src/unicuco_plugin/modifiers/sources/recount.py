@@ -1,0 +1,98 @@
+"""What a strategy that was read says of its own size, held against the model that it is applied to."""
+
+from typing import Any
+
+import torch
+from loguru import logger
+
+from unicuco_plugin.costs.measure import measure_costs, part_costs
+from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.costs.stored import scheme_costs
+from unicuco_plugin.errors import StrategyError, quoted
+from unicuco_plugin.levels.experts import split_experts
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.sketch import sketch_model
+from unicuco_plugin.modifiers.carriers.packing import packed_schemes
+from unicuco_plugin.schemes import DENSE_BITS
+from unicuco_plugin.strategy import Strategy
+
+__all__ = ["recount"]
+
+# A few bytes for each tensor in a file's header, where shapes are written in fewer digits.
+_HEADERS = 0.01
+# A checkpoint in float32 and the same one in bfloat16 have one fingerprint.
+_WIDTHS = (0.5, 1.0, 2.0)
+# Bits are written to nine decimals.
+_ROUNDING = 1e-6
+
+
+def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Transformers model
+    """Count ``params``, ``bytes`` and ``bits`` anew where what a file says cannot be, and warn; nothing else changes.
+
+    Both sizes of a structured strategy are right: with biases for what goes, and without. So are all mean bits that
+    leave some of the units without a scheme out of the mean, as a training with ``ignore`` does.
+
+    Args:
+        model: The dense model; it is neither run nor changed.
+        strategy: From a file or a recipe.
+
+    Raises:
+        UnsupportedModelError: If the model's modules cannot be found.
+    """
+    decoder = find_decoder(sketch_model(model.config, type(model)))
+    try:
+        counted = _count(decoder, strategy)
+    except StrategyError:  # which whoever carries it out explains
+        return strategy
+    right: dict[str, Any] = {}
+    if strategy.params not in [params for params, _ in counted]:
+        right["params"] = counted[0][0]
+    sizes = [size * width for _, size in counted for width in _WIDTHS]
+    if not any(abs(strategy.bytes / size - 1.0) <= _HEADERS for size in sizes):
+        right["bytes"] = counted[0][1]
+    if strategy.bits is not None:
+        least, most = _bits(decoder, strategy)
+        if not least - _ROUNDING <= strategy.bits <= most + _ROUNDING:
+            right["bits"] = most
+    for name, value in right.items():
+        logger.warning(
+            f"strategy of the space {quoted(strategy.space)}: {name} says {getattr(strategy, name):.12g}, its units "
+            f"leave {value:.12g} of this model; {value:.12g} is reported"
+        )
+    return strategy.model_copy(update=right)
+
+
+def _count(decoder: Decoder, strategy: Strategy) -> list[tuple[int, int]]:
+    """Parameters and bytes that a strategy may say; what its units leave first."""
+    if strategy.traits.stores:
+        costs = _stored(decoder, strategy)
+        return [_sizes(costs, _stored_row(costs))]
+    if not strategy.traits.cuts:
+        costs = measure_costs(decoder, strategy.space)
+        return [_sizes(costs, costs.row(strategy.shares))]
+    both = [part_costs(decoder, compensate=compensate) for compensate in (True, False)]
+    found = [_sizes(costs, costs.row(strategy.shares)) for costs in both]
+    # In the stock format everything stays, and biases come.
+    return [*found, *(_sizes(costs, torch.zeros(1, len(costs.units))) for costs in both)]
+
+
+def _sizes(costs: TableCosts, x: torch.Tensor) -> tuple[int, int]:
+    return int(costs.of("params", x)), int(costs.of("bytes", x))
+
+
+def _stored(decoder: Decoder, strategy: Strategy) -> TableCosts:
+    plan = packed_schemes(decoder.model, strategy)
+    split_experts(decoder.model)
+    return scheme_costs(decoder, {name: (name,) for name in plan}, {name: (scheme,) for name, scheme in plan.items()})
+
+
+def _stored_row(costs: TableCosts) -> torch.Tensor:
+    return torch.tensor([[1.0 - row[-1][1] / DENSE_BITS for row in costs.table.choices]], dtype=torch.float64)
+
+
+def _bits(decoder: Decoder, strategy: Strategy) -> tuple[float, float]:
+    """Mean bits of what has a scheme alone, and of all linears of the blocks."""
+    costs = _stored(decoder, strategy)
+    least, stored = costs.of("bits", _stored_row(costs)).item(), costs.params.sum().item()
+    total = sum(linear.weight.numel() for linear in decoder.all_linears().values())
+    return least, least + (DENSE_BITS - least) * (1.0 - stored / total)
