@@ -65,7 +65,9 @@ def test_missing_folders_are_refused_without_asking_the_hub(load, name):
 
 
 def test_a_folder_without_a_model_and_a_file_are_refused(tmp_path):
-    with pytest.raises(UnsupportedModelError, match=r": the folder has no config\.json, so it is not a model$"):
+    with pytest.raises(
+        UnsupportedModelError, match=r": the folder has no config\.json, so it is not a model; give the folder that "
+    ):
         load_config(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(

@@ -27,7 +27,7 @@ from unicuco_plugin.models.blocks.mixtures import EXPERT_LINEARS, EXPERT_OUTPUT,
 from unicuco_plugin.models.checkpoints.loadability import build_sketch
 from unicuco_plugin.models.families.served import PACKED
 
-__all__ = ["FusedUnit", "fused_units"]
+__all__ = ["FusedUnit", "expert_linears", "fused_units"]
 
 _TOKENS = 2
 _EXPERT = re.compile(r"(.*experts)\.\d+\.")
@@ -74,7 +74,7 @@ def fused_units(model: PreTrainedModel) -> tuple[FusedUnit, ...]:
         for key, members in groups.items()
         for unit in ([FusedUnit(key, tuple(members))] if isinstance(key, str) else _split(members))
     ]
-    units += [FusedUnit(name, tuple(_expert_linears(name, stack))) for name, stack in stacks.items()]
+    units += [FusedUnit(name, tuple(expert_linears(name, stack))) for name, stack in stacks.items()]
     places = {name: place for place, (name, _) in enumerate(sketch.named_modules())}
     return tuple(sorted(units, key=lambda unit: places.get(unit.linears[0], places.get(unit.name, 0))))
 
@@ -93,7 +93,7 @@ def _split(members: list[str]) -> Iterator[FusedUnit]:
         yield FusedUnit(joined.removeprefix("."), tuple(leaves[other] for other in together))
 
 
-def _expert_linears(name: str, stack: nn.Module) -> Iterator[str]:
+def expert_linears(name: str, stack: nn.Module) -> Iterator[str]:
     """What llm-compressor calls the linears of experts that their family holds in tensors of three dimensions."""
     fields = dict(stack.named_parameters(recurse=False))
     leaves = [leaf for field in fields for leaf in EXPERT_LINEARS.get(field, ())]

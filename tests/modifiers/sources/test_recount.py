@@ -10,6 +10,7 @@ from structured_strategies import structured_strategy
 from tiny import tiny_model
 from tiny_moe import tiny_mixture
 
+from unicuco_plugin.models.fused_units import fused_units
 from unicuco_plugin.modifiers.sources.recount import recount
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.strategy import Strategy
@@ -68,7 +69,7 @@ def test_a_structured_strategy_may_count_its_biases_or_not_or_all_that_stays(war
 
 
 def test_mean_bits_are_those_of_some_or_all_units(warnings):
-    model = tiny_model("llama", blocks=2)
+    model = tiny_model("llama")
     units = scheme_units(model, "W4A16:channel", None)
     found = recount(model, sized(scheme_strategy(model, units), bits=2.0))
     assert found.params == model.num_parameters()
@@ -82,7 +83,9 @@ def test_mean_bits_are_those_of_some_or_all_units(warnings):
 def test_experts_count_as_linears_and_the_model_is_not_changed(warnings):
     model = tiny_mixture("mixtral")
     names = [name for name, _ in model.named_parameters()]
-    found = recount(model, scheme_strategy(model, scheme_units(model, "W8A16:channel")))
+    units = {unit.name: "W8A16:channel" for unit in fused_units(model) if unit.name != "lm_head"}
+    assert any(name.endswith("experts") for name in units)
+    found = recount(model, scheme_strategy(model, units))
     assert found.params == model.num_parameters()
     assert 8.0 < found.bits < 9.5
     assert [name for name, _ in model.named_parameters()] == names

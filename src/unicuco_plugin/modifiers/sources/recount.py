@@ -9,8 +9,9 @@ from unicuco_plugin.costs.measure import measure_costs, part_costs
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.costs.stored import scheme_costs
 from unicuco_plugin.errors import StrategyError, quoted
-from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.mixtures import EXPERT_OUTPUT, find_fused
+from unicuco_plugin.models.fused_units import expert_linears
 from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.modifiers.carriers.packing import packed_schemes
 from unicuco_plugin.schemes import DENSE_BITS
@@ -82,8 +83,19 @@ def _sizes(costs: TableCosts, x: torch.Tensor) -> tuple[int, int]:
 
 def _stored(decoder: Decoder, strategy: Strategy) -> TableCosts:
     plan = packed_schemes(decoder.model, strategy)
-    split_experts(decoder.model)
-    return scheme_costs(decoder, {name: (name,) for name in plan}, {name: (scheme,) for name, scheme in plan.items()})
+    schemes = {name: (scheme,) for name, scheme in plan.items()}
+    return scheme_costs(decoder, {name: (name,) for name in plan}, schemes, _weights(decoder))
+
+
+def _weights(decoder: Decoder) -> dict[str, torch.Tensor]:
+    """Of every linear of the blocks, without data; experts that the family fuses as they are apart."""
+    found = {name: linear.weight for name, linear in decoder.all_linears().items()}
+    for name, fused in find_fused(decoder.model).items():
+        first = fused.get_parameter(EXPERT_OUTPUT)[0]
+        down = first.T if fused.is_transposed else first
+        for linear in expert_linears(name, fused):
+            found[linear] = down if linear.endswith(EXPERT_OUTPUT) else down.T
+    return found
 
 
 def _stored_row(costs: TableCosts) -> torch.Tensor:
@@ -94,5 +106,5 @@ def _bits(decoder: Decoder, strategy: Strategy) -> tuple[float, float]:
     """Mean bits of what has a scheme alone, and of all linears of the blocks."""
     costs = _stored(decoder, strategy)
     least, stored = costs.of("bits", _stored_row(costs)).item(), costs.params.sum().item()
-    total = sum(linear.weight.numel() for linear in decoder.all_linears().values())
+    total = sum(weight.numel() for weight in _weights(decoder).values())
     return least, least + (DENSE_BITS - least) * (1.0 - stored / total)
