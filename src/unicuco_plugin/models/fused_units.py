@@ -12,6 +12,7 @@ A few modules hand one tensor to more linears than vLLM packs. Those are listed 
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,12 @@ from unicuco_plugin.models.families.served import PACKED
 __all__ = ["FusedUnit", "expert_linears", "fused_units"]
 
 _TOKENS = 2
+# Models whose units are remembered: a dense one and what is made of it, a few times over.
+_MOST = 8
 _EXPERT = re.compile(r"(.*experts)\.\d+\.")
+
+
+_known: "OrderedDict[tuple[type, str], tuple[FusedUnit, ...]]" = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class FusedUnit:
 def fused_units(model: PreTrainedModel) -> tuple[FusedUnit, ...]:
     """Group every linear of a model, head and experts included, by what a server packs.
 
+    Found once for a class and configuration: an export asks several times, of the model and of what it has written.
+
     Args:
         model: With weights or without; it is neither run nor changed.
 
@@ -59,7 +67,15 @@ def fused_units(model: PreTrainedModel) -> tuple[FusedUnit, ...]:
     Raises:
         UnsupportedModelError: If the family cannot be run without weights.
     """
-    sketch = build_sketch(type(model), model.config).eval()
+    key = type(model), model.config.to_json_string(use_diff=False)
+    if key not in _known:
+        _known[key] = _find_units(build_sketch(type(model), model.config).eval())
+        while len(_known) > _MOST:
+            _known.popitem(last=False)
+    return _known[key]
+
+
+def _find_units(sketch: PreTrainedModel) -> tuple[FusedUnit, ...]:
     stacks = find_fused(sketch)
     names = [name for name, module in sketch.named_modules() if isinstance(module, nn.Linear)]
     inputs = _trace(sketch, stacks)

@@ -42,7 +42,7 @@ def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Tra
     """
     decoder = find_decoder(sketch_model(model.config, type(model)))
     try:
-        counted = _count(decoder, strategy)
+        counted, bits = _count(decoder, strategy)
     except StrategyError:  # which whoever carries it out explains
         return strategy
     right: dict[str, Any] = {}
@@ -51,10 +51,8 @@ def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Tra
     sizes = [size * width for _, size in counted for width in _WIDTHS]
     if not any(abs(strategy.bytes / size - 1.0) <= _HEADERS for size in sizes):
         right["bytes"] = counted[0][1]
-    if strategy.bits is not None:
-        least, most = _bits(decoder, strategy)
-        if not least - _ROUNDING <= strategy.bits <= most + _ROUNDING:
-            right["bits"] = most
+    if strategy.bits is not None and not bits[0] - _ROUNDING <= strategy.bits <= bits[1] + _ROUNDING:
+        right["bits"] = bits[1]
     for name, value in right.items():
         logger.warning(
             f"strategy of the space {quoted(strategy.space)}: {name} says {getattr(strategy, name):.12g}, its units "
@@ -63,28 +61,29 @@ def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Tra
     return strategy.model_copy(update=right)
 
 
-def _count(decoder: Decoder, strategy: Strategy) -> list[tuple[int, int]]:
-    """Parameters and bytes that a strategy may say; what its units leave first."""
+def _count(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]], tuple[float, float]]:
+    """Parameters and bytes that a strategy may say, what its units leave first; the least and the most mean bits."""
     if strategy.traits.stores:
-        costs = _stored(decoder, strategy)
-        return [_sizes(costs, _stored_row(costs))]
+        weights = _weights(decoder)
+        plan = {name: (scheme,) for name, scheme in packed_schemes(decoder.model, strategy).items()}
+        costs = scheme_costs(decoder, {name: (name,) for name in plan}, plan, weights)
+        x = torch.tensor([[1.0 - row[-1][1] / DENSE_BITS for row in costs.table.choices]], dtype=torch.float64)
+        # Of what has a scheme alone, and of all linears of the blocks.
+        least, total = costs.of("bits", x).item(), sum(weight.numel() for weight in weights.values())
+        most = least + (DENSE_BITS - least) * (1.0 - costs.params.sum().item() / total)
+        return [_sizes(costs, x)], (least, most)
+    every = DENSE_BITS, DENSE_BITS
     if not strategy.traits.cuts:
         costs = measure_costs(decoder, strategy.space)
-        return [_sizes(costs, costs.row(strategy.shares))]
+        return [_sizes(costs, costs.row(strategy.shares))], every
     both = [part_costs(decoder, compensate=compensate) for compensate in (True, False)]
     found = [_sizes(costs, costs.row(strategy.shares)) for costs in both]
     # In the stock format everything stays, and biases come.
-    return [*found, *(_sizes(costs, torch.zeros(1, len(costs.units))) for costs in both)]
+    return [*found, *(_sizes(costs, torch.zeros(1, len(costs.units))) for costs in both)], every
 
 
 def _sizes(costs: TableCosts, x: torch.Tensor) -> tuple[int, int]:
     return int(costs.of("params", x)), int(costs.of("bytes", x))
-
-
-def _stored(decoder: Decoder, strategy: Strategy) -> TableCosts:
-    plan = packed_schemes(decoder.model, strategy)
-    schemes = {name: (scheme,) for name, scheme in plan.items()}
-    return scheme_costs(decoder, {name: (name,) for name in plan}, schemes, _weights(decoder))
 
 
 def _weights(decoder: Decoder) -> dict[str, torch.Tensor]:
@@ -96,15 +95,3 @@ def _weights(decoder: Decoder) -> dict[str, torch.Tensor]:
         for linear in expert_linears(name, fused):
             found[linear] = down if linear.endswith(EXPERT_OUTPUT) else down.T
     return found
-
-
-def _stored_row(costs: TableCosts) -> torch.Tensor:
-    return torch.tensor([[1.0 - row[-1][1] / DENSE_BITS for row in costs.table.choices]], dtype=torch.float64)
-
-
-def _bits(decoder: Decoder, strategy: Strategy) -> tuple[float, float]:
-    """Mean bits of what has a scheme alone, and of all linears of the blocks."""
-    costs = _stored(decoder, strategy)
-    least, stored = costs.of("bits", _stored_row(costs)).item(), costs.params.sum().item()
-    total = sum(weight.numel() for weight in _weights(decoder).values())
-    return least, least + (DENSE_BITS - least) * (1.0 - stored / total)
