@@ -1,5 +1,6 @@
 """What the benchmarks share: the reference's windows, the model, and how a result is written down."""
 
+import argparse
 import json
 import shlex
 import sys
@@ -9,14 +10,17 @@ from typing import Any
 
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor
+from torch import Tensor, nn
 
 from unicuco_plugin.answering import Profile
 from unicuco_plugin.benchmark.provenance import provenance
+from unicuco_plugin.levels.gather import Hessians, gather_hessians
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.texts.calibration import load_windows
 
 ROOT = Path(__file__).resolve().parent.parent
 # Texts, tasks and reference rows, which are not in the repository: benchmarks/README.md says what they are.
@@ -38,6 +42,30 @@ def reference_windows(model: str, text: str) -> Tensor:
 def decoder_of(model: str) -> Decoder:
     """The dense model in bfloat16."""
     return find_decoder(load_model(model, dtype="bfloat16"))
+
+
+def block_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark on the linears of one block, which :func:`gather_block` reads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--calibration", nargs="+", required=True)
+    parser.add_argument("--block", type=int, default=12)
+    parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--output", type=Path, required=True)
+    return parser
+
+
+def gather_block(args: argparse.Namespace, device: str = "cpu") -> tuple[Hessians, dict[str, nn.Linear]]:
+    """Hessians of one block's linears, from real text through the dense model, and the linears."""
+    decoder = find_decoder(load_model(args.model, device=device))
+    windows = load_windows(args.calibration, load_tokenizer(args.model), count=args.windows, length=args.length, seed=0)
+    runner = BlockRunner(decoder, args.length)
+    states = torch.cat([runner.embed(part) for part in windows.split(8)])
+    for index in range(args.block):
+        states = torch.cat([runner.run(index, part) for part in states.split(8)])
+    hessians, _ = gather_hessians(runner, args.block, states, 8)
+    return hessians, decoder.linears(args.block)
 
 
 def removed(strategy: Strategy) -> tuple[int, ...]:

@@ -16,9 +16,10 @@ from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
 from unicuco_plugin.modifiers.carriers.removal import correct_experts
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
-from unicuco_plugin.modifiers.sources.identity import carry_over, check_identity
+from unicuco_plugin.modifiers.sources.identity import carry_over, find_fingerprint
 from unicuco_plugin.modifiers.sources.late import ask_late
 from unicuco_plugin.modifiers.sources.limit_check import check_shape
+from unicuco_plugin.modifiers.sources.recount import recount
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
 from unicuco_plugin.modifiers.sources.source_fields import (
     check_source,
@@ -29,6 +30,7 @@ from unicuco_plugin.modifiers.sources.source_fields import (
 )
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.progress import Progress
+from unicuco_plugin.pruning import check_model
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import cutting
@@ -92,7 +94,7 @@ class SparsityProfileModifier(Modifier):
     provenance: list[dict[str, Any]] | None = None
 
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
-    _checked: bool = PrivateAttr(default=False)
+    _fingerprint: str | None = PrivateAttr(default=None)  # of the model, once the strategies are known to be its
     _progress: Callable[[Progress], None] = PrivateAttr(default_factory=lambda: lambda _: None)
     _handlers: Handlers = PrivateAttr(default_factory=Handlers)
 
@@ -154,14 +156,13 @@ class SparsityProfileModifier(Modifier):
             if self.late is not None:
                 check_spaces(self.late.spaces)
                 return ()
-            given = () if self.strategy is None else read_strategies(self.strategy)
-            strategies = given or tuple(source.answer() for source in self._sources)
+            strategies = read_strategies(self.strategy or []) or tuple(source.answer() for source in self._sources)
             check_spaces([strategy.space for strategy in strategies])
             self._strategies = strategies
         return self._strategies
 
     def check(self, model: nn.Module) -> None:
-        """Compare the model with the one that each strategy was made for; :meth:`on_initialize` does not repeat this.
+        """Compare the model with that of each strategy, count given ones anew; :meth:`on_initialize` goes on from here.
 
         Args:
             model: The model with all its blocks.
@@ -171,12 +172,13 @@ class SparsityProfileModifier(Modifier):
         """
         if not self.resolve():  # whoever answers later will do so for this very model
             return
-        accept = self.accept_other_weights
-        self._strategies = tuple(
-            carry_over(one) if check_identity(model, one.model, accept_other_weights=accept) else one
+        accept, actual = self.accept_other_weights, find_fingerprint(model)
+        strategies = tuple(
+            carry_over(one) if check_model(model, one.model, accept_other_weights=accept, actual=actual) else one
             for one in self.resolve()
         )
-        self._checked = True
+        self._strategies = strategies if self.strategy is None else tuple(recount(model, one) for one in strategies)
+        self._fingerprint = str(actual)
 
     def check_recipe(self, modifiers: Sequence[Modifier]) -> None:
         """Refuse a recipe that cannot apply the strategies, before a model is loaded.
@@ -205,19 +207,17 @@ class SparsityProfileModifier(Modifier):
         if self.late is not None:
             if cutting(self.late.spaces):
                 self._options.check_family(find_decoder(state.model))
-            self._strategies = (ask_late(self.late, state, self.request, self._progress),)
-        if not self._checked:
+            answer = ask_late(self.late, state, self.request, self._progress)
+            self._strategies, self._fingerprint = (answer,), answer.model.fingerprint
+        if self._fingerprint is None:
             self.check(state.model)
         spaces = [strategy.space for strategy in self.resolve()]
         check_carrier(spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_text(spaces, self.levels, state)
         batches = None if state.data is None else state.data.calib
-        payload = partial(find_payload, self._sources)
-        self._handlers.start(
-            (Task(state.model, one, self.levels, self._options, batches, payload) for one in self.resolve()),
-            modifiers,
-            place,
-        )
+        fixed = self.levels, self._options, batches, partial(find_payload, self._sources)
+        tasks = [Task(state.model, str(self._fingerprint), one, *fixed) for one in self.resolve()]
+        self._handlers.start(tasks, modifiers, place)
         return True
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
