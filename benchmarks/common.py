@@ -40,10 +40,12 @@ def removed(strategy: Strategy) -> tuple[int, ...]:
     return tuple(sorted(int(name.rpartition(".")[2]) for name in strategy.units))
 
 
-def write_result(path: Path, result: dict[str, Any], arguments: Sequence[str] | None = None) -> None:
+def write_result(
+    path: Path, result: dict[str, Any], arguments: Sequence[str] | None = None, *, device: str = "cpu"
+) -> None:
     """Write a result with the command, machine and versions that made it."""
     command = ["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *(arguments or sys.argv[1:])]
-    record = provenance(shlex.join(command)) | result
+    record = provenance(shlex.join(command), device) | result
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
     print(f"written to {path}")
