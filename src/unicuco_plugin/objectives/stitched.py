@@ -14,13 +14,12 @@ from unicuco_plugin.levels.stitch import check_plan, find_linears, swapped
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.models.tensors.memory import free_memory
+from unicuco_plugin.models.tensors.memory import free_memory, letting_go
 from unicuco_plugin.objectives.evaluator import evaluate_choices
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.prefixes import RUN, Change, Prefix, PrefixWalk, inside
-from unicuco_plugin.objectives.room import letting_go
 from unicuco_plugin.objectives.work import ignore
 
 __all__ = ["StitchedEvaluator"]

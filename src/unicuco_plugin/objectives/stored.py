@@ -13,12 +13,12 @@ from unicuco_plugin.levels.stitch import find_linears
 from unicuco_plugin.levels.stored import stored
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.memory import letting_go
 from unicuco_plugin.objectives.evaluator import evaluate_choices
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.prefixes import RUN, Change, Prefix, PrefixWalk, inside
-from unicuco_plugin.objectives.room import letting_go
 from unicuco_plugin.objectives.work import ignore
 
 __all__ = ["StoredEvaluator"]
