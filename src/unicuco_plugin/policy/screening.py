@@ -5,11 +5,11 @@ flips, and after a few at once, take a number per measured strategy each, and no
 
     ``|y - X_j|^2 = |x - X_j|^2 + sum_(i flipped) (1 - 2 x_i) (1 - 2 X_ji) / ell_i^2``
 
-The sum of what its flips change alone, to second order in the squared distances, orders a move well enough to leave out
-nearly all; the mean, in single precision, most of the rest. In 1 700 steps on SmolLM2's depth posterior and on synthetic
-ones (30 to 80 units), the best of up to 1 600 moves was never behind the 17th by the sum of exact changes, nor behind the
-13th by the mean; in 264 steps on synthetic ones never behind the 9th by either sum. Where the deviation matters more than
-the mean it can be; so a path ends only where none of all that were summed is better.
+The sum of what its flips change alone, to second order in the squared distances, orders a move well enough to leave
+out nearly all; the mean, in single precision, most of the rest. In 1 700 steps on SmolLM2's depth posterior and on
+synthetic ones (30 to 80 units), the best of up to 1 600 moves was never behind the 17th by the sum of exact changes, nor
+behind the 13th by the mean; in 264 steps on synthetic ones never behind the 9th by either sum. Where the deviation
+matters more than the mean it can be; so a path ends only where none of all that were summed is better.
 
 ====== ========= ===============================================================
 symbol shape     meaning
@@ -36,8 +36,8 @@ __all__ = ["LEAST_GAIN", "Screening"]
 # Moves that are kept by the sum of their flips, and of these by the mean: three times what was needed, and as many.
 _SUMMED = 48
 _BOUNDED = 16
-# What a flip may change a squared distance by, in length scales, to be taken to second order: then it is wrong by 0.04 of
-# a correlation at most, where it leaves a measured strategy, and by far less anywhere else.
+# What a flip may change a squared distance by, in length scales, to be taken to second order: then it is wrong by 0.03
+# of a correlation at most, where it leaves a measured strategy, and by far less anywhere else.
 _NEAR = 0.25
 # What a move has to gain: less is rounding.
 LEAST_GAIN = 1e-9
