@@ -7,8 +7,8 @@ flips, and after a few at once, take a number per measured strategy each, and no
 
 The sum of what its flips change alone, to second order in the squared distances, orders a move well enough to leave
 out nearly all; the mean, in single precision, most of the rest. In 1 700 steps on SmolLM2's depth posterior and on
-synthetic ones (30 to 80 units), the best of up to 1 600 moves was never behind the 17th by the sum of exact changes, nor
-behind the 13th by the mean; in 264 steps on synthetic ones never behind the 9th by either sum. Where the deviation
+synthetic ones (30 to 80 units), the best of up to 1 600 moves was never behind the 17th by the sum of exact changes,
+nor behind the 13th by the mean; in 264 steps on synthetic ones never behind the 9th by either sum. Where the deviation
 matters more than the mean it can be; so a path ends only where none of all that were summed is better.
 
 ====== ========= ===============================================================
