@@ -1,7 +1,8 @@
 r"""What the schemes of single units cost, taken to add up, from divergences measured one unit at a time.
 
-A unit's cost depends on where the others stand: as harm, it alone gets the narrower of two schemes; as gain, it alone
-gets the wider one. Along its other schemes a unit's cost goes as what the database says that they lose of its outputs.
+A unit's cost depends on where the others stand: where they are dense, it alone gets a scheme; as harm, it alone gets
+the narrower of two schemes; as gain, it alone gets the wider one. Along its other schemes a unit's cost goes as what
+the database says that they lose of its outputs.
 
 ====== ===== ==================================================================================
 symbol shape meaning
@@ -24,7 +25,17 @@ from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.schemes import DENSE
 from unicuco_plugin.spaces.precision import PrecisionSpace
 
-__all__ = ["Measure", "at_least", "find_neighbours", "measure_alone", "measure_uniform", "unit_costs", "unit_losses"]
+__all__ = [
+    "Measure",
+    "at_least",
+    "find_neighbours",
+    "linear_schemes",
+    "measure_alone",
+    "measure_uniform",
+    "unit_costs",
+    "unit_losses",
+    "unit_scores",
+]
 
 Measure = Callable[[str, Tensor], Sequence[float]]
 """What is measured, by a name for journals, and ``n x d`` strategies → ``n`` divergences, nats per token."""
@@ -83,10 +94,30 @@ def at_least(harm: Tensor) -> Tensor:
 
 def unit_losses(levels: SchemeLevels, space: PrecisionSpace, units: Mapping[str, Sequence[str]]) -> Tensor:
     """What each choice loses of a unit's outputs, ``d x l``; infinite where there is no such choice."""
+    return _table(space, units, levels.loss)
+
+
+def linear_schemes(space: PrecisionSpace, units: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The schemes of each linear that a strategy may have, from most bits to least."""
+    return {
+        name: [scheme for scheme, *_ in choices if scheme != DENSE]
+        for unit, choices in zip(space.units, space.choices, strict=True)
+        for name in units[unit]
+    }
+
+
+def unit_scores(
+    space: PrecisionSpace, units: Mapping[str, Sequence[str]], scores: Mapping[str, Mapping[str, float]]
+) -> Tensor:
+    """Scores of every linear in every scheme added up over units, ``d x l``; 0 where a unit is left alone."""
+    return _table(space, units, lambda linear, scheme: scores[linear][scheme])
+
+
+def _table(space: PrecisionSpace, units: Mapping[str, Sequence[str]], of: Callable[[str, str], float]) -> Tensor:
     found = torch.full((len(space.units), max(map(len, space.choices))), torch.inf, dtype=torch.float64)
     for row, unit, choices in zip(found, space.units, space.choices, strict=True):
-        for place, (name, *_) in enumerate(choices):
-            row[place] = 0.0 if name == DENSE else sum(levels.loss(linear, name) for linear in units[unit])
+        for place, (scheme, *_) in enumerate(choices):
+            row[place] = 0.0 if scheme == DENSE else sum(of(linear, scheme) for linear in units[unit])
     return found
 
 
