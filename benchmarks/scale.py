@@ -28,11 +28,12 @@ from common import write_result
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from unicuco_plugin.levels.build import build_levels
+from unicuco_plugin.levels.exchange import Stitching
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.objectives.sensitivity import measure_slopes, uniform_plan
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.spaces.plan import plan_counts
 
@@ -99,7 +100,7 @@ def _built(args: argparse.Namespace, decoder: Decoder, windows: torch.Tensor, fo
     spent: dict[str, float] = defaultdict(float)
     for (stage, before), (_, at) in pairwise(marks):
         spent[stage.split()[0]] += at - before
-    evaluator = StitchedEvaluator(decoder, levels, windows[:2])
+    evaluator = LevelEvaluator(Stitching(decoder, levels), windows[:2])
     plans = [plan_counts(dict.fromkeys(levels.sizes, share), levels.sizes) for share in (0.45, 0.55, 0.65)]
     evaluator.evaluate(plans[:1])  # the dense states, once for a whole search
     started = clock()

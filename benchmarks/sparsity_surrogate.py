@@ -21,10 +21,11 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
+from unicuco_plugin.levels.exchange import Stitching
 from unicuco_plugin.levels.realise import choose_rows
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.loading import load_tokenizer
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.policy.posterior import Z90
 from unicuco_plugin.search.surrogate import fit_surrogate
 from unicuco_plugin.spaces.plan import plan_counts
@@ -50,7 +51,7 @@ def main() -> None:
     windows = load_windows(
         args.calibration, load_tokenizer(args.model), count=args.tokens // 512, length=512, seed=args.seed
     )
-    evaluator = StitchedEvaluator(decoder_of(args.model), levels, windows)
+    evaluator = LevelEvaluator(Stitching(decoder_of(args.model), levels), windows)
     result: dict[str, Any] = {"budget": args.budget, "seed": args.seed, "tokens": args.tokens, "profiles": {}}
     for name in args.profile:
         profile = load_profile(name)

@@ -6,11 +6,12 @@ from scheme_databases import WIDTHS, build_schemes
 from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import LevelsError, StrategyError
+from unicuco_plugin.levels.exchange import Storing
 from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.toolkit_scheme import as_toolkit
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.fused_units import fused_units
-from unicuco_plugin.objectives.stored import StoredEvaluator
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.schemes import parse_scheme
 from unicuco_plugin.spaces.plan import cover, plan_schemes
@@ -57,7 +58,7 @@ def test_a_model_in_float32_computes_with_the_weights_of_a_narrower_database(tmp
     model = dense().bfloat16().float()  # as it is loaded from that checkpoint
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     log_p = model(input_ids=WINDOWS, use_cache=False).logits.double().log_softmax(-1)
-    [found] = StoredEvaluator(find_decoder(model), levels, WINDOWS).evaluate([dict.fromkeys(levels.shapes, W3)])
+    [found] = LevelEvaluator(Storing(find_decoder(model), levels), WINDOWS).evaluate([dict.fromkeys(levels.shapes, W3)])
     assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
     for name in levels.shapes:
         assert levels.decode(name, W3).dtype == torch.bfloat16
@@ -78,7 +79,7 @@ def test_candidates_equal_plain_forwards_of_the_decoded_checkpoint(family, tmp_p
         {},
         dict.fromkeys(names, W4),
     ]
-    evaluator = StoredEvaluator(find_decoder(model), levels, WINDOWS, batch_windows=2)
+    evaluator = LevelEvaluator(Storing(find_decoder(model), levels), WINDOWS, batch_windows=2)
     found = evaluator.evaluate(plans)
     for plan, evaluation in zip(plans, found, strict=True):
         expected = plain_divergence(family, levels, plan)
@@ -89,7 +90,7 @@ def test_candidates_equal_plain_forwards_of_the_decoded_checkpoint(family, tmp_p
 
 
 def test_inputs_are_rounded_for_each_token_where_the_scheme_says_so(llama_levels):
-    evaluator = StoredEvaluator(find_decoder(dense()), llama_levels, WINDOWS)
+    evaluator = LevelEvaluator(Storing(find_decoder(dense()), llama_levels), WINDOWS)
     for scheme in ("W8A8", "FP8_DYNAMIC"):
         plan = dict.fromkeys(list(llama_levels.shapes)[3:9], scheme)
         [found] = evaluator.evaluate([plan])
@@ -112,7 +113,7 @@ def weights_only_divergence(weights):
 def test_a_model_is_dense_again_even_after_an_error(llama_levels):
     model = dense()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    evaluator = StoredEvaluator(find_decoder(model), llama_levels, WINDOWS)
+    evaluator = LevelEvaluator(Storing(find_decoder(model), llama_levels), WINDOWS)
     name = next(iter(llama_levels.shapes))
     with pytest.raises(LevelsError, match="not in 'W5A16'"):
         evaluator.evaluate([{name: W4}, {name: "W5A16"}])
@@ -128,7 +129,7 @@ def test_units_are_measured_by_their_names(llama_levels):
     found = UnitsEvaluator(decoder, "precision", WINDOWS, levels=llama_levels).evaluate(
         [{unit.name: W4 for unit in units}, {units[0].name: W3}]
     )
-    direct = StoredEvaluator(decoder, llama_levels, WINDOWS).evaluate(
+    direct = LevelEvaluator(Storing(decoder, llama_levels), WINDOWS).evaluate(
         [dict.fromkeys(llama_levels.shapes, W4), dict.fromkeys(units[0].linears, W3)]
     )
     assert [a.value for a in found] == [b.value for b in direct]

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.levels.exchange import Stitching
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.peers.atp import Atp, progression, trial_steps
 from unicuco_plugin.scores.budget import block_sizes, meet_budget
 from unicuco_plugin.spaces.plan import plan_counts
@@ -34,7 +35,7 @@ def test_one_block_has_no_step():
 
 def test_the_step_of_lowest_divergence_wins_and_every_trial_is_paid(ask, decoder, levels, windows):
     result = Atp()(ask(0.5))
-    evaluator = StitchedEvaluator(decoder, levels, windows)
+    evaluator = LevelEvaluator(Stitching(decoder, levels), windows)
     values = {}
     for i in range(1, 10):
         beta = i / 30  # 2 * 0.5 / 3 is the largest

@@ -9,8 +9,9 @@ import torch
 from scheme_databases import build_schemes
 
 from unicuco_plugin.errors import JournalError, RequestError
+from unicuco_plugin.levels.exchange import Stitching
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.evolution import EvolutionSettings
 from unicuco_plugin.peers.evopress import EvoPress, bit_settings, drop_settings, level_settings
@@ -40,7 +41,7 @@ def test_every_linear_gets_whole_levels_and_the_budget_is_met_to_one_weight(ask,
 def test_it_gets_below_uniform_on_the_windows_it_is_scored_on(ask, decoder, levels, windows):
     settings = EvolutionSettings(12, 8, (1,), (96,))
     result = EvoPress(settings)(ask(0.5))
-    evaluator = StitchedEvaluator(decoder, levels, windows)
+    evaluator = LevelEvaluator(Stitching(decoder, levels), windows)
     plans = [plan_counts(units, levels.sizes) for units in (result.units, dict.fromkeys(levels.sizes, 0.5))]
     ours, uniform = (found.value for found in evaluator.evaluate(plans))
     assert ours < uniform

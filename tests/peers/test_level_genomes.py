@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.levels.exchange import Stitching
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.objectives.room import Room
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.level_genomes import Evaluators, LevelProblem, level_step, uniform_counts
 
 SIZES = {"q": 1600, "k": 400, "up": 4800}
@@ -56,12 +57,15 @@ def test_a_step_larger_than_the_linears_is_refused():
 def test_genomes_are_measured_as_their_plans_on_windows_of_any_length(decoder, levels, windows):
     sizes = levels.sizes
     problem = LevelProblem(
-        sizes, uniform_counts(sizes, 0.5), 61, Evaluators(StitchedEvaluator(decoder, levels, windows[:1]), Room())
+        sizes,
+        uniform_counts(sizes, 0.5),
+        61,
+        Evaluators(LevelEvaluator(Stitching(decoder, levels), windows[:1]), Room()),
     )
     genome = (2, -2) + (0,) * (len(sizes) - 2)
     batches = [windows[1:4], windows[4:5, :7]]
     for _ in range(2):
         found = problem.measure([genome, (0,) * len(sizes)], batches)
         for value, plan in zip(found, (problem.plan(genome), problem.base), strict=True):
-            alone = [StitchedEvaluator(decoder, levels, batch).evaluate([plan])[0].value for batch in batches]
+            alone = [LevelEvaluator(Stitching(decoder, levels), batch).evaluate([plan])[0].value for batch in batches]
             assert value == pytest.approx((alone[0] * 48 + alone[1] * 7) / 55, rel=1e-6)

@@ -74,6 +74,11 @@ class LinearEntry(OfOneKind):
     losses: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     invertible: bool
 
+    @property
+    def levels(self) -> int:
+        """Weights that its file holds."""
+        return len(self.zeros) or len(self.losses)
+
     @field_validator("file")
     @classmethod
     def _check_file(cls, value: str) -> str:

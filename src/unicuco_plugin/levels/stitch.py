@@ -16,7 +16,7 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.storage import exchange_data, exchanged, kept_tensors, read_kept
 
-__all__ = ["Stitcher", "check_plan", "find_linears", "stitch", "swapped"]
+__all__ = ["Stitcher", "check_plan", "find_linears", "stitch", "stitched", "swapped"]
 
 # Decoded levels kept by default: five of SmolLM2's eight, and little beside larger models.
 _CACHE_BYTES = 2**30
@@ -70,8 +70,7 @@ class Stitcher:
         for name in changed:
             count = plan.get(name, 0)
             dense = self._dense[name]
-            decode = partial(self._decode, name)
-            weight = realise(self._levels.linear(name), dense, count, decode) if count else dense
+            weight = _realised(self._levels, name, dense, count, self._cache_bytes) if count else dense
             self._counts[name] = count  # first, so that whatever breaks in here is put back
             exchange_data(self._linears[name], "weight", weight)
         return tuple(changed)
@@ -92,11 +91,6 @@ class Stitcher:
     ) -> None:
         """Put the dense weights back."""
         self.restore()
-
-    def _decode(self, name: str, level: int) -> Tensor:
-        where = self._dense[name].device
-        decode = partial(self._levels.linear(name).decode, level, where)
-        return self._levels.decoded.get(name, level, where, decode, self._cache_bytes)
 
 
 def check_plan(levels: Levels, plan: Mapping[str, int]) -> None:
@@ -141,6 +135,40 @@ def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> 
         for name, weight in weights.items():
             stack.enter_context(exchanged(linears[name], {"weight": weight}))
         yield
+
+
+@contextmanager
+def stitched(
+    linears: Mapping[str, nn.Linear], levels: Levels, plan: Mapping[str, int], *, cache_bytes: int = 0
+) -> Iterator[None]:
+    """Give linears the zeros of a plan until the end of the block.
+
+    Args:
+        linears: By full name; those of the plan among them.
+        levels: The database.
+        plan: Linear → its zeros.
+        cache_bytes: Most bytes of decoded levels that the database keeps.
+
+    Raises:
+        LevelsError: If the database lacks a linear, or a file is damaged.
+    """
+    # Outside of inference mode, where a caller may be: decoded levels are kept for others, who may need gradients.
+    with torch.inference_mode(False), torch.no_grad():
+        weights = {
+            name: _realised(levels, name, linears[name].weight.detach(), count, cache_bytes)
+            for name, count in plan.items()
+        }
+    with swapped(linears, weights):
+        yield
+
+
+def _realised(levels: Levels, name: str, dense: Tensor, count: int, cache_bytes: int) -> Tensor:
+    file = levels.linear(name)
+
+    def decode(level: int) -> Tensor:
+        return levels.decoded.get(name, level, dense.device, partial(file.decode, level, dense.device), cache_bytes)
+
+    return realise(file, dense, count, decode)
 
 
 def find_linears(decoder: Decoder, levels: Database, *, wider: bool = False) -> dict[str, nn.Linear]:

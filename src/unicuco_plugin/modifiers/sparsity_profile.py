@@ -16,7 +16,7 @@ from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
 from unicuco_plugin.modifiers.carriers.removal import correct_experts
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
-from unicuco_plugin.modifiers.sources.identity import carry_over, check_identity
+from unicuco_plugin.modifiers.sources.identity import carry_over, find_fingerprint
 from unicuco_plugin.modifiers.sources.late import ask_late
 from unicuco_plugin.modifiers.sources.limit_check import check_shape
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
@@ -29,6 +29,7 @@ from unicuco_plugin.modifiers.sources.source_fields import (
 )
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
 from unicuco_plugin.progress import Progress
+from unicuco_plugin.pruning import check_model
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import cutting
@@ -92,7 +93,7 @@ class SparsityProfileModifier(Modifier):
     provenance: list[dict[str, Any]] | None = None
 
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
-    _checked: bool = PrivateAttr(default=False)
+    _fingerprint: str | None = PrivateAttr(default=None)  # of the model, once the strategies are known to be its
     _progress: Callable[[Progress], None] = PrivateAttr(default_factory=lambda: lambda _: None)
     _handlers: Handlers = PrivateAttr(default_factory=Handlers)
 
@@ -171,12 +172,12 @@ class SparsityProfileModifier(Modifier):
         """
         if not self.resolve():  # whoever answers later will do so for this very model
             return
-        accept = self.accept_other_weights
+        accept, actual = self.accept_other_weights, find_fingerprint(model)
         self._strategies = tuple(
-            carry_over(one) if check_identity(model, one.model, accept_other_weights=accept) else one
+            carry_over(one) if check_model(model, one.model, accept_other_weights=accept, actual=actual) else one
             for one in self.resolve()
         )
-        self._checked = True
+        self._fingerprint = str(actual)
 
     def check_recipe(self, modifiers: Sequence[Modifier]) -> None:
         """Refuse a recipe that cannot apply the strategies, before a model is loaded.
@@ -205,19 +206,17 @@ class SparsityProfileModifier(Modifier):
         if self.late is not None:
             if cutting(self.late.spaces):
                 self._options.check_family(find_decoder(state.model))
-            self._strategies = (ask_late(self.late, state, self.request, self._progress),)
-        if not self._checked:
+            answer = ask_late(self.late, state, self.request, self._progress)
+            self._strategies, self._fingerprint = (answer,), answer.model.fingerprint
+        if self._fingerprint is None:
             self.check(state.model)
         spaces = [strategy.space for strategy in self.resolve()]
         check_carrier(spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_text(spaces, self.levels, state)
         batches = None if state.data is None else state.data.calib
-        payload = partial(find_payload, self._sources)
-        self._handlers.start(
-            (Task(state.model, one, self.levels, self._options, batches, payload) for one in self.resolve()),
-            modifiers,
-            place,
-        )
+        fixed = self.levels, self._options, batches, partial(find_payload, self._sources)
+        tasks = [Task(state.model, str(self._fingerprint), one, *fixed) for one in self.resolve()]
+        self._handlers.start(tasks, modifiers, place)
         return True
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from unicuco_plugin.errors import CalibrationError, LevelsError, UnknownNameError
 from unicuco_plugin.levels.database import Database
+from unicuco_plugin.levels.exchange import Stitching, Storing
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.objectives.evaluator import DROPPED, KEPT, BlockEvaluator, lacking_parts
 from unicuco_plugin.objectives.kl import Direction
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.reduced import ReducedEvaluator
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
-from unicuco_plugin.objectives.stored import StoredEvaluator
 from unicuco_plugin.objectives.work import ignore
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranked_parts import RankedParts
@@ -67,7 +67,7 @@ def _zero(means: _Means) -> Measure:
     levels = means.levels
     if not isinstance(levels, Levels):
         raise LevelsError(f"the space {means.space!r} is measured on a level database of sparsities, got none")
-    evaluator, sizes = StitchedEvaluator(means.decoder, levels, means.windows, **means.fixed), levels.sizes
+    evaluator, sizes = LevelEvaluator(Stitching(means.decoder, levels), means.windows, **means.fixed), levels.sizes
     return lambda strategies, report: evaluator.evaluate([plan_counts(units, sizes) for units in strategies], report)
 
 
@@ -75,7 +75,7 @@ def _store(means: _Means) -> Measure:
     levels = means.levels
     if not isinstance(levels, SchemeLevels):
         raise LevelsError(f"the space {means.space!r} is measured on a level database of schemes, got none")
-    evaluator, names = StoredEvaluator(means.decoder, levels, means.windows, **means.fixed), list(levels.shapes)
+    evaluator, names = LevelEvaluator(Storing(means.decoder, levels), means.windows, **means.fixed), list(levels.shapes)
     return lambda strategies, report: evaluator.evaluate([plan_schemes(units, names) for units in strategies], report)
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.levels.exchange import Stitching
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space, room_for
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.scores.budget import block_sizes, check_budget, meet_budget, name_units
@@ -51,8 +52,8 @@ class Atp:
             raise RequestError("atp measures its trials on a level database: give levels, got None")
         started = time.perf_counter()
         sizes, names = block_sizes(request.decoder), request.decoder.block_names
-        evaluator = StitchedEvaluator(
-            request.decoder, request.levels, request.windows, batch_windows=request.batch_windows
+        evaluator = LevelEvaluator(
+            Stitching(request.decoder, request.levels), request.windows, batch_windows=request.batch_windows
         )
         room = room_for(request)
         betas = trial_steps(len(sizes), request.sparsity, self.trials)

@@ -7,12 +7,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.levels.exchange import Stitching
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.needed import check_needed
 from unicuco_plugin.models.blocks.sublayers import check_silence, sublayer_names, sublayer_params
 from unicuco_plugin.objectives.evaluator import NO_ATTENTION, NO_MLP, BlockEvaluator
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.bit_genomes import BitProblem
 from unicuco_plugin.peers.bits import bits_problem
@@ -77,8 +78,8 @@ class EvoPress:
             raise RequestError("evopress measures its candidates on a level database: give levels, got None")
         check_budget(request.sparsity)
         sizes = request.levels.sizes
-        evaluator = StitchedEvaluator(
-            request.decoder, request.levels, request.windows[:1], batch_windows=request.batch_windows
+        evaluator = LevelEvaluator(
+            Stitching(request.decoder, request.levels), request.windows[:1], batch_windows=request.batch_windows
         )
         step = level_step(request.decoder.config.hidden_size)
         problem = LevelProblem(

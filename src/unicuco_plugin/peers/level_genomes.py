@@ -17,8 +17,8 @@ import numpy as np
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.objectives.room import Room
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.peers.evolution import Genome
 from unicuco_plugin.peers.minibatch import mean_over
 from unicuco_plugin.scores.budget import BOUNDS
@@ -108,9 +108,9 @@ class Evaluators:
         room: Measures as many plans at a time as there is memory for.
     """
 
-    def __init__(self, first: StitchedEvaluator, room: Room) -> None:
+    def __init__(self, first: LevelEvaluator, room: Room) -> None:
         self._first, self._room = first, room
-        self._of_length: dict[int, StitchedEvaluator] = {}
+        self._of_length: dict[int, LevelEvaluator] = {}
 
     def measure(self, plans: Sequence[Mapping[str, int]], windows: Tensor) -> list[float]:
         """Divergence of each plan on some windows."""

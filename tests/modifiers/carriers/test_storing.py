@@ -17,10 +17,12 @@ from unicuco_plugin.costs.stored import scheme_costs
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, RecipeError, StrategyError
 from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.fused_units import fused_units
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.modifiers.carriers.storing import StoreHandler
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.sources import identity
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.serving.verdict import check_serving
@@ -81,6 +83,17 @@ def test_a_checkpoint_has_the_databases_tensors_and_is_what_was_measured(family,
     with torch.no_grad():
         p, q = (model(input_ids=windows, use_cache=False).logits.double().log_softmax(-1) for model in (dense, loaded))
     assert (p.exp() * (p - q)).sum(-1).mean().item() == pytest.approx(measured.value, rel=1e-3)
+
+
+def test_the_model_is_hashed_once_whatever_asks(checkpoint, database, tmp_path, monkeypatch):
+    dense = load_model(checkpoint("llama"))
+    strategy = scheme_strategy(dense, scheme_units(dense, W4))
+    hashed = []
+    monkeypatch.setattr(identity, "fingerprint", lambda model: hashed.append(model) or fingerprint(model))
+    prune_with_recipe(
+        checkpoint("llama"), [SparsityProfileModifier(strategy=strategy, levels=database())], tmp_path / "out"
+    )
+    assert len(hashed) == 1
 
 
 def test_a_checkpoint_has_the_bytes_that_were_counted_but_for_padding(checkpoint, database, tmp_path):
@@ -240,7 +253,7 @@ def test_what_breaks_off_half_way_leaves_the_dense_model(checkpoint, database, m
     ids = torch.arange(3, 11)[None]
     with torch.no_grad():
         before = model(ids).logits
-    handler = StoreHandler(model, strategy, database())
+    handler = StoreHandler(model, strategy.model.fingerprint, strategy, database())
     names, stored = list(handler._linears), StoreHandler._store
     monkeypatch.setattr(
         StoreHandler, "_store", lambda self, name, group: stored(self, name, group) or 1 / (name != names[-1])

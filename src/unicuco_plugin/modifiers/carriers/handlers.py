@@ -54,6 +54,7 @@ class Task:
 
     Attributes:
         model: The model that the toolkit works on.
+        fingerprint: Of this model while dense.
         strategy: Already checked to be this model's.
         levels: A level database's folder, where zeros or codes are to come from one.
         options: Of structured strategies.
@@ -62,6 +63,7 @@ class Task:
     """
 
     model: nn.Module
+    fingerprint: str
     strategy: Strategy
     levels: str | None
     options: StructuredOptions
@@ -80,13 +82,13 @@ def _structured(task: Task) -> SpaceHandler:
 
 def _sparsity(task: Task) -> SpaceHandler:
     if task.levels is not None:
-        return StitchHandler(task.model, task.strategy, task.levels)
+        return StitchHandler(task.model, task.fingerprint, task.strategy, task.levels)
     return SparsityHandler(task.model, task.strategy)
 
 
 def _stored(task: Task) -> SpaceHandler:
     if task.levels is not None:
-        return StoreHandler(task.model, task.strategy, task.levels)
+        return StoreHandler(task.model, task.fingerprint, task.strategy, task.levels)
     return QuantiserHandler(task.model, task.strategy)
 
 

@@ -12,7 +12,6 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.plan_check import count_zeros
-from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
 
@@ -28,6 +27,7 @@ class StitchHandler:
 
     Args:
         model: The model that the toolkit works on.
+        fingerprint: Of this model while dense.
         strategy: A strategy of the space ``sparsity``, already checked to be this model's.
         levels: The database's folder.
 
@@ -38,14 +38,14 @@ class StitchHandler:
         UnsupportedModelError: If the model cannot be pruned.
     """
 
-    def __init__(self, model: nn.Module, strategy: Strategy, levels: str | Path) -> None:
+    def __init__(self, model: nn.Module, fingerprint: str, strategy: Strategy, levels: str | Path) -> None:
         if not strategy.traits.zeroes:
             raise StrategyError(f"space must be 'sparsity' for weights to be zeroed, got {quoted(strategy.space)}")
         self._model = model
         decoder = find_decoder(model)
         self._blocks = decoder.blocks  # which may go, or be cut, meanwhile
         database = Levels.open(levels)
-        database.check_model(identify(model).fingerprint)
+        database.check_model(fingerprint)
         database.verify()
         self._plan = plan_counts(strategy.shares, database.sizes)
         self._linears = decoder.all_linears()

@@ -22,7 +22,6 @@ from unicuco_plugin.models.tensors.storage import exchange_data, read_kept
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.follower import check_ignored, find_quantiser
 from unicuco_plugin.modifiers.carriers.packing import config_groups, packed_schemes
-from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.schemes import parse_scheme
 from unicuco_plugin.strategy import Strategy
 
@@ -46,6 +45,7 @@ class StoreHandler(_Stores):
 
     Args:
         model: The model that the toolkit works on.
+        fingerprint: Of this model while dense.
         strategy: Of the space ``precision``, already checked to be this model's.
         levels: The database's folder.
 
@@ -56,10 +56,10 @@ class StoreHandler(_Stores):
         UnsupportedModelError: If the model cannot be quantised.
     """
 
-    def __init__(self, model: nn.Module, strategy: Strategy, levels: str | Path) -> None:
+    def __init__(self, model: nn.Module, fingerprint: str, strategy: Strategy, levels: str | Path) -> None:
         decoder = find_decoder(model)
         database = SchemeLevels.open(levels)
-        database.check_model(identify(model).fingerprint)
+        database.check_model(fingerprint)
         database.verify()
         linears = find_linears(decoder, database)
         self._plan = packed_schemes(model, strategy)

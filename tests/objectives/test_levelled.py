@@ -7,6 +7,7 @@ from tiny import FAMILIES, VOCABULARY, tiny_model
 
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.build import build_levels
+from unicuco_plugin.levels.exchange import Stitching
 from unicuco_plugin.levels.linear import LinearLevels
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.stitch import stitch
@@ -15,9 +16,9 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.objectives.divergence import DivergenceObjective
+from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.objectives.sensitivity import TOKEN_COST, measure_slopes, uniform_plan
-from unicuco_plugin.objectives.stitched import StitchedEvaluator
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.units import group_linears
@@ -65,7 +66,7 @@ def test_candidates_equal_plain_forwards_of_the_stitched_checkpoint(family, tmp_
     levels = build(family, tmp_path / "db")
     model = dense(family)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = StitchedEvaluator(find_decoder(model), levels, WINDOWS).evaluate(plans(levels))
+    found = LevelEvaluator(Stitching(find_decoder(model), levels), WINDOWS).evaluate(plans(levels))
     for plan, evaluation in zip(plans(levels), found, strict=True):
         expected = plain_divergence(family, levels, plan)
         torch.testing.assert_close(torch.tensor(evaluation.per_window).double(), expected, rtol=1e-4, atol=1e-6)
@@ -75,7 +76,7 @@ def test_candidates_equal_plain_forwards_of_the_stitched_checkpoint(family, tmp_
 
 def test_a_failure_leaves_the_model_dense(llama_levels, monkeypatch):
     model = dense()
-    evaluator = StitchedEvaluator(find_decoder(model), llama_levels, WINDOWS)
+    evaluator = LevelEvaluator(Stitching(find_decoder(model), llama_levels), WINDOWS)
     evaluator.evaluate([])
 
     def boom(*_):
@@ -89,7 +90,7 @@ def test_a_failure_leaves_the_model_dense(llama_levels, monkeypatch):
 
 def test_each_level_that_a_batch_needs_is_decoded_once(llama_levels, monkeypatch):
     levels = Levels.open(llama_levels.folder)  # nothing is decoded yet
-    evaluator = StitchedEvaluator(find_decoder(dense()), levels, WINDOWS, cache_bytes=0)
+    evaluator = LevelEvaluator(Stitching(find_decoder(dense()), levels), WINDOWS, decoded_bytes=0)
     decoded, decode = [], LinearLevels.decode
 
     def counting(stored, level, place):
@@ -106,8 +107,8 @@ def test_each_level_that_a_batch_needs_is_decoded_once(llama_levels, monkeypatch
 def test_an_offloaded_block_is_read_once_for_a_batch_and_written_never(llama_levels, tmp_path, monkeypatch):
     dense().save_pretrained(tmp_path / "dense")
     decoder = find_decoder(load_model(tmp_path / "dense", offload="disk"))
-    evaluator = StitchedEvaluator(decoder, llama_levels, WINDOWS, batch_windows=1)
-    expected = StitchedEvaluator(find_decoder(dense()), llama_levels, WINDOWS, batch_windows=1)
+    evaluator = LevelEvaluator(Stitching(decoder, llama_levels), WINDOWS, batch_windows=1)
+    expected = LevelEvaluator(Stitching(find_decoder(dense()), llama_levels), WINDOWS, batch_windows=1)
     evaluator.evaluate([])
     reads, onload = [], DiskCache.onload
     monkeypatch.setattr(DiskCache, "onload", lambda cache, kept: reads.append(id(kept)) or onload(cache, kept))
