@@ -32,6 +32,7 @@ def make(sizes, per_block=4, names=WIDTHS, stay=(), needed=()):
 
 SIZES = (552960, 331776, 1769472, 884736)
 REAL = make(SIZES * 30)
+PART = make(SIZES * 8)
 # Three blocks of two units of several sizes, the first one not to leave.
 SMALL = make((640, 1024, 320, 64 * 21, 640, 640), 2, WIDTHS[3:], stay=(0,))
 # All may leave, and generation needs the second or the third.
@@ -227,22 +228,22 @@ def test_the_cheapest_strategy_is_that_of_brute_force(space, seed):
 
 
 def test_without_blocks_that_are_worth_it_the_cheapest_are_those_of_bits_alone():
-    costs = random_costs(REAL, 0)
-    costs[:, -1] = torch.tensor([1e6, 0.0, 0.0, 0.0] * 30)
-    stored = PrecisionSpace(REAL.unit_names, REAL.unit_params, tuple(row[:-1] for row in REAL.choices))
+    costs = random_costs(PART, 0)
+    costs[:, -1] = torch.tensor([1e6, 0.0, 0.0, 0.0] * 8)
+    stored = PrecisionSpace(PART.unit_names, PART.unit_params, tuple(row[:-1] for row in PART.choices))
     budgets = [1.0 - bits / 16.0 for bits in (2.5, 4.25)]
-    torch.testing.assert_close(REAL.cheapest(costs, budgets), stored.cheapest(costs[:, :-1], budgets))
+    torch.testing.assert_close(PART.cheapest(costs, budgets), stored.cheapest(costs[:, :-1], budgets))
 
 
 @pytest.mark.parametrize("bits", [0.5, 1.0, 1.75, 2.5, 3.5, 5.0])
 def test_refining_finds_nearly_the_cheapest_strategy_of_units_that_add_up(bits):
-    costs, budget = random_costs(REAL, 0), 1.0 - bits / 16.0
-    value = additive(REAL, costs)
-    [best] = value(REAL.cheapest(costs, [budget])).exp().tolist()
-    start = REAL.project(torch.zeros(1, 120, dtype=torch.float64), budget)
-    dense = torch.zeros(120, dtype=torch.float64)
-    [spent] = value(REAL.spent(REAL.costs_at(value, dense, REAL.longest), [budget])).exp().tolist()
-    [found] = value(REAL.refined(value, start, budget)).exp().tolist()
+    costs, budget = random_costs(PART, 0), 1.0 - bits / 16.0
+    value = additive(PART, costs)
+    [best] = value(PART.cheapest(costs, [budget])).exp().tolist()
+    start = PART.project(torch.zeros(1, 32, dtype=torch.float64), budget)
+    dense = torch.zeros(32, dtype=torch.float64)
+    [spent] = value(PART.spent(PART.costs_at(value, dense, PART.longest), [budget])).exp().tolist()
+    [found] = value(PART.refined(value, start, budget)).exp().tolist()
     assert best <= spent * (1 + 1e-9) and spent <= 1.03 * best
     assert best <= found * (1 + 1e-9) and found <= 1.05 * best
 

@@ -21,10 +21,20 @@ from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
-from unicuco_plugin.schemes import DENSE
+from unicuco_plugin.schemes import DENSE, REMOVED
+from unicuco_plugin.spaces.compound import CompoundSpace
 from unicuco_plugin.spaces.precision import PrecisionSpace
 
-__all__ = ["Measure", "at_least", "find_neighbours", "measure_alone", "measure_uniform", "unit_costs", "unit_losses"]
+__all__ = [
+    "Measure",
+    "at_least",
+    "find_neighbours",
+    "measure_alone",
+    "measure_gone",
+    "measure_uniform",
+    "unit_costs",
+    "unit_losses",
+]
 
 Measure = Callable[[str, Tensor], Sequence[float]]
 """What is measured, by a name for journals, and ``n x d`` strategies → ``n`` divergences, nats per token."""
@@ -76,16 +86,26 @@ def measure_alone(measure: Measure, name: str, others: Tensor, alone: Tensor) ->
     return torch.tensor(found, dtype=torch.float64)
 
 
+def measure_gone(measure: Measure, name: str, space: CompoundSpace, others: Tensor) -> Tensor:
+    """Divergences where one block at a time is gone and all others are as in ``others``, ``d``."""
+    found: list[float] = []
+    for start, part in enumerate(space.gone(others, torch.eye(len(space.blocks)) > 0.0).split(_TOGETHER)):
+        found += measure(f"{name} from {start * _TOGETHER}", part)
+    return torch.tensor(found, dtype=torch.float64)
+
+
 def at_least(harm: Tensor) -> Tensor:
     """Harms or gains, ``d``, none of them below a small share of their median."""
     return harm.clamp_min(max(_LEAST_SHARE * harm.median().item(), _LEAST))
 
 
 def unit_losses(levels: SchemeLevels, space: PrecisionSpace, units: Mapping[str, Sequence[str]]) -> Tensor:
-    """What each choice loses of a unit's outputs, ``d x l``; infinite where there is no such choice."""
+    """What each choice loses of a unit's outputs, ``d x l``; infinite where there is no such choice, or it is gone."""
     found = torch.full((len(space.units), max(map(len, space.choices))), torch.inf, dtype=torch.float64)
     for row, unit, choices in zip(found, space.units, space.choices, strict=True):
         for place, (name, *_) in enumerate(choices):
+            if name == REMOVED:
+                continue
             row[place] = 0.0 if name == DENSE else sum(levels.loss(linear, name) for linear in units[unit])
     return found
 

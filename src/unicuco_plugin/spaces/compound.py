@@ -3,7 +3,7 @@ r"""The space of bits and blocks: units are stored by schemes, as in ``precision
 Notation as in ``precision``; a unit that is gone has 0 bits and a share of 1, with all others of its block.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -79,10 +79,35 @@ class CompoundSpace(PrecisionSpace):
         return Leaving(groups, tuple(needed), self._steps.unit_params, tuple(saved))
 
     @cached_property
-    def _stored(self) -> PrecisionSpace:
+    def stored(self) -> PrecisionSpace:
         """The same units where none is gone."""
         rows = [tuple(choice for choice in row if choice[0] != REMOVED) for row in self.choices]
         return PrecisionSpace(self.unit_names, self.unit_params, tuple(rows))
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the ``b`` blocks that may leave."""
+        return tuple(self._leaves)
+
+    def gone(self, x: Tensor, which: Tensor) -> Tensor:
+        """One strategy, ``d``, where blocks are gone as ``n x b`` bools say, ``n x d``."""
+        return torch.where(self._leaving.units(which), 1.0, x)
+
+    def in_turn(self, x: Tensor, harm: Tensor, counts: Sequence[int]) -> Tensor:
+        """One strategy, ``d``, without so many blocks, those of the least harm, ``b``, first: ``n x d``."""
+        which = harm.argsort(stable=True).argsort() < torch.tensor(counts)[:, None]
+        return self.gone(x, which[self._leaving.allowed(which)])
+
+    def with_blocks(self, costs: Tensor, leaves: Tensor) -> Tensor:
+        """What choices of single units cost, ``d x l``, with what it costs that each block is gone, ``b``.
+
+        Every unit of a block has its part of that, by its weights.
+        """
+        full = costs.clone()
+        for group, cost in zip(self._leaving.groups, leaves.tolist(), strict=True):
+            units = list(group)
+            full[units, self._steps.most[units].long()] = cost * self.params[units] / self.params[units].sum()
+        return full
 
     @cached_property
     def _pricing(self) -> CoupledPricing:
@@ -110,7 +135,7 @@ class CompoundSpace(PrecisionSpace):
         """The nearest strategies of whole steps, ``p x d``."""
         share = self._leaving.share(x)
         gone = self._leaving.worthiest(share, self._leaving.asked(x, share))
-        return torch.where(self._leaving.units(gone), 1.0, self._stored.rounded(x))
+        return torch.where(self._leaving.units(gone), 1.0, self.stored.rounded(x))
 
     def parse(self, key: str) -> Tensor:
         """The inverse of ``key``, ``d``.
@@ -129,7 +154,7 @@ class CompoundSpace(PrecisionSpace):
 
         Blocks go until the others have between the mean bits of all and half as many more, or four.
         """
-        s = self._stored.random(count, min(sparsity, self._stored.most), generator)
+        s = self.stored.random(count, min(sparsity, self.stored.most), generator)
         worth = self._leaving.share(s)
         worth = worth + _NOISE * torch.randn(worth.shape, generator=generator, dtype=torch.float64)
         own = DENSE_BITS * (1.0 - sparsity)
@@ -149,7 +174,7 @@ class CompoundSpace(PrecisionSpace):
             exchanged[:, staying.units] = inner
             flipped = gone ^ torch.eye(len(gone), dtype=torch.bool)
             flipped = flipped[self._leaving.meets(flipped, bits)]
-            s = self._stored._steps.shares(self._pricing.back(k)).expand(len(flipped), -1)
+            s = self.stored._steps.shares(self._pricing.back(k)).expand(len(flipped), -1)
             found.append(
                 self._steps.shares(torch.cat([exchanged, self._pricing.near(s, flipped, bits.expand(len(s)))]))
             )

@@ -189,11 +189,13 @@ class CoupledPricing:
         """The choices of least sum at each budget, ``t x d`` places."""
         own, leaves = self._split(costs)
         k = self._allowed(own, leaves, bits)
-        # Where savings were counted coarsely a step is missing, or too much.
+        settled = k.clone()
+        # Where savings were counted coarsely a step is too much.
         for rows, staying in self._by_groups(self.leaving.gone(self.steps.shares(k))):
             at = k[rows][:, staying.units]
-            k[rows[:, None], staying.units] = staying.pricing.steps.settle(at, at, at, bits[rows] - staying.gone)
-        return k
+            settled[rows[:, None], staying.units] = staying.pricing.steps.settle(at, at, at, bits[rows] - staying.gone)
+        better = self._sums(own, leaves, settled) < self._sums(own, leaves, k)
+        return torch.where(better[:, None], settled, k)
 
     def _allowed(self, own: Tensor, leaves: Tensor, bits: Tensor) -> Tensor:
         """The cheapest places ``t x d`` that leave what is needed: without what is missing, each that it could be."""
@@ -213,8 +215,11 @@ class CoupledPricing:
                 kept = leaves.clone()
                 kept[member] = torch.inf
                 ways.append(self._allowed(own, kept, bits[short]))
+            every = torch.stack(ways)
             sums = torch.stack([self._sums(own, leaves, way) for way in ways])
-            k[short] = torch.stack(ways)[sums.argmin(0), torch.arange(int(short.sum()))]
+            params = torch.tensor(self.steps.unit_params, dtype=torch.float64)
+            fails = self.steps.shares(every) @ params < bits[short] - 0.5
+            k[short] = every[sums.masked_fill(fails, torch.inf).argmin(0), torch.arange(int(short.sum()))]
         return k
 
     def _sums(self, own: Tensor, leaves: Tensor, k: Tensor) -> Tensor:

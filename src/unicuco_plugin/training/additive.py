@@ -2,7 +2,8 @@ r"""What single units say before a strategy of bits is measured: first strategie
 
 What a unit costs is measured twice: as harm, where all others have the wider of two schemes, and as gain, where all
 others have the narrower (:mod:`unicuco_plugin.scores.single_units`). Costs do not add up, so the two differ by a factor
-of several; their geometric mean stands for what lies between.
+of several; their geometric mean stands for what lies between. Where whole blocks may be gone, that is measured of one
+block at a time beside each of the two schemes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,12 @@ from unicuco_plugin.scores.single_units import (
     at_least,
     find_neighbours,
     measure_alone,
+    measure_gone,
     measure_uniform,
     unit_costs,
     unit_losses,
 )
+from unicuco_plugin.spaces.compound import CompoundSpace
 from unicuco_plugin.spaces.precision import PrecisionSpace
 from unicuco_plugin.strategy import Plain
 from unicuco_plugin.training.subject import Start
@@ -34,6 +37,8 @@ __all__ = ["additive_starts", "find_prior", "find_starts"]
 # has changed, by so many units of log for each unit and for each kind. A choice, so that directions come apart.
 _OWN_NOISE, _KIND_NOISE = 0.7, 0.5
 _NOISY = 60
+# How many blocks are gone, the least harmful first, beside one scheme for all others.
+_GONE = (1, 2, 3, 4, 6, 8, 10, 13, 16, 20)
 
 
 def additive_starts(
@@ -75,8 +80,19 @@ def additive_starts(
     steps = space.places(uniform[wide]), space.places(uniform[narrow])
     shapes = {"both": (harm * gain).sqrt(), "harm": harm, "gain": gain}
     costs = {name: unit_costs(shape, losses, *steps) for name, shape in shapes.items()}
-    first, plain = find_starts(space, costs)
-    return Start(first, find_prior(space, costs["both"]), spent, plain)
+    if not isinstance(space, CompoundSpace):
+        first, plain = find_starts(space, costs)
+        return Start(first, find_prior(space, costs["both"]), spent, plain)
+    leaves = {
+        name: at_least(measure_gone(measure, f"blocks gone in {place}", space, uniform[place]) - divergences[place])
+        for name, place in (("harm", wide), ("gain", narrow))
+    }
+    leaves["both"] = (leaves["harm"] * leaves["gain"]).sqrt()
+    orders = ("harm", wide, _GONE), ("gain", narrow, _GONE), ("harm", 0, _GONE[:4])
+    rows = [space.in_turn(uniform[place], leaves[name], counts) for name, place, counts in orders]
+    with_blocks = {name: space.with_blocks(own, leaves[name]) for name, own in costs.items()}
+    first, plain = find_starts(space, with_blocks, alone=costs["both"], more=torch.cat(rows))
+    return Start(first, find_prior(space, with_blocks["both"]), spent, plain)
 
 
 def find_prior(space: PrecisionSpace, costs: Tensor) -> Prior:
@@ -97,19 +113,27 @@ def find_prior(space: PrecisionSpace, costs: Tensor) -> Prior:
     return Prior(knots, torch.stack(curves))
 
 
-def find_starts(space: PrecisionSpace, costs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Plain]]:
+def find_starts(
+    space: PrecisionSpace, costs: Mapping[str, Tensor], *, alone: Tensor | None = None, more: Tensor | None = None
+) -> tuple[Tensor, dict[str, Plain]]:
     """First strategies, ``n x d``, and the keys of those that plain methods answer with.
 
-    One scheme for all; the additive answer at every budget from harms and gains together; then from either alone, and
-    from costs that noise has changed, at budgets in turn.
+    One scheme for all; the additive answer at every budget from harms and gains together, and with all blocks where
+    some may be gone; what else there is; then the additive answers from harms or gains alone, and from costs that noise
+    has changed, at budgets in turn.
 
     Args:
         space: Over the units.
         costs: ``C``, nats per token that each choice of a unit is taken to cost, of ``both``, ``harm`` and ``gain``.
+        alone: ``both`` of schemes alone, where blocks may be gone.
+        more: Strategies that come before those with noise, ``m x d``.
     """
     budgets = space.budgets
     uniform = torch.stack(list(space.uniform().values()))
     additive = space.cheapest(costs["both"], budgets)
+    if alone is not None and isinstance(space, CompoundSpace):
+        reached = [budget for budget in budgets if budget < space.stored.most]
+        additive = torch.cat([additive, space.stored.cheapest(alone[:, : space.stored.longest + 1], reached)])
     plain: dict[str, Plain] = {space.key(row): "additive" for row in additive}
     plain |= {space.key(row): "uniform" for row in uniform}
     others = [space.cheapest(costs[name], budgets[place::2]) for place, name in enumerate(("harm", "gain"))]
@@ -118,4 +142,5 @@ def find_starts(space: PrecisionSpace, costs: Mapping[str, Tensor]) -> tuple[Ten
         noise = _OWN_NOISE * torch.randn(len(space.units), generator=generator, dtype=torch.float64)
         noise += _KIND_NOISE * torch.randn(len(space.units), generator=generator, dtype=torch.float64)[space.kinds]
         others.append(space.cheapest(costs["both"] * noise.exp()[:, None], budgets[place % 2 :: 2]))
-    return torch.cat([uniform, additive, *others]), plain  # plain ones first
+    first = [uniform, additive, *([] if more is None else [more]), *others]
+    return torch.cat(first), plain  # plain ones first
