@@ -41,7 +41,8 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
     if len(strategies) != 1:
         return table
     if stores:
-        return f"{table}\n\n{_by_scheme(strategies[0].schemes)}"
+        gone = f"\n\nremoves {escape_line(list_units(strategies[0].shares))}" if strategies[0].shares else ""
+        return f"{table}\n\n{_by_scheme(strategies[0].schemes)}{gone}"
     verb = "zeroes" if strategies[0].traits.zeroes else "removes"
     return f"{table}\n\n{verb} {escape_line(list_units(strategies[0].shares))}"
 
@@ -59,7 +60,11 @@ def describe_profile(profile: "Profile") -> str:
     front = profile.front()
     if all(strategy.traits.stores for strategy in front):
         rows = [(*_row(strategy), list_schemes(strategy.schemes)) for strategy in front]
-        return "\n".join([*lines, "", format_table((*_BITS_HEADER, "schemes"), rows, right=_NUMBERS)])
+        header = (*_BITS_HEADER, "schemes")
+        if any(strategy.shares for strategy in front):
+            header = (*header, "removes")
+            rows = [(*row, list_units(strategy.shares)) for row, strategy in zip(rows, front, strict=True)]
+        return "\n".join([*lines, "", format_table(header, rows, right=_NUMBERS)])
     rows = [(*_row(strategy), list_units(strategy.shares)) for strategy in front]
     return "\n".join([*lines, "", format_table((*_HEADER, "removes"), rows, right=_NUMBERS)])
 
