@@ -78,6 +78,12 @@ def test_settings_start_from_a_preset(unicuco, recorded):
     assert call["calibration"].sources == ()
 
 
+def test_settings_that_nobody_gives_stay_unset_so_that_a_space_may_have_its_own(unicuco, recorded):
+    unicuco("train", "--model", "m", "--output", "o", "--epochs", "3")
+    [call] = recorded
+    assert call["settings"].model_fields_set == {"epochs"}
+
+
 @pytest.mark.parametrize(
     "spelling",
     [

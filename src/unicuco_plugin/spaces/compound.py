@@ -93,9 +93,13 @@ class CompoundSpace(PrecisionSpace):
         """One strategy, ``d``, where blocks are gone as ``n x b`` bools say, ``n x d``."""
         return torch.where(self._leaving.units(which), 1.0, x)
 
-    def in_turn(self, x: Tensor, harm: Tensor, counts: Sequence[int]) -> Tensor:
-        """One strategy, ``d``, without so many blocks, those of the least harm, ``b``, first: ``n x d``."""
-        which = harm.argsort(stable=True).argsort() < torch.tensor(counts)[:, None]
+    def may_be_gone(self, which: Tensor) -> Tensor:
+        """Whether what generation needs stays without blocks, ``n x b`` to ``n`` bools."""
+        return self._leaving.allowed(which)
+
+    def in_turn(self, x: Tensor, order: Tensor, counts: Sequence[int]) -> Tensor:
+        """One strategy, ``d``, without so many blocks, in the order of their numbers, ``b``: ``n x d``."""
+        which = order.argsort() < torch.tensor(counts)[:, None]
         return self.gone(x, which[self._leaving.allowed(which)])
 
     def with_blocks(self, costs: Tensor, leaves: Tensor) -> Tensor:

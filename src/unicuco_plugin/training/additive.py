@@ -2,8 +2,8 @@ r"""What single units say before a strategy of bits is measured: first strategie
 
 What a unit costs is measured twice: as harm, where all others have the wider of two schemes, and as gain, where all
 others have the narrower (:mod:`unicuco_plugin.scores.single_units`). Costs do not add up, so the two differ by a factor
-of several; their geometric mean stands for what lies between. Where whole blocks may be gone, that is measured of one
-block at a time beside each of the two schemes.
+of several; their geometric mean stands for what lies between. Where whole blocks may be gone, that is measured of each
+beside either scheme, and beside the wider one in rounds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from unicuco_plugin.scores.single_units import (
     find_neighbours,
     measure_alone,
     measure_gone,
+    measure_rounds,
     measure_uniform,
     unit_costs,
     unit_losses,
@@ -83,13 +84,11 @@ def additive_starts(
     if not isinstance(space, CompoundSpace):
         first, plain = find_starts(space, costs)
         return Start(first, find_prior(space, costs["both"]), spent, plain)
-    leaves = {
-        name: at_least(measure_gone(measure, f"blocks gone in {place}", space, uniform[place]) - divergences[place])
-        for name, place in (("harm", wide), ("gain", narrow))
-    }
-    leaves["both"] = (leaves["harm"] * leaves["gain"]).sqrt()
-    orders = ("harm", wide, _GONE), ("gain", narrow, _GONE), ("harm", 0, _GONE[:4])
-    rows = [space.in_turn(uniform[place], leaves[name], counts) for name, place, counts in orders]
+    order, harm, alone = measure_rounds(measure, f"blocks in {wide}", space, uniform[wide], divergences[wide])
+    gain = at_least(measure_gone(measure, f"blocks in {narrow}", space, uniform[narrow]) - divergences[narrow])
+    leaves = {"both": harm * (gain / alone).sqrt(), "harm": harm, "gain": harm * gain / alone}
+    beside = (wide, _GONE), (narrow, _GONE), (0, _GONE[:4])
+    rows = [space.in_turn(uniform[place], order, counts) for place, counts in beside]
     with_blocks = {name: space.with_blocks(own, leaves[name]) for name, own in costs.items()}
     first, plain = find_starts(space, with_blocks, alone=costs["both"], more=torch.cat(rows))
     return Start(first, find_prior(space, with_blocks["both"]), spent, plain)
