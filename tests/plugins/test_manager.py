@@ -230,7 +230,7 @@ def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
     [
         (
             lambda: make_space("height", (), ()),
-            "space must be one of depth, precision, sparsity, structured, sublayer; got 'height'",
+            "space must be one of compound, depth, precision, sparsity, structured, sublayer; got 'height'",
         ),
         (lambda: make_objective("beauty", None), "objective must be one of divergence; got 'beauty'"),
         (
@@ -250,7 +250,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(install, call, message)
 def test_a_plugins_names_are_among_those_there_are(install):
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])))
     with pytest.raises(
-        UnknownNameError, match=r"^space must be one of depth, height, precision, spars.*; got 'width'$"
+        UnknownNameError, match=r"^space must be one of compound, depth, height, precision, spars.*; got 'width'$"
     ):
         make_space("width", (), ())
 
