@@ -72,8 +72,7 @@ class Leaving:
 
     def share(self, s: Tensor) -> Tensor:
         """Mean shares of each group, ``p x d`` to ``p x b``."""
-        weights = torch.tensor(self.bits, dtype=torch.float64)[:, None] * self.members
-        return (s[..., None] * weights).sum(-2) / self.full
+        return (s * torch.tensor(self.bits, dtype=torch.float64)) @ self.members / self.full
 
     def asked(self, s: Tensor, worth: Tensor) -> Tensor:
         """How many groups have to leave, the worthiest first, to save what ``p x d`` shares save: ``p``.
