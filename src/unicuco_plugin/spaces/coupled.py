@@ -188,39 +188,22 @@ class CoupledPricing:
     def cheapest(self, costs: Tensor, bits: Tensor) -> Tensor:
         """The choices of least sum at each budget, ``t x d`` places."""
         own, leaves = self._split(costs)
-        k = self._allowed(own, leaves, bits)
-        settled = k.clone()
-        # Where savings were counted coarsely a step is too much.
-        for rows, staying in self._by_groups(self.leaving.gone(self.steps.shares(k))):
-            at = k[rows][:, staying.units]
-            settled[rows[:, None], staying.units] = staying.pricing.steps.settle(at, at, at, bits[rows] - staying.gone)
-        better = self._sums(own, leaves, settled) < self._sums(own, leaves, k)
-        return torch.where(better[:, None], settled, k)
-
-    def _allowed(self, own: Tensor, leaves: Tensor, bits: Tensor) -> Tensor:
-        """The cheapest places ``t x d`` that leave what is needed: without what is missing, each that it could be."""
-        saved, most = self._own.saved.long(), self.steps.most
         groups = [
             Together(units, cost, int(full))
             for units, cost, full in zip(self.leaving.groups, leaves.tolist(), self.leaving.full.tolist(), strict=True)
         ]
-        k = cheapest(own, saved, [int(one) for one in bits.tolist()], groups).double()
-        k = torch.where(k == TOGETHER, most, k)
-        for members in self.leaving.needed:
-            short = self.leaving.gone(self.steps.shares(k))[:, list(members)].all(-1)
-            if not bool(short.any()):
-                continue
-            ways = []
-            for member in members:
-                kept = leaves.clone()
-                kept[member] = torch.inf
-                ways.append(self._allowed(own, kept, bits[short]))
-            every = torch.stack(ways)
-            sums = torch.stack([self._sums(own, leaves, way) for way in ways])
-            params = torch.tensor(self.steps.unit_params, dtype=torch.float64)
-            fails = self.steps.shares(every) @ params < bits[short] - 0.5
-            k[short] = every[sums.masked_fill(fails, torch.inf).argmin(0), torch.arange(int(short.sum()))]
-        return k
+        targets = [int(one) for one in bits.tolist()]
+        k = cheapest(own, self._own.saved.long(), targets, groups, self.leaving.needed).double()
+        k = torch.where(k == TOGETHER, self.steps.most, k)
+        # Where savings were counted coarsely a step is missing, or too much.
+        gone = self.leaving.gone(self.steps.shares(k))
+        settled = self.steps.most.repeat(len(k), 1)
+        for rows, staying in self._by_groups(self.leaving.clamped(gone.double(), gone.sum(-1), bits)):
+            at = torch.minimum(k[rows][:, staying.units], staying.pricing.steps.most)
+            settled[rows[:, None], staying.units] = staying.pricing.steps.settle(at, at, at, bits[rows] - staying.gone)
+        short = self.steps.shares(k) @ torch.tensor(self.steps.unit_params, dtype=torch.float64) < bits - 0.5
+        better = short | (self._sums(own, leaves, settled) < self._sums(own, leaves, k))
+        return torch.where(better[:, None], settled, k)
 
     def _sums(self, own: Tensor, leaves: Tensor, k: Tensor) -> Tensor:
         """What strategies ``t x d`` cost, ``t``."""

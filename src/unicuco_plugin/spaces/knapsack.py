@@ -5,7 +5,8 @@ symbol shape meaning
 ====== ===== =====================================================================
 costs  d x l what each choice of a unit costs; infinite where it has no such choice
 saved  d x l what it saves, whole numbers
-f      S     least cost of the units so far at which at least so many quanta are saved
+f      g x S least cost of the units so far at which at least so many quanta are saved, and of so many sets of needed
+             groups one stays, each a bit of the row's number
 ====== ===== =====================================================================
 
 Source:
@@ -44,7 +45,13 @@ class Together:
     saved: int
 
 
-def cheapest(costs: Tensor, saved: Tensor, targets: Sequence[int], groups: Sequence[Together] = ()) -> Tensor:
+def cheapest(
+    costs: Tensor,
+    saved: Tensor,
+    targets: Sequence[int],
+    groups: Sequence[Together] = (),
+    needed: Sequence[Sequence[int]] = (),
+) -> Tensor:
     """The cheapest choices that save at least a target, for each of several.
 
     Args:
@@ -52,50 +59,59 @@ def cheapest(costs: Tensor, saved: Tensor, targets: Sequence[int], groups: Seque
         saved: ``d x l``, int64, at least 0.
         targets: ``t`` whole numbers, at most what can be saved.
         groups: Of units with a choice in common.
+        needed: Sets of these, by number, of each of which one does not go; no group is in two. Each doubles the work.
 
     Returns:
         ``t x d`` places in the lists, ``TOGETHER`` for all units of a group that goes. Exact where savings have at most
-        131 072 different sums.
+        131 072 different sums; where they have more, the largest targets may be missed by a little.
     """
     possible = costs.isfinite()
     saved = torch.where(possible, saved, 0)
     inside = {unit for group in groups for unit in group.units}
-    alone = [Together((unit,), math.inf, 0) for unit in range(len(costs)) if unit not in inside]
-    groups = [*alone, *groups]
+    flag = {place: 1 << number for number, members in enumerate(needed) for place in members}
+    every = [(group, flag.get(place, 0)) for place, group in enumerate(groups)]
+    every += [(Together((unit,), math.inf, 0), 0) for unit in range(len(costs)) if unit not in inside]
     most = saved.amax(1)
-    total = sum(max(int(most[list(group.units)].sum()), group.saved) for group in groups)
+    total = sum(max(int(most[list(group.units)].sum()), group.saved) for group, _ in every)
     quantum = max(math.gcd(*saved.flatten().tolist(), *(group.saved for group in groups)), -(-total // _MOST), 1)
-    states = -(-total // quantum) + 1
+    states, flags = -(-total // quantum) + 1, 1 << len(needed)
     quanta = (saved // quantum).tolist()
-    f = torch.full((states,), torch.inf, dtype=torch.float64)
-    f[0] = 0.0
+    f = torch.full((flags, states), torch.inf, dtype=torch.float64)
+    f[0, 0] = 0.0
     taken = []
-    for group in groups:
-        before, choices = f, []
+    for group, bit in every:
+        gone, choices = _after(f, group.saved // quantum, group.cost), []
         for unit in group.units:
-            ways = [_after(f, gain, float(cost)) for gain, cost in zip(quanta[unit], costs[unit], strict=True)]
+            ways = [_after(f, gain, cost) for gain, cost in zip(quanta[unit], costs[unit].tolist(), strict=True)]
             f, choice = torch.stack(ways).min(0)
-            choices.append(choice)
-        gone = _after(before, group.saved // quantum, group.cost)
+            choices.append(choice.to(torch.int16))
+        new = torch.zeros_like(f, dtype=torch.bool)
+        if bit:
+            without = [number for number in range(flags) if not number & bit]
+            having = [number | bit for number in without]
+            new[having] = f[without] < f[having]
+            f[having] = torch.minimum(f[without], f[having])
+            f[without] = torch.inf
         better = gone < f
         f = torch.where(better, gone, f)
-        taken.append((better, choices))
+        taken.append((better, new, choices))
     found = torch.empty(len(targets), len(costs), dtype=torch.long)
     for row, target in zip(found, targets, strict=True):
-        state = min(max(-(-target // quantum), 0), states - 1)
-        for group, (better, choices) in zip(reversed(groups), reversed(taken), strict=True):
-            if bool(better[state]):
+        state, at = min(max(-(-target // quantum), 0), states - 1), flags - 1
+        for (group, bit), (better, new, choices) in zip(reversed(every), reversed(taken), strict=True):
+            if bool(better[at, state]):
                 row[list(group.units)] = TOGETHER
                 state = max(state - group.saved // quantum, 0)
                 continue
+            at = at ^ bit if bool(new[at, state]) else at
             for unit, choice in zip(reversed(group.units), reversed(choices), strict=True):
-                row[unit] = choice[state]
+                row[unit] = choice[at, state]
                 state = max(state - quanta[unit][int(row[unit])], 0)
     return found
 
 
 def _after(f: Tensor, gain: int, cost: float) -> Tensor:
     """``f`` once a choice is taken that saves so many quanta."""
-    after = f[0].expand(len(f)).clone()
-    after[gain:] = f[: len(f) - gain]
+    after = f[:, :1].expand_as(f).clone()
+    after[:, gain:] = f[:, : f.shape[1] - gain]
     return after + cost
