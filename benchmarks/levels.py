@@ -20,36 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import write_result
+from common import block_parser, gather_block, write_result
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_weight
 from torch import Tensor, nn
 
-from unicuco_plugin.levels.gather import Hessians, gather_hessians
 from unicuco_plugin.levels.linear import write_linear
 from unicuco_plugin.levels.settings import LADDER
 from unicuco_plugin.levels.sweep import Factor, Solved, factor_hessian, solve_levels
-from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.models.loading import load_model, load_tokenizer
-from unicuco_plugin.texts.calibration import load_windows
 
 BLOCK_SIZE, DAMPING = 128, 1e-2
 
 
 def main() -> None:
     """Gather, time both, compare, weigh."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--calibration", nargs="+", required=True)
-    parser.add_argument("--block", type=int, default=12)
-    parser.add_argument("--windows", type=int, default=16)
-    parser.add_argument("--length", type=int, default=512)
+    parser = block_parser(__doc__)
     parser.add_argument("--sparsity", type=float, default=0.5, help="the toolkit's one level")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    hessians, linears = _gather(args)
+    hessians, linears = gather_block(args, args.device)
     rows: list[dict[str, Any]] = []
     seconds = {"one_level": 0.0, "factors": 0.0, "shared_factors": 0.0, "sweeps": 0.0}
     with tempfile.TemporaryDirectory() as folder:
@@ -88,17 +77,6 @@ def main() -> None:
     result["distance_from_floor"] = round(result["ratio"] / result["floor"], 3)
     print({name: value for name, value in result.items() if name != "linears"})
     write_result(args.output, result)
-
-
-def _gather(args: argparse.Namespace) -> tuple[Hessians, dict[str, nn.Linear]]:
-    decoder = find_decoder(load_model(args.model, device=args.device))
-    windows = load_windows(args.calibration, load_tokenizer(args.model), count=args.windows, length=args.length, seed=0)
-    runner = BlockRunner(decoder, args.length)
-    states = torch.cat([runner.embed(part) for part in windows.split(8)])
-    for index in range(args.block):
-        states = torch.cat([runner.run(index, part) for part in states.split(8)])
-    hessians, _ = gather_hessians(runner, args.block, states, 8)
-    return hessians, decoder.linears(args.block)
 
 
 def _measure(linear: nn.Linear, H: Tensor, args: argparse.Namespace) -> tuple[dict[str, Any], Solved]:

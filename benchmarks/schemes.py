@@ -24,24 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import write_result
+from common import block_parser, gather_block, write_result
 from compressed_tensors.quantization import ActivationOrdering
 from compressed_tensors.quantization.lifecycle.forward import quantize
 from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight
 from llmcompressor.observers import Observer
-from torch import Tensor, nn
+from torch import Tensor
 
-from unicuco_plugin.levels.gather import gather_hessians
 from unicuco_plugin.levels.packed import predict_packed_bytes, write_packed
 from unicuco_plugin.levels.scheme_sweep import Quantised, solve_schemes
 from unicuco_plugin.levels.settings import resolve_schemes
 from unicuco_plugin.levels.sweep import factor_hessian
 from unicuco_plugin.levels.toolkit_scheme import as_toolkit
-from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.schemes import Scheme
-from unicuco_plugin.texts.calibration import load_windows
 
 BLOCK_SIZE, DAMPING = 128, 1e-2
 # Llama-3-8B's block: rows, columns, how many, and the Hessians that they share.
@@ -56,46 +51,30 @@ LARGE_FACTORS = (4096, 4096, 4096, 14336)
 
 def main() -> None:
     """Gather, time both, compare, weigh."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--calibration", nargs="+", required=True)
-    parser.add_argument("--block", type=int, default=12)
-    parser.add_argument("--windows", type=int, default=16)
-    parser.add_argument("--length", type=int, default=512)
+    parser = block_parser(__doc__)
     parser.add_argument("--schemes", nargs="+", default=["W2A16", "W3A16", "W4A16", "W5A16", "W6A16", "W8A16"])
     parser.add_argument("--one", default="W4A16", help="the toolkit's one scheme")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--large", nargs="*", default=[], choices=LARGE)
-    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    hessians, leaders, linears = _gather(args)
+    hessians, linears = gather_block(args)
     result: dict[str, Any] = {"block": args.block, "tokens": args.windows * args.length, "schemes": args.schemes}
     rows = []
     for name, linear in linears.items():
-        W, H = linear.weight.detach(), hessians[leaders[name]]
+        leader = hessians.leaders[name]
+        W, H = linear.weight.detach(), hessians.sums[leader][0]
         row, solved = _measure(W, H, args, args.repeats)
         given = solve_schemes(W, factor_hessian(H, DAMPING), [made.scheme for made in solved], block_size=BLOCK_SIZE)
         row["by_scheme"] = {
             made.scheme.name: _compare(W, H, made, other) for made, other in zip(solved, given, strict=True)
         }
-        rows.append({"linear": name, "leads": leaders[name] == name} | row)
+        rows.append({"linear": name, "leads": leader == name} | row)
         print(json.dumps(rows[-1]), flush=True)
     result |= _sum_up(rows) | {"linears": rows}
     if args.large:
         result["large"] = _large(args)
     print({name: value for name, value in result.items() if name != "linears"})
     write_result(args.output, result)
-
-
-def _gather(args: argparse.Namespace) -> tuple[Mapping[str, Tensor], Mapping[str, str], Mapping[str, nn.Linear]]:
-    decoder = find_decoder(load_model(args.model))
-    windows = load_windows(args.calibration, load_tokenizer(args.model), count=args.windows, length=args.length, seed=0)
-    runner = BlockRunner(decoder, args.length)
-    states = torch.cat([runner.embed(part) for part in windows.split(8)])
-    for index in range(args.block):
-        states = torch.cat([runner.run(index, part) for part in states.split(8)])
-    found, _ = gather_hessians(runner, args.block, states, 8)
-    return {name: H for name, (H, _) in found.sums.items()}, found.leaders, decoder.linears(args.block)
 
 
 def _measure(

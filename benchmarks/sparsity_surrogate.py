@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import decoder_of, write_result
-from scipy.stats import spearmanr
+from common import HALF, decoder_of, draw_around, rank_correlation, write_result
 from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
@@ -27,12 +26,10 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.loading import load_tokenizer
 from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.policy.posterior import Z90
+from unicuco_plugin.request import Request
 from unicuco_plugin.search.surrogate import fit_surrogate
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.texts.calibration import load_windows
-
-HALF = 30
-WITHIN = 0.01
 
 
 def main() -> None:
@@ -55,25 +52,15 @@ def main() -> None:
     result: dict[str, Any] = {"budget": args.budget, "seed": args.seed, "tokens": args.tokens, "profiles": {}}
     for name in args.profile:
         profile = load_profile(name)
-        X = _draw(profile, args.budget, torch.Generator().manual_seed(args.seed))
+        X = draw_around(
+            profile, Request.of(sparsity=args.budget), args.budget, torch.Generator().manual_seed(args.seed)
+        )
         plans = [plan_counts(profile.search_space.to_units(row), levels.sizes) for row in X]
         found = [evaluator.evaluate([plan])[0].per_window for plan in plans]
         windows_of = torch.tensor(found, dtype=torch.float64)
         result["profiles"][name] = _compare(profile, X, windows_of, [_losses(levels, plan) for plan in plans])
         print(name, {k: v for k, v in result["profiles"][name].items() if k != "strategies"}, flush=True)
     write_result(args.output, result)
-
-
-def _draw(profile: Profile, budget: float, generator: torch.Generator) -> Tensor:
-    space = profile.search_space
-    answer = space.scores(space.from_units(profile.answer(sparsity=budget).units)[None])
-    rows = []
-    for centre in (torch.zeros_like(answer), answer):
-        for _ in range(HALF):
-            share = budget + WITHIN * (2.0 * torch.rand(1, generator=generator).item() - 1.0)
-            noise = 0.5 * torch.randn(answer.shape, generator=generator, dtype=torch.float64)
-            rows.append(space.project(centre + noise, share))
-    return torch.cat(rows)
 
 
 def _losses(levels: Levels, plan: dict[str, int]) -> float:
@@ -100,7 +87,7 @@ def _others(profile: Profile, X: Tensor, measured: Tensor) -> dict[str, float]:
     ):
         fitted = fit_surrogate(known.X, y, G, target="log", prior=prior).posterior
         with torch.no_grad():
-            found[name] = _rank(fitted.mean(X), measured)
+            found[name] = rank_correlation(fitted.mean(X), measured)
     return found
 
 
@@ -113,12 +100,12 @@ def _compare(profile: Profile, X: Tensor, per_window: Tensor, losses: list[float
     half = Z90 * (std**2 + profile.record.shift_std**2).sqrt()
     return {
         "units": len(profile.units),
-        "spearman": _rank(mean, measured),
-        "spearman_around_uniform": _rank(mean[:HALF], measured[:HALF]),
-        "spearman_around_answer": _rank(mean[HALF:], measured[HALF:]),
-        "spearman_of_one_half_of_the_test_windows_with_the_other": _rank(*halves),
-        "spearman_of_prior_alone": _rank(prior, measured),
-        "spearman_of_reconstruction_losses": _rank(torch.tensor(losses), measured),
+        "spearman": rank_correlation(mean, measured),
+        "spearman_around_uniform": rank_correlation(mean[:HALF], measured[:HALF]),
+        "spearman_around_answer": rank_correlation(mean[HALF:], measured[HALF:]),
+        "spearman_of_one_half_of_the_test_windows_with_the_other": rank_correlation(*halves),
+        "spearman_of_prior_alone": rank_correlation(prior, measured),
+        "spearman_of_reconstruction_losses": rank_correlation(torch.tensor(losses), measured),
         "spearman_of_others": _others(profile, X, measured),
         "coverage_of_90_percent_interval": round(float(((measured.log() - centre).abs() <= half).double().mean()), 4),
         "strategies": [
@@ -126,10 +113,6 @@ def _compare(profile: Profile, X: Tensor, per_window: Tensor, losses: list[float
             for p, m in zip(centre.exp().tolist(), measured.tolist(), strict=True)
         ],
     }
-
-
-def _rank(score: Tensor, measured: Tensor) -> float:
-    return round(float(spearmanr(score, measured).statistic), 4)
 
 
 if __name__ == "__main__":

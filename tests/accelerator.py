@@ -8,8 +8,9 @@ from unicuco_plugin.models.tensors.storage import kept_tensors
 
 __all__ = ["MACHINES", "copy_on_read", "kept_parameters", "run_on"]
 
-# Of a fixture ``machine``: tests run twice, as here and as where an accelerator makes the toolkit read copies.
-MACHINES = ("host", pytest.param("accelerator", marks=pytest.mark.accelerator))
+# Of a fixture ``machine``: tests run twice, as here and as where an accelerator makes the toolkit read copies. The fast
+# lane has the first alone.
+MACHINES = ("host", pytest.param("accelerator", marks=[pytest.mark.accelerator, pytest.mark.slow]))
 
 
 def copy_on_read(monkeypatch):

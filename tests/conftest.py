@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 # Deadlines and slow generation measure the machine, not the code: a busy runner would fail tests that are right.
 settings.register_profile("unicuco", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unicuco")
+# The fast lane tries a quarter of the examples, and of what tests/fuzz makes up.
+settings.register_profile("fast", settings.get_profile("unicuco"), max_examples=25)
 
 ROOT = Path(__file__).resolve().parents[1]
 # Helpers in folders of their own (zoo) import those beside this file.
@@ -30,6 +32,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     from zoo.shards import tenth_of_today
 
+    if "not slow" in config.getoption("markexpr"):
+        settings.load_profile("fast")
     # Told to every process of a parallel run, so that all of them collect the same whatever the hour.
     os.environ["ZOO_TENTH"] = str(config.getoption("--zoo-tenth") or tenth_of_today())
 

@@ -55,7 +55,7 @@ def test_bytes_are_never_exceeded_and_missed_by_two_steps_at_most(limit):
     assert 0 <= limit - PROFILE.answer(max_bytes=limit).bytes <= 2 * 2 * STEP
 
 
-@pytest.mark.parametrize("limit", [193_831_903, 262_844_574])
+@pytest.mark.parametrize("limit", [pytest.param(193_831_903, marks=pytest.mark.slow), 262_844_574])
 def test_an_excess_of_a_few_bytes_is_corrected_too(limit):
     # A few hundred bytes of a header more than asked: far less than a step, which corrections have to grow to.
     assert 0 <= limit - PROFILE.answer(max_bytes=limit).bytes <= 2 * 2 * STEP

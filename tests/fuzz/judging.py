@@ -44,7 +44,7 @@ def fuzz(examples):
 
     def decorate(test):
         @settings(
-            max_examples=_LONG or examples,
+            max_examples=_LONG or max(1, examples * settings.default.max_examples // 100),
             derandomize=not _LONG,
             database=None,
             suppress_health_check=list(HealthCheck),

@@ -1,6 +1,5 @@
 """A database built whole, in two goes, after a kill; and what is refused before anything is computed."""
 
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers as tf
+from broken_builds import BoomError, built_in_two_goes, contents
 from llmcompressor import oneshot
 from llmcompressor.modifiers.pruning import SparseGPTModifier
 from llmcompressor.modifiers.pruning.sparsegpt.sgpt_sparsify import sparsify_weight
@@ -21,14 +21,11 @@ from tiny_moe import tiny_mixture
 
 from unicuco_plugin.errors import LevelsError, UnsupportedModelError
 from unicuco_plugin.levels import build as building
-from unicuco_plugin.levels import linear as store
-from unicuco_plugin.levels import packed
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.gather import gather_hessians
 from unicuco_plugin.levels.record import RECORD, read_record, write_record
 from unicuco_plugin.levels.settings import LevelSettings
-from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.runner import BlockRunner
@@ -54,30 +51,6 @@ def test_a_linear_that_no_token_reaches_has_no_levels_and_a_resumed_build_knows(
     ]
     again = build_levels(decoder, windows, tmp_path / "levels", name="mamba", settings=settings, resume=True)
     assert again.sizes == levels.sizes
-
-
-class BoomError(Exception):
-    """Stands for a kill."""
-
-
-def contents(folder):
-    """Checksums of all weights' files."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
-
-
-def breaking_after(monkeypatch, linears):
-    """Let a build break off once so many linears are stored."""
-    write, written = store.store_tensors, []
-
-    def writing(folder, name, *rest, **named):
-        if len(written) == linears:
-            raise BoomError
-        written.append(name)
-        return write(folder, name, *rest, **named)
-
-    for module in (store, packed):
-        monkeypatch.setattr(module, "store_tensors", writing)
-    return written
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3"])
@@ -133,16 +106,7 @@ def test_a_build_that_was_broken_off_ends_as_an_unbroken_one(
 ):
     arguments = {"name": "tiny", "settings": settings.model_copy(update={"inputs": inputs})}
     whole = build_levels(decoder, windows, tmp_path / "whole", **arguments)
-    with monkeypatch.context() as patch:
-        breaking_after(patch, linears)
-        with pytest.raises(BoomError):
-            build_levels(decoder, windows, tmp_path / "broken", **arguments)
-    with pytest.raises(LevelsError, match=f"is unfinished: {linears} of 14 linears; build it with --resume"):
-        Levels.open(tmp_path / "broken")
-    with monkeypatch.context() as patch:
-        written = breaking_after(patch, 99)
-        again = build_levels(decoder, windows, tmp_path / "broken", **arguments, resume=True)
-    assert len(written) == 14 - linears
+    again = built_in_two_goes(monkeypatch, linears, decoder, windows, tmp_path / "broken", **arguments)
     assert contents(again.folder) == contents(whole.folder)
     assert again.record.model_copy(update={"seconds": 0.0}) == whole.record.model_copy(update={"seconds": 0.0})
 

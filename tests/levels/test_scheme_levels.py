@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from broken_builds import built_in_two_goes, contents
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
-from test_build import BoomError, breaking_after, contents
 from tiny import VOCABULARY, tiny_model, tiny_tokenizer
 from tiny_moe import tiny_mixture
 
@@ -103,16 +103,7 @@ def test_a_build_that_was_broken_off_ends_as_an_unbroken_one(
         other = contents(scheme_levels.folder)
         same = {name: other[name] == digest for name, digest in contents(whole.folder).items()}
         assert all(equal is ("layers.0" in name) for name, equal in same.items())
-    with monkeypatch.context() as patch:
-        breaking_after(patch, linears)
-        with pytest.raises(BoomError):
-            build_levels(decoder, WINDOWS, tmp_path / "broken", **arguments)
-    with pytest.raises(LevelsError, match=f"is unfinished: {linears} of 14 linears; build it with --resume"):
-        SchemeLevels.open(tmp_path / "broken")
-    with monkeypatch.context() as patch:
-        written = breaking_after(patch, 99)
-        again = build_levels(decoder, WINDOWS, tmp_path / "broken", **arguments, resume=True)
-    assert len(written) == 14 - linears
+    again = built_in_two_goes(monkeypatch, linears, decoder, WINDOWS, tmp_path / "broken", **arguments)
     assert contents(again.folder) == contents(whole.folder)
 
 

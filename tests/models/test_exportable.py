@@ -117,7 +117,9 @@ def test_a_class_that_remembers_the_number_of_blocks_is_refused_where_blocks_go(
 
 
 def test_a_half_without_an_output_projection_is_refused_for_its_space():
-    with pytest.raises(UnsupportedModelError, match="space sublayer needs each mlp as one module"):
+    with pytest.raises(
+        UnsupportedModelError, match="has no module as its mlp, which the spaces sublayer and structured need"
+    ):
         check_exportable(tiny_model("opt", blocks=2).config, "sublayer")
 
 

@@ -58,11 +58,16 @@ def test_the_tokenizer_loads_with_its_chat_template(folder):
 def test_missing_folders_are_refused_without_asking_the_hub(load, name):
     with pytest.raises(UnsupportedModelError) as caught:
         load(name)
-    assert str(caught.value) == f"{name}: no such model folder"
+    assert (
+        str(caught.value)
+        == f"{name}: no such model folder; give one that exists, or a name on the hub such as ORG/NAME"
+    )
 
 
 def test_a_folder_without_a_model_and_a_file_are_refused(tmp_path):
-    with pytest.raises(UnsupportedModelError, match=r": the folder has no config\.json, so it is not a model$"):
+    with pytest.raises(
+        UnsupportedModelError, match=r": the folder has no config\.json, so it is not a model; give the folder that "
+    ):
         load_config(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(
@@ -71,7 +76,9 @@ def test_a_folder_without_a_model_and_a_file_are_refused(tmp_path):
     ):
         load_config(tmp_path)
     (tmp_path / "model.bin").touch()
-    with pytest.raises(UnsupportedModelError, match=r"model\.bin: expected a model folder, got a file$"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"model\.bin: expected a model folder, got a file; give the folder that holds it$"
+    ):
         load_config(tmp_path / "model.bin")
 
 

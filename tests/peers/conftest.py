@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from scheme_databases import build_schemes
 from tiny import VOCABULARY, linear_inputs, tiny_model
 
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.peers.peer import PeerRequest
+from unicuco_plugin.schemes import DENSE_BITS
 
 WINDOWS = torch.randint(3, VOCABULARY, (6, 16), generator=torch.Generator().manual_seed(0))
 BLOCKS = 4
@@ -37,6 +39,29 @@ def ask(decoder, levels):
 
     def make(sparsity, **fields):
         return PeerRequest(decoder, fields.pop("windows", WINDOWS), sparsity, levels=levels, **fields)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Two blocks: eight units of bits, 65 536 strategies."""
+    return find_decoder(tiny_model("llama", blocks=2))
+
+
+@pytest.fixture(scope="session")
+def schemes(tmp_path_factory):
+    """The database of schemes of that model; tests only read it."""
+    return build_schemes(tiny_model("llama", blocks=2), tmp_path_factory.mktemp("schemes") / "all")
+
+
+@pytest.fixture
+def ask_bits(small, schemes):
+    """Make a request about that model, on two windows."""
+
+    def make(bits, **fields):
+        windows = fields.pop("windows", WINDOWS[:2])
+        return PeerRequest(small, windows, 1.0 - bits / DENSE_BITS, levels=schemes, **fields)
 
     return make
 

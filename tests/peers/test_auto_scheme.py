@@ -5,43 +5,26 @@ import torch
 from auto_round.auto_scheme import delta_loss
 from auto_round.data_type.int import quant_tensor_sym
 from scheme_databases import WIDTHS, build_schemes
-from tiny import tiny_model
 from torch.nn.functional import cross_entropy
 
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.peers.auto_scheme import AutoScheme
 from unicuco_plugin.peers.bits import bits_problem
 from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.schemes import parse_scheme
 
 
-@pytest.fixture(scope="module")
-def dense():
-    return find_decoder(tiny_model("llama", blocks=2))
-
-
-@pytest.fixture(scope="module")
-def schemes(dense, tmp_path_factory):
-    return build_schemes(dense.model, tmp_path_factory.mktemp("schemes") / "all", WIDTHS)
-
-
-@pytest.fixture
-def request_bits(dense, schemes, windows):
-    return lambda bits: PeerRequest(dense, windows, 1.0 - bits / 16.0, levels=schemes)
-
-
-def test_scores_are_gradients_times_changes_on_the_model_rounded_in_that_scheme(request_bits, dense, windows):
-    scores = AutoScheme()(request_bits(5.0)).details["scores"]
+def test_scores_are_gradients_times_changes_on_the_model_rounded_in_that_scheme(ask_bits, small, windows):
+    scores = AutoScheme()(ask_bits(5.0, windows=windows)).details["scores"]
     for scheme in WIDTHS:
-        linears = {name: dense.all_linears()[name] for name in scores}
+        linears = {name: small.all_linears()[name] for name in scores}
         own = {name: linear.weight.detach().clone() for name, linear in linears.items()}
         try:
             for name, linear in linears.items():
                 rounded, *_ = quant_tensor_sym(own[name], bits=parse_scheme(scheme).bits, group_size=-1)
                 linear.weight.data = rounded
                 linear.weight.requires_grad_(True)
-            logits = dense.model(input_ids=windows, use_cache=False).logits[:, :-1]
+            logits = small.model(input_ids=windows, use_cache=False).logits[:, :-1]
             loss = cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
             names = list(linears)
             gradients = torch.autograd.grad(loss, [linears[name].weight for name in names])
@@ -53,9 +36,9 @@ def test_scores_are_gradients_times_changes_on_the_model_rounded_in_that_scheme(
                 linear.weight.data = own[name]
 
 
-def test_the_knapsack_is_as_good_as_its_own(request_bits):
+def test_the_knapsack_is_as_good_as_its_own(ask_bits, windows):
     for bits in (3.6, 5.0, 8.0):
-        request = request_bits(bits)
+        request = ask_bits(bits, windows=windows)
         found, problem = AutoScheme()(request), bits_problem(request)
         table = problem.table(found.details["scores"])
         space = problem.space
@@ -68,20 +51,20 @@ def test_the_knapsack_is_as_good_as_its_own(request_bits):
         assert table.gather(1, places[:, None]).sum().item() == pytest.approx(loss, rel=1e-9)
 
 
-def test_model_and_package_are_left_as_they_were(request_bits, dense):
+def test_model_and_package_are_left_as_they_were(ask_bits, small, windows):
     loader = delta_loss.get_dataloader
-    state = {name: tensor.clone() for name, tensor in dense.model.state_dict().items()}
-    kept = {name: (type(module), set(vars(module))) for name, module in dense.model.named_modules()}
-    asked = {name: parameter.requires_grad for name, parameter in dense.model.named_parameters()}
-    AutoScheme()(request_bits(5.0))
+    state = {name: tensor.clone() for name, tensor in small.model.state_dict().items()}
+    kept = {name: (type(module), set(vars(module))) for name, module in small.model.named_modules()}
+    asked = {name: parameter.requires_grad for name, parameter in small.model.named_parameters()}
+    AutoScheme()(ask_bits(5.0, windows=windows))
     assert delta_loss.get_dataloader is loader
-    assert all(torch.equal(state[name], tensor) for name, tensor in dense.model.state_dict().items())
-    assert {name: (type(module), set(vars(module))) for name, module in dense.model.named_modules()} == kept
-    assert {name: parameter.requires_grad for name, parameter in dense.model.named_parameters()} == asked
-    assert all(parameter.grad is None for parameter in dense.model.parameters())
+    assert all(torch.equal(state[name], tensor) for name, tensor in small.model.state_dict().items())
+    assert {name: (type(module), set(vars(module))) for name, module in small.model.named_modules()} == kept
+    assert {name: parameter.requires_grad for name, parameter in small.model.named_parameters()} == asked
+    assert all(parameter.grad is None for parameter in small.model.parameters())
 
 
-def test_schemes_that_it_does_not_know_by_our_names_are_refused(dense, windows, tmp_path):
-    levels = build_schemes(dense.model, tmp_path / "levels", ("W8A8", "W4A16:channel"))
+def test_schemes_that_it_does_not_know_by_our_names_are_refused(small, windows, tmp_path):
+    levels = build_schemes(small.model, tmp_path / "levels", ("W8A8", "W4A16:channel"))
     with pytest.raises(RequestError, match=r"W2A16 to W8A16, got W8A8$"):
-        AutoScheme()(PeerRequest(dense, windows, 0.6, levels=levels))
+        AutoScheme()(PeerRequest(small, windows, 0.6, levels=levels))

@@ -4,11 +4,8 @@ import itertools
 
 import pytest
 import torch
-from scheme_databases import build_schemes
-from tiny import tiny_model
 
 from unicuco_plugin.errors import JournalError, RequestError
-from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.peers.bit_shares import Knapsack, KnapsackNarrow, KnapsackWide, UniformBits
 from unicuco_plugin.peers.bits import bits_problem
@@ -16,27 +13,7 @@ from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.schemes import DENSE_BITS
 
-SCHEMES = ("W8A16:channel", "W4A16:channel", "W3A16:channel")
 KNAPSACKS = ("knapsack", "knapsack_wide", "knapsack_narrow", "gradient_knapsack")
-
-
-@pytest.fixture(scope="module")
-def small():
-    """Two blocks: eight units, 65 536 strategies."""
-    return find_decoder(tiny_model("llama", blocks=2))
-
-
-@pytest.fixture(scope="module")
-def schemes(small, tmp_path_factory):
-    return build_schemes(small.model, tmp_path_factory.mktemp("schemes") / "all", SCHEMES)
-
-
-@pytest.fixture
-def ask_bits(small, schemes, windows):
-    def make(bits, **fields):
-        return PeerRequest(small, windows[:2], 1.0 - bits / DENSE_BITS, levels=schemes, **fields)
-
-    return make
 
 
 @pytest.mark.parametrize("name", ["uniform_bits", *KNAPSACKS])

@@ -48,7 +48,7 @@ def test_what_compressed_tensors_wrote_loads(checkpoint):
     verdict = check_serving(checkpoint(ALL))
     assert (verdict.loads, verdict.files, verdict.model, verdict.errors) == (True, True, True, ())
     assert [(row.scheme, row.linears, row.kernels) for row in verdict.rows] == [
-        ("W4A16:g16", 12, ("Humming", "CPU WNA16")),
+        ("W4A16:g16", 12, ("Humming", "CPU WNA16, no float32")),
         ("W4A16:g16", 2, ("Humming", "")),  # 48 inputs of down_proj
         ("16 bits", 1, (None, None)),
     ]
@@ -171,6 +171,6 @@ def test_smollm2_takes_groups_that_divide_its_576_inputs(smollm2, tmp_path, size
     assert verdict.loads == loads
     assert sum(row.linears for row in verdict.rows) == 211
     if loads:
-        assert verdict.rows[0].kernels == ("Marlin", "CPU WNA16")
+        assert verdict.rows[0].kernels == ("Marlin", "CPU WNA16, no float32")
     else:
         assert rules(verdict)[0] == "group_size"

@@ -1,13 +1,13 @@
 """The space ``precision`` from training to an answer, on a tiny model."""
 
 import json
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheme_databases import WIDTHS, build_schemes
 
-from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import LevelsError, RequestError, StrategyError
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.schemes import parse_scheme
@@ -37,23 +37,8 @@ def levels(dense, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(dense, levels, text, tmp_path_factory):
-    def run(name="precision", **options):
-        units = UnitOptions(levels=levels.path, **options)
-        output = tmp_path_factory.mktemp("profiles") / name
-        return output, train_profile(dense, output, space="precision", calibration=[text], settings=TINY, units=units)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def trained(train):
-    return train()
-
-
-@pytest.fixture(scope="module")
-def profile(trained):
-    return load_profile(trained[0])
+def train(run_training, dense, levels):
+    return partial(run_training, dense, "precision", TINY, levels=levels.path)
 
 
 def weights_of(profile):

@@ -1,5 +1,7 @@
 """The space ``structured`` from training to an answer, on a tiny model."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,23 +36,8 @@ def dense(save_model):
 
 
 @pytest.fixture(scope="module")
-def train(dense, text, tmp_path_factory):
-    def run(name="structured", **options):
-        units = UnitOptions(round_to=8, **options)
-        output = tmp_path_factory.mktemp("profiles") / name
-        return output, train_profile(dense, output, space="structured", calibration=[text], settings=TINY, units=units)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def trained(train):
-    return train()
-
-
-@pytest.fixture(scope="module")
-def profile(trained):
-    return load_profile(trained[0])
+def train(run_training, dense):
+    return partial(run_training, dense, "structured", TINY, round_to=8)
 
 
 def finest(profile):

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import click
+import wrapt
 
 from unicuco_plugin.cli.failure import QUIET, reporting
 from unicuco_plugin.cli.options import debug_option
@@ -27,6 +28,20 @@ _COMMANDS = {
     "demo": "Prune SmolLM2-135M with a packaged profile, export it, and compare it with the dense model.",
     "plugins": "List every space, objective, scalarization, peer and ranking with the package that it comes from.",
 }
+
+
+def _obeying(module: Any) -> None:  # noqa: ANN401 - compressed-tensors has no types
+    bar = module.tqdm
+
+    def obedient(*args: Any, disable: bool = False, **options: Any) -> Any:  # noqa: ANN401 - tqdm's signature
+        return bar(*args, **options, **({"disable": True} if disable else {}))
+
+    module.tqdm = obedient
+
+
+# These two say that they are not disabled, which would win over the environment.
+for _name in ("compressed_tensors.offload.dispatch", "compressed_tensors.quantization.lifecycle.apply"):
+    wrapt.register_post_import_hook(_obeying, _name)
 
 
 class CommandGroup(click.Group):

@@ -3,7 +3,6 @@
 import sys
 import time
 from io import StringIO
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -75,9 +74,7 @@ class ProgressBars:
         """Nothing is shown before the first event."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the bar however the run ends."""
         self.close()
 

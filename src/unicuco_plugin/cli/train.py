@@ -1,5 +1,6 @@
 """``unicuco train``: a profile for one model and space, made once."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -109,15 +110,7 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
 
     model = ModelSource(fields.pop("model"), **{name: fields.pop(name) for name in _LOADING})
     text = CalibrationText(fields.pop("calibration"), split=fields.pop("split"), documents=fields.pop("documents"))
-    units = UnitOptions(
-        levels=fields.pop("levels"),
-        granularity=fields.pop("granularity"),
-        ignore=fields.pop("ignore"),
-        bounds=fields.pop("bounds"),
-        ranking=fields.pop("ranking"),
-        compensate=fields.pop("compensate"),
-        round_to=fields.pop("round_to"),
-    )
+    units = UnitOptions(**{unit.name: fields.pop(unit.name) for unit in dataclasses.fields(UnitOptions)})
     how = "go on with the same command and --resume"
     try:
         with ProgressBars() as bars:

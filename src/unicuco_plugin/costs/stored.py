@@ -17,23 +17,28 @@ __all__ = ["leaving_costs", "scheme_costs"]
 
 
 def scheme_costs(
-    decoder: Decoder, units: Mapping[str, Sequence[str]], schemes: Mapping[str, Sequence[str]]
+    decoder: Decoder,
+    units: Mapping[str, Sequence[str]],
+    schemes: Mapping[str, Sequence[str]],
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> TableCosts:
     """What a server packs, stored by schemes or left alone, to the byte but for the header's padding.
 
     Args:
-        decoder: The dense model, experts as linears of their own.
+        decoder: The dense model.
         units: Unit → full names of its linears.
         schemes: Unit → schemes that it is offered, no two of the same bits.
+        weights: Of every linear, with data or without; those of the model, experts as linears of their own, if left
+            out.
 
     Raises:
         UnsupportedModelError: If the model has no floating-point parameter.
         StrategyError: If a name is none of a scheme.
     """
     sizes = measure_sizes(decoder)
-    linears = decoder.all_linears()
-    with kept_tensors():
-        weights = {name: linears[name].weight for members in units.values() for name in members}
+    if weights is None:
+        with kept_tensors():
+            weights = {name: linear.weight for name, linear in decoder.all_linears().items()}
     groups = [{f"{name}.weight": weights[name] for name in members} for members in units.values()]
     choices: list[list[tuple[str, float]]] = []
     for unit, members in units.items():

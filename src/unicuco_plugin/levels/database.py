@@ -31,12 +31,17 @@ class Database:
         self.decoded = DecodedLevels()
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: str | Path, *, fingerprint: str | None = None) -> Self:
         """Open a database; this checks the sizes of its files, not their content (see :meth:`verify`).
+
+        Args:
+            folder: Where it is.
+            fingerprint: Of the model that it must have been built from; the content of its files is then checked too.
 
         Raises:
             LevelsError: If it is missing, unfinished, of another schema or of the other kind, or a file is missing or
                 truncated.
+            ModelMismatchError: If it was built from another model.
         """
         folder = Path(folder).expanduser()
         record = read_record(folder)
@@ -52,7 +57,11 @@ class Database:
             )
         for entry in record.linears.values():
             check_file(folder, entry, content=False)
-        return cls(folder, record)
+        opened = cls(folder, record)
+        if fingerprint is not None:
+            opened.check_model(fingerprint)
+            opened.verify()
+        return opened
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -86,9 +85,7 @@ class Stitcher:
         """Nothing is changed before a plan is applied."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Put the dense weights back."""
         self.restore()
 

@@ -12,6 +12,7 @@ A few modules hand one tensor to more linears than vLLM packs. Those are listed 
 """
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,10 +28,15 @@ from unicuco_plugin.models.blocks.mixtures import EXPERT_LINEARS, EXPERT_OUTPUT,
 from unicuco_plugin.models.checkpoints.loadability import build_sketch
 from unicuco_plugin.models.families.served import PACKED
 
-__all__ = ["FusedUnit", "fused_units"]
+__all__ = ["FusedUnit", "expert_linears", "fused_units"]
 
 _TOKENS = 2
+# Models whose units are remembered: a dense one and what is made of it, a few times over.
+_MOST = 8
 _EXPERT = re.compile(r"(.*experts)\.\d+\.")
+
+
+_known: "OrderedDict[tuple[type, str], tuple[FusedUnit, ...]]" = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class FusedUnit:
 def fused_units(model: PreTrainedModel) -> tuple[FusedUnit, ...]:
     """Group every linear of a model, head and experts included, by what a server packs.
 
+    Found once for a class and configuration: an export asks several times, of the model and of what it has written.
+
     Args:
         model: With weights or without; it is neither run nor changed.
 
@@ -59,7 +67,15 @@ def fused_units(model: PreTrainedModel) -> tuple[FusedUnit, ...]:
     Raises:
         UnsupportedModelError: If the family cannot be run without weights.
     """
-    sketch = build_sketch(type(model), model.config).eval()
+    key = type(model), model.config.to_json_string(use_diff=False)
+    if key not in _known:
+        _known[key] = _find_units(build_sketch(type(model), model.config).eval())
+        while len(_known) > _MOST:
+            _known.popitem(last=False)
+    return _known[key]
+
+
+def _find_units(sketch: PreTrainedModel) -> tuple[FusedUnit, ...]:
     stacks = find_fused(sketch)
     names = [name for name, module in sketch.named_modules() if isinstance(module, nn.Linear)]
     inputs = _trace(sketch, stacks)
@@ -74,7 +90,7 @@ def fused_units(model: PreTrainedModel) -> tuple[FusedUnit, ...]:
         for key, members in groups.items()
         for unit in ([FusedUnit(key, tuple(members))] if isinstance(key, str) else _split(members))
     ]
-    units += [FusedUnit(name, tuple(_expert_linears(name, stack))) for name, stack in stacks.items()]
+    units += [FusedUnit(name, tuple(expert_linears(name, stack))) for name, stack in stacks.items()]
     places = {name: place for place, (name, _) in enumerate(sketch.named_modules())}
     return tuple(sorted(units, key=lambda unit: places.get(unit.linears[0], places.get(unit.name, 0))))
 
@@ -93,7 +109,7 @@ def _split(members: list[str]) -> Iterator[FusedUnit]:
         yield FusedUnit(joined.removeprefix("."), tuple(leaves[other] for other in together))
 
 
-def _expert_linears(name: str, stack: nn.Module) -> Iterator[str]:
+def expert_linears(name: str, stack: nn.Module) -> Iterator[str]:
     """What llm-compressor calls the linears of experts that their family holds in tensors of three dimensions."""
     fields = dict(stack.named_parameters(recurse=False))
     leaves = [leaf for field in fields for leaf in EXPERT_LINEARS.get(field, ())]
@@ -127,7 +143,7 @@ def _trace(sketch: PreTrainedModel, stacks: Mapping[str, nn.Module]) -> dict[str
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UnsupportedModelError(
             f"{type(sketch).__name__}: cannot be run without weights, so it is not seen which of its linears a server "
-            f"packs: {clip(reason, 120)}"
+            f"packs: {clip(reason, 120)}; take another space than precision"
         ) from error
     return seen
 

@@ -19,6 +19,7 @@ from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modi
 from unicuco_plugin.modifiers.sources.identity import carry_over, find_fingerprint
 from unicuco_plugin.modifiers.sources.late import ask_late
 from unicuco_plugin.modifiers.sources.limit_check import check_shape
+from unicuco_plugin.modifiers.sources.recount import recount
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
 from unicuco_plugin.modifiers.sources.source_fields import (
     check_source,
@@ -155,14 +156,13 @@ class SparsityProfileModifier(Modifier):
             if self.late is not None:
                 check_spaces(self.late.spaces)
                 return ()
-            given = () if self.strategy is None else read_strategies(self.strategy)
-            strategies = given or tuple(source.answer() for source in self._sources)
+            strategies = read_strategies(self.strategy or []) or tuple(source.answer() for source in self._sources)
             check_spaces([strategy.space for strategy in strategies])
             self._strategies = strategies
         return self._strategies
 
     def check(self, model: nn.Module) -> None:
-        """Compare the model with the one that each strategy was made for; :meth:`on_initialize` does not repeat this.
+        """Compare the model with that of each strategy, count given ones anew; :meth:`on_initialize` goes on from here.
 
         Args:
             model: The model with all its blocks.
@@ -173,10 +173,11 @@ class SparsityProfileModifier(Modifier):
         if not self.resolve():  # whoever answers later will do so for this very model
             return
         accept, actual = self.accept_other_weights, find_fingerprint(model)
-        self._strategies = tuple(
+        strategies = tuple(
             carry_over(one) if check_model(model, one.model, accept_other_weights=accept, actual=actual) else one
             for one in self.resolve()
         )
+        self._strategies = strategies if self.strategy is None else tuple(recount(model, one) for one in strategies)
         self._fingerprint = str(actual)
 
     def check_recipe(self, modifiers: Sequence[Modifier]) -> None:

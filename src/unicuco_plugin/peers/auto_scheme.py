@@ -16,6 +16,7 @@ from unicuco_plugin.peers.bits import BitsProblem, score_once
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.schemes import parse_scheme
+from unicuco_plugin.scores.single_units import linear_schemes
 
 __all__ = ["AutoScheme"]
 
@@ -51,7 +52,7 @@ class AutoScheme:
 
 
 def _score(problem: BitsProblem) -> tuple[dict[str, dict[str, float]], int]:
-    request, offered = problem.request, problem.pairs()
+    request, offered = problem.request, linear_schemes(problem.space, problem.units)
     # All linears in as many bits at a time; where some of them have these bits in two sizes of groups, in two passes.
     rungs = sorted({_rung(scheme) for row in offered.values() for scheme in row})
     found: dict[str, dict[str, float]] = {name: {} for name in offered}

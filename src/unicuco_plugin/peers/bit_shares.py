@@ -14,10 +14,11 @@ from unicuco_plugin.peers.peer import PeerRequest, PeerResult, choose_space, roo
 from unicuco_plugin.peers.rounds import Rounds
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.schemes import DENSE_BITS
-from unicuco_plugin.scores.output_changes import output_changes
+from unicuco_plugin.scores.output_changes import changes_tokens, output_changes
 from unicuco_plugin.scores.single_units import (
     at_least,
     find_neighbours,
+    linear_schemes,
     measure_alone,
     measure_uniform,
     unit_costs,
@@ -142,9 +143,9 @@ class GradientKnapsack:
         """
 
         def score(problem: BitsProblem) -> tuple[dict[str, dict[str, float]], int]:
-            offered = problem.pairs()
+            offered = linear_schemes(problem.space, problem.units)
             found = output_changes(request.decoder, problem.levels, offered, request.windows, progress=request.progress)
-            return found, (3 + max(map(len, offered.values()))) * request.windows.numel()
+            return found, changes_tokens(offered, request.windows)
 
         return score_once(self, request, score)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unicuco_plugin.costs.offered import find_offered
@@ -14,7 +13,7 @@ from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.peers.peer import Peer, PeerRequest, PeerResult, choose_space
 from unicuco_plugin.peers.rounds import Rounds
-from unicuco_plugin.schemes import DENSE
+from unicuco_plugin.scores.single_units import unit_scores
 from unicuco_plugin.spaces.precision import PrecisionSpace
 from unicuco_plugin.texts.calibration import calibration_hash
 
@@ -52,19 +51,7 @@ class BitsProblem:
 
     def table(self, scores: Mapping[str, Mapping[str, float]]) -> Tensor:
         """Scores of every linear in every scheme as costs of units, ``d x l``; 0 where a unit is left alone."""
-        found = torch.full((len(self.space.units), max(map(len, self.space.choices))), torch.inf, dtype=torch.float64)
-        for row, unit, choices in zip(found, self.space.units, self.space.choices, strict=True):
-            for place, (scheme, *_) in enumerate(choices):
-                row[place] = 0.0 if scheme == DENSE else sum(scores[name][scheme] for name in self.units[unit])
-        return found
-
-    def pairs(self) -> dict[str, list[str]]:
-        """The schemes of each linear that a strategy may have, from most bits to least."""
-        return {
-            name: [scheme for scheme, *_ in choices if scheme != DENSE]
-            for unit, choices in zip(self.space.units, self.space.choices, strict=True)
-            for name in self.units[unit]
-        }
+        return unit_scores(self.space, self.units, scores)
 
     def header(self, method: str, **identity: object) -> dict[str, object]:
         """What determines the steps of a journal."""

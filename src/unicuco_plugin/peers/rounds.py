@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from unicuco_plugin.journal.journal import Journal
@@ -30,9 +29,7 @@ class Rounds:
         """Steps of earlier runs are there already."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the journal."""
         if self._journal is not None:
             self._journal.close()

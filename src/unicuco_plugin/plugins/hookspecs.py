@@ -75,6 +75,11 @@ def unicuco_space_traits(name: str) -> SpaceTraits | None:
     halves of blocks or linears; ``STORE``: what a server packs). A space without known traits can be searched over
     blocks with an objective of its own, but is neither measured by ``divergence`` nor applied.
 
+    Effects themselves are ours, and no hook adds one. What an effect does to a model stands in five rooms, which count,
+    measure, check and carry out the same change: what is reported is the exported checkpoint's divergence only because
+    they agree to the bit. A change of another kind is a contribution (CONTRIBUTING.md, "Add a space"), or is hidden in
+    an objective and applied by code of your own.
+
     Called for every strategy of a space that is not built in; the same name must always get the same answer.
     """
 

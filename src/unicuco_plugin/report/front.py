@@ -59,12 +59,10 @@ def describe_profile(profile: "Profile") -> str:
     lines = [escape_line(f"{name:<{width}}  {value}") for name, value in facts]
     front = profile.front()
     if all(strategy.traits.stores for strategy in front):
-        rows = [(*_row(strategy), list_schemes(strategy.schemes)) for strategy in front]
-        header = (*_BITS_HEADER, "schemes")
-        if any(strategy.shares for strategy in front):
-            header = (*header, "removes")
-            rows = [(*row, list_units(strategy.shares)) for row, strategy in zip(rows, front, strict=True)]
-        return "\n".join([*lines, "", format_table(header, rows, right=_NUMBERS)])
+        gone = any(strategy.shares for strategy in front)
+        header = (*_BITS_HEADER, "schemes", *(("removes",) if gone else ()))
+        stored = [(*_row(s), list_schemes(s.schemes), *((list_units(s.shares),) if gone else ())) for s in front]
+        return "\n".join([*lines, "", format_table(header, stored, right=_NUMBERS)])
     rows = [(*_row(strategy), list_units(strategy.shares)) for strategy in front]
     return "\n".join([*lines, "", format_table((*_HEADER, "removes"), rows, right=_NUMBERS)])
 

@@ -24,7 +24,7 @@ from unicuco_plugin.models.tensors.gradients import gradients_inside
 from unicuco_plugin.models.tensors.storage import compute_device, sent
 from unicuco_plugin.progress import Progress
 
-__all__ = ["output_changes"]
+__all__ = ["changes_tokens", "output_changes"]
 
 # Decoded weights that the database keeps meanwhile, as the evaluators let it.
 _CACHE_BYTES = 2**31
@@ -47,8 +47,7 @@ def output_changes(
         progress: Called before each window and at the end.
 
     Returns:
-        Linear → scheme → score, in squared nats. Costs three times ``windows.numel()`` evaluation tokens for forward
-        and backward, and once more for every scheme.
+        Linear → scheme → score, in squared nats; :func:`changes_tokens` says what they cost.
 
     Source:
         ModelOpt's ``auto_quantize``, method ``gradient``.
@@ -84,3 +83,8 @@ def output_changes(
             hook.remove()
     progress(Progress("scoring schemes", len(windows), len(windows)))
     return {name: dict(zip(of, found[name].tolist(), strict=True)) for name, of in schemes.items()}
+
+
+def changes_tokens(schemes: Mapping[str, Sequence[str]], windows: Tensor) -> int:
+    """Evaluation tokens of :func:`output_changes`: three passes for forward and backward, and one for every scheme."""
+    return (3 + max(map(len, schemes.values()), default=0)) * windows.numel()

@@ -1,7 +1,8 @@
 r"""What the schemes of single units cost, taken to add up, from divergences measured one unit at a time.
 
-A unit's cost depends on where the others stand: as harm, it alone gets the narrower of two schemes; as gain, it alone
-gets the wider one. Along its other schemes a unit's cost goes as what the database says that they lose of its outputs.
+A unit's cost depends on where the others stand: where they are dense, it alone gets a scheme; as harm, it alone gets
+the narrower of two schemes; as gain, it alone gets the wider one. Along its other schemes a unit's cost goes as what
+the database says that they lose of its outputs.
 
 ====== ===== ==================================================================================
 symbol shape meaning
@@ -29,12 +30,14 @@ __all__ = [
     "Measure",
     "at_least",
     "find_neighbours",
+    "linear_schemes",
     "measure_alone",
     "measure_gone",
     "measure_rounds",
     "measure_uniform",
     "unit_costs",
     "unit_losses",
+    "unit_scores",
 ]
 
 Measure = Callable[[str, Tensor], Sequence[float]]
@@ -112,7 +115,7 @@ def measure_gone(measure: Measure, name: str, space: CompoundSpace, others: Tens
 
 def measure_rounds(
     measure: Measure, name: str, space: CompoundSpace, others: Tensor, start: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """In which order blocks go, and what it costs.
 
     After every eighth of them all others are measured again beside those that are gone, up to half of them: blocks
@@ -126,21 +129,20 @@ def measure_rounds(
         start: The divergence of that, nats per token.
 
     Returns:
-        Numbers of blocks, the least harmful first; nats per token that each costs where its turn has come; and alone;
-        ``b`` each.
+        Numbers of blocks, the least harmful first, and nats per token that each costs where its turn has come.
     """
     count = len(space.blocks)
     gone: list[int] = []
-    alone = costs = at_least(measure_gone(measure, name, space, others) - start)
+    costs = at_least(measure_gone(measure, name, space, others) - start)
     while True:
         rest = [block for block in costs.argsort(stable=True).tolist() if block not in gone]
         if len(gone) >= count // _HALF:
-            return torch.tensor([*gone, *rest]), costs, alone
+            return torch.tensor([*gone, *rest]), costs
         gone += rest[: -(-count // _ROUNDS)]
         which = torch.zeros(1, count, dtype=torch.bool)
         which[0, gone] = True
         if not bool(space.may_be_gone(which)):
-            return torch.tensor([*gone, *rest[-(-count // _ROUNDS) :]]), costs, alone
+            return torch.tensor([*gone, *rest[-(-count // _ROUNDS) :]]), costs
         label = f"{name} without {','.join(map(str, gone))}"
         [start] = measure(label, space.gone(others, which))
         found = measure_gone(measure, label, space, others, gone)
@@ -154,12 +156,31 @@ def at_least(harm: Tensor) -> Tensor:
 
 def unit_losses(levels: SchemeLevels, space: PrecisionSpace, units: Mapping[str, Sequence[str]]) -> Tensor:
     """What each choice loses of a unit's outputs, ``d x l``; infinite where there is no such choice, or it is gone."""
+    return _table(space, units, levels.loss)
+
+
+def linear_schemes(space: PrecisionSpace, units: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The schemes of each linear that a strategy may have, from most bits to least."""
+    return {
+        name: [scheme for scheme, *_ in choices if scheme not in (DENSE, REMOVED)]
+        for unit, choices in zip(space.units, space.choices, strict=True)
+        for name in units[unit]
+    }
+
+
+def unit_scores(
+    space: PrecisionSpace, units: Mapping[str, Sequence[str]], scores: Mapping[str, Mapping[str, float]]
+) -> Tensor:
+    """Scores of every linear in every scheme added up over units, ``d x l``; 0 where a unit is left alone."""
+    return _table(space, units, lambda linear, scheme: scores[linear][scheme])
+
+
+def _table(space: PrecisionSpace, units: Mapping[str, Sequence[str]], of: Callable[[str, str], float]) -> Tensor:
     found = torch.full((len(space.units), max(map(len, space.choices))), torch.inf, dtype=torch.float64)
     for row, unit, choices in zip(found, space.units, space.choices, strict=True):
-        for place, (name, *_) in enumerate(choices):
-            if name == REMOVED:
-                continue
-            row[place] = 0.0 if name == DENSE else sum(levels.loss(linear, name) for linear in units[unit])
+        for place, (scheme, *_) in enumerate(choices):
+            if scheme != REMOVED:
+                row[place] = 0.0 if scheme == DENSE else sum(of(linear, scheme) for linear in units[unit])
     return found
 
 

@@ -99,7 +99,7 @@ def _packed_on_cuda(group: Group, problem: Problem, device: Device) -> str:
 def _packed_on_cpu(group: Group, problem: Problem, _: Device) -> str:
     size, even = _group_size(group), problem.columns % _CPU_TILE == 0 and problem.rows % _CPU_TILE == 0
     four = group.weights is not None and group.weights.num_bits == 4
-    return "CPU WNA16" if four and even and (size == -1 or size % 2 == 0) else ""
+    return "CPU WNA16, no float32" if four and even and (size == -1 or size % 2 == 0) else ""
 
 
 def _cutlass_w4a8(group: Group, problem: Problem, device: Device) -> str:

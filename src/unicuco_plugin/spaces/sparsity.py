@@ -215,14 +215,7 @@ class SparsitySpace(WeightedUnits):
         Raises:
             StrategyError: If a unit is unknown or a share is outside [0, 1].
         """
-        for name, share in units.items():
-            if name not in self._index or not 0.0 <= share <= 1.0:
-                raise StrategyError(f"units[{quoted(name)}] must be a known unit with a share in [0, 1], got {share}")
-        return torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64)
-
-    @cached_property
-    def _index(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.units)}
+        return self._row(units)
 
     def key(self, x: Tensor) -> str:
         """Every share in steps of 1e-4, such as ``"5000,6120"``."""

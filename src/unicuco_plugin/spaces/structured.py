@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from unicuco_plugin.errors import RequestError, StrategyError, quoted, round_down
+from unicuco_plugin.errors import RequestError, StrategyError, round_down
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.stepped import SteppedUnits
 from unicuco_plugin.spaces.steps import Steps
@@ -190,7 +190,4 @@ class StructuredSpace(SteppedUnits, WeightedUnits):
         Raises:
             StrategyError: If a unit is unknown or a share is outside [0, 1].
         """
-        for name, share in units.items():
-            if name not in self.units or not 0.0 <= share <= 1.0:
-                raise StrategyError(f"units[{quoted(name)}] must be a known unit with a share in [0, 1], got {share}")
-        return self.rounded(torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64))
+        return self.rounded(self._row(units))

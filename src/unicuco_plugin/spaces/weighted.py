@@ -1,9 +1,12 @@
 """Units that weigh something: what every space over names and parameters has in common."""
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from unicuco_plugin.errors import StrategyError, quoted
 
 __all__ = ["WeightedUnits"]
 
@@ -32,3 +35,11 @@ class WeightedUnits:
     def sparsity(self, x: Tensor) -> Tensor:
         """Share of all units' parameters removed, ``p x d`` to ``p``."""
         return (x.to(self.params) @ self.params) / self.params.sum()
+
+    def _row(self, units: Mapping[str, float]) -> Tensor:
+        """Shares by name as one strategy, ``d``; those that are not named lose nothing."""
+        known = set(self.units)
+        for name, share in units.items():
+            if name not in known or not 0.0 <= share <= 1.0:
+                raise StrategyError(f"units[{quoted(name)}] must be a known unit with a share in [0, 1], got {share}")
+        return torch.tensor([units.get(name, 0.0) for name in self.units], dtype=torch.float64)

@@ -114,17 +114,19 @@ REFUSALS = {
     ),
     "kv sharing": (
         lambda: _with(num_kv_shared_layers=2),
-        "llama: num_kv_shared_layers = 2 ties its blocks together; none can be dropped",
+        "llama: num_kv_shared_layers = 2 ties its blocks together, so that none can be dropped; take a "
+        "model without that",
     ),
     "moe frequency": (
         lambda: _with("qwen3_moe", moe_layer_freq=2),
-        "qwen3_moe: moe_layer_freq must be 1 for blocks to be dropped, got 2",
+        "qwen3_moe: moe_layer_freq must be 1 for blocks to be dropped, got 2; take a model without that",
     ),
     "gpt2 scaling": (
         lambda: tf.GPT2LMHeadModel(
             tf.GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, scale_attn_by_inverse_layer_idx=True)
         ),
-        "gpt2: scale_attn_by_inverse_layer_idx = True ties its blocks together; none can be dropped",
+        "gpt2: scale_attn_by_inverse_layer_idx = True ties its blocks together, so that none can be dropped; take a "
+        "model without that",
     ),
     "gpt-neo": (
         lambda: tf.GPTNeoForCausalLM(
@@ -133,20 +135,22 @@ REFUSALS = {
             )
         ),
         "gpt_neo: blocks of gpt_neo cannot be dropped: its attention pattern is regenerated from attention_types on "
-        "reload",
+        "reload; take a model of another family",
     ),
     "shared weights": (
         _shared,
         "LlamaForCausalLM: model.layers.3.mlp.up_proj.weight is the same parameter as "
-        "model.layers.1.mlp.up_proj.weight; its blocks share weights",
+        "model.layers.1.mlp.up_proj.weight, so its blocks cannot be pruned one by one; take a model of another family",
     ),
     "no list": (
         lambda: _with(num_hidden_layers=5),
-        "LlamaForCausalLM: expected one list of num_hidden_layers = 5 blocks, found none",
+        "LlamaForCausalLM: expected one list of num_hidden_layers = 5 blocks, found none; take a model of "
+        "another family",
     ),
     "two lists": (
         _two_lists,
-        "LlamaForCausalLM: expected one list of num_hidden_layers = 6 blocks, found model.layers, model.extra",
+        "LlamaForCausalLM: expected one list of num_hidden_layers = 6 blocks, found model.layers, model.extra; "
+        "take a model of another family",
     ),
     "not a model": (lambda: nn.Linear(2, 2), "expected a Transformers model, got Linear"),
 }

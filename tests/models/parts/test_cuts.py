@@ -75,6 +75,6 @@ def test_neurons_that_know_of_each_other_are_refused():
 def test_a_module_that_adds_the_states_itself_is_refused():
     model = trained("llama")
     model.model.layers[1].mlp.register_forward_hook(lambda _, args, out: out + args[0])
-    message = r"^model\.layers\.1\.mlp: gives more than zeros without its output projection$"
+    message = r"^model\.layers\.1\.mlp: gives more than zeros without its output projection; take the space depth$"
     with pytest.raises(UnsupportedModelError, match=message):
         check_cuts(find_decoder(model))

@@ -56,7 +56,7 @@ def test_a_block_with_a_state_space_beside_its_attention_is_left_with_that():
         ("gpt_neox", "GPTNeoXAttention has no linear q_proj"),
         ("qwen3_moe", "Qwen3MoeSparseMoeBlock has no linear gate_proj"),
         ("olmo2", "cannot be split into head groups, since q_norm.weight spans them"),
-        ("opt", "space sublayer needs each mlp as one module"),
+        ("opt", "has no module as its mlp, which the spaces sublayer and structured need"),
     ],
 )
 def test_other_families_are_refused_with_the_reason(family, message):

@@ -1,6 +1,8 @@
 """Sparsity strategies stitched from a level database, inside the toolkit's lifecycle."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,19 +26,24 @@ WEIGHTS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 16}
 W4A16 = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": WEIGHTS}}, "ignore": ["lm_head"]}
 
 
-@pytest.fixture
-def database(checkpoint, calibration, tmp_path):
-    """Builds the level database of a tiny family."""
+@pytest.fixture(scope="module")
+def database(checkpoint, calibration, tmp_path_factory):
+    """Builds the level database of a tiny family, once."""
+    made = {}
 
     def build(family="llama"):
-        dense = find_decoder(load_model(checkpoint(family)))
-        settings = LevelSettings(sparsities=(0.3, 0.6, 0.9), block_size=16)
-        return build_levels(dense, calibration, tmp_path / f"levels-{family}", name=family, settings=settings).folder
+        if family not in made:
+            dense, folder = find_decoder(load_model(checkpoint(family))), tmp_path_factory.mktemp("levels") / family
+            settings = LevelSettings(sparsities=(0.3, 0.6, 0.9), block_size=16)
+            made[family] = build_levels(dense, calibration, folder, name=family, settings=settings).folder
+        return made[family]
 
     return build
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3"])
+@pytest.mark.parametrize(
+    "family", ["llama", *(pytest.param(n, marks=pytest.mark.slow) for n in ("qwen3", "gemma3", "phi3"))]
+)
 def test_a_saved_checkpoint_has_every_planned_zero_to_the_weight(family, checkpoint, database, tmp_path):
     dense = load_model(checkpoint(family))
     strategy = sparsity_strategy(dense, uneven_units(dense))
@@ -76,6 +83,7 @@ def test_logits_are_those_of_a_model_stitched_by_hand(checkpoint, database, tmp_
         assert torch.equal(load_model(done.path)(tokens).logits, dense(tokens).logits)
 
 
+@pytest.mark.slow
 def test_it_composes_with_dropped_blocks_and_quantisation(checkpoint, database, tmp_path):
     dense = load_model(checkpoint("llama"))
     strategies = [whole_block_strategy(dense, [1]), sparsity_strategy(dense, uneven_units(dense))]
@@ -128,7 +136,7 @@ def test_a_pass_behind_it_would_prune_twice_and_is_refused(engine, checkpoint, d
 
 
 def test_a_file_of_the_right_size_and_another_content_is_refused(checkpoint, database, tmp_path):
-    folder = database()
+    folder = Path(shutil.copytree(database(), tmp_path / "levels"))
     file = next(folder.glob("*.layers.1.*up_proj.safetensors"))
     data = bytearray(file.read_bytes())
     data[-8:] = bytes(8)

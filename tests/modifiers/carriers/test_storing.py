@@ -52,7 +52,9 @@ def open_levels(folder):
     return SchemeLevels.open(folder)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3"])
+@pytest.mark.parametrize(
+    "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "phi3"))]
+)
 def test_a_checkpoint_has_the_databases_tensors_and_is_what_was_measured(family, checkpoint, database, tmp_path):
     dense = load_model(checkpoint(family))
     units = scheme_units(dense, W4, W3, None, "W4A16:channel:asym", W8)
@@ -96,6 +98,7 @@ def test_the_model_is_hashed_once_whatever_asks(checkpoint, database, tmp_path, 
     assert len(hashed) == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_has_the_bytes_that_were_counted_but_for_padding(checkpoint, database, tmp_path):
     dense = load_model(checkpoint("llama"))
     decoder = find_decoder(dense)

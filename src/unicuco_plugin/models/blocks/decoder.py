@@ -141,6 +141,7 @@ def _find_blocks(model: PreTrainedModel, count: int) -> tuple[str, nn.ModuleList
     if len(outermost) != 1:
         found = ", ".join(name for name, _ in outermost) or "none"
         raise UnsupportedModelError(
-            f"{type(model).__name__}: expected one list of num_hidden_layers = {count} blocks, found {found}"
+            f"{type(model).__name__}: expected one list of num_hidden_layers = {count} blocks, found {found}; take a "
+            "model of another family"
         )
     return outermost[0]

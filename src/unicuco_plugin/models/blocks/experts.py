@@ -84,7 +84,9 @@ def fused_tensors(name: str, split: nn.Module, device: str | None = None) -> dic
     for field, _ in fused.named_parameters():
         projection, what = (field.removesuffix("_bias"), "bias") if field.endswith("_bias") else (field, "weight")
         if projection not in EXPERT_LINEARS:
-            raise UnsupportedModelError(f"{name}: holds {field}, which linears of experts do not carry")
+            raise UnsupportedModelError(
+                f"{name}: holds {field}, which linears of experts do not carry; take the space depth"
+            )
         transpose = what == "weight" and _transposed(fused, split)
         parts = [_part(fused, expert, projection, what, device) for expert in list_experts(split)]
         found[field] = torch.stack([part.T if transpose else part for part in parts])
@@ -167,7 +169,9 @@ def _build(name: str, split: nn.Module) -> nn.Module:
         with torch.device("meta"):
             fused: nn.Module = getattr(split, SOURCE_CLASS)(getattr(split, _CONFIG))
     except Exception as error:  # whatever a family raises
-        raise UnsupportedModelError(f"{name}: its experts cannot be put together again: {error}") from error
+        raise UnsupportedModelError(
+            f"{name}: its experts cannot be put together again: {error}; take the space depth"
+        ) from error
     return fused
 
 

@@ -25,6 +25,7 @@ __all__ = ["BlockRunner"]
 _SHAPES = 2
 # Windows and tokens that the first look at a model takes.
 _WINDOWS, _TOKENS = 2, 3
+_INSTEAD = "so its blocks cannot be run one by one, as training does; a strategy written by hand can be applied"
 
 
 class BlockRunner:
@@ -81,8 +82,7 @@ class BlockRunner:
             states, call = BlockCall.split(args, kwargs)
             if left and not same_numbers(states, left[-1]):
                 raise UnsupportedModelError(
-                    f"{label}: what enters {names[index]} is not what leaves the block before it, so its blocks "
-                    "cannot be run one by one"
+                    f"{label}: what enters {names[index]} is not what leaves the block before it, {_INSTEAD}"
                 )
             entered.append(states)
             calls.append(call)
@@ -104,7 +104,9 @@ class BlockRunner:
                 hook.remove()
         self._finite.check()
         if order != list(range(len(names))):
-            raise UnsupportedModelError(f"{label}: does not run its {len(names)} blocks once each in their order")
+            raise UnsupportedModelError(
+                f"{label}: does not run its {len(names)} blocks once each in their order, {_INSTEAD}"
+            )
         try:
             self.normed(left[-1])
         except (AttributeError, TypeError):  # a family that itself reads the mask it makes (MPT)
@@ -116,7 +118,7 @@ class BlockRunner:
             if not same and not self._indifferent(index, there, here, entered[index], left[index]):
                 raise UnsupportedModelError(
                     f"{label}: {name} is given more than states and positions, which depends on the text or on other "
-                    "blocks, so its blocks cannot be run one by one"
+                    f"blocks, {_INSTEAD}"
                 )
 
     def _indifferent(self, index: int, call: BlockCall, given: BlockCall, states: Tensor, expected: Tensor) -> bool:

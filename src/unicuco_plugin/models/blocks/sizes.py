@@ -74,7 +74,9 @@ def measure_sizes(decoder: Decoder) -> ModelSizes:
     total = sum(block_bytes) + _group_bytes(model, rest, digits)
     dtypes = Counter(str(p.dtype).removeprefix("torch.") for p in parameters if p.is_floating_point())
     if not dtypes:
-        raise UnsupportedModelError(f"{type(model).__name__}: no floating-point parameter to measure")
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: no floating-point parameter to measure; load it in a dtype such as bfloat16"
+        )
     dtype = dtypes.most_common(1)[0][0]
     return ModelSizes(
         block_params=tuple(

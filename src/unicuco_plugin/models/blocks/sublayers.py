@@ -40,7 +40,8 @@ def sublayer_names(decoder: Decoder) -> tuple[tuple[str, ...], tuple[str, ...]]:
             if name is None:
                 several = " beside ".join(other.rpartition(".")[2] for other in decoder.halves(index)[half])
                 raise UnsupportedModelError(
-                    f"space sublayer needs each {half} as one module, {block} has {several or 'none'}"
+                    f"{block}: has {several or 'no module'} as its {half}, which the spaces sublayer and structured "
+                    "need in one module; take the space depth"
                 )
             names.append(name)
     return tuple(found[0]), tuple(found[1])
@@ -179,7 +180,9 @@ def _output_parameters(decoder: Decoder, name: str) -> list[tuple[nn.Module, str
         if re.sub(r"\.weight$|[._]bias$", "", inner).rpartition(".")[2] in outputs
     ]
     if not found:
-        raise UnsupportedModelError(f"{name}: has no output projection named as in {', '.join(outputs)}")
+        raise UnsupportedModelError(
+            f"{name}: has no output projection named as in {', '.join(outputs)}; take the space depth"
+        )
     return found
 
 
@@ -188,7 +191,9 @@ def _watch(decoder: Decoder, names: Sequence[str]) -> None:
 
     def look(name: str, _: nn.Module, __: object, output: _Output) -> None:
         if bool((output if isinstance(output, Tensor) else output[0]).count_nonzero()):
-            raise UnsupportedModelError(f"{name}: gives more than zeros without its output projection")
+            raise UnsupportedModelError(
+                f"{name}: gives more than zeros without its output projection; take the space depth"
+            )
 
     hooks = [decoder.model.get_submodule(name).register_forward_hook(partial(look, name)) for name in names]
     try:

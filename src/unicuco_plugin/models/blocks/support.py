@@ -33,7 +33,10 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedModelError(f"{label}: the model is already quantised; prune the full-precision model instead")
     if family.refused:
-        raise UnsupportedModelError(f"{label}: blocks of {config.model_type} cannot be dropped: {family.refused}")
+        raise UnsupportedModelError(
+            f"{label}: blocks of {config.model_type} cannot be dropped: {family.refused}; take a model of another "
+            "family"
+        )
     if _is_encoder(config):
         raise UnsupportedModelError(
             f"{label}: {config.model_type} is an encoder, which reads text and writes none; only decoder-only language "
@@ -46,17 +49,22 @@ def check_config(config: PreTrainedConfig, name: str | None = None) -> None:
             "model of its own"
         )
     if not isinstance(getattr(text, "num_hidden_layers", None), int):
-        raise UnsupportedModelError(f"{label}: its configuration has no num_hidden_layers")
+        raise UnsupportedModelError(
+            f"{label}: its configuration has no num_hidden_layers, by which blocks are found; mend config.json"
+        )
     for field, harmless in family.ties.items():
         value = vars(text).get(field)
         if value not in harmless:
             raise UnsupportedModelError(
-                f"{label}: {field} = {quoted(value)} ties its blocks together; none can be dropped"
+                f"{label}: {field} = {quoted(value)} ties its blocks together, so that none can be dropped; take a "
+                "model without that"
             )
     for field in family.frequencies:
         frequency = vars(text).get(field, 1)
         if isinstance(frequency, int) and frequency != 1:
-            raise UnsupportedModelError(f"{label}: {field} must be 1 for blocks to be dropped, got {frequency}")
+            raise UnsupportedModelError(
+                f"{label}: {field} must be 1 for blocks to be dropped, got {frequency}; take a model without that"
+            )
 
 
 def _is_encoder(config: PreTrainedConfig) -> bool:
@@ -96,4 +104,7 @@ def check_model(model: PreTrainedModel, blocks_name: str, count: int) -> None:
         place = int(match[1]) if match else count
         other, other_place = owner.setdefault(id(parameter), (name, place))
         if place != other_place:
-            raise UnsupportedModelError(f"{label}: {name} is the same parameter as {other}; its blocks share weights")
+            raise UnsupportedModelError(
+                f"{label}: {name} is the same parameter as {other}, so its blocks cannot be pruned one by one; take a "
+                "model of another family"
+            )

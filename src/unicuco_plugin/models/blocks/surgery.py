@@ -29,13 +29,7 @@ def drop_blocks(model: PreTrainedModel, indices: Iterable[int], *, check: bool =
         StrategyError: If an index is out of range or occurs twice, or no block would be left.
         UnsupportedModelError: If the model cannot be pruned, or its configuration cannot describe what is left.
     """
-    decoder = find_decoder(model)
-    undo = _Undo(decoder)
-    try:
-        _shrink(decoder, decoder.check_indices(indices), undo, check=check)
-    except BaseException:
-        undo()
-        raise
+    _shrunk(model, indices, check=check)
 
 
 @contextmanager
@@ -46,10 +40,8 @@ def dropped(model: PreTrainedModel, indices: Iterable[int]) -> Iterator[None]:
         StrategyError: If an index is out of range or occurs twice, or no block would be left.
         UnsupportedModelError: If the model cannot be pruned, or its configuration cannot describe what is left.
     """
-    decoder = find_decoder(model)
-    undo = _Undo(decoder)
+    undo = _shrunk(model, indices)
     try:
-        _shrink(decoder, decoder.check_indices(indices), undo)
         yield
     finally:
         undo()
@@ -73,7 +65,19 @@ class _Undo:
             setattr(module, attribute, place)
 
 
-def _shrink(decoder: Decoder, indices: tuple[int, ...], undo: _Undo, *, check: bool = True) -> None:
+def _shrunk(model: PreTrainedModel, indices: Iterable[int], *, check: bool = True) -> _Undo:
+    """Drop, and return what takes it back; after an error that is done."""
+    decoder = find_decoder(model)
+    undo = _Undo(decoder)
+    try:
+        _shrink(decoder, decoder.check_indices(indices), undo, check=check)
+    except BaseException:
+        undo()
+        raise
+    return undo
+
+
+def _shrink(decoder: Decoder, indices: tuple[int, ...], undo: _Undo, *, check: bool) -> None:
     if not indices:
         return
     kept = [index for index in range(len(decoder.blocks)) if index not in indices]

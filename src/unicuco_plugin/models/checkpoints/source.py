@@ -34,13 +34,18 @@ def locate(name_or_path: str | Path) -> dict[str, Any]:
                     "AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OTHER), and "
                     "the tokenizer beside it"
                 )
-            raise UnsupportedModelError(f"{text}: the folder has no config.json, so it is not a model")
+            raise UnsupportedModelError(
+                f"{text}: the folder has no config.json, so it is not a model; give the folder that Transformers "
+                "would load"
+            )
         _check_files(path)
         return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
     if path.exists():
-        raise UnsupportedModelError(f"{text}: expected a model folder, got a file")
+        raise UnsupportedModelError(f"{text}: expected a model folder, got a file; give the folder that holds it")
     if isinstance(name_or_path, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text:
-        raise UnsupportedModelError(f"{text}: no such model folder")
+        raise UnsupportedModelError(
+            f"{text}: no such model folder; give one that exists, or a name on the hub such as ORG/NAME"
+        )
     return {"pretrained_model_name_or_path": text, "local_files_only": False}
 
 
@@ -54,7 +59,10 @@ def _check_files(folder: Path) -> None:
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
             raise UnsupportedModelError(f"{path}: must be a file or a folder, got a pipe, device or socket; remove it")
         if path.suffix in _TEXTS and found.st_size > _LARGEST_TEXT:
-            raise UnsupportedModelError(f"{path}: must have at most {_LARGEST_TEXT:,} bytes, got {found.st_size:,}")
+            raise UnsupportedModelError(
+                f"{path}: must have at most {_LARGEST_TEXT:,} bytes, got {found.st_size:,}; remove what is not the "
+                "model's"
+            )
 
 
 @contextmanager

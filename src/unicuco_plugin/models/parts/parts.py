@@ -14,6 +14,8 @@ from unicuco_plugin.models.tensors.storage import count_parameters
 
 __all__ = ["Parts", "find_parts", "leaving_blocks", "linear_names", "spread"]
 
+_INSTEAD = "; take the space depth or sublayer"
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -111,17 +113,21 @@ def _attention(name: str, module: nn.Module, half: Half) -> Parts:
     *inputs, last = names
     head_dim = getattr(module, "head_dim", None)
     if not isinstance(head_dim, int) or key.out_features % head_dim:
-        raise UnsupportedModelError(f"{name}: head_dim must divide {key.out_features} key outputs, got {head_dim}")
+        raise UnsupportedModelError(
+            f"{name}: head_dim must divide {key.out_features} key outputs, got {head_dim}{_INSTEAD}"
+        )
     groups = key.out_features // head_dim
     if value.out_features != key.out_features or query.out_features % key.out_features:
-        raise UnsupportedModelError(f"{name}: its query, key and value heads do not form groups")
+        raise UnsupportedModelError(f"{name}: its query, key and value heads do not form groups{_INSTEAD}")
     # Queries may come with as many gates beside them (Qwen3-Next), head by head.
     if output.in_features % groups or query.out_features % output.in_features:
-        raise UnsupportedModelError(f"{name}: {last} has {output.in_features} inputs, expected {query.out_features}")
+        raise UnsupportedModelError(
+            f"{name}: {last} has {output.in_features} inputs, expected {query.out_features}{_INSTEAD}"
+        )
     for inner, parameter in module.named_parameters():
         # Norms of queries and keys are shared by all heads; one over all heads together would mix groups.
         if inner.rpartition(".")[0] not in names and tuple(parameter.shape) != (head_dim,):
-            raise UnsupportedModelError(f"{name}: cannot be split into head groups, since {inner} spans them")
+            raise UnsupportedModelError(f"{name}: cannot be split into head groups, since {inner} spans them{_INSTEAD}")
     params = sum(count_parameters(linear) for linear in (query, key, value)) + output.weight.numel()
     rows = dict(zip(inputs, (query.out_features // groups, head_dim, head_dim), strict=True))
     width = output.in_features // groups
@@ -133,12 +139,12 @@ def _mlp(name: str, module: nn.Module, half: Half) -> Parts:
     *inputs, down = _linears(name, module, names)
     if {linear.out_features for linear in inputs} != {down.in_features}:
         raise UnsupportedModelError(
-            f"{name}: {', '.join(names[:-1])} and {names[-1]} disagree on the number of neurons"
+            f"{name}: {', '.join(names[:-1])} and {names[-1]} disagree on the number of neurons{_INSTEAD}"
         )
     for inner, parameter in module.named_parameters():
         # A number or two of an activation are shared by all neurons.
         if inner.rpartition(".")[0] not in names and parameter.numel() > 1:
-            raise UnsupportedModelError(f"{name}: cannot be split into neurons, since {inner} spans them")
+            raise UnsupportedModelError(f"{name}: cannot be split into neurons, since {inner} spans them{_INSTEAD}")
     params = sum(count_parameters(linear) for linear in inputs) + down.weight.numel()
     rows, neurons = dict.fromkeys(names[:-1], 1), down.in_features
     return Parts(name, "mlp", neurons, 1, 1, f"{name}.{names[-1]}", params // neurons, rows)
@@ -150,6 +156,6 @@ def _linears(name: str, module: nn.Module, expected: tuple[str, ...]) -> list[nn
         if not isinstance(children.get(child), nn.Linear):
             raise UnsupportedModelError(
                 f"{name}: {type(module).__name__} has no linear {child}, which splitting it into parts needs; fused "
-                "projections and experts are not supported: take the space depth or sublayer"
+                f"projections and experts are not supported{_INSTEAD}"
             )
     return [linear for child in expected if isinstance(linear := children[child], nn.Linear)]

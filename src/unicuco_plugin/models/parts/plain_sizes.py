@@ -64,7 +64,9 @@ def set_fields(decoder: Decoder, fields: Mapping[str, Any]) -> None:
         type(config).from_dict(config.to_dict())
     except Exception as error:
         # Transformers, its configuration classes and the hub's checks raise errors of their own here.
-        raise UnsupportedModelError(f"{config.model_type}: cannot be told these sizes: {error}") from error
+        raise UnsupportedModelError(
+            f"{config.model_type}: cannot be told these sizes: {error}; take --format stock (in a recipe format: stock)"
+        ) from error
     for half in [half for half in HALVES if decoder.family.half(half).bias in fields]:
         for name in [name for index in range(len(decoder.blocks)) for name in decoder.halves(index)[half]]:
             module = decoder.model.get_submodule(name)

@@ -62,7 +62,10 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
     if getattr(decoder.model.base_model, "layers", None) is not decoder.blocks or decoder.config is not (
         decoder.model.config
     ):
-        raise UnsupportedModelError(f"{label}: its blocks must be {decoder.model.base_model_prefix}.layers")
+        raise UnsupportedModelError(
+            f"{label}: its blocks must be {decoder.model.base_model_prefix}.layers; take --format stock (in a recipe "
+            "format: stock)"
+        )
     for name, part in parts.items():
         if name.rpartition(".")[2] not in _NAMES.values() or not has_compact_names(part):
             raise UnsupportedModelError(
@@ -77,7 +80,10 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
         )
     for part in parts.values():
         if getattr(decoder.config, field := decoder.family.half(part.kind).size, None) != part.count:
-            raise UnsupportedModelError(f"{part.name}: has {part.count} parts, but the configuration's {field} differs")
+            raise UnsupportedModelError(
+                f"{part.name}: has {part.count} parts, but the configuration's {field} differs; take --format stock "
+                "(in a recipe format: stock)"
+            )
     if block_overrides(decoder.config):
         raise UnsupportedModelError(
             f"{label}: its configuration gives single blocks sizes of their own, which the compact form would write "

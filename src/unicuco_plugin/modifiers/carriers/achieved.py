@@ -11,7 +11,7 @@ from torch import nn
 from unicuco_plugin.models.tensors.storage import count_parameters
 from unicuco_plugin.modifiers.carriers.plan_check import count_zeros
 
-__all__ = ["Achieved", "LinearSparsity"]
+__all__ = ["Achieved", "Keeping", "LinearSparsity"]
 
 # Of sparsity.json; raised when an older reader would misread a newer file.
 SCHEMA = 1
@@ -141,3 +141,14 @@ class Achieved:
         rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in data.pop("linears"))
         head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in data.items())
         path.write_text(f'{{\n{head}  "linears": [\n{rows}\n  ]\n}}\n', encoding="utf8")
+
+
+class Keeping:
+    """What handlers have in common that take no module out of the model."""
+
+    achieved: Achieved | None = None
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """No module goes."""
+        return frozenset()

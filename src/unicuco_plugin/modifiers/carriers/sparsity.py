@@ -9,7 +9,7 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, StrategyError, quoted
 from unicuco_plugin.models.blocks.coverage import check_share
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.achieved import Achieved, Keeping
 from unicuco_plugin.modifiers.carriers.engine_rounding import Follower, Setting, round_plan, tolerance
 from unicuco_plugin.modifiers.carriers.follower import check_ignored, find_follower, warn_of_refilling
 from unicuco_plugin.modifiers.carriers.plan_check import PlanCheck, PlannedLinear, count_zeros
@@ -21,7 +21,7 @@ __all__ = ["SparsityHandler"]
 _DENSE = Setting(0.0, 0)
 
 
-class SparsityHandler:
+class SparsityHandler(Keeping):
     """Carries one sparsity strategy out by the next ``SparseGPTModifier`` or ``WandaPruningModifier`` of the recipe.
 
     That modifier gets ``targets``, the full names of the linears that lose something, in the model's order, and
@@ -52,12 +52,6 @@ class SparsityHandler:
         self._follower: Follower | None = None
         self._before: tuple[object, object] = (None, None)
         self._check: PlanCheck | None = None
-        self.achieved: Achieved | None = None
-
-    @property
-    def removed(self) -> frozenset[str]:
-        """No module goes."""
-        return frozenset()
 
     def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
         """Fill the next one-shot pass, and put a check of what it did behind it.

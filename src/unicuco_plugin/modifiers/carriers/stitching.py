@@ -10,7 +10,7 @@ from unicuco_plugin.errors import ExportError, RecipeError, StrategyError, quote
 from unicuco_plugin.levels.stitch import Stitcher
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.achieved import Achieved, Keeping
 from unicuco_plugin.modifiers.carriers.plan_check import count_zeros
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.strategy import Strategy
@@ -20,7 +20,7 @@ __all__ = ["StitchHandler"]
 _ENGINE = "level database"
 
 
-class StitchHandler:
+class StitchHandler(Keeping):
     """Gives every linear the zeros of one sparsity strategy, to the weight, from a database; no text is needed.
 
     Later modifiers of the recipe, a quantiser for instance, meet the stitched weights.
@@ -44,9 +44,7 @@ class StitchHandler:
         self._model = model
         decoder = find_decoder(model)
         self._blocks = decoder.blocks  # which may go, or be cut, meanwhile
-        database = Levels.open(levels)
-        database.check_model(fingerprint)
-        database.verify()
+        database = Levels.open(levels, fingerprint=fingerprint)
         self._plan = plan_counts(strategy.shares, database.sizes)
         self._linears = decoder.all_linears()
         self._before = {name: count_zeros(self._linears[name]) for name in self._plan}
@@ -54,12 +52,6 @@ class StitchHandler:
         self._stitcher = Stitcher(decoder, database, cache_bytes=0)
         self._removed: frozenset[str] = frozenset()
         self._made: dict[str, int] = {}
-        self.achieved: Achieved | None = None
-
-    @property
-    def removed(self) -> frozenset[str]:
-        """No module goes."""
-        return frozenset()
 
     def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
         """Stitch everything but the blocks that will be gone.

@@ -19,7 +19,7 @@ from unicuco_plugin.levels.stitch import find_linears
 from unicuco_plugin.levels.toolkit_scheme import as_toolkit
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.tensors.storage import exchange_data, read_kept
-from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.achieved import Keeping
 from unicuco_plugin.modifiers.carriers.follower import check_ignored, find_quantiser
 from unicuco_plugin.modifiers.carriers.packing import config_groups, packed_schemes
 from unicuco_plugin.schemes import parse_scheme
@@ -28,19 +28,7 @@ from unicuco_plugin.strategy import Strategy
 __all__ = ["QuantiserHandler", "StoreHandler"]
 
 
-class _Stores:
-    """What both ways have in common."""
-
-    achieved: Achieved | None = None
-    levels: str | None = None
-
-    @property
-    def removed(self) -> frozenset[str]:
-        """No module goes."""
-        return frozenset()
-
-
-class StoreHandler(_Stores):
+class StoreHandler(Keeping):
     """Gives every linear the codes, scales and zero points of its scheme, from a database; no text is needed.
 
     Args:
@@ -58,9 +46,7 @@ class StoreHandler(_Stores):
 
     def __init__(self, model: nn.Module, fingerprint: str, strategy: Strategy, levels: str | Path) -> None:
         decoder = find_decoder(model)
-        database = SchemeLevels.open(levels)
-        database.check_model(fingerprint)
-        database.verify()
+        database = SchemeLevels.open(levels, fingerprint=fingerprint)
         linears = find_linears(decoder, database)
         self._plan = packed_schemes(model, strategy)
         for name, scheme in self._plan.items():
@@ -118,7 +104,7 @@ class StoreHandler(_Stores):
         self._dense = {}
 
 
-class QuantiserHandler(_Stores):
+class QuantiserHandler(Keeping):
     """Fills ``config_groups`` of the next quantiser of the recipe: one disjoint group for each scheme, explicit names.
 
     Args:

@@ -43,9 +43,7 @@ def stored_subject(ask: Ask) -> Subject:
     decoder, options = ask.decoder, ask.units
     if options.levels is None:
         raise LevelsError(f"the space {ask.name!r} needs a level database: unicuco levels build, then --levels DIR")
-    levels = SchemeLevels.open(options.levels)
-    levels.check_model(ask.fingerprint)
-    levels.verify()
+    levels = SchemeLevels.open(options.levels, fingerprint=ask.fingerprint)
     offered = find_offered(decoder, levels, options.ignore)
     costs, whole = offered.costs, traits_of(ask.name).whole
     needed: tuple[tuple[int, ...], ...] = ()

@@ -29,9 +29,7 @@ def linear_subject(ask: Ask) -> Subject:
     decoder, units = ask.decoder, ask.units
     if units.levels is None:
         raise LevelsError(f"the space {ask.name!r} needs a level database: unicuco levels build, then --levels DIR")
-    levels = Levels.open(units.levels)
-    levels.check_model(ask.fingerprint)
-    levels.verify()
+    levels = Levels.open(units.levels, fingerprint=ask.fingerprint)
     split_experts(decoder.model)
     weights = group_linears(levels.sizes, units.granularity, units.ignore)
     top = levels.sparsities[-1]
