@@ -229,7 +229,7 @@ class Profile:
             space=self.record.space,
             model=self.record.model,
             request=request,
-            sparsity=0.0 if stored else self.search_space.sparsity(x).item(),
+            sparsity=self.search_space.sparsity((x >= 1.0).double() if stored else x).item(),
             bits=round(self.costs.of("bits", x).item(), 9) if stored else None,
             params=int(self.costs.of("params", x)),
             bytes=int(self.costs.of("bytes", x)),

@@ -11,6 +11,7 @@ from unicuco_plugin.errors import RequestError, round_up
 from unicuco_plugin.policy.contest import Candidate, Contest
 from unicuco_plugin.request import Request
 from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["Limits"]
 
@@ -76,11 +77,12 @@ class Limits:
         return "bits" if "bits" in self._costs.names else "sparsity"
 
     def _removable(self, sparsity: float) -> float:
-        """Refuse to remove a share where weights only become smaller."""
+        """Refuse to remove a share where bits are what is counted."""
         if "bits" in self._costs.names:
+            why = "counts bits" if traits_of(self._space.name).whole else "removes no weight"
             raise RequestError(
-                f"sparsity cannot be asked of space {self._space.name!r}, which removes no weight; ask for "
-                f"{self._instead} or max_bytes, got {sparsity:.6g}"
+                f"sparsity cannot be asked of space {self._space.name!r}, which {why}; ask for {self._instead} or "
+                f"max_bytes, got {sparsity:.6g}"
             )
         return sparsity
 

@@ -90,7 +90,7 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
 
     Args:
         decoder: The view of a model with all its blocks.
-        strategy: A strategy of the space ``depth``.
+        strategy: A strategy of the space ``depth``, or another one that drops blocks.
 
     Returns:
         Block indices, ascending.
@@ -102,14 +102,14 @@ def dropped_blocks(decoder: Decoder, strategy: Strategy) -> tuple[int, ...]:
     if not strategy.traits.whole or strategy.traits.halves:
         raise StrategyError(f"space must be 'depth' for blocks to be dropped, got {quoted(strategy.space)}")
     index = {name: i for i, name in enumerate(decoder.block_names)}
-    unknown = sorted(strategy.units.keys() - index.keys())
+    unknown = sorted(strategy.shares.keys() - index.keys())
     if unknown:
         first, last = decoder.block_names[0], decoder.block_names[-1]
         raise StrategyError(f"units must be blocks of the model, {first} to {last}, got {listed(unknown)}")
-    for name, share in strategy.units.items():
+    for name, share in strategy.shares.items():
         if share != 1.0:
             raise StrategyError(f"units[{quoted(name)}] must be 1.0, since a block goes as a whole, got {share}")
-    return _checked(decoder, [index[name] for name in strategy.units])
+    return _checked(decoder, [index[name] for name in strategy.shares])
 
 
 def _checked(decoder: Decoder, indices: Sequence[int]) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ def removed_parts(decoder: Decoder, strategy: Strategy) -> tuple[tuple[int, ...]
 
     Args:
         decoder: The view of a model with all its blocks.
-        strategy: A strategy of the space ``depth`` or ``sublayer``.
+        strategy: A strategy of the space ``depth``, ``sublayer`` or ``compound``.
 
     Returns:
         Indices of the blocks that go whole, ascending, and names of the sub-layers whose other half stays.
@@ -212,6 +212,11 @@ def apply_strategy(
         UnsupportedModelError: If the model cannot be pruned. After any error the model is unchanged.
     """
     decoder = find_decoder(model)
+    if strategy.traits.stores:
+        raise StrategyError(
+            f"space must be one that only removes, got {quoted(strategy.space)}, which also stores weights by schemes: "
+            "unicuco prune does"
+        )
     if strategy.traits.cuts:
         parts = kept_parts or whole_modules(strategy)
         if parts is None:

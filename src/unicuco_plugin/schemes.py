@@ -14,7 +14,7 @@ from typing import Literal
 
 from unicuco_plugin.errors import StrategyError, quoted
 
-__all__ = ["DENSE", "DENSE_BITS", "Choice", "Scheme", "parse_scheme"]
+__all__ = ["DENSE", "DENSE_BITS", "REMOVED", "Choice", "Scheme", "parse_scheme"]
 
 DENSE_BITS = 16
 """Bits of a weight that is left alone, and of a scale: checkpoints are shipped in bfloat16 or float16."""
@@ -22,8 +22,11 @@ DENSE_BITS = 16
 DENSE = "dense"
 """What is written in a scheme's place for a weight that is left alone."""
 
+REMOVED = "removed"
+"""What is written in a scheme's place for a weight that is gone: no bits, and no bytes."""
+
 Choice = tuple[str, float, int]
-"""One way to store a unit: a scheme's name or ``DENSE``, mean bits of a weight with its scales, bytes in a file."""
+"""One way to store a unit: a scheme's name, ``DENSE`` or ``REMOVED``, mean bits of a weight with its scales, bytes."""
 
 # What vLLM's kernels of integers know (Marlin, Humming, the CPU's); the presets have the largest.
 _GROUPS = (128, 64, 32)

@@ -81,9 +81,11 @@ class Strategy(Frozen):
     """Unit name → share of the unit's weights removed, or the scheme that stores them, with the request it answers.
 
     Attributes:
-        units: Every unit that loses something, with its share in (0, 1]; in spaces of bits with its scheme's name.
+        units: Every unit that loses something, with its share in (0, 1]; in spaces of bits with its scheme's name, and
+            where blocks may leave as well, these with their share.
         sparsity: Share of all prunable weights removed.
-        bits: Mean bits of a weight of all units, scales counted; None in spaces that store weights as they are.
+        bits: Mean bits of a weight of all units, scales counted, none where a weight is gone; None in spaces that store
+            weights as they are.
         params: Parameters of the whole exported checkpoint.
         bytes: Bytes of its weights, in the dtype of the dense checkpoint where they are not stored by schemes.
         source: What proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, one
@@ -128,26 +130,31 @@ class Strategy(Frozen):
                 parse_scheme(share)
             elif not 0.0 < share <= 1.0:
                 raise ValueError(f"units[{quoted(name)}] must be in (0, 1], got {share}")
-        if len({isinstance(share, str) for share in value.values()}) > 1:
-            raise ValueError("units must all have shares or all have schemes")
         return value
 
     @model_validator(mode="after")
     def _check_space(self) -> Self:
-        stores = self.traits.stores
-        if stores != (self.bits is not None) or any(isinstance(share, str) != stores for share in self.units.values()):
+        stores, kinds = self.traits.stores, {isinstance(share, str) for share in self.units.values()}
+        if stores and self.traits.whole:
+            kinds.discard(False)
+            inside = next((unit for gone in self.shares for unit in self.schemes if unit.startswith(f"{gone}.")), None)
+            if inside is not None:
+                raise ValueError(f"units[{quoted(inside)}] must have no scheme where all of its block goes")
+        if len(kinds) > 1:
+            raise ValueError("units must all have shares or all have schemes")
+        if stores != (self.bits is not None) or not kinds <= {stores}:
             what = "units with the names of schemes, and bits" if stores else "units with shares, and no bits"
             raise ValueError(f"a strategy of the space {quoted(self.space)} has {what}")
         return self
 
     @property
     def shares(self) -> dict[str, float]:
-        """Unit → share removed; empty where units have schemes."""
+        """Unit → share removed; without those that have schemes."""
         return {name: share for name, share in self.units.items() if not isinstance(share, str)}
 
     @property
     def schemes(self) -> dict[str, str]:
-        """Unit → name of its scheme; empty where units have shares."""
+        """Unit → name of its scheme; without those that have shares."""
         return {name: scheme for name, scheme in self.units.items() if isinstance(scheme, str)}
 
     @property

@@ -2,24 +2,27 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Flag, auto
 from types import MappingProxyType
 
 __all__ = ["SPACES", "Effect", "SpaceTraits", "ask_plugins", "cutting", "storing", "traits_of", "zeroing"]
 
 
-class Effect(Enum):
-    """What becomes of a unit that loses something, in the order in which effects are applied to a model."""
+class Effect(Flag):
+    """What becomes of a unit that loses something, in the order in which effects are applied to a model.
 
-    DROP = "drop"
+    A space may have several, joined by ``|``; iterating over them gives each.
+    """
+
+    DROP = auto()
     """Units are blocks, and each leaves the model as a whole."""
-    SILENCE = "silence"
+    SILENCE = auto()
     """Units are halves of blocks: a block leaves when both go, and a half that goes alone no longer adds anything."""
-    CUT = "cut"
+    CUT = auto()
     """Units are attentions and MLPs, which lose head groups and neurons."""
-    ZERO = "zero"
+    ZERO = auto()
     """Units are linears or groups of them, some of whose weights become zeros and stay in the checkpoint."""
-    STORE = "store"
+    STORE = auto()
     """Units are what a server packs into one linear, each of which is stored by a scheme, in fewer bits."""
 
 
@@ -29,26 +32,30 @@ class SpaceTraits:
 
     Attributes:
         name: The space's name, as plugins list it.
-        effect: What becomes of a unit; None where it is unknown, for a space that can be searched but not applied.
+        effect: What becomes of a unit, or of one and another; None where it is unknown, for a space that can be
+            searched but not applied.
     """
 
     name: str
     effect: Effect | None = None
 
+    def _has(self, effect: Effect) -> bool:
+        return bool((self.effect or Effect(0)) & effect)
+
     @property
     def whole(self) -> bool:
         """Whether units go whole, so that all shares are 1 and it only matters which units go."""
-        return self.effect in {Effect.DROP, Effect.SILENCE}
+        return self._has(Effect.DROP | Effect.SILENCE)
 
     @property
     def halves(self) -> bool:
         """Whether units are halves of blocks."""
-        return self.effect is Effect.SILENCE
+        return self._has(Effect.SILENCE)
 
     @property
     def cuts(self) -> bool:
         """Whether parts of modules go, so that they have to be ranked."""
-        return self.effect is Effect.CUT
+        return self._has(Effect.CUT)
 
     @property
     def payload(self) -> str | None:
@@ -58,12 +65,12 @@ class SpaceTraits:
     @property
     def zeroes(self) -> bool:
         """Whether weights inside linears become zeros, measured on a level database, made by a pass or from it."""
-        return self.effect is Effect.ZERO
+        return self._has(Effect.ZERO)
 
     @property
     def stores(self) -> bool:
-        """Whether weights are stored in fewer bits: units then have schemes in place of shares."""
-        return self.effect is Effect.STORE
+        """Whether weights are stored in fewer bits: units then have schemes in place of shares, but where they go."""
+        return self._has(Effect.STORE)
 
     @property
     def on_levels(self) -> bool:
@@ -85,6 +92,7 @@ SPACES: Mapping[str, SpaceTraits] = MappingProxyType(
             SpaceTraits("structured", Effect.CUT),
             SpaceTraits("sparsity", Effect.ZERO),
             SpaceTraits("precision", Effect.STORE),
+            SpaceTraits("compound", Effect.DROP | Effect.STORE),
         )
     }
 )

@@ -73,8 +73,14 @@ def test_what_determines_an_answer_is_in_its_name_in_the_journal(data, change):
         ({"bits": [4]}, "give bits or budgets, got both"),
         ({"methods": {"x": {"peer": "greedy", "bits": 4}}}, "bits must be a list of numbers, got 4"),
         ({"methods": {"x": {"peer": "greedy", "bits": [17]}}}, "methods.x: budgets must be in (0, 1), got -0.0625"),
-        ({"space": "x"}, "space: Input should be one of depth, sublayer, structured, sparsity, precision, got 'x'"),
-        ({"space": "sparsity"}, "levels goes with the spaces 'sparsity' and 'precision', got None for 'sparsity'"),
+        (
+            {"space": "x"},
+            "space: Input should be one of depth, sublayer, structured, sparsity, precision, compound, got 'x'",
+        ),
+        (
+            {"space": "sparsity"},
+            "levels goes with the spaces 'sparsity', 'precision' and 'compound', got None for 'sparsity'",
+        ),
     ],
     ids=str,
 )

@@ -78,6 +78,12 @@ def test_settings_start_from_a_preset(unicuco, recorded):
     assert call["calibration"].sources == ()
 
 
+def test_settings_that_nobody_gives_stay_unset_so_that_a_space_may_have_its_own(unicuco, recorded):
+    unicuco("train", "--model", "m", "--output", "o", "--epochs", "3")
+    [call] = recorded
+    assert call["settings"].model_fields_set == {"epochs"}
+
+
 @pytest.mark.parametrize(
     "spelling",
     [
@@ -140,7 +146,10 @@ def test_a_setting_out_of_range_is_refused(unicuco, recorded, arguments, message
     [
         ({"--model": "/nowhere"}, "/nowhere: no such model folder"),
         ({"--calibration": "nowhere.txt"}, "calibration file nowhere.txt does not exist"),
-        ({"--space": "height"}, "space must be one of depth, precision, sparsity, structured, sublayer; got 'height'"),
+        (
+            {"--space": "height"},
+            "space must be one of compound, depth, precision, sparsity, structured, sublayer; got 'height'",
+        ),
         ({"--scalarization": "sum"}, "scalarization must be one of pbi, pbi_0.1, tchebycheff, weighted_sum; got 'sum'"),
         ({"--tokens": "1048576"}, "is too short: needs"),
     ],

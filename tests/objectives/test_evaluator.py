@@ -221,9 +221,8 @@ def test_the_objective_refuses_another_space(request_of):
         name = "height"
 
     other = ObjectiveRequest(request_of.decoder, Other(("a", "b"), (1, 1), name="height"), WINDOWS)
-    rule = (
-        r"^the divergence objective serves the spaces depth, sublayer, structured, sparsity, precision, got 'height'$"
-    )
+    spaces = "depth, sublayer, structured, sparsity, precision, compound"
+    rule = rf"^the divergence objective serves the spaces {spaces}, got 'height'$"
     with pytest.raises(UnknownNameError, match=rule):
         DivergenceObjective(other)
 

@@ -115,6 +115,7 @@ def names_of(kind):
 def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
     entries = list_plugins()
     assert [(entry.kind, entry.name) for entry in entries] == [
+        ("space", "compound"),
         ("space", "depth"),
         ("space", "precision"),
         ("space", "sparsity"),
@@ -229,7 +230,7 @@ def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
     [
         (
             lambda: make_space("height", (), ()),
-            "space must be one of depth, precision, sparsity, structured, sublayer; got 'height'",
+            "space must be one of compound, depth, precision, sparsity, structured, sublayer; got 'height'",
         ),
         (lambda: make_objective("beauty", None), "objective must be one of divergence; got 'beauty'"),
         (
@@ -249,7 +250,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(install, call, message)
 def test_a_plugins_names_are_among_those_there_are(install):
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])))
     with pytest.raises(
-        UnknownNameError, match=r"^space must be one of depth, height, precision, spars.*; got 'width'$"
+        UnknownNameError, match=r"^space must be one of compound, depth, height, precision, spars.*; got 'width'$"
     ):
         make_space("width", (), ())
 
@@ -276,7 +277,7 @@ def test_a_plugin_that_cannot_be_loaded_is_logged_by_name_and_skipped(install, c
     install("broken", broken)
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])))
     with caplog.at_level(logging.WARNING):
-        assert names_of("space") == ["depth", "height", "precision", "sparsity", "structured", "sublayer"]
+        assert names_of("space") == ["compound", "depth", "height", "precision", "sparsity", "structured", "sublayer"]
     [record] = [record for record in caplog.records if "plugin broken" in record.getMessage()]
     assert "cannot be loaded and is skipped" in record.getMessage()
     assert reason in record.getMessage()
@@ -289,7 +290,7 @@ def test_a_second_plugin_of_a_name_is_skipped_and_the_first_stays(install, caplo
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])))
     install(name, plugin_of(unicuco_list=listing(space=["width"])))
     with caplog.at_level(logging.WARNING):
-        assert names_of("space") == ["depth", "height", "precision", "sparsity", "structured", "sublayer"]
+        assert names_of("space") == ["compound", "depth", "height", "precision", "sparsity", "structured", "sublayer"]
     assert f"plugin {name} cannot be loaded and is skipped" in caplog.text
     assert plugin_manager().get_plugin("builtin") is builtin
 
@@ -330,9 +331,9 @@ def test_the_switch_leaves_the_built_ins_alone(install, monkeypatch, value, load
     monkeypatch.setenv(SWITCH, value)
     plugin_manager.cache_clear()
     assert names_of("space") == (
-        ["depth", "height", "precision", "sparsity", "structured", "sublayer"]
+        ["compound", "depth", "height", "precision", "sparsity", "structured", "sublayer"]
         if loaded
-        else ["depth", "precision", "sparsity", "structured", "sublayer"]
+        else ["compound", "depth", "precision", "sparsity", "structured", "sublayer"]
     )
 
 

@@ -10,9 +10,12 @@ from unicuco_plugin.scores.single_units import (
     at_least,
     find_neighbours,
     measure_alone,
+    measure_gone,
+    measure_rounds,
     measure_uniform,
     unit_costs,
 )
+from unicuco_plugin.spaces.compound import CompoundSpace
 from unicuco_plugin.spaces.precision import PrecisionSpace
 
 CHOICES = (("dense", 16.0, 200), ("W8A16:channel", 8.0, 100), ("W4A16:channel", 4.0, 50), ("W3A16:channel", 3.0, 38))
@@ -86,3 +89,44 @@ def test_units_of_which_no_half_has_a_scheme_in_common_are_refused():
     space = PrecisionSpace(("a", "b", "c"), (100,) * 3, rows)
     with pytest.raises(LevelsError, match=r"^the level database offers no scheme to more than half of 3 units"):
         measure_uniform(space, lambda *_: [])
+
+
+BLOCKS = 9
+NAMES = tuple(f"model.layers.{i // 2}.{'self_attn' if i % 2 else 'mlp'}" for i in range(2 * BLOCKS))
+WHOLE = CompoundSpace(NAMES, (100,) * len(NAMES), ((*CHOICES, ("removed", 0.0, 0)),) * len(NAMES))
+
+
+def pairs_cost_more(asked):
+    """Blocks cost one to nine tenths each, and the first two far more together."""
+
+    def measure(name, rows):
+        asked.append((name, len(rows)))
+        gone = (rows >= 1.0)[:, ::2].double()
+        assert torch.equal(gone, (rows >= 1.0)[:, 1::2].double())  # never half a block
+        own = torch.arange(1, BLOCKS + 1, dtype=torch.float64) / 10.0
+        return (0.3 + gone @ own + 5.0 * gone[:, 0] * gone[:, 2]).tolist()
+
+    return measure
+
+
+def test_blocks_are_measured_again_beside_those_that_are_gone():
+    asked = []
+    others = WHOLE.uniform()["W4A16:channel"]
+    order, costs = measure_rounds(pairs_cost_more(asked), "blocks", WHOLE, others, 0.3)
+    # The first two of nine go, then the next two; the third is dear once the first is gone.
+    assert order.tolist()[:4] == [0, 1, 3, 4]
+    assert set(order.tolist()) == set(range(BLOCKS))
+    assert costs[[0, 1, 3, 4]].tolist() == pytest.approx([0.1, 0.2, 0.4, 0.5])
+    assert costs[2].item() == pytest.approx(5.3)
+    assert [count for name, count in asked if "from" not in name] == [1, 1]
+    assert [name for name, _ in asked][:3] == ["blocks from 0", "blocks without 0,1", "blocks without 0,1 from 0"]
+    assert sum(count for _, count in asked) == BLOCKS + 1 + (BLOCKS - 2) + 1 + (BLOCKS - 4)
+
+
+def test_a_block_that_is_needed_costs_infinitely_much():
+    asked = []
+    space = CompoundSpace(WHOLE.unit_names, WHOLE.unit_params, WHOLE.choices, needed=((2, 3, 4, 5),))
+    others = space.uniform()["W4A16:channel"]
+    found = measure_gone(pairs_cost_more(asked), "blocks", space, others, gone=[1])
+    assert found.isinf().tolist() == [False, True, True, *[False] * 6]
+    assert found[0].item() == pytest.approx(0.3 + 0.1 + 0.2)

@@ -251,7 +251,10 @@ def test_resuming_with_another_model_is_refused(save_model, trained, text):
     [
         ({"resume": True, "overwrite": True}, (JournalError, r"^resume and overwrite exclude each other: ")),
         ({"settings": TINY.model_copy(update={"scalarization": "sum"})}, (UnknownNameError, r"got 'sum'$")),
-        ({"space": "height"}, (UnknownNameError, r"^space must be one of depth, .*, sublayer; got 'height'$")),
+        (
+            {"space": "height"},
+            (UnknownNameError, r"^space must be one of compound, .*, sublayer; got 'height'$"),
+        ),
         ({"objective": "beauty"}, (UnknownNameError, r"^objective must be one of divergence; got 'beauty'$")),
         ({"calibration": ["nowhere.txt"]}, (CalibrationError, r"nowhere\.txt does not exist")),
     ],

@@ -183,7 +183,7 @@ def test_a_database_of_another_model_is_refused(text, levels, tmp_path):
 
 def test_what_belongs_to_sparsity_is_refused_elsewhere(dense, text, levels, tmp_path):
     with pytest.raises(
-        LevelsError, match=r"^levels goes with the spaces 'sparsity' and 'precision', not with 'depth'$"
+        LevelsError, match=r"^levels goes with the spaces 'sparsity', 'precision' and 'compound', not with 'depth'$"
     ):
         train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY, units=UnitOptions(levels=levels.folder))
 

@@ -113,7 +113,8 @@ class BenchmarkPlan(Frozen):
     def _check_methods(self) -> Self:
         if traits_of(self.space).on_levels != (self.levels is not None):
             raise ValueError(
-                f"levels goes with the spaces 'sparsity' and 'precision', got {self.levels} for {self.space!r}"
+                f"levels goes with the spaces 'sparsity', 'precision' and 'compound', got {self.levels} for "
+                f"{self.space!r}"
             )
         check_values(self.budgets, self.seeds)
         for name, method in self.methods.items():

@@ -42,7 +42,8 @@ def read_settings(fields: dict[str, Any]) -> Settings:
     values = {name: fields.pop(name) for name in Settings.model_fields}
     given = {name: value for name, value in values.items() if value is not None}
     try:
-        return Settings.model_validate(preset.model_dump() | given)
+        # What nobody has set stays so: a space may have its own.
+        return Settings.model_validate(preset.model_dump(exclude_unset=True) | given)
     except ValidationError as error:
         raise click.UsageError(explain(error)) from error
 

@@ -82,7 +82,8 @@ class TableCosts:
     """Costs of a checkpoint's strategies, added up from a table.
 
     ``kept`` is the share of the prunable weights that is left, whatever becomes of the others, or of their bits;
-    ``params`` and ``bytes`` are those of the whole exported checkpoint, ``bits`` the mean of a weight of all units.
+    ``params`` and ``bytes`` are those of the whole exported checkpoint, ``bits`` the mean of a weight of all units of
+    the dense model, none where it is gone.
 
     Attributes:
         units: Full names of the ``d`` units.
@@ -150,6 +151,11 @@ class TableCosts:
             shares, saved = self._stored
             weights = shares * self.params[:, None]
             steepest = (saved / weights)[weights > 0.0].max().item() * self.params.sum().item()
+            if self.table.blocks:  # what belongs to no unit goes with the last of them
+                inside, beside = self._blocks
+                steepest += (
+                    beside[_COLUMNS[name]] / (self.params @ inside).clamp_min(1.0)
+                ).max().item() * self.params.sum().item()
             return steepest, steepest
         params = self.params.sum().item()
         pairs = zip(self._weights[_COLUMNS[name]].tolist(), self.table.unit_params, strict=True)
@@ -198,8 +204,8 @@ class TableCosts:
         if self.table.choices:
             shares, saved = self._stored
             place = (x[..., None] - shares).abs().argmin(-1)
-            return saved.gather(1, place.T).sum(0) * (column == _COLUMNS["bytes"])
-        if self.table.parts:
+            leaving = saved.gather(1, place.T).sum(0) if column == _COLUMNS["bytes"] else ((x >= 1.0) * each).sum(-1)
+        elif self.table.parts:
             counts, rests, biases = self._parts
             gone = (x * counts).round().long()
             beside = torch.where(gone == counts, rests[column], -biases[column])

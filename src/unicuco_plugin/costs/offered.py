@@ -24,6 +24,7 @@ class OfferedSchemes:
         units: Unit, as a server packs it → its linears.
         schemes: Unit → names, from most bits to least.
         costs: Of strategies over them.
+        ignored: Other units, which were to stay as they are.
         left_out: How many units are not offered a scheme that all their linears are stored in: others are as small,
             and lose less or leave inputs alone.
     """
@@ -31,6 +32,7 @@ class OfferedSchemes:
     units: Mapping[str, tuple[str, ...]]
     schemes: Mapping[str, tuple[str, ...]]
     costs: TableCosts
+    ignored: frozenset[str]
     left_out: Mapping[str, int]
 
 
@@ -55,7 +57,8 @@ def find_offered(decoder: Decoder, levels: SchemeLevels, ignore: Sequence[str] =
     if not units:
         raise LevelsError(f"level database {levels.folder} has all linears of none of {len(packed)} units of the model")
     schemes = offered_schemes(levels, units)
-    return OfferedSchemes(units, schemes, scheme_costs(decoder, units, schemes), _left_out(levels, units, schemes))
+    costs = scheme_costs(decoder, units, schemes)
+    return OfferedSchemes(units, schemes, costs, ignored, _left_out(levels, units, schemes))
 
 
 def offered_schemes(levels: SchemeLevels, units: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

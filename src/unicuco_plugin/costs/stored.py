@@ -1,6 +1,7 @@
 """What units weigh in a checkpoint that stores them by schemes: the table of costs, from shapes alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -9,9 +10,10 @@ from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.sizes import measure_sizes, tensor_bytes
 from unicuco_plugin.models.tensors.storage import kept_tensors
-from unicuco_plugin.schemes import DENSE, DENSE_BITS, Scheme, parse_scheme
+from unicuco_plugin.schemes import DENSE, DENSE_BITS, REMOVED, Scheme, parse_scheme
+from unicuco_plugin.spaces.units import name_block
 
-__all__ = ["scheme_costs"]
+__all__ = ["leaving_costs", "scheme_costs"]
 
 
 def scheme_costs(
@@ -59,6 +61,27 @@ def scheme_costs(
     params = tuple(sum(weights[name].numel() for name in members) for members in units.values())
     table = plain_table(sizes, params, dense).model_copy(update={"choices": tuple(map(tuple, rows))})
     return TableCosts(tuple(units), table, physical=True)
+
+
+def leaving_costs(decoder: Decoder, costs: TableCosts, stay: Collection[str] = ()) -> TableCosts:
+    """The same where whole blocks may be gone: norms, biases and linears that are no units leave with the units.
+
+    Args:
+        decoder: The dense model.
+        costs: As :func:`scheme_costs` gives them.
+        stay: Names of blocks that may not leave, beside those that have no unit.
+    """
+    sizes, table = measure_sizes(decoder), costs.table
+    own = [name_block(unit) for unit in costs.units]
+    blocks = {}
+    for block, params, size in zip(decoder.block_names, sizes.block_params, sizes.block_bytes, strict=True):
+        inside = [unit for unit, name in enumerate(own) if name == block]
+        if inside and block not in stay:
+            beside = params - sum(table.unit_params[i] for i in inside), size - sum(table.unit_bytes[i] for i in inside)
+            blocks[block] = max(beside[0], 0), max(beside[1], 0)
+    gone = (REMOVED, 0.0, 0)
+    choices = tuple((*row, gone) if name in blocks else row for row, name in zip(table.choices, own, strict=True))
+    return replace(costs, table=table.model_copy(update={"blocks": blocks, "choices": choices}))
 
 
 def _stored(scheme: Scheme, name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:

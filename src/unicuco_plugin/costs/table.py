@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.schemes import DENSE, DENSE_BITS, parse_scheme
+from unicuco_plugin.schemes import DENSE, DENSE_BITS, REMOVED, parse_scheme
 
 __all__ = ["CostTable"]
 
@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=0, le=_MOST)]
 Pair = tuple[Count, Count]
 Change = Annotated[int, Field(ge=-_MOST, le=_MOST)]
 _Name = Annotated[str, Field(min_length=1, max_length=1000)]
-_Choice = tuple[_Name, Annotated[float, Field(gt=0, le=DENSE_BITS)], Count]
+_Choice = tuple[_Name, Annotated[float, Field(ge=0, le=DENSE_BITS)], Count]
 
 
 class CostTable(Frozen):
@@ -33,7 +33,8 @@ class CostTable(Frozen):
         rests: Parameters and bytes that leave beside its parts when a unit goes whole, less those of the bias that
             then stands for it.
         biases: Parameters and bytes that a unit gains which loses some of its parts: of the bias that stands for them.
-        choices: How each unit may be stored, where it is stored by a scheme: from most bits to least.
+        choices: How each unit may be stored, where it is stored by a scheme: from most bits to least; where its block
+            may leave, being gone is the last.
     """
 
     unit_params: tuple[Count, ...]
@@ -120,6 +121,8 @@ def _in_dtype(name: str, bits: float, params: int) -> int:
     """How many numbers of a stored unit are in the model's dtype: its weights, or scales of them."""
     if name == DENSE:
         return params
+    if name == REMOVED:
+        return 0
     scheme = parse_scheme(name)
     if scheme.format == "nvfp4-pack-quantized":  # whose scales are floats of eight bits
         return 0

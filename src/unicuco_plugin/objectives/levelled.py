@@ -1,7 +1,7 @@
 """Divergence of candidates whose linears have weights from a level database, block by block."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -10,19 +10,20 @@ from torch import Tensor
 
 from unicuco_plugin.levels.exchange import Exchange
 from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.models.tensors.memory import free_memory
+from unicuco_plugin.models.tensors.memory import free_memory, letting_go
 from unicuco_plugin.objectives.evaluator import evaluate_choices
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
-from unicuco_plugin.objectives.prefixes import RUN, Change, Prefix, PrefixWalk, inside
-from unicuco_plugin.objectives.room import letting_go
+from unicuco_plugin.objectives.prefixes import RUN, SKIP, Change, Prefix, PrefixWalk, inside
 from unicuco_plugin.objectives.work import ignore
 
 __all__ = ["LevelEvaluator"]
 
 # Share of a device's free memory that one block's levels may take: a choice, as large as that of dense states.
 _SHARE = 0.25
+# What a block that is skipped gets in place of a plan.
+_GONE = "gone"
 
 
 class LevelEvaluator:
@@ -91,8 +92,15 @@ class LevelEvaluator:
         return max(self._decoded_bytes, int(min(block * levels.weight_bytes, free)))
 
     @torch.inference_mode()
-    def evaluate(self, plans: Sequence[Mapping[str, Any]], report: Report = ignore) -> list[Evaluation]:
+    def evaluate(
+        self, plans: Sequence[Mapping[str, Any]], report: Report = ignore, *, gone: Sequence[Collection[str]] = ()
+    ) -> list[Evaluation]:
         """Measure candidates, each given by what its linears get; tells ``report`` how many are done.
+
+        Args:
+            plans: Linear → what it gets.
+            report: As above.
+            gone: For each plan the names of blocks that are skipped; none where it is left out.
 
         Returns:
             One evaluation per candidate, in order. Equal candidates are computed once.
@@ -102,7 +110,11 @@ class LevelEvaluator:
         """
         for plan in plans:
             self._exchange.check(plan)
-        choices = [tuple(_choice(names, plan) for names in self._blocks) for plan in plans]
+        blocks = list(zip(self._runner.decoder.block_names, self._blocks, strict=True))
+        choices = [
+            tuple(_GONE if block in away else _choice(names, plan) for block, names in blocks)
+            for plan, away in zip(plans, gone or [()] * len(plans), strict=True)
+        ]
         with letting_go(self._exchange.levels.decoded.shed):
             return evaluate_choices(self._walk, self._head, choices, self._windows.numel(), report)
 
@@ -113,4 +125,6 @@ def _choice(names: Sequence[str], plan: Mapping[str, Any]) -> tuple[tuple[str, A
 
 def _change(exchange: Exchange, decoded_bytes: int, prefix: Prefix) -> Change:
     choice: Any = prefix[-1]
+    if choice == _GONE:
+        return SKIP
     return RUN if choice is None else inside(partial(exchange.inside, dict(choice), decoded_bytes))

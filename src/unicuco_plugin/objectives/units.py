@@ -76,7 +76,13 @@ def _store(means: _Means) -> Measure:
     if not isinstance(levels, SchemeLevels):
         raise LevelsError(f"the space {means.space!r} is measured on a level database of schemes, got none")
     evaluator, names = LevelEvaluator(Storing(means.decoder, levels), means.windows, **means.fixed), list(levels.shapes)
-    return lambda strategies, report: evaluator.evaluate([plan_schemes(units, names) for units in strategies], report)
+
+    def measure(strategies: Sequence[Mapping[str, Any]], report: Report) -> list[Evaluation]:
+        gone = [[unit for unit, own in units.items() if not isinstance(own, str)] for units in strategies]
+        schemes = [{unit: own for unit, own in units.items() if isinstance(own, str)} for units in strategies]
+        return evaluator.evaluate([plan_schemes(units, names) for units in schemes], report, gone=gone)
+
+    return measure
 
 
 # Who measures what; a new effect adds its evaluator here.
@@ -86,6 +92,7 @@ _MEASURES: Mapping[Effect | None, Callable[[_Means], Measure]] = {
     Effect.CUT: _cut,
     Effect.ZERO: _zero,
     Effect.STORE: _store,
+    Effect.DROP | Effect.STORE: _store,
 }
 
 

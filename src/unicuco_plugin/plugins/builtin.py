@@ -10,6 +10,7 @@ from unicuco_plugin.plugins.hookspecs import hookimpl
 from unicuco_plugin.policy.scalarization import Scalarization, pbi, tchebycheff, weighted_sum
 from unicuco_plugin.schemes import Choice
 from unicuco_plugin.scores.ranking import RANKINGS, Ranking
+from unicuco_plugin.spaces.compound import CompoundSpace
 from unicuco_plugin.spaces.depth import make_depth
 from unicuco_plugin.spaces.precision import PrecisionSpace
 from unicuco_plugin.spaces.space import Space
@@ -60,7 +61,7 @@ _PEERS = {
     "weight_subcloning": ("similarity", "WeightSubcloning"),
 }
 _NAMES = {
-    "space": ("depth", "precision", "sparsity", "structured", "sublayer"),
+    "space": ("compound", "depth", "precision", "sparsity", "structured", "sublayer"),
     "objective": ("divergence",),
     "scalarization": tuple(_SCALARIZATIONS),
     "peer": tuple(_PEERS),
@@ -84,8 +85,9 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
     needed: tuple[tuple[int, ...], ...],
     choices: tuple[tuple[Choice, ...], ...],
 ) -> Space | None:
-    """``depth``, ``precision``, ``sublayer``, ``sparsity`` and ``structured``; see the classes."""
+    """``compound``, ``depth``, ``precision``, ``sublayer``, ``sparsity`` and ``structured``; see the classes."""
     makers: dict[str, Callable[[], Space]] = {
+        "compound": lambda: CompoundSpace(units, params, choices, needed=needed),
         "depth": lambda: make_depth(units, params, needed),
         "precision": lambda: PrecisionSpace(units, params, choices),
         "sparsity": lambda: SparsitySpace(units, params, bounds),

@@ -81,7 +81,8 @@ def _say_divergence(strategy: Strategy) -> str:
 def _say_pruned(strategy: Strategy) -> str:
     share = f"(sparsity {strategy.sparsity:.4f}"
     if strategy.traits.stores:
-        return f"stored      {list_schemes(strategy.schemes)} (mean bits {strategy.bits:.4f})"
+        gone = f"; removed {list_units(strategy.shares)}" if strategy.shares else ""
+        return f"stored      {list_schemes(strategy.schemes)} (mean bits {strategy.bits:.4f}){gone}"
     if not strategy.traits.zeroes:
         return f"removed     {list_units(strategy.shares)} {share})"
     shares = strategy.shares.values()

@@ -41,7 +41,8 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
     if len(strategies) != 1:
         return table
     if stores:
-        return f"{table}\n\n{_by_scheme(strategies[0].schemes)}"
+        gone = f"\n\nremoves {escape_line(list_units(strategies[0].shares))}" if strategies[0].shares else ""
+        return f"{table}\n\n{_by_scheme(strategies[0].schemes)}{gone}"
     verb = "zeroes" if strategies[0].traits.zeroes else "removes"
     return f"{table}\n\n{verb} {escape_line(list_units(strategies[0].shares))}"
 
@@ -58,8 +59,10 @@ def describe_profile(profile: "Profile") -> str:
     lines = [escape_line(f"{name:<{width}}  {value}") for name, value in facts]
     front = profile.front()
     if all(strategy.traits.stores for strategy in front):
-        rows = [(*_row(strategy), list_schemes(strategy.schemes)) for strategy in front]
-        return "\n".join([*lines, "", format_table((*_BITS_HEADER, "schemes"), rows, right=_NUMBERS)])
+        gone = any(strategy.shares for strategy in front)
+        header = (*_BITS_HEADER, "schemes", *(("removes",) if gone else ()))
+        stored = [(*_row(s), list_schemes(s.schemes), *((list_units(s.shares),) if gone else ())) for s in front]
+        return "\n".join([*lines, "", format_table(header, stored, right=_NUMBERS)])
     rows = [(*_row(strategy), list_units(strategy.shares)) for strategy in front]
     return "\n".join([*lines, "", format_table((*_HEADER, "removes"), rows, right=_NUMBERS)])
 

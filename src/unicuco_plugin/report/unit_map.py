@@ -20,6 +20,8 @@ _LABELS = 32
 _SHADES: dict[str, Any] = {"cmap": "Blues", "vmin": 0.0, "vmax": 1.0}
 # Few bits are dark, as much removed is; what is left alone is as light as eight bits.
 _BITS: dict[str, Any] = {"cmap": "Blues_r", "vmin": 2.0, "vmax": 8.0}
+# Where blocks may be gone, these are the darkest.
+_NONE: dict[str, Any] = _BITS | {"vmin": 0.0}
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,15 @@ class BlockGrid:
         return cls(blocks, parts) if len(parts) > 1 else None
 
     def values(self, strategy: Strategy) -> list[list[float]]:
-        """The share removed of each part (columns) of each block (rows), or its bits."""
+        """The share removed of each part (columns) of each block (rows), or its bits, none where the block is gone."""
         return [[_value(strategy, f"{block}.{part}") for part in self.parts] for block in self.blocks]
 
 
 def _value(strategy: Strategy, unit: str) -> float:
     if not strategy.traits.stores:
         return strategy.shares.get(unit, 0.0)
+    if name_block(unit) in strategy.shares:
+        return 0.0
     scheme = strategy.schemes.get(unit)
     return float(DENSE_BITS if scheme is None else parse_scheme(scheme).bits)
 
@@ -73,8 +77,9 @@ def draw_block_maps(figure: Any, panels: Sequence[Any], front: Sequence[Strategy
     if len(set(places)) < len(places):  # a short front: its largest budgets
         places = list(range(len(front)))[-len(panels) :]
     image = None
+    stores, gone = front[0].bits is not None, any(front[place].shares for place in places)
     for axes, place in zip(panels, places, strict=True):
-        shades = _SHADES if front[place].bits is None else _BITS
+        shades = _SHADES if not stores else _NONE if gone else _BITS
         image = axes.pcolormesh(grid.values(front[place]), edgecolors="#DDDDDD", linewidth=0.3, **shades)
         axes.set_title(say_size(front[place]), fontsize=10)
         axes.set_xticks(
@@ -92,8 +97,8 @@ def draw_block_maps(figure: Any, panels: Sequence[Any], front: Sequence[Strategy
         )
         axes.invert_yaxis()
     panels[0].set_ylabel(f"block, first to last ({escape_picture(grid.blocks[0].rpartition('.')[0])})")
-    stores = front[0].bits is not None
-    label = "bits of the unit's codes" if stores else "share of the unit's weights removed"
+    bits = f"bits of the unit's codes{', 0 where its block is gone' if gone else ''}"
+    label = bits if stores else "share of the unit's weights removed"
     figure.colorbar(image, ax=list(panels), label=label, extend="max" if stores else "neither")
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
-from unicuco_plugin.schemes import DENSE
+from unicuco_plugin.schemes import DENSE, REMOVED
+from unicuco_plugin.spaces.compound import CompoundSpace
 from unicuco_plugin.spaces.precision import PrecisionSpace
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "find_neighbours",
     "linear_schemes",
     "measure_alone",
+    "measure_gone",
+    "measure_rounds",
     "measure_uniform",
     "unit_costs",
     "unit_losses",
@@ -47,6 +50,8 @@ _MIDDLE = 0.5
 _TOGETHER = 12
 # Of the median, the least that a unit's harm counts: noise makes some of them negative.
 _LEAST_SHARE = 0.05
+# Blocks are measured again after so many parts of them are gone, until one in so many is.
+_ROUNDS, _HALF = 8, 2
 # Nats per token that are taken to be none, so that logarithms are finite.
 _LEAST = 1e-12
 
@@ -87,20 +92,77 @@ def measure_alone(measure: Measure, name: str, others: Tensor, alone: Tensor) ->
     return torch.tensor(found, dtype=torch.float64)
 
 
+def measure_gone(measure: Measure, name: str, space: CompoundSpace, others: Tensor, gone: Sequence[int] = ()) -> Tensor:
+    """Divergences where one more block at a time is gone and all others are as in ``others``, ``b``.
+
+    Args:
+        measure: As above.
+        name: Of what is measured.
+        space: Of the strategies.
+        others: ``d``.
+        gone: Numbers of blocks that are gone in any case; infinite for them, and where a block is needed.
+    """
+    which = torch.eye(len(space.blocks)) > 0.0
+    which[:, list(gone)] = True
+    able = space.may_be_gone(which)
+    able[list(gone)] = False
+    found = torch.full((len(which),), torch.inf, dtype=torch.float64)
+    for number, rows in enumerate(able.nonzero()[:, 0].split(_TOGETHER)):
+        values = measure(f"{name} from {number * _TOGETHER}", space.gone(others, which[rows]))
+        found[rows] = torch.tensor(values, dtype=torch.float64)
+    return found
+
+
+def measure_rounds(
+    measure: Measure, name: str, space: CompoundSpace, others: Tensor, start: float
+) -> tuple[Tensor, Tensor]:
+    """In which order blocks go, and what it costs.
+
+    After every eighth of them all others are measured again beside those that are gone, up to half of them: blocks
+    that go together cost more than each alone, and others then go first.
+
+    Args:
+        measure: As above.
+        name: Of what is measured.
+        space: Of the strategies.
+        others: What blocks that stay have, ``d``.
+        start: The divergence of that, nats per token.
+
+    Returns:
+        Numbers of blocks, the least harmful first, and nats per token that each costs where its turn has come.
+    """
+    count = len(space.blocks)
+    gone: list[int] = []
+    costs = at_least(measure_gone(measure, name, space, others) - start)
+    while True:
+        rest = [block for block in costs.argsort(stable=True).tolist() if block not in gone]
+        if len(gone) >= count // _HALF:
+            return torch.tensor([*gone, *rest]), costs
+        gone += rest[: -(-count // _ROUNDS)]
+        which = torch.zeros(1, count, dtype=torch.bool)
+        which[0, gone] = True
+        if not bool(space.may_be_gone(which)):
+            return torch.tensor([*gone, *rest[-(-count // _ROUNDS) :]]), costs
+        label = f"{name} without {','.join(map(str, gone))}"
+        [start] = measure(label, space.gone(others, which))
+        found = measure_gone(measure, label, space, others, gone)
+        costs = torch.where(found.isfinite(), at_least(found - start), costs)
+
+
 def at_least(harm: Tensor) -> Tensor:
-    """Harms or gains, ``d``, none of them below a small share of their median."""
-    return harm.clamp_min(max(_LEAST_SHARE * harm.median().item(), _LEAST))
+    """Harms or gains, ``d``, none of them below a small share of the median of those that are finite."""
+    return harm.clamp_min(max(_LEAST_SHARE * harm[harm.isfinite()].median().item(), _LEAST))
 
 
 def unit_losses(levels: SchemeLevels, space: PrecisionSpace, units: Mapping[str, Sequence[str]]) -> Tensor:
-    """What each choice loses of a unit's outputs, ``d x l``; infinite where there is no such choice."""
+    """What each choice loses of a unit's outputs, ``d x l``; infinite where there is no such choice, or it is gone."""
     return _table(space, units, levels.loss)
 
 
 def linear_schemes(space: PrecisionSpace, units: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """The schemes of each linear that a strategy may have, from most bits to least."""
     return {
-        name: [scheme for scheme, *_ in choices if scheme != DENSE]
+        name: [scheme for scheme, *_ in choices if scheme not in (DENSE, REMOVED)]
         for unit, choices in zip(space.units, space.choices, strict=True)
         for name in units[unit]
     }
@@ -117,7 +179,8 @@ def _table(space: PrecisionSpace, units: Mapping[str, Sequence[str]], of: Callab
     found = torch.full((len(space.units), max(map(len, space.choices))), torch.inf, dtype=torch.float64)
     for row, unit, choices in zip(found, space.units, space.choices, strict=True):
         for place, (scheme, *_) in enumerate(choices):
-            row[place] = 0.0 if scheme == DENSE else sum(of(linear, scheme) for linear in units[unit])
+            if scheme != REMOVED:
+                row[place] = 0.0 if scheme == DENSE else sum(of(linear, scheme) for linear in units[unit])
     return found
 
 

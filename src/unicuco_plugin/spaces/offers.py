@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from unicuco_plugin.schemes import DENSE, Choice, Scheme, parse_scheme
+from unicuco_plugin.schemes import DENSE, REMOVED, Choice, Scheme, parse_scheme
 
 __all__ = ["shared"]
 
@@ -15,7 +15,7 @@ def shared(choices: Sequence[Sequence[Choice]]) -> dict[str, list[str]]:
     Where groups differ from unit to unit a scheme is one of some bits, as presets are: ``W4A16``. A unit that lacks it,
     as one that loses nothing in fewer bits does, has its nearest scheme of no more bits, else of more.
     """
-    each = [{name: bits for name, bits, _ in row if name != DENSE} for row in choices]
+    each = [{name: bits for name, bits, _ in row if name not in (DENSE, REMOVED)} for row in choices]
     found: dict[str, tuple[float, list[str]]] = {}
     for name in dict.fromkeys(name for own in each for name in own):
         label = _without_group(name)

@@ -14,16 +14,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from unicuco_plugin.errors import RequestError, StrategyError, quoted, round_up
 from unicuco_plugin.schemes import DENSE, DENSE_BITS, Choice
+from unicuco_plugin.spaces.coupled import CoupledPricing
 from unicuco_plugin.spaces.exchanges import Exchanges
 from unicuco_plugin.spaces.offers import shared
-from unicuco_plugin.spaces.pricing import REACH, Pricing
+from unicuco_plugin.spaces.pricing import REACH, Pricing, led_on
 from unicuco_plugin.spaces.sparsity import SparsitySpace
 from unicuco_plugin.spaces.stepped import SteppedUnits
 from unicuco_plugin.spaces.steps import Steps
@@ -67,6 +68,8 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
     stepped: bool = True
     physical: bool = True
     needed: tuple[tuple[int, ...], ...] = ()
+    grid: ClassVar[tuple[float, ...]] = _GRID
+    floor: ClassVar[str] = "the narrowest scheme of every unit"
 
     def __post_init__(self) -> None:
         if len(self.choices) != len(self.unit_names):
@@ -120,8 +123,8 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
     @cached_property
     def budgets(self) -> tuple[float, ...]:
         """Quarters of a bit up to five, coarser steps beyond; every budget between them can be met too."""
-        low, high = self._smooth.reach
-        return tuple(share for share in (1.0 - bits / DENSE_BITS for bits in _GRID) if low < share < high)
+        low, high = self._smooth.reach[0], self.most
+        return tuple(share for share in (1.0 - bits / DENSE_BITS for bits in self.grid) if low < share < high)
 
     def reaching(self, sparsity: float) -> float:
         """The share itself, or the least there is: schemes bring it within one step.
@@ -129,11 +132,11 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         Raises:
             RequestError: If the narrowest schemes do not reach it.
         """
-        low, high = self._smooth.reach
+        low, high = self._smooth.reach[0], self.most
         if sparsity > high + 1e-12:
             raise RequestError(
-                f"bits must be at least {round_up(DENSE_BITS * (1.0 - high))}, the narrowest scheme of every unit, "
-                f"scales counted; got {DENSE_BITS * (1.0 - sparsity):.6g}"
+                f"bits must be at least {round_up(DENSE_BITS * (1.0 - high))}, {self.floor}, scales counted; got "
+                f"{DENSE_BITS * (1.0 - sparsity):.6g}"
             )
         return min(max(sparsity, low), high)
 
@@ -193,7 +196,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
         )
 
     @cached_property
-    def _pricing(self) -> Pricing:
+    def _pricing(self) -> Pricing | CoupledPricing:
         return Pricing(self._steps)
 
     def cheapest(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
@@ -220,8 +223,8 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
 
     @torch.no_grad()
     def refined(self, value: Callable[[Tensor], Tensor], x: Tensor, budget: float) -> Tensor:
-        """Where strategies at a budget lead, ``p x d``; see :meth:`Pricing.refined`."""
-        return self._steps.shares(self._pricing.refined(value, self._steps.count(x), self._bits([budget])))
+        """Where strategies at a budget lead, ``p x d``; see :func:`led_on`."""
+        return self._steps.shares(led_on(self._pricing, value, self._steps.count(x), self._bits([budget])))
 
     def to_units(self, x: Tensor) -> dict[str, Any]:
         """Name the schemes of the units that are not left alone in one strategy, ``d``."""

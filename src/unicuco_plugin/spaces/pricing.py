@@ -12,6 +12,7 @@ bits   t     budgets: bits to save, whole numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,16 +20,17 @@ from torch import Tensor
 from unicuco_plugin.spaces.knapsack import cheapest
 from unicuco_plugin.spaces.steps import Steps
 
-__all__ = ["REACH", "Pricing"]
+__all__ = ["PRICES", "REACH", "Pricing", "led_on"]
 
 REACH = 2
 """Steps from where one stands within which costs of single units are looked up: they add up only nearby."""
 # Of so many starts the best are led on, so often: a third round changes little.
 _STARTS, _ROUNDS = 6, 3
 
-# The logarithm of the price of a bit, nats per token: where it is sought, and how often that is halved, to 1e-5. The
-# largest models have some 1e13 bits.
-_CHEAPEST, _DEAREST, _PRICES = -45.0, 5.0, 22
+PRICES = (-45.0, 5.0, 22)
+"""The logarithm of the price of a bit, nats per token: where it is sought, and how often that is halved, to 1e-5. The
+largest models have some 1e13 bits."""
+
 # A preference among units, in steps: far below one, far above what float64 loses.
 _HINT = 1e-3
 
@@ -85,8 +87,8 @@ class Pricing:
 
     def _at_one_price(self, costs: Tensor, bits: Tensor) -> Tensor:
         """Each unit's place of least cost at the lowest price at which enough bits are saved, ``t x d``."""
-        low, high = torch.full_like(bits, _CHEAPEST), torch.full_like(bits, _DEAREST)
-        for _ in range(_PRICES):
+        low, high = torch.full_like(bits, PRICES[0]), torch.full_like(bits, PRICES[1])
+        for _ in range(PRICES[2]):
             middle = 0.5 * (low + high)
             choice = (costs - middle.exp()[:, None, None] * self.saved).argmin(-1)
             enough = self.saved.gather(1, choice.T).sum(0) >= bits - 0.5
@@ -99,20 +101,33 @@ class Pricing:
         # Where savings were counted coarsely a step is missing, or too much.
         return self.steps.settle(k, k, k, bits)
 
-    def refined(self, value: Callable[[Tensor], Tensor], k: Tensor, bits: Tensor) -> Tensor:
-        """Where strategies at a budget lead: the least sum of what each unit's own changes cost there, again and again.
 
-        Args:
-            value: ``q x d`` shares to ``q`` logarithms of nats per token.
-            k: ``p x d``; the best few are led on, the others stay.
-            bits: Their one budget.
-        """
-        best, lowest = k.clone(), value(self.steps.shares(k))
-        for row in lowest.argsort(stable=True)[:_STARTS].tolist():
-            for _ in range(_ROUNDS):
-                found = self.spent(self.costs_at(value, best[row], REACH), bits)
-                [worth] = value(self.steps.shares(found))
-                if worth >= lowest[row] - 1e-9:
-                    break
-                best[row], lowest[row] = found[0], worth
-        return best
+class _Priced(Protocol):
+    """What leads on from one strategy to another."""
+
+    @property
+    def steps(self) -> Steps: ...
+
+    def costs_at(self, value: Callable[[Tensor], Tensor], k: Tensor, reach: int) -> Tensor: ...
+
+    def spent(self, costs: Tensor, bits: Tensor) -> Tensor: ...
+
+
+def led_on(pricing: _Priced, value: Callable[[Tensor], Tensor], k: Tensor, bits: Tensor) -> Tensor:
+    """Where strategies at a budget lead: the least sum of what each unit's own changes cost there, again and again.
+
+    Args:
+        pricing: Of their units.
+        value: ``q x d`` shares to ``q`` logarithms of nats per token.
+        k: ``p x d`` places; the best few are led on, the others stay.
+        bits: Their one budget.
+    """
+    best, lowest = k.clone(), value(pricing.steps.shares(k))
+    for row in lowest.argsort(stable=True)[:_STARTS].tolist():
+        for _ in range(_ROUNDS):
+            found = pricing.spent(pricing.costs_at(value, best[row], REACH), bits)
+            [worth] = value(pricing.steps.shares(found))
+            if worth >= lowest[row] - 1e-9:
+                break
+            best[row], lowest[row] = found[0], worth
+    return best

@@ -111,8 +111,8 @@ def train_profile(
     decoder = find_decoder(dense)
     reference = ModelReference(name=display_name(source.name), fingerprint=str(fingerprint(dense)))
     subject = find_subject(space, decoder, reference.fingerprint, units).in_dtype(config.dtype)
-    if subject.focus is not None and "focus" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"focus": subject.focus})
+    own = {name: value for name, value in subject.defaults.items() if name not in settings.model_fields_set}
+    settings = settings.model_copy(update=own)
     BlockRunner(decoder, settings.rank_seq_length)  # what cannot be run block by block is refused before text is read
     tokenizer = load_tokenizer(source.name, **source.hub)
     stage = "reading calibration text" if text.sources else "writing calibration text"

@@ -77,7 +77,7 @@ class Subject:
         start: Finds out what is known beforehand, from the ranking windows and the payload; its work is journaled.
         groups: Of units that may go together; they are searched first.
         coverage: Share of the weights of all blocks that the units cover, where they are of linears.
-        focus: The largest share that the search spends evaluations on, where the settings do not say; theirs if None.
+        defaults: Settings of the search by name, for those that nobody has set.
     """
 
     space: Space
@@ -88,7 +88,7 @@ class Subject:
     start: Callable[[Journal, Tensor, Payload | None], Start] = lambda _journal, _windows, _payload: Start()
     groups: Groups | None = None
     coverage: float = 1.0
-    focus: float | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def in_dtype(self, dtype: torch.dtype | None) -> "Subject":
         """The same with the costs of a checkpoint in the dtype that is exported, whatever it is measured in.

@@ -121,7 +121,7 @@ def test_a_missing_database_is_refused(checkpoint, tmp_path):
 def test_a_database_without_anything_to_stitch_is_refused(checkpoint, database, tmp_path):
     strategy = whole_block_strategy(load_model(checkpoint("llama")), [1])
     modifier = SparsityProfileModifier(strategy=strategy, levels=database())
-    with pytest.raises(RecipeError, match=r"space 'sparsity' or 'precision'; there is none$"):
+    with pytest.raises(RecipeError, match=r"space 'sparsity', 'precision', 'compound'; there is none$"):
         prune_with_recipe(checkpoint("llama"), [modifier], tmp_path / "out")
 
 

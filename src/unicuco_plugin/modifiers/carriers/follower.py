@@ -67,8 +67,8 @@ def find_quantiser(modifiers: Sequence[Modifier]) -> Any:  # noqa: ANN401 - a mo
     if found is None:
         names = ", ".join(type(modifier).__name__ for modifier in modifiers) or "nothing"
         raise RecipeError(
-            "a strategy of the space 'precision' needs GPTQModifier, QuantizationModifier, AWQModifier or "
-            f"AutoRoundModifier after SparsityProfileModifier, or levels to take weights from; {names} follows"
+            "a strategy of the space 'precision' or 'compound' needs GPTQModifier, QuantizationModifier, AWQModifier "
+            f"or AutoRoundModifier after SparsityProfileModifier, or levels to take weights from; {names} follows"
         )
     for field in ("scheme", "config_groups"):
         if getattr(found, field) is not None:
@@ -105,7 +105,7 @@ def check_carrier(
             )
         return
     if not zeroing(spaces):
-        raise RecipeError("levels goes with a strategy of the space 'sparsity' or 'precision'; there is none")
+        raise RecipeError("levels goes with a strategy of the space 'sparsity', 'precision', 'compound'; there is none")
     if cutting(spaces):
         raise RecipeError(
             "levels holds the dense model's linears, and a strategy of the space 'structured' makes them smaller; "

@@ -92,8 +92,9 @@ def _stored(task: Task) -> SpaceHandler:
     return QuantiserHandler(task.model, task.strategy)
 
 
-# How each effect is carried out, in the order in which they start; a new effect adds its handler here.
-_HANDLERS: Mapping[Effect | None, Callable[[Task], SpaceHandler]] = {
+# How each effect is carried out, in the order in which they start; a new effect adds its handler here. A strategy of
+# several effects has a handler for each.
+_HANDLERS: Mapping[Effect, Callable[[Task], SpaceHandler]] = {
     Effect.DROP: _removal,
     Effect.SILENCE: _removal,
     Effect.CUT: _structured,
@@ -102,8 +103,9 @@ _HANDLERS: Mapping[Effect | None, Callable[[Task], SpaceHandler]] = {
 }
 
 
-def _place(traits: SpaceTraits) -> int:
-    return list(_HANDLERS).index(traits.effect)
+def _places(traits: SpaceTraits) -> list[int]:
+    """Where a space's effects are in that order."""
+    return [place for place, effect in enumerate(_HANDLERS) if effect & (traits.effect or Effect(0))]
 
 
 class Handlers:
@@ -148,8 +150,9 @@ class Handlers:
         """
         try:
             removed: frozenset[str] = frozenset()
-            for task in sorted(tasks, key=lambda task: _place(task.strategy.traits)):
-                self._all.append(_HANDLERS[task.strategy.traits.effect](task))
+            found = [(number, task) for task in tasks for number in _places(task.strategy.traits)]
+            for number, task in sorted(found, key=lambda pair: pair[0]):
+                self._all.append(list(_HANDLERS.values())[number](task))
                 self._all[-1].start(modifiers, place, removed)
                 removed |= self._all[-1].removed
         except BaseException:
@@ -178,13 +181,13 @@ def check_spaces(spaces: Sequence[str]) -> None:
         RecipeError: If a space has no handler, two strategies are of one space, or two remove blocks.
     """
     for space in spaces:
-        if traits_of(space).effect not in _HANDLERS:
+        if not _places(traits_of(space)):
             raise RecipeError(f"space {quoted(space)} cannot be applied by this version, only {', '.join(SPACES)}")
     twice = sorted({space for space in spaces if spaces.count(space) > 1})
     if twice:
         raise RecipeError(f"one strategy per space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
     # Each of these counts parts of the dense model.
-    both = [traits.name for traits in sorted(map(traits_of, spaces), key=_place) if traits.removes]
+    both = [traits.name for traits in sorted(map(traits_of, spaces), key=_places) if traits.removes]
     if len(both) > 1:
         raise RecipeError(f"{' and '.join(both)} both remove blocks of the dense model: give one of them")
     stored = [space for space in spaces if traits_of(space).stores]

@@ -28,7 +28,9 @@ def packed_schemes(model: Any, strategy: Strategy) -> dict[str, str]:  # noqa: A
         UnsupportedModelError: If it is not seen what a server packs.
     """
     if not strategy.traits.stores:
-        raise StrategyError(f"space must be 'precision' for weights to be stored, got {quoted(strategy.space)}")
+        raise StrategyError(
+            f"space must be 'precision' or 'compound' for weights to be stored, got {quoted(strategy.space)}"
+        )
     units = fused_units(model)
     plan = plan_schemes(strategy.schemes, [name for unit in units for name in unit.linears])
     for unit in units:

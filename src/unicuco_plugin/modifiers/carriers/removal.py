@@ -1,7 +1,7 @@
 """Units that go whole inside the toolkit's lifecycle: blocks are bypassed while it runs and dropped when it ends."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ __all__ = ["RemovalHandler", "correct_experts", "correct_saving"]
 
 
 class RemovalHandler:
-    """Applies one strategy of the space ``depth`` or ``sublayer`` to one model.
+    """Applies what one strategy removes whole to one model: of the spaces ``depth``, ``sublayer`` and ``compound``.
 
     The blocks must still be there when the toolkit restores the norms that it swaps for calibration, by name; so they
     are bypassed first and dropped after that. A sub-layer whose block keeps its other half stays, with an output
@@ -49,7 +49,7 @@ class RemovalHandler:
     def __init__(self, model: nn.Module, strategy: Strategy) -> None:
         self._model = model
         self._indices, self._silent = removed_parts(find_decoder(model), strategy)
-        self._names = frozenset(strategy.units)
+        self._names = frozenset(strategy.shares)
         self._wake: Callable[[], None] = lambda: None
         self._restore: Callable[[], None] = lambda: None
 
@@ -79,7 +79,9 @@ class RemovalHandler:
             decoder = find_decoder(self._model)
             kept = [index for index in range(len(decoder.blocks)) if index not in self._indices]
             fields = frozenset(shrink_fields(decoder.config, kept))
+            before = dict(self._model.named_modules())
             drop_blocks(self._model, self._indices)
+            _rename_targets(self._model, before)
             correct_saving(self._model, fields)
         if self._silent:
             logger.info(
@@ -91,6 +93,16 @@ class RemovalHandler:
         """Give blocks their own forward and sub-layers their weights back; calling it again does nothing."""
         self._restore()
         self._wake()
+
+
+def _rename_targets(model: nn.Module, before: Mapping[str, nn.Module]) -> None:
+    """Where a quantiser has attached schemes to modules by full names: give them the names that those have now."""
+    names = {id(module): name for name, module in model.named_modules()}
+    now = {old: names.get(id(module)) for old, module in before.items()}
+    schemes = [getattr(module, "quantization_scheme", None) for module in model.modules()]
+    for scheme in {id(scheme): scheme for scheme in schemes if scheme is not None}.values():
+        renamed = [now.get(target, target) for target in scheme.targets]
+        scheme.targets = [target for target in renamed if target is not None]
 
 
 def correct_experts(model: Any) -> None:  # noqa: ANN401 - a Transformers model

@@ -1,4 +1,4 @@
-"""The space ``precision`` inside the toolkit's lifecycle: from a level database, or by the recipe's own quantiser."""
+"""Schemes of units inside the toolkit's lifecycle: from a level database, or by the recipe's own quantiser."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class StoreHandler(Keeping):
     Args:
         model: The model that the toolkit works on.
         fingerprint: Of this model while dense.
-        strategy: Of the space ``precision``, already checked to be this model's.
+        strategy: Of a space that stores weights in fewer bits, already checked to be this model's.
         levels: The database's folder.
 
     Raises:
@@ -51,7 +51,7 @@ class StoreHandler(Keeping):
         self._plan = packed_schemes(model, strategy)
         for name, scheme in self._plan.items():
             database.loss(name, scheme)
-        self._groups = config_groups(self._plan)
+        self._model = model
         self._linears = {name: linears[name] for name in self._plan}
         self._dense: dict[str, torch.Tensor] = {}
         self._database = database
@@ -61,9 +61,9 @@ class StoreHandler(Keeping):
         """Nothing yet: no later modifier sees the weights.
 
         Raises:
-            RecipeError: If the strategy stores nothing.
+            RecipeError: If the strategy stores nothing, and no block goes either.
         """
-        if not self._plan:
+        if not self._plan and not removed:
             raise RecipeError("the strategy leaves every linear as it is; leave it out of the recipe")
 
     # Outside of inference mode, where a caller may be: a parameter must not become a tensor that autograd refuses.
@@ -71,9 +71,12 @@ class StoreHandler(Keeping):
     @torch.no_grad()
     def finish(self) -> None:
         """Quantise, as the toolkit's own quantisers leave a model before it is saved."""
-        for group in self._groups.values():
+        # Blocks before them may be gone by now.
+        names = {id(module): name for name, module in self._model.named_modules()}
+        now = {names[id(linear)]: name for name, linear in self._linears.items()}
+        for group in config_groups({new: self._plan[old] for new, old in now.items()}).values():
             for name in group.targets:
-                self._store(name, group)
+                self._store(now[name], group)
         bits = {scheme: len([own for own in self._plan.values() if own == scheme]) for scheme in self._plan.values()}
         told = ", ".join(f"{count} in {scheme}" for scheme, count in bits.items())
         logger.info(f"SparsityProfileModifier: {len(self._plan)} linears stored from the level database, {told}")
@@ -106,7 +109,7 @@ class QuantiserHandler(Keeping):
 
     Args:
         model: The model that the toolkit works on.
-        strategy: Of the space ``precision``, already checked to be this model's.
+        strategy: Of a space that stores weights in fewer bits, already checked to be this model's.
 
     Raises:
         StrategyError: If linears that a server packs would differ, or units cover no linears.
@@ -125,6 +128,11 @@ class QuantiserHandler(Keeping):
             RecipeError: If there is none, it has schemes of its own, its ``ignore`` hits a planned linear, or nothing
                 is planned.
         """
+        if not self._plan and removed:
+            raise RecipeError(
+                "the strategy drops blocks and leaves other linears as they are, so that there is nothing to quantise: "
+                "give levels, which then writes the blocks that stay"
+            )
         if not self._plan:
             raise RecipeError("the strategy leaves every linear as it is; leave it out of the recipe")
         quantiser = find_quantiser(modifiers[place + 1 :])

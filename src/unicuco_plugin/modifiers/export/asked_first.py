@@ -76,7 +76,7 @@ def ask_first(
                 removed_parts(decoder, strategy)
             if strategy.space == space and strategy.traits.stores:
                 groups = config_groups(packed_schemes(decoder.model, strategy))
-                check_expert_groups(decoder.model, list(groups.values()), (), "the strategy")
+                check_expert_groups(decoder.model, list(groups.values()), (), "the strategy", gone=strategy.shares)
     check_quantised_experts(decoder.model, modifiers)
 
 

@@ -79,7 +79,7 @@ def _describe(strategy: Strategy, divergence_note: str) -> list[str]:
     request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
     done, listing = ("zeroed", _list_zeroed) if strategy.traits.zeroes else ("removed", _list_removed)
     if strategy.traits.stores:
-        done, listing = "stored in fewer bits", _list_stored
+        done, listing = "stored in fewer bits" + (" or removed" if strategy.shares else ""), _list_stored
     lines = [f"## What was {done}", ""]
     lines += [f"Request: {request} (space {code_span(strategy.space)}{_say_source(strategy)}).", ""]
     lines += listing(strategy)
@@ -129,6 +129,7 @@ def _list_stored(strategy: Strategy) -> list[str]:
         "",
         *_tabulate(strategy.schemes),
         "",
+        *(_list_removed(strategy) if strategy.traits.whole else []),
     ]
 
 

@@ -1,6 +1,6 @@
 """Which recipes leave quantised experts that Transformers loads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -41,7 +41,14 @@ def check_quantised_experts(model: Any, modifiers: Sequence[Modifier]) -> None: 
             check_expert_groups(model, groups, modifier.ignore, type(modifier).__name__)
 
 
-def check_expert_groups(model: Any, groups: Sequence[QuantizationScheme], ignore: Sequence[str], who: str) -> None:  # noqa: ANN401
+def check_expert_groups(
+    model: Any,  # noqa: ANN401 - a Transformers model
+    groups: Sequence[QuantizationScheme],
+    ignore: Sequence[str],
+    who: str,
+    *,
+    gone: Collection[str] = (),
+) -> None:
     """The same of groups of schemes, whoever has them.
 
     Args:
@@ -49,11 +56,13 @@ def check_expert_groups(model: Any, groups: Sequence[QuantizationScheme], ignore
         groups: Schemes with their targets.
         ignore: Patterns of linears that have none.
         who: What the message begins with.
+        gone: Names of blocks that will have left.
 
     Raises:
         RecipeError: With the reason, and what can be done.
     """
     names = [*find_fused(model), *find_split(model)]
+    names = [name for name in names if not name.startswith(tuple(f"{block}." for block in gone))]
     groups = [group for group in groups if group.weights is not None]
     files = disk_names(model, names[0]) if names else {}
     if not names or not groups or not (linears := files or dict.fromkeys(chain(*EXPERT_LINEARS.values()))):

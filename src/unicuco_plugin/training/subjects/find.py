@@ -23,10 +23,11 @@ _SUBJECTS: Mapping[Effect | None, Callable[[Ask], Subject]] = {
     Effect.CUT: part_subject,
     Effect.ZERO: linear_subject,
     Effect.STORE: stored_subject,
+    Effect.DROP | Effect.STORE: stored_subject,
 }
 # Fields of units by the spaces that they go with.
 _FIELDS = {
-    "on_levels": ("the spaces 'sparsity' and 'precision'", ("levels", "ignore")),
+    "on_levels": ("the spaces 'sparsity', 'precision' and 'compound'", ("levels", "ignore")),
     "zeroes": ("the space 'sparsity'", ("granularity", "bounds")),
     "cuts": ("the space 'structured'", ("ranking", "compensate", "round_to")),
 }
