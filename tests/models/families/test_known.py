@@ -66,7 +66,7 @@ def test_names_of_its_own_are_not_found_without_an_entry():
     model = odd_model()
     assert torch.equal(logits(model), logits(tiny_model("llama", blocks=3)))
     assert family_of(model.config) is USUAL
-    with pytest.raises(UnsupportedModelError, match="needs each attention as one module"):
+    with pytest.raises(UnsupportedModelError, match="has no module as its attention, which the spaces sublayer"):
         check_silence(find_decoder(model))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from loguru import logger
 
-from unicuco_plugin.costs.measure import measure_costs, part_costs
+from unicuco_plugin.costs.measure import block_costs, measure_costs, part_costs
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.costs.stored import scheme_costs
 from unicuco_plugin.errors import StrategyError, quoted
@@ -71,7 +71,13 @@ def _count(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]],
         # Of what has a scheme alone, and of all linears of the blocks.
         least, total = costs.of("bits", x).item(), sum(weight.numel() for weight in weights.values())
         most = least + (DENSE_BITS - least) * (1.0 - costs.params.sum().item() / total)
-        return [_sizes(costs, x)], (least, most)
+        params, size = _sizes(costs, x)
+        if not strategy.shares:
+            return [(params, size)], (least, most)
+        # Blocks go beside schemes, and a profile says what the mean bits are then taken of.
+        blocks = block_costs(decoder)
+        left, dense = _sizes(blocks, blocks.row(strategy.shares))
+        return [(left, size - blocks.table.total_bytes + dense)], (0.0, DENSE_BITS)
     every = DENSE_BITS, DENSE_BITS
     if not strategy.traits.cuts:
         costs = measure_costs(decoder, strategy.space)

@@ -11,7 +11,7 @@ from tiny import tiny_model
 from tiny_moe import tiny_mixture
 
 from unicuco_plugin.models.fused_units import fused_units
-from unicuco_plugin.modifiers.sources.recount import recount
+from unicuco_plugin.modifiers.carriers.recount import recount
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.strategy import Strategy
 
@@ -78,6 +78,17 @@ def test_mean_bits_are_those_of_some_or_all_units(warnings):
     assert least == 4.6  # the scales of rows of 32 and 48 weights, and the other units ignored
     assert recount(model, sized(found, bits=15.9)).bits == found.bits
     assert found.bytes < 4 * found.params
+
+
+def test_blocks_that_go_beside_schemes_are_counted_too(warnings):
+    model = tiny_model("llama")
+    gone = "model.layers.1"
+    units = {name: scheme for name, scheme in scheme_units(model, "W4A16:channel").items() if f"{gone}." not in name}
+    stored = recount(model, scheme_strategy(model, units))
+    found = recount(model, scheme_strategy(model, units | {gone: 1.0}, space="compound"))
+    block = sum(parameter.numel() for parameter in model.model.layers[1].parameters())
+    assert found.params == stored.params - block
+    assert found.bytes == pytest.approx(stored.bytes - 4 * block, rel=BYTES_OF_A_HEADER)
 
 
 def test_experts_count_as_linears_and_the_model_is_not_changed(warnings):
