@@ -9,6 +9,8 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.parts.formats import FORMATS
 from unicuco_plugin.models.tensors.linears import Linears
 
+pytestmark = pytest.mark.usefixtures("machine")
+
 IDS = torch.arange(3, 43)[None]
 
 

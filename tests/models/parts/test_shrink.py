@@ -11,6 +11,8 @@ from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import find_parts
 
+pytestmark = pytest.mark.usefixtures("machine")
+
 IDS = torch.randint(4, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 every_family = pytest.mark.parametrize("family", FAMILIES)
 with_and_without = pytest.mark.parametrize("biases", [False, True], ids=["plain", "biases"])

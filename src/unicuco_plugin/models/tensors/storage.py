@@ -14,6 +14,8 @@ from compressed_tensors.offload import (
     get_cache_init_kwargs,
     get_execution_device,
     offload_module,
+    remove_dispatch,
+    set_onload_device,
     update_offload_parameter,
 )
 from compressed_tensors.offload.cache import DiskCache, OffloadCache
@@ -30,6 +32,7 @@ __all__ = [
     "kept_device",
     "kept_tensors",
     "materialise",
+    "on_accelerator",
     "read_all",
     "read_kept",
     "read_named",
@@ -110,6 +113,25 @@ def is_offloaded(model: nn.Module) -> bool:
 def is_streamed(model: nn.Module) -> bool:
     """Whether some of a model's weights lie on disk until they are needed."""
     return any(isinstance(module._parameters, DiskCache) for module in model.modules())
+
+
+@contextmanager
+def on_accelerator(model: nn.Module) -> Iterator[None]:
+    """Let a model that is on the host compute on the accelerator, where there is one, as the toolkit's passes do.
+
+    Its weights stay where they are, and are brought there when they are read. A model whose weights wait somewhere
+    already, or that is on an accelerator, computes where it did.
+    """
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    waits = any(isinstance(module._parameters, OffloadCache) for module in model.modules())
+    if device is None or waits or any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        yield
+        return
+    set_onload_device(model, device)
+    try:
+        yield
+    finally:
+        remove_dispatch(model)
 
 
 @torch.no_grad()

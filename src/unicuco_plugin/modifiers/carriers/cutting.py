@@ -22,6 +22,7 @@ from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_ke
 from unicuco_plugin.models.parts.shrink import gone_blocks
 from unicuco_plugin.models.parts.zeroing import check_any_room
 from unicuco_plugin.models.tensors.snapshot import Snapshot
+from unicuco_plugin.models.tensors.storage import on_accelerator
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.removal import correct_saving
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
@@ -129,7 +130,8 @@ class StructuredOptions(Frozen):
     def _rank(self, decoder: Decoder, batches: Iterable[Mapping[str, Any]] | None) -> RankedParts:
         if batches is None:
             raise RecipeError("structured: parts are ranked on calibration text, got none; or give kept_parts")
-        return rank_parts(decoder, gather_windows(batches), make_ranking(self.ranking or "flap"))
+        with on_accelerator(decoder.model):
+            return rank_parts(decoder, gather_windows(batches), make_ranking(self.ranking or "flap"))
 
 
 def find_beside(options: StructuredOptions | None, folder: Path) -> StructuredOptions | None:
