@@ -91,10 +91,12 @@ def rank_correlation(score: Tensor, measured: Tensor) -> float:
     return round(float(spearmanr(score, measured).statistic), 4)
 
 
-def write_result(path: Path, result: dict[str, Any], arguments: Sequence[str] | None = None) -> None:
+def write_result(
+    path: Path, result: dict[str, Any], arguments: Sequence[str] | None = None, *, device: str = "cpu"
+) -> None:
     """Write a result with the command, machine and versions that made it."""
     command = ["python", str(Path(sys.argv[0]).resolve().relative_to(ROOT)), *(arguments or sys.argv[1:])]
-    record = provenance(shlex.join(command)) | result
+    record = provenance(shlex.join(command), device) | result
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
     print(f"written to {path}")

@@ -16,6 +16,7 @@ calibration tokens; ``factoring`` and ``solving``, which stores too, do not.
 
 import argparse
 import resource
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -29,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.exchange import Stitching
-from unicuco_plugin.levels.settings import LevelSettings
+from unicuco_plugin.levels.settings import Inputs, LevelSettings
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.objectives.levelled import LevelEvaluator
@@ -54,7 +55,7 @@ def main() -> None:
     windows = torch.randint(args.vocabulary, (args.windows, args.length), generator=torch.Generator().manual_seed(0))
     loaded = _peak(args.device)
     with tempfile.TemporaryDirectory() as folder:
-        result = _built(args, decoder, windows, Path(folder) / "levels")
+        result = measure_levels(decoder, windows, Path(folder) / "levels", inputs=args.inputs, device=args.device)
     result["peak_mb_after_loading"] = loaded
     weights = sum(p.numel() for p in decoder.blocks[0].parameters())
     result |= {"blocks": args.blocks, "weights_of_a_block": weights, "calibration_tokens": windows.numel()}
@@ -79,19 +80,23 @@ def _model(args: argparse.Namespace) -> Decoder:
     return find_decoder(model)
 
 
-def _built(args: argparse.Namespace, decoder: Decoder, windows: torch.Tensor, folder: Path) -> dict[str, Any]:
-    clock = time.process_time if torch.get_num_threads() == 1 and args.device == "cpu" else time.perf_counter
+def measure_levels(
+    decoder: Decoder, windows: torch.Tensor, folder: Path, *, inputs: Inputs, device: str
+) -> dict[str, Any]:
+    """Seconds, bytes and memory of a database of the default ladder, and of candidates and slopes on it."""
+    blocks, length = len(decoder.blocks), windows.shape[1]
+    clock = time.process_time if torch.get_num_threads() == 1 and device == "cpu" else time.perf_counter
     marks: list[tuple[str, float]] = []
 
     def note(progress: Progress) -> None:
         marks.append((progress.stage, clock()))
-        print(progress.stage, flush=True)
+        print(progress.stage, file=sys.stderr, flush=True)
 
     started = clock()
-    build_levels(decoder, windows, folder, name="random", settings=LevelSettings(inputs=args.inputs), progress=note)
+    build_levels(decoder, windows, folder, name="random", settings=LevelSettings(inputs=inputs), progress=note)
     seconds = clock() - started
     levels = Levels.open(folder)
-    peak = _peak(args.device)
+    peak = _peak(device)
     linears = {
         stage.removeprefix("solved "): round(at - before, 2)
         for (_, before), (stage, at) in pairwise(marks)
@@ -112,19 +117,17 @@ def _built(args: argparse.Namespace, decoder: Decoder, windows: torch.Tensor, fo
     return {
         "clock": clock.__name__,
         "seconds_of_the_build": round(seconds, 1),
-        "seconds_of_a_block": round(seconds / args.blocks, 1),
-        "bytes_of_a_block": levels.bytes // args.blocks,
+        "seconds_of_a_block": round(seconds / blocks, 1),
+        "bytes_of_a_block": levels.bytes // blocks,
         "bytes_of_dense_levels": round(
             levels.bytes / (sum(levels.sizes.values()) * levels.weight_bytes * len(levels.sparsities)), 4
         ),
         "peak_mb_of_the_build": peak,
-        "tokens_of_a_candidate": 2 * args.length,
+        "tokens_of_a_candidate": 2 * length,
         "seconds_of_a_candidate": round(candidate, 2),
         "seconds_of_slopes": round(slopes, 2),
-        "peak_mb_in_all": _peak(args.device),
-        "seconds_of_a_block_by_stage": {
-            stage: round(seconds / args.blocks, 1) for stage, seconds in sorted(spent.items())
-        },
+        "peak_mb_in_all": _peak(device),
+        "seconds_of_a_block_by_stage": {stage: round(seconds / blocks, 1) for stage, seconds in sorted(spent.items())},
         "linears": linears,
     }
 

@@ -16,6 +16,8 @@ from tiny import tiny_model, tiny_tokenizer
 from unicuco_plugin.models.parts.compact import FILE
 from unicuco_plugin.models.parts.formats import apply_parts
 
+pytestmark = pytest.mark.slow
+
 READER = Path(__file__).resolve().parents[1] / "hostile_reader.py"
 # What a folder would do if its code were run: leave a mark.
 CODE = """
@@ -109,12 +111,10 @@ def terminal(folders, tmp_path_factory):
     return json.loads((place / "found.json").read_text()), text, marker.read_text() if marker.exists() else ""
 
 
-@pytest.mark.slow
 def test_nothing_is_run(terminal):
     assert terminal[2] == ""
 
 
-@pytest.mark.slow
 def test_nobody_is_asked(terminal):
     assert "Do you wish to run" not in terminal[1]
     assert "[y/N]" not in terminal[1]

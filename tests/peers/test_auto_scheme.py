@@ -36,9 +36,9 @@ def test_scores_are_gradients_times_changes_on_the_model_rounded_in_that_scheme(
                 linear.weight.data = own[name]
 
 
-def test_the_knapsack_is_as_good_as_its_own(ask_bits, windows):
+def test_the_knapsack_is_as_good_as_its_own(ask_bits, windows, tmp_path):
     for bits in (3.6, 5.0, 8.0):
-        request = ask_bits(bits, windows=windows)
+        request = ask_bits(bits, windows=windows, journal=tmp_path / "scores")
         found, problem = AutoScheme()(request), bits_problem(request)
         table = problem.table(found.details["scores"])
         space = problem.space

@@ -144,6 +144,7 @@ search(Killed(), Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_resumes_to_the_same_end(tmp_path):
     here = Path(__file__).resolve().parent
     source = here.parents[1] / "src"

@@ -38,6 +38,7 @@ def test_every_linear_gets_whole_levels_and_the_budget_is_met_to_one_weight(ask,
     assert result.tokens == 6 * (6 * 32 + 3 * 96)
 
 
+@pytest.mark.slow
 def test_it_gets_below_uniform_on_the_windows_it_is_scored_on(ask, decoder, levels, windows):
     settings = EvolutionSettings(12, 8, (1,), (96,))
     result = EvoPress(settings)(ask(0.5))
@@ -48,6 +49,7 @@ def test_it_gets_below_uniform_on_the_windows_it_is_scored_on(ask, decoder, leve
     assert ours == pytest.approx(result.details["divergence"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_bits_are_exchanged_within_the_budget_and_get_below_the_first_parent(decoder, windows, tmp_path):
     schemes = build_schemes(decoder.model, tmp_path / "schemes", ("W5A16:channel", "W4A16:channel", "W3A16:channel"))
     asked = PeerRequest(decoder, windows, 1.0 - 4.5 / 16.0, "precision", levels=schemes)
@@ -79,7 +81,7 @@ def test_attentions_and_mlps_are_removed_in_equal_number(ask):
     assert result.sparsity == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("space", ["sparsity", "depth"])
+@pytest.mark.parametrize("space", [pytest.param("sparsity", marks=pytest.mark.slow), "depth"])
 def test_broken_off_it_resumes_to_the_same_strategy(ask, tmp_path, space):
     peer = EvoPress(LEVELS if space == "sparsity" else DROPS)
     unbroken = peer(ask(0.5, space=space, seed=3))

@@ -175,7 +175,11 @@ class OneBudgetOfBlocks(DepthSpace):
     ("old", "new"),
     [
         (OneBudgetOfBlocks(SPACE.unit_names, SPACE.unit_params), SPACE),
-        (OneBudget(SPACE.unit_names, SPACE.unit_params), SparsitySpace(SPACE.unit_names, SPACE.unit_params)),
+        pytest.param(
+            OneBudget(SPACE.unit_names, SPACE.unit_params),
+            SparsitySpace(SPACE.unit_names, SPACE.unit_params),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_spaces_that_do_not_mix_budgets_descend_at_one_after_another(old, new):

@@ -20,7 +20,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model
-from unicuco_plugin.peers.peer import PeerRequest, PeerResult
+from unicuco_plugin.peers.peer import PeerRequest, PeerResult, ask_peer
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
@@ -148,7 +148,7 @@ class _Run:
             progress=lambda event: self._tell(f"{event.stage} {event.done}/{event.total}", event.tokens, event.message),
             **given,
         )
-        found = peer(asked)
+        found = ask_peer(peer, asked)
         return {
             **(_extrapolated(found) if cell.method.extrapolate else {}),
             "units": found.units,

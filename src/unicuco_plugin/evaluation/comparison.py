@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from unicuco_plugin.errors import CalibrationError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import compute_device, is_offloaded, resident, sent
 
 __all__ = ["Comparison", "Estimate", "compare_models"]
@@ -97,7 +99,7 @@ def compare_models(
 
     Raises:
         CalibrationError: If there is no window, or windows are shorter than 2 tokens.
-        EvaluationError: If what a model gives on a window is not finite.
+        EvaluationError: If what a model gives on a window is not finite, or memory has no room for one window.
     """
     if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
         raise CalibrationError(f"windows must be m x L with m at least 1 and L at least 2, got {tuple(windows.shape)}")
@@ -106,14 +108,20 @@ def compare_models(
     names = ("dense", "pruned")[: len(models)]
     nlls: list[list[float]] = [[] for _ in models]
     divergences: list[float] = []
-    logits_of = [_logits_of(model, windows) for model in models]
+    fitting = Fitting(1)
+    logits_of = fitting(lambda _: [_logits_of(model, windows) for model in models])
+
+    def sums_of(place: int, window: Tensor, _: int = 1) -> tuple[list[float], list[torch.dtype]]:
+        logits = [of(place) for of in logits_of]
+        sums = _sums(logits, sent(window, logits[0].device), positions)
+        return sums.tolist(), [rows.dtype for rows in logits]
+
     for done, window in enumerate(windows.to(device)):
         report(done)
-        logits = [of(done) for of in logits_of]
-        sums = _sums(logits, sent(window, logits[0].device), positions).tolist()
-        for name, total, rows in zip(names, sums, logits, strict=False):
-            check_finite(f"negative log-likelihood of the {name} model on window {done}", [total], rows.dtype)
-        check_finite(f"divergence on window {done}", sums[-1:], logits[-1].dtype)
+        sums, dtypes = fitting(partial(sums_of, done, window))
+        for name, total, dtype in zip(names, sums, dtypes, strict=False):
+            check_finite(f"negative log-likelihood of the {name} model on window {done}", [total], dtype)
+        check_finite(f"divergence on window {done}", sums[-1:], dtypes[-1])
         for values, total in zip(nlls, sums, strict=False):
             values.append(total / (len(window) - 1))
         divergences.append(sums[-1] / len(window))

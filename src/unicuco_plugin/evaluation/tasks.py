@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.errors import EvaluationError
 from unicuco_plugin.evaluation.comparison import Estimate
 from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.memory import Fitting, lacks_memory
 
 __all__ = ["TaskComparison", "compare_tasks", "find_tasks", "mean_of_tasks", "run_tasks"]
 
@@ -89,8 +91,20 @@ def run_tasks(
         For each task (of a group, each of its tasks) every metric that is a number a document.
 
     Raises:
-        EvaluationError: If lm-eval fails, or the model's logits are not finite.
+        EvaluationError: If lm-eval fails, the model's logits are not finite, or memory has no room for one sequence.
     """
+    fitting = Fitting(batch_size, ("sequence", "sequences are run"), "the length of the task's prompts, or the dtype")
+    return fitting(partial(_run, model, tokenizer, tasks=tasks, task_manager=manager, limit=limit))
+
+
+def _run(
+    model: Any,  # noqa: ANN401
+    tokenizer: Any,  # noqa: ANN401
+    batch_size: int,
+    *,
+    tasks: Sequence[str],
+    **options: Any,  # noqa: ANN401 - lm-eval's
+) -> dict[str, Scores]:
     from lm_eval import simple_evaluate  # noqa: PLC0415
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
 
@@ -103,14 +117,15 @@ def run_tasks(
         found = simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=list(tasks),
-            task_manager=manager,
-            limit=limit,
+            **options,
             log_samples=True,
             bootstrap_iters=0,  # standard errors come from the documents below
         )
     except EvaluationError:
         raise
     except Exception as error:  # whatever a task's data or code raises
+        if lacks_memory(error):
+            raise
         raise EvaluationError(f"lm-eval failed on {', '.join(tasks)}: {type(error).__name__}: {error}") from error
     finally:
         hook.remove()

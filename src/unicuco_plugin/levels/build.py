@@ -3,6 +3,7 @@
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,15 +14,16 @@ from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.folder import alone, begin, check_output, check_room
 from unicuco_plugin.levels.gather import gather_hessians, mean_states
 from unicuco_plugin.levels.kinds import kind_of
-from unicuco_plugin.levels.record import Calibration, LevelsRecord, write_record
+from unicuco_plugin.levels.record import Calibration, LevelsRecord, LinearEntry, write_record
 from unicuco_plugin.levels.scheme_levels import SchemeLevels, open_levels
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.levels.sweep import factor_hessian
+from unicuco_plugin.levels.sweep import Factor, factor_hessian
 from unicuco_plugin.models.blocks.coverage import check_share, measure_coverage
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import resident
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.strategy import ModelReference
@@ -70,7 +72,7 @@ def build_levels(
             of a linear.
         UnsupportedModelError: If most weights of the blocks are not in linears, or experts cannot be made into linears.
         CalibrationError: If no token reached linears that hold more than a few of a block's weights.
-        EvaluationError: If states or a Hessian are not finite.
+        EvaluationError: If states or a Hessian are not finite, or memory has no room for one window, or one linear.
     """
     settings = settings or LevelSettings()
     with as_linears(decoder.model):
@@ -133,27 +135,31 @@ class _Build:
         self.settings = record.settings
         self.kind = kind_of(record.settings)
         self.mark = time.perf_counter()
+        self.fitting = Fitting(record.settings.batch_windows, say=lambda text: self.tell("calibrating", text))
+        self.alone = Fitting(1, ("linear", "linears are solved"), "the number of levels, or build on the CPU")
 
     def run(self, windows: Tensor) -> None:
         """Stream the states of all windows through the blocks, up to the last that has something to do."""
         runner = BlockRunner(self.decoder, windows.shape[1])
-        size = self.settings.batch_windows
-        states = torch.cat([runner.embed(part) for part in windows.split(size)])
-        count = len(self.decoder.blocks)
-        last = max(index for index in range(count) if self.left(index))
+        states = self.fitting(lambda size: torch.cat([runner.embed(part) for part in windows.split(size)]))
+        last = max(index for index in range(len(self.decoder.blocks)) if self.left(index))
         for index in range(last + 1):
             with resident():  # nothing but this block is run
                 leaving = self.solve(runner, index, states) if self.left(index) else None
                 if index == last:
                     return
-                if self.settings.inputs == "pruned":
-                    weights = self.weights_of(index)
-                    self.tell(f"carrying {self.decoder.block_names[index]}")
-                    states = mean_states(runner, index, states, self.kind.shares, weights, batch_windows=size)
-                elif leaving is not None:
+                if self.settings.inputs == "dense" and leaving is not None:
                     states = leaving
                 else:
-                    states = torch.cat([runner.run(index, part) for part in states.split(size)])
+                    states = self.fitting(partial(self.carry, runner, index, states))
+
+    def carry(self, runner: BlockRunner, index: int, states: Tensor, size: int) -> Tensor:
+        """The states that leave a block, of so many windows at a time, as the settings want them."""
+        if self.settings.inputs == "dense":
+            return torch.cat([runner.run(index, part) for part in states.split(size)])
+        self.tell(f"carrying {self.decoder.block_names[index]}")
+        weights = self.weights_of(index)
+        return mean_states(runner, index, states, self.kind.shares, weights, batch_windows=size)
 
     def left(self, index: int) -> list[str]:
         """The linears of a block that are not yet stored."""
@@ -163,7 +169,7 @@ class _Build:
     def solve(self, runner: BlockRunner, index: int, states: Tensor) -> Tensor:
         """Solve and store what is left of a block; returns the states that leave it dense."""
         self.tell(f"calibrating {self.decoder.block_names[index]}")
-        hessians, leaving = gather_hessians(runner, index, states, self.settings.batch_windows)
+        hessians, leaving = self.fitting(partial(gather_hessians, runner, index, states))
         linears = self.decoder.linears(index)
         self.leave_out([name for name in self.left(index) if name not in hessians.leaders])
         left = set(self.left(index))
@@ -173,13 +179,12 @@ class _Build:
             if not names:
                 continue
             self.tell(f"factoring {names[0]}")
-            first = self.settings.actorder == "static"
-            factor = factor_hessian(H, self.settings.damping, largest_first=first)
+            factor = self.alone(partial(self.factor, H))
             del H
             for name in names:
                 self.tell(f"solving {name}")
                 weights = {other: linears[other].weight.detach() for other in group}
-                entry = self.kind.make(self.folder, name, weights, factor)
+                entry = self.alone(partial(self.make, name, weights, factor))
                 now = time.perf_counter()
                 seconds = round(self.record.seconds + now - self.mark, 3)
                 self.mark = now
@@ -189,6 +194,14 @@ class _Build:
                 why = f"its Hessian cannot be inverted, so it is {self.kind.fallback}; give more windows"
                 self.tell(f"solved {name}", "" if factor.invertible else f"{name}: {why}")
         return leaving
+
+    def factor(self, H: Tensor, _: int = 1) -> Factor:
+        """Factor a Hessian as the settings say."""
+        return factor_hessian(H, self.settings.damping, largest_first=self.settings.actorder == "static")
+
+    def make(self, name: str, weights: Mapping[str, Tensor], factor: Factor, _: int = 1) -> LinearEntry:
+        """Solve and store a linear."""
+        return self.kind.make(self.folder, name, weights, factor)
 
     def leave_out(self, unreached: Sequence[str]) -> None:
         """Take linears that no token reached out of the database: they stay dense."""

@@ -1,17 +1,21 @@
 """Two ways for linears of a dense model to compute for a while with weights of a level database."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from unicuco_plugin.levels.database import Database
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
-from unicuco_plugin.levels.stitch import check_plan, find_linears, stitched
+from unicuco_plugin.levels.stitch import check_plan, find_linears, realised, swapped
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.levels.stored import stored
+from unicuco_plugin.levels.stored import round_inputs
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.tensors.storage import read_kept
+from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 
 __all__ = ["Exchange", "Stitching", "Storing"]
 
@@ -61,9 +65,17 @@ class Stitching:
         """See :func:`check_plan`."""
         check_plan(self.levels, plan)
 
-    def inside(self, plan: Mapping[str, int], decoded_bytes: int) -> AbstractContextManager[None]:
-        """See :func:`stitched`."""
-        return stitched(self.linears, self.levels, plan, cache_bytes=decoded_bytes)
+    @contextmanager
+    def inside(self, plan: Mapping[str, int], decoded_bytes: int) -> Iterator[None]:
+        """See :class:`Exchange`."""
+        # Outside of inference mode, where a caller may be: decoded levels are kept for others, who may need gradients.
+        with torch.inference_mode(False), torch.no_grad():
+            weights = {
+                name: realised(self.levels, name, self.linears[name].weight.detach(), count, decoded_bytes)
+                for name, count in plan.items()
+            }
+        with swapped(self.linears, weights):
+            yield
 
 
 class Storing:
@@ -85,6 +97,22 @@ class Storing:
         for name, scheme in plan.items():
             self.levels.loss(name, scheme)
 
-    def inside(self, plan: Mapping[str, str], decoded_bytes: int) -> AbstractContextManager[None]:
-        """See :func:`stored`."""
-        return stored(self.linears, self.levels, plan, cache_bytes=decoded_bytes)
+    @contextmanager
+    def inside(self, plan: Mapping[str, str], decoded_bytes: int) -> Iterator[None]:
+        """See :class:`Exchange`."""
+        weights = {}
+        for name, scheme in plan.items():
+            dense = read_kept(self.linears[name], "weight")
+            decode = partial(self.levels.decode, name, scheme, dense.device)
+            weights[name] = self.levels.decoded.get(name, scheme, dense.device, decode, decoded_bytes).to(dense.dtype)
+        with ExitStack() as stack:
+            stack.enter_context(swapped(self.linears, weights))
+            for name, scheme in plan.items():
+                if parse_scheme(scheme).inputs < DENSE_BITS:
+                    handle = self.linears[name].register_forward_pre_hook(partial(_round_first, scheme))
+                    stack.callback(handle.remove)
+            yield
+
+
+def _round_first(scheme: str, linear: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    return (round_inputs(scheme, linear, inputs[0]), *inputs[1:])

@@ -15,7 +15,7 @@ from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.storage import exchange_data, exchanged, kept_tensors, read_kept
 
-__all__ = ["Stitcher", "check_plan", "find_linears", "stitch", "stitched", "swapped"]
+__all__ = ["Stitcher", "check_plan", "find_linears", "realised", "stitch", "swapped"]
 
 # Decoded levels kept by default: five of SmolLM2's eight, and little beside larger models.
 _CACHE_BYTES = 2**30
@@ -69,7 +69,7 @@ class Stitcher:
         for name in changed:
             count = plan.get(name, 0)
             dense = self._dense[name]
-            weight = _realised(self._levels, name, dense, count, self._cache_bytes) if count else dense
+            weight = realised(self._levels, name, dense, count, self._cache_bytes) if count else dense
             self._counts[name] = count  # first, so that whatever breaks in here is put back
             exchange_data(self._linears[name], "weight", weight)
         return tuple(changed)
@@ -134,32 +134,8 @@ def swapped(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> 
         yield
 
 
-@contextmanager
-def stitched(
-    linears: Mapping[str, nn.Linear], levels: Levels, plan: Mapping[str, int], *, cache_bytes: int = 0
-) -> Iterator[None]:
-    """Give linears the zeros of a plan until the end of the block.
-
-    Args:
-        linears: By full name; those of the plan among them.
-        levels: The database.
-        plan: Linear → its zeros.
-        cache_bytes: Most bytes of decoded levels that the database keeps.
-
-    Raises:
-        LevelsError: If the database lacks a linear, or a file is damaged.
-    """
-    # Outside of inference mode, where a caller may be: decoded levels are kept for others, who may need gradients.
-    with torch.inference_mode(False), torch.no_grad():
-        weights = {
-            name: _realised(levels, name, linears[name].weight.detach(), count, cache_bytes)
-            for name, count in plan.items()
-        }
-    with swapped(linears, weights):
-        yield
-
-
-def _realised(levels: Levels, name: str, dense: Tensor, count: int, cache_bytes: int) -> Tensor:
+def realised(levels: Levels, name: str, dense: Tensor, count: int, cache_bytes: int) -> Tensor:
+    """A linear's weight with a count of zeros, from levels of which the database keeps so many bytes decoded."""
     file = levels.linear(name)
 
     def decode(level: int) -> Tensor:

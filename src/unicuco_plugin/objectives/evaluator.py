@@ -16,11 +16,11 @@ from torch import Tensor
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.blocks.sublayers import silenced, sublayer_names
+from unicuco_plugin.models.tensors.memory import letting_go
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.prefixes import RUN, SKIP, Change, Prefix, PrefixWalk, inside
-from unicuco_plugin.objectives.room import letting_go
 from unicuco_plugin.objectives.work import Work, ignore
 
 __all__ = ["DROPPED", "KEPT", "NO_ATTENTION", "NO_MLP", "BlockEvaluator", "evaluate_choices", "lacking_parts"]

@@ -24,7 +24,9 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.memory import letting_go
 from unicuco_plugin.objectives.reduced import ReducedWalk
+from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.spaces.structured import StructuredSpace
 
 __all__ = ["InteractionMeter", "InteractionPath", "assign_ratios", "gaussian_entropy", "measure_path"]
@@ -65,6 +67,7 @@ class InteractionMeter:
         self._runner = BlockRunner(decoder, windows.shape[1])
         self._walk = ReducedWalk(self._runner, windows, batch_windows=batch_windows)
         self._positions = windows.numel()
+        self._room = Room()
         self.tokens = 0
 
     @torch.inference_mode()
@@ -84,15 +87,21 @@ class InteractionMeter:
         live = [name for name in names if kept.kept.get(name) != ()]
         # The last module that stays cannot be masked; without it nothing is left, so it is worth the most.
         masked = [_without(kept, name) for name in live] if len(live) > 1 else []
-        finals = self._walk.prefixes.finals(self._walk.choices([kept, *masked]))
-        self.tokens += self._positions * len(finals)
-        entropies = [gaussian_entropy(self._runner.normed(final).flatten(0, 1)) for final in finals]
-        self._runner.check()
-        whole, *parts = torch.stack(entropies).tolist()
-        check_finite("entropy of the final states", [whole, *parts], finals[0].dtype)
+        whole, *parts = self._room.measure(lambda some, _: self._entropies(some), [kept, *masked])
+        self.tokens += self._positions * (1 + len(parts))
+        check_finite("entropy of the final states", [whole, *parts], self._runner.decoder.model.dtype)
         found = dict(zip(live, (abs(whole - part) for part in parts), strict=False))
         default = {name: float("inf") for name in live[len(masked) :]}
         return torch.tensor([(found | default).get(name, 0.0) for name in names], dtype=torch.float64)
+
+    def _entropies(self, candidates: Sequence[KeptParts]) -> list[float]:
+        walk = self._walk.prefixes
+        with letting_go(walk.shed):
+            finals = walk.finals(self._walk.choices(candidates))
+            entropies = [gaussian_entropy(self._runner.normed(final).flatten(0, 1)) for final in finals]
+        self._runner.check()
+        found: list[float] = torch.stack(entropies).tolist()
+        return found
 
 
 def _without(kept: KeptParts, name: str) -> KeptParts:

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from unicuco_plugin.levels.exchange import Exchange
 from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.models.tensors.memory import free_memory
+from unicuco_plugin.models.tensors.memory import free_memory, letting_go
 from unicuco_plugin.objectives.evaluator import evaluate_choices
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.objectives.objective import Evaluation, Report
 from unicuco_plugin.objectives.prefixes import RUN, SKIP, Change, Prefix, PrefixWalk, inside
-from unicuco_plugin.objectives.room import letting_go
 from unicuco_plugin.objectives.work import ignore
 
 __all__ = ["LevelEvaluator"]

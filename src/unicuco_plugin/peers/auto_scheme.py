@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.gradients import gradients_inside
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import compute_device, sent
 from unicuco_plugin.peers.bits import BitsProblem, score_once
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
@@ -56,18 +58,19 @@ def _score(problem: BitsProblem) -> tuple[dict[str, dict[str, float]], int]:
     # All linears in as many bits at a time; where some of them have these bits in two sizes of groups, in two passes.
     rungs = sorted({_rung(scheme) for row in offered.values() for scheme in row})
     found: dict[str, dict[str, float]] = {name: {} for name in offered}
+    fitting = Fitting(1, ("batch", "batches are run"))
     for done, rung in enumerate(rungs):
         request.progress(Progress("scoring with AutoRound", done, len(rungs)))
         left = {name: [scheme for scheme in row if _rung(scheme) == rung] for name, row in offered.items()}
         while chosen := {name: row.pop() for name, row in left.items() if row}:
-            for name, score in _pass(request.decoder, chosen, request.windows).items():
+            for name, score in fitting(partial(_pass, request.decoder, chosen, request.windows)).items():
                 found[name][chosen[name]] = score
     request.progress(Progress("scoring with AutoRound", len(rungs), len(rungs)))
     passes = 3 * max(map(len, offered.values()))  # forward and backward
     return found, passes * request.windows.numel()
 
 
-def _pass(decoder: Decoder, schemes: dict[str, str], windows: Tensor) -> dict[str, float]:
+def _pass(decoder: Decoder, schemes: dict[str, str], windows: Tensor, _: int = 1) -> dict[str, float]:
     """AutoRound's score of each linear in one scheme."""
     from auto_round.auto_scheme import delta_loss, utils  # noqa: PLC0415 - takes 20 seconds
 

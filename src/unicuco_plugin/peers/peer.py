@@ -1,13 +1,15 @@
 """What a peer, somebody else's method, is asked and returns: from a model and a budget to a strategy."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from torch import Tensor
 
 from unicuco_plugin.errors import RequestError
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.schemes import DENSE_BITS
@@ -18,7 +20,7 @@ if TYPE_CHECKING:  # plugins are listed without waiting for Transformers
     from unicuco_plugin.levels.store import Levels
     from unicuco_plugin.models.blocks.decoder import Decoder
 
-__all__ = ["OPTIONAL", "Peer", "PeerRequest", "PeerResult", "Setting", "choose_space", "room_for"]
+__all__ = ["OPTIONAL", "Peer", "PeerRequest", "PeerResult", "Setting", "ask_peer", "choose_space", "room_for"]
 
 Setting = Literal["official", "super_fast"]
 # Fields of a request that only some peers read.
@@ -122,7 +124,23 @@ class Peer(Protocol):
 
 def room_for(request: PeerRequest) -> Room:
     """What measures a peer's candidates, as many at a time as there is memory for; the request is told of fewer."""
-    return Room(lambda text: request.progress(Progress("measuring", 0, 1, message=text)))
+    return Room(partial(_say, request))
+
+
+def ask_peer(peer: Peer, request: PeerRequest) -> PeerResult:
+    """Ask a peer; it begins anew with half as many windows at a time whenever memory is full.
+
+    Raises:
+        EvaluationError: If one window alone does not fit; the message says what to lower.
+        RequestError: See :class:`Peer`.
+    """
+    most = request.batch_windows if "windows" in peer.takes else 1
+    fitting = Fitting(most, say=partial(_say, request))
+    return fitting(lambda size: peer(replace(request, batch_windows=size)))
+
+
+def _say(request: PeerRequest, text: str) -> None:
+    request.progress(Progress("measuring", 0, 1, message=text))
 
 
 def choose_space(peer: Peer, request: PeerRequest) -> str:

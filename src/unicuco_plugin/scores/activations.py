@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import resident
 from unicuco_plugin.progress import Progress
 
@@ -41,15 +42,16 @@ def block_scores(
 
     Raises:
         UnsupportedModelError: If the blocks have no linears.
+        EvaluationError: If states are not finite, or memory has no room for one window.
     """
     decoder.all_linears()
-    runner = BlockRunner(decoder, windows.shape[1])
-    states = torch.cat([runner.embed(part) for part in windows.split(batch_windows)])
+    runner, fitting = BlockRunner(decoder, windows.shape[1]), Fitting(batch_windows)
+    states = fitting(lambda size: torch.cat([runner.embed(part) for part in windows.split(size)]))
     count = len(decoder.blocks)
     for index in range(count):
         progress(Progress("scoring blocks", index, count, index * windows.numel() // count))
         with resident():
-            squares, states = _squares(runner, index, states, batch_windows)
+            squares, states = fitting(partial(_squares, runner, index, states))
         linears = decoder.linears(index)
         yield torch.cat(
             [

@@ -4,6 +4,7 @@ Source: Williams, Chrysostomou and Aletras, "Self-calibration for Language Model
 (arXiv 2410.17170): sample from the dense model, from the beginning-of-sequence token alone. The temperatures are ours.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from unicuco_plugin.files.received import read_bytes
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.loading import Tokenizer
 from unicuco_plugin.models.reach import Reach
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import compute_device
 
 __all__ = ["generate_windows", "own_cache"]
@@ -60,6 +62,7 @@ def generate_windows(
     Raises:
         CalibrationError: If ``count`` or ``length`` is out of range, the model cannot be given such windows, or
             ``cache_dir`` cannot be written.
+        EvaluationError: If memory has no room for a batch of them.
     """
     for name, value, least in (("count", count, 1), ("length", length, 2)):
         if value < least:
@@ -69,12 +72,13 @@ def generate_windows(
     reach.check_tokens(torch.tensor([_first_token(model, tokenizer)]))
     folder = Path(cache_dir).expanduser()
     stem = f"self-{fingerprint(model)}-{seed}-{length}"
-    batches = []
+    lower = "the tokens of a window, or give calibration text"
+    fitting, batches = Fitting(1, (f"batch of {_BATCH} windows", "batches are sampled"), lower), []
     for index in range(-(-count // _BATCH)):
         path = folder / f"{stem}-{index}.safetensors"
         batch = _read(path, length, model.get_input_embeddings().num_embeddings)
         if batch is None:
-            batch = _sample(model, tokenizer, length, torch.Generator().manual_seed(_mix(seed, index)))
+            batch = fitting(partial(_sample, model, tokenizer, length, _mix(seed, index)))
             _write(path, batch)
         batches.append(batch)
     return torch.cat(batches)[:count]
@@ -93,8 +97,9 @@ def own_cache(output: Path) -> Path:
 
 
 @torch.inference_mode()
-def _sample(model: PreTrainedModel, tokenizer: Tokenizer, length: int, generator: torch.Generator) -> Tensor:
+def _sample(model: PreTrainedModel, tokenizer: Tokenizer, length: int, seed: int, _: int = 1) -> Tensor:
     """Sample a ``_BATCH x length`` tensor of token ids, one position at a time."""
+    generator = torch.Generator().manual_seed(seed)
     ids = torch.full((_BATCH, length), _first_token(model, tokenizer), dtype=torch.int64)
     cache = None
     for position in range(1, length):

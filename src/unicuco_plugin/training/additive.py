@@ -19,6 +19,7 @@ from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.storage import is_offloaded
 from unicuco_plugin.objectives.floor import LEAST
+from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.scores.output_changes import changes_tokens, output_changes
@@ -70,11 +71,14 @@ def additive_starts(
     evaluator = UnitsEvaluator(decoder, space.name, windows, levels=levels)
     spent = 0
 
+    room = Room()
+
     def measure(note: str, rows: Tensor) -> list[float]:
         nonlocal spent
         spent += len(rows) * windows.numel()
+        units = [space.to_units(row) for row in rows]
         found: list[float] = note_once(
-            journal, note, lambda: [one.value for one in evaluator.evaluate([space.to_units(row) for row in rows])]
+            journal, note, lambda: [one.value for one in room.measure(evaluator.evaluate, units)]
         )
         return found
 

@@ -8,7 +8,7 @@ g      t x c gradient of a window's summed next-token loss with respect to ``x``
 ====== ===== ==========================================================================
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.parts.parts import Parts, find_parts
 from unicuco_plugin.models.tensors.gradients import gradients_inside
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import compute_device, resident, sent
 
 __all__ = ["ChannelStatistics", "measure_channels", "measure_effects"]
@@ -63,11 +64,17 @@ def measure_channels(decoder: Decoder, windows: Tensor, *, batch_windows: int = 
 
     Raises:
         UnsupportedModelError: If the model's modules cannot be split into parts.
-        EvaluationError: If states are not finite.
+        EvaluationError: If states are not finite, or memory has no room for one window.
     """
     parts = find_parts(decoder)
     runner = BlockRunner(decoder, windows.shape[1])
-    # Of the sums and of the sums of squares; on the device until all windows have passed.
+    sums = Fitting(batch_windows)(lambda size: _sums(runner, parts, windows.split(size)))
+    count = windows.numel()
+    return {name: _moments(sums[name].cpu() / count, count) for name in parts}
+
+
+def _sums(runner: BlockRunner, parts: Mapping[str, Parts], batches: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Of every channel and of its square, ``2 x c`` for a module; on the device until all windows have passed."""
     sums: dict[str, Tensor] = {}
 
     def add(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -75,14 +82,13 @@ def measure_channels(decoder: Decoder, windows: Tensor, *, batch_windows: int = 
         found = torch.stack([x.sum(0), x.square().sum(0)])
         sums[name] = sums[name] + found if name in sums else found
 
-    with _watched(decoder, parts, add):
-        states = [runner.embed(batch) for batch in windows.split(batch_windows)]
-        for index in range(len(decoder.blocks)):
+    with _watched(runner.decoder, parts, add):
+        states = [runner.embed(batch) for batch in batches]
+        for index in range(len(runner.decoder.blocks)):
             with resident():  # nothing but this block is run
                 states = [runner.run(index, entering) for entering in states]
     runner.check()
-    count = windows.numel()
-    return {name: _moments(sums[name].cpu() / count, count) for name in parts}
+    return sums
 
 
 def _moments(means: Tensor, count: int) -> ChannelStatistics:

@@ -4,7 +4,8 @@ In two steps, so that the toolkit can calibrate in between: linears become small
 what the configuration says, wait until nobody looks for them by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,21 +112,6 @@ def gone_blocks(decoder: Decoder, parts: KeptParts) -> tuple[int, ...]:
     return tuple(index for index, block in blocks if gone >= {f"{block}.{name}" for name in _NAMES.values()})
 
 
-def slice_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
-    """Make modules that keep some of their parts smaller, and give them their biases; the configuration stays.
-
-    Modules that go whole stay for now, with an output projection of zeros and their bias.
-
-    Args:
-        decoder: The dense model, changed in place; the linears that it had are not.
-        parts: What stays, already checked.
-
-    Returns:
-        A function that puts the linears back; calling it again does nothing.
-    """
-    return change_modules(decoder, parts, _slice)
-
-
 def _slice(module: nn.Module, part: Parts, kept: tuple[int, ...], bias: Tensor | None) -> None:
     old = dict(module.named_children())
     if not kept:
@@ -138,6 +124,13 @@ def _slice(module: nn.Module, part: Parts, kept: tuple[int, ...], bias: Tensor |
         _copy_rows(old[child], module.get_submodule(child), spread(kept, width))
     columns = spread(kept, part.width)
     _copy_columns(old[part.projection], module.get_submodule(part.projection), columns, bias)
+
+
+slice_modules = partial(change_modules, change=_slice)
+"""Make modules that keep some of their parts smaller, and give them their biases; the configuration stays.
+
+Modules that go whole stay for now, with an output projection of zeros and their bias.
+"""
 
 
 def _silent(output: nn.Module, bias: Tensor | None) -> nn.Module:

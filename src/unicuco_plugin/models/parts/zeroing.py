@@ -1,6 +1,6 @@
 """Head groups, neurons and modules silenced in their full shape: loads everywhere, and is no smaller."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from torch import Tensor, nn
@@ -52,19 +52,6 @@ def _refuse(decoder: Decoder, name: str, field: str) -> NoReturn:
     )
 
 
-def zero_modules(decoder: Decoder, parts: KeptParts) -> Callable[[], None]:
-    """Zero the weights of everything that does not stay, and add the biases; shapes and configuration stay.
-
-    Args:
-        decoder: The dense model, changed in place; the linears that it had are not.
-        parts: What stays, already checked.
-
-    Returns:
-        A function that puts the linears back; calling it again does nothing.
-    """
-    return change_modules(decoder, parts, _zero)
-
-
 def _zero(module: nn.Module, part: Parts, kept: tuple[int, ...], bias: Tensor | None) -> None:
     gone = sorted(set(range(part.count)) - set(kept))
     for child, width in part.rows.items():
@@ -78,6 +65,10 @@ def _zero(module: nn.Module, part: Parts, kept: tuple[int, ...], bias: Tensor | 
     copied.weight[:, spread(gone, part.width).to(copied.weight.device)] = 0
     _set_bias(copied.bias, bias, keep=bool(kept))
     setattr(module, part.projection, settle(copied, old))
+
+
+zero_modules = partial(change_modules, change=_zero)
+"""Zero the weights of everything that does not stay, and add the biases; shapes and configuration stay."""
 
 
 def close_zeros(decoder: Decoder, parts: KeptParts) -> frozenset[str]:

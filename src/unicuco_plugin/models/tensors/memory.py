@@ -1,13 +1,22 @@
-"""How much memory there is, of a device or of the host, and whether an error says that it is full."""
+"""How much memory there is, of a device or of the host, and what to do when it is full."""
 
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-__all__ = ["free_memory", "lacks_memory"]
+from unicuco_plugin.errors import EvaluationError, clip
+
+__all__ = ["LOWER", "Fitting", "free_memory", "lacks_memory", "letting_go", "warn"]
+
+_Found = TypeVar("_Found")
+
+LOWER = "the tokens of a window (seq_length; rank_seq_length in a training's ranking), or take a narrower dtype"
+"""What takes memory wherever a model is run on windows."""
 
 # How allocators other than that of PyTorch say it: cuBLAS', and the host's.
 _SAYINGS = ("CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
@@ -20,6 +29,72 @@ _SECOND = ("memory.max", "memory.current", ("active_file", "inactive_file"))
 def lacks_memory(error: BaseException) -> bool:
     """Whether what was tried may go well with less in memory."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error) for said in _SAYINGS)
+
+
+def warn(text: str) -> None:
+    """Say something in the package's log, where nobody else is to be told."""
+    logging.getLogger("unicuco_plugin").warning(text)
+
+
+class Fitting:
+    """Does something with as many at a time as memory has room for: half as many whenever it has none.
+
+    Args:
+        most: At a time, at first.
+        what: They are, and what is done with them, in two forms for messages.
+        lower: What to lower where one alone does not fit, for the message.
+        say: Told in one line that there are fewer at a time; the package's log by default.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        what: tuple[str, str] = ("window", "windows are run"),
+        lower: str = LOWER,
+        say: Callable[[str], None] = warn,
+    ) -> None:
+        self._most, self._what, self._lower, self._say = most, what, lower, say
+
+    def __call__(self, call: Callable[[int], _Found], count: int | None = None) -> _Found:
+        """Return what ``call`` makes of so many at a time; whenever memory is full it begins anew.
+
+        Args:
+            call: Given how many; one alone is tried twice, since what was kept for speed may have been let go.
+            count: How many there are.
+
+        Raises:
+            EvaluationError: If one alone does not fit; the message says what to lower.
+        """
+        last = False
+        while True:
+            size = self._most if count is None else min(self._most, count)
+            try:
+                return call(size)
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+                if last:
+                    raise EvaluationError(
+                        f"one {self._what[0]} alone does not fit the memory of the device ({clip(str(error))}): lower "
+                        f"{self._lower}"
+                    ) from error
+            # Only here, where nothing refers to the tensors of the attempt any more, are they free.
+            torch.cuda.empty_cache()
+            last = size == 1
+            self._most = max(size // 2, 1)
+            if not last:
+                self._say(f"out of memory: {self._what[1]} {self._most} at a time from here on, not {size}")
+
+
+@contextmanager
+def letting_go(shed: Callable[[], None]) -> Iterator[None]:
+    """Call ``shed``, which frees what is kept for speed alone, when memory has no room for what is in the ``with``."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if lacks_memory(error):
+            shed()
+        raise
 
 
 def free_memory(device: torch.device | str = "cpu") -> float:

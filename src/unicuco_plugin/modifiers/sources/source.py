@@ -13,7 +13,7 @@ from unicuco_plugin.levels.scheme_levels import open_levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.modifiers.sources.identity import identify
 from unicuco_plugin.peers.evopress_files import STEP, drops_to_units, levels_to_units, read_either
-from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, Setting
+from unicuco_plugin.peers.peer import OPTIONAL, PeerRequest, Setting, ask_peer
 from unicuco_plugin.peers.strategies import make_strategy, share_of_units
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.progress import Progress
@@ -158,7 +158,7 @@ class PeerSource(_Source):
             progress=progress,
             **{name: value for name, value in given.items() if value is not None},
         )
-        found = make_peer(self.name)(asked)
+        found = ask_peer(make_peer(self.name), asked)
         return make_strategy(
             decoder,
             found.space,

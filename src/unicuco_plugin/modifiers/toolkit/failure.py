@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from unicuco_plugin.errors import ExportError, RecipeError, UnicucoError, clip, listed
+from unicuco_plugin.models.tensors.memory import lacks_memory
 
 __all__ = ["explain_failure"]
 
@@ -24,6 +25,11 @@ def explain_failure(error: Exception) -> UnicucoError:
         return ExportError(
             "llm-compressor cannot trace this family's forward pass to calibrate block by block; stitch from a level "
             "database instead (--engine levels --levels DIR, in a recipe levels: DIR), or run it with pipeline basic"
+        )
+    if lacks_memory(error):
+        return ExportError(
+            f"llm-compressor's pass does not fit the memory of the device ({clip(str(error))}): lower the calibration "
+            "windows (--samples) and their tokens (--seq-length), or let blocks wait (--offload cpu or disk)"
         )
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
     return ExportError(f"llm-compressor failed on this recipe: {type(error).__name__}: {clip(reason, 200)}")
