@@ -7,6 +7,7 @@ From the repository's root, with a database of schemes in groups of 64 and profi
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/compound.json")
     options = parser.parse_args()
     compound, depth = load_profile(options.compound), load_profile(options.depth)
-    methods = {"compound": lambda limit: answer(compound, limit)}
+    methods: dict[str, Callable[[int], dict[str, Any]]] = {"compound": lambda limit: answer(compound, limit)}
     if options.precision:
         precision = load_profile(options.precision)
         methods["precision"] = lambda limit: answer(precision, limit)

@@ -14,12 +14,12 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
-from unicuco_plugin.modifiers.carriers.recount import recount
 from unicuco_plugin.modifiers.carriers.removal import correct_experts
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
 from unicuco_plugin.modifiers.sources.identity import carry_over, find_fingerprint
 from unicuco_plugin.modifiers.sources.late import ask_late
 from unicuco_plugin.modifiers.sources.limit_check import check_shape
+from unicuco_plugin.modifiers.sources.recount import recount
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
 from unicuco_plugin.modifiers.sources.source_fields import (
     check_source,

@@ -21,7 +21,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.tensors.storage import exchange_data, read_kept
 from unicuco_plugin.modifiers.carriers.achieved import Keeping
 from unicuco_plugin.modifiers.carriers.follower import check_ignored, find_quantiser
-from unicuco_plugin.modifiers.carriers.packing import config_groups, packed_schemes
+from unicuco_plugin.modifiers.sources.packing import config_groups, packed_schemes
 from unicuco_plugin.schemes import parse_scheme
 from unicuco_plugin.strategy import Strategy
 

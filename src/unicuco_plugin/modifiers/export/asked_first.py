@@ -13,9 +13,9 @@ from unicuco_plugin.models.loading import load_config
 from unicuco_plugin.models.output_folder import check_output
 from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, find_beside
-from unicuco_plugin.modifiers.carriers.packing import config_groups, packed_schemes
 from unicuco_plugin.modifiers.recipe import is_text
 from unicuco_plugin.modifiers.recipes.quantised_experts import check_expert_groups, check_quantised_experts
+from unicuco_plugin.modifiers.sources.packing import config_groups, packed_schemes
 from unicuco_plugin.modifiers.sources.source_fields import find_inputs, largest_share
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.pruning import check_config, removed_parts

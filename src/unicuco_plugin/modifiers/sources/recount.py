@@ -14,7 +14,7 @@ from unicuco_plugin.models.blocks.mixtures import EXPERT_OUTPUT, find_fused
 from unicuco_plugin.models.blocks.sizes import measure_sizes
 from unicuco_plugin.models.fused_units import expert_linears
 from unicuco_plugin.models.sketch import sketch_model
-from unicuco_plugin.modifiers.carriers.packing import packed_schemes
+from unicuco_plugin.modifiers.sources.packing import packed_schemes
 from unicuco_plugin.pruning import dropped_blocks
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.strategy import Strategy

@@ -11,7 +11,7 @@ from tiny import tiny_model
 from tiny_moe import tiny_mixture
 
 from unicuco_plugin.models.fused_units import fused_units
-from unicuco_plugin.modifiers.carriers.recount import recount
+from unicuco_plugin.modifiers.sources.recount import recount
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.strategy import Strategy
 
