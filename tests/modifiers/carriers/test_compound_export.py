@@ -112,6 +112,10 @@ def test_a_checkpoint_has_the_bytes_and_parameters_that_were_counted(kept, check
     tensors = sum(tensor.nbytes for tensor in load_file(done.path / "model.safetensors").values())
     assert 0 <= int(costs.of("bytes", x)) - done.bytes < 0.1 * (done.bytes - tensors)
     assert int(costs.of("params", x)) == done.params
+    [said] = done.strategies  # whose sizes were made up, and are counted anew
+    assert said.params == done.params
+    assert said.bytes == pytest.approx(int(costs.of("bytes", x)), rel=0.01)
+    assert said.bits == pytest.approx(costs.of("bits", x).item())
     bits = sum(
         n
         * (

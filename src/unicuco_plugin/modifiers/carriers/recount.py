@@ -5,15 +5,17 @@ from typing import Any
 import torch
 from loguru import logger
 
-from unicuco_plugin.costs.measure import block_costs, measure_costs, part_costs
+from unicuco_plugin.costs.measure import measure_costs, part_costs
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.costs.stored import scheme_costs
 from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.blocks.mixtures import EXPERT_OUTPUT, find_fused
+from unicuco_plugin.models.blocks.sizes import measure_sizes
 from unicuco_plugin.models.fused_units import expert_linears
 from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.modifiers.sources.packing import packed_schemes
+from unicuco_plugin.pruning import dropped_blocks
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.strategy import Strategy
 
@@ -64,20 +66,7 @@ def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Tra
 def _count(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]], tuple[float, float]]:
     """Parameters and bytes that a strategy may say, what its units leave first; the least and the most mean bits."""
     if strategy.traits.stores:
-        weights = _weights(decoder)
-        plan = {name: (scheme,) for name, scheme in packed_schemes(decoder.model, strategy).items()}
-        costs = scheme_costs(decoder, {name: (name,) for name in plan}, plan, weights)
-        x = torch.tensor([[1.0 - row[-1][1] / DENSE_BITS for row in costs.table.choices]], dtype=torch.float64)
-        # Of what has a scheme alone, and of all linears of the blocks.
-        least, total = costs.of("bits", x).item(), sum(weight.numel() for weight in weights.values())
-        most = least + (DENSE_BITS - least) * (1.0 - costs.params.sum().item() / total)
-        params, size = _sizes(costs, x)
-        if not strategy.shares:
-            return [(params, size)], (least, most)
-        # Blocks go beside schemes, and a profile says what the mean bits are then taken of.
-        blocks = block_costs(decoder)
-        left, dense = _sizes(blocks, blocks.row(strategy.shares))
-        return [(left, size - blocks.table.total_bytes + dense)], (0.0, DENSE_BITS)
+        return _count_stored(decoder, strategy)
     every = DENSE_BITS, DENSE_BITS
     if not strategy.traits.cuts:
         costs = measure_costs(decoder, strategy.space)
@@ -86,6 +75,28 @@ def _count(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]],
     found = [_sizes(costs, costs.row(strategy.shares)) for costs in both]
     # In the stock format everything stays, and biases come.
     return [*found, *(_sizes(costs, torch.zeros(1, len(costs.units))) for costs in both)], every
+
+
+def _count_stored(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]], tuple[float, float]]:
+    """The same of schemes, and of blocks that leave beside them."""
+    weights, sizes = _weights(decoder), measure_sizes(decoder)
+    plan = {name: (scheme,) for name, scheme in packed_schemes(decoder.model, strategy).items()}
+    params, size, used, stored = sizes.total_params, sizes.total_bytes, 0.0, 0.0
+    if plan:
+        costs = scheme_costs(decoder, {name: (name,) for name in plan}, plan, weights)
+        x = torch.tensor([[1.0 - row[-1][1] / DENSE_BITS for row in costs.table.choices]], dtype=torch.float64)
+        params, size = _sizes(costs, x)
+        stored = costs.params.sum().item()
+        used = costs.of("bits", x).item() * stored
+    leave = dropped_blocks(decoder, strategy) if strategy.traits.whole else ()
+    inside = tuple(f"{decoder.block_names[index]}." for index in leave)
+    gone = sum(weight.numel() for name, weight in weights.items() if name.startswith(inside)) if inside else 0
+    total = sum(weight.numel() for weight in weights.values())
+    params -= sum(sizes.block_params[index] for index in leave)
+    size -= sum(sizes.block_bytes[index] for index in leave)
+    # Of what has a scheme or leaves alone, and of all linears of the blocks.
+    rest = DENSE_BITS * (total - stored - gone)
+    return [(params, size)], (used / max(stored + gone, 1.0), (used + rest) / total)
 
 
 def _sizes(costs: TableCosts, x: torch.Tensor) -> tuple[int, int]:
