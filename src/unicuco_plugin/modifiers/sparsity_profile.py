@@ -11,6 +11,7 @@ from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.modifiers.carriers.compensating import check_compensation, corrects
 from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
@@ -23,6 +24,7 @@ from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, 
 from unicuco_plugin.modifiers.sources.source_fields import (
     check_source,
     find_payload,
+    list_sources,
     plain_source,
     read_strategies,
     trace_source,
@@ -73,6 +75,7 @@ class SparsityProfileModifier(Modifier):
         peer: Name of a method that answers ``request``, or its name with options (:class:`PeerSource`).
         evopress: A file written by EvoPress, or its name with options (:class:`EvoPressSource`).
         structured: How a strategy of the space ``structured`` is carried out (:class:`StructuredOptions`).
+        compensation: Corrects for dropped blocks on calibration text: a name that ``unicuco plugins`` lists, or none.
         provenance: Where the strategy came from; written into ``recipe.yaml`` and never read.
 
     Raises:
@@ -89,6 +92,7 @@ class SparsityProfileModifier(Modifier):
     peer: PeerSource | None = None
     evopress: EvoPressSource | None = None
     structured: StructuredOptions | None = None
+    compensation: str | None = None
     provenance: list[dict[str, Any]] | None = None
 
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
@@ -115,6 +119,7 @@ class SparsityProfileModifier(Modifier):
     @model_validator(mode="after")
     def _check_one_way(self) -> "SparsityProfileModifier":
         check_source(vars(self))
+        corrects(self.compensation)
         return self
 
     @property
@@ -129,10 +134,15 @@ class SparsityProfileModifier(Modifier):
 
     @property
     def needs_text(self) -> bool:
-        """Whether answering needs calibration text."""
+        """Whether answering or carrying out needs calibration text."""
         if self.late is None:
-            return self._options.needs_text(self.resolve(), known=bool(self._sources))
-        return self.late.needs_text or (cutting(self.late.spaces) and self._options.kept_parts is None)
+            known = bool(list_sources(vars(self)))
+            return corrects(self.compensation) or self._options.needs_text(self.resolve(), known=known)
+        return (
+            corrects(self.compensation)
+            or self.late.needs_text
+            or (cutting(self.late.spaces) and self._options.kept_parts is None)
+        )
 
     def watch(self, progress: Callable[[Progress], None]) -> None:
         """Register a function that is called with a peer's progress."""
@@ -155,7 +165,7 @@ class SparsityProfileModifier(Modifier):
                 check_spaces(self.late.spaces)
                 return ()
             given = () if self.strategy is None else read_strategies(self.strategy)
-            strategies = given or tuple(source.answer() for source in self._sources)
+            strategies = given or tuple(source.answer() for source in list_sources(vars(self)))
             check_spaces([strategy.space for strategy in strategies])
             self._strategies = strategies
         return self._strategies
@@ -171,10 +181,9 @@ class SparsityProfileModifier(Modifier):
         """
         if not self.resolve():  # whoever answers later will do so for this very model
             return
-        accept = self.accept_other_weights
+        other = {"accept_other_weights": self.accept_other_weights}
         self._strategies = tuple(
-            carry_over(one) if check_identity(model, one.model, accept_other_weights=accept) else one
-            for one in self.resolve()
+            carry_over(one) if check_identity(model, one.model, **other) else one for one in self.resolve()
         )
         self._checked = True
 
@@ -190,6 +199,7 @@ class SparsityProfileModifier(Modifier):
         check_modifiers(modifiers)
         place = find_alone(modifiers, type(self))
         check_options(self.structured, self.spaces)
+        check_compensation(self.compensation, self.spaces, self.levels)
         check_carrier(self.spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_shape(self.resolve(), self._options.format)
 
@@ -212,12 +222,8 @@ class SparsityProfileModifier(Modifier):
         check_carrier(spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_text(spaces, self.levels, state)
         batches = None if state.data is None else state.data.calib
-        payload = partial(find_payload, self._sources)
-        self._handlers.start(
-            (Task(state.model, one, self.levels, self._options, batches, payload) for one in self.resolve()),
-            modifiers,
-            place,
-        )
+        given = self.levels, self._options, batches, partial(find_payload, list_sources(vars(self))), self.compensation
+        self._handlers.start((Task(state.model, one, *given) for one in self.resolve()), modifiers, place)
         return True
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:  # noqa: ANN401 - the host's signature
@@ -233,11 +239,6 @@ class SparsityProfileModifier(Modifier):
     @property
     def _options(self) -> StructuredOptions:
         return self.structured or StructuredOptions()
-
-    @property
-    def _sources(self) -> list[ProfileSource]:
-        one = [] if self.profile is None else [ProfileSource(profile=self.profile, request=self.request or {})]
-        return one or self.profiles or []
 
     def _store(self) -> None:
         """Put the strategies where ``recipe.yaml`` is written from, with profiles and requests as provenance."""
