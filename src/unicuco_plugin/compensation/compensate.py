@@ -73,7 +73,7 @@ class Compensated:
 
 
 def compensate(
-    dense: DenseStates, removed: Sequence[int], method: Compensation, divergences: Divergences | None = None
+    dense: DenseStates, removed: Collection[int], method: Compensation, divergences: Divergences | None = None
 ) -> Compensated:
     """Find the corrections of a model that loses blocks; its weights stay as they are until these are folded in.
 
@@ -95,7 +95,7 @@ class _Walk:
     """States of the corrected model, taken from cut to cut."""
 
     def __init__(
-        self, dense: DenseStates, removed: Sequence[int], method: Compensation, divergences: Divergences | None
+        self, dense: DenseStates, removed: Collection[int], method: Compensation, divergences: Divergences | None
     ) -> None:
         self.runner, self.dense, self.method, self.divergences = dense.runner, dense, method, divergences
         self.removed = frozenset(removed)

@@ -41,10 +41,10 @@ __all__ = ["SparsityProfileModifier"]
 class SparsityProfileModifier(Modifier):
     """Answer a request from a trained profile or a peer, or replay a strategy, and apply it to the model.
 
-    In the space ``depth`` blocks are dropped, and the configuration says so; in ``structured``, head groups, neurons
-    and modules are removed. In ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity
-    for every linear, in place of its own ``sparsity`` and ``targets``, and its result is compared with the plan; in
-    ``precision`` the next quantiser gets its ``config_groups``. It composes with the toolkit's others; list it first.
+    In the space ``depth`` blocks are dropped; in ``structured``, head groups, neurons and modules are removed. In
+    ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity for every linear in place of
+    its own, and its result is compared with the plan; in ``precision`` the next quantiser gets its ``config_groups``.
+    It composes with the toolkit's others; list it first.
 
     Sample YAML::
 
@@ -59,7 +59,6 @@ class SparsityProfileModifier(Modifier):
 
     A peer answers when the toolkit initialises, on the dense model and the calibration text that the toolkit is about
     to use: ``peer: owl``, or with options ``peer: {name: evopress, space: depth, setting: super_fast}``.
-
     When the toolkit initialises, the request is answered, the model compared with the profile's, and the next pass
     filled; when it finalises, blocks are dropped and zeros compared with the plan, and the strategy takes the place of
     profile and request, so that ``recipe.yaml`` replays without a profile. If another modifier fails in between, the
