@@ -1,4 +1,4 @@
-"""Compensation in a recipe: the checkpoint is a stock one, better than without, and all that is written says how much."""
+"""Compensation in a recipe: the checkpoint is a stock one, better than without, and says how much."""
 
 import llmcompressor
 import pytest
@@ -82,22 +82,22 @@ def test_what_cannot_be_corrected_is_refused_and_nothing_written(checkpoint, tmp
 
 
 def test_text_is_asked_for(checkpoint, tmp_path):
-    with pytest.raises(RecipeError, match="^SparsityProfileModifier needs calibration text, got none; pass"):
+    with pytest.raises(RecipeError, match=r"^SparsityProfileModifier needs calibration text, got none; pass"):
         prune(checkpoint, "llama", tmp_path / "out", None, compensation="ridge")
     model = load_model(checkpoint("llama"))
     modifier = SparsityProfileModifier(strategy=whole_block_strategy(model, GONE), compensation="ridge")
-    with pytest.raises(RecipeError, match="^compensation ridge reads calibration text, got none; give oneshot"):
+    with pytest.raises(RecipeError, match=r"^compensation ridge reads calibration text, got none; give oneshot"):
         llmcompressor.oneshot(model=model, recipe=[modifier])
 
 
 def test_a_space_that_has_none_yet_is_refused_before_a_weight_is_read(checkpoint, tmp_path, calibration):
     modifier = SparsityProfileModifier(strategy=sublayer_strategy(tiny_model("llama")), compensation="ridge")
     with pytest.raises(
-        RecipeError, match="^compensation ridge corrects dropped blocks, of the space 'depth'; there is"
+        RecipeError, match=r"^compensation ridge corrects dropped blocks, of the space 'depth'; there is"
     ):
         prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", calibration=calibration)
 
 
 def test_a_method_that_nobody_knows_is_refused(checkpoint):
-    with pytest.raises(UnknownNameError, match="^compensation must be one of linear, none, ridge, scale; got 'hope'$"):
+    with pytest.raises(UnknownNameError, match=r"^compensation must be one of linear, none, ridge, scale; got 'hope'$"):
         SparsityProfileModifier(strategy=whole_block_strategy(tiny_model("llama"), GONE), compensation="hope")
