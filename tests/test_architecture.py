@@ -35,6 +35,7 @@ ROOMS = [
     "spaces",
     "costs",
     "scores",
+    "compensation",
     "objectives",
     "evaluation",
     "journal",

@@ -217,6 +217,10 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
         (["--strategy", "STRATEGY", "--step", "9"], "--step goes with --evopress, not with --strategy"),
         (["--recipe", "r", "--engine", "levels"], "--engine does not go with --recipe; write it into the recipe"),
         (
+            ["--recipe", "r", "--compensation", "ridge"],
+            "--compensation does not go with --recipe; write it into the recipe",
+        ),
+        (
             ["--recipe", "r", "--accept-other-weights"],
             "--accept-other-weights does not go with --recipe; write it into the recipe",
         ),

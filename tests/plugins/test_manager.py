@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import unicuco_plugin
+from unicuco_plugin.compensation.methods import METHODS
 from unicuco_plugin.errors import PluginError, RequestError, UnknownNameError
 from unicuco_plugin.plugins import builtin, manager
 from unicuco_plugin.plugins.manager import (
@@ -15,6 +16,7 @@ from unicuco_plugin.plugins.manager import (
     SWITCH,
     find_traits,
     list_plugins,
+    make_compensation,
     make_objective,
     make_peer,
     make_ranking,
@@ -128,12 +130,14 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
         ("scalarization", "weighted_sum"),
         *(("peer", name) for name in PEERS),
         *(("ranking", name) for name in ("flap", "magnitude", "taylor", "wanda")),
+        *(("compensation", name) for name in ("linear", "none", "ridge", "scale")),
     ]
     assert {(entry.package, entry.version) for entry in entries} == {
         ("unicuco-plugin", importlib.metadata.version("unicuco-plugin"))
     }
     assert entries[0].hooks == (
         "unicuco_list",
+        "unicuco_make_compensation",
         "unicuco_make_objective",
         "unicuco_make_peer",
         "unicuco_make_ranking",
@@ -220,6 +224,12 @@ def test_a_plugin_adds_a_ranking_by_the_hook_unicuco_make_ranking(install):
     assert make_ranking("flap") is RANKINGS["flap"]
 
 
+def test_a_plugin_adds_a_compensation_by_the_hook_unicuco_make_compensation(install):
+    install("oracle", plugin_of(unicuco_make_compensation=lambda name: "solver" if name == "oracle" else None))
+    assert make_compensation("oracle") == "solver"
+    assert make_compensation("ridge") is METHODS["ridge"]
+
+
 def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
     install("mine", plugin_of(unicuco_make_scalarization=lambda name: torch.sum if name == "tchebycheff" else None))
     assert make_scalarization("tchebycheff") is torch.sum
@@ -239,8 +249,9 @@ def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
         ),
         (lambda: make_peer("oracle"), f"peer must be one of {', '.join(PEERS)}; got 'oracle'"),
         (lambda: make_ranking("oracle"), "ranking must be one of flap, magnitude, taylor, wanda; got 'oracle'"),
+        (lambda: make_compensation("oracle"), "compensation must be one of linear, none, ridge, scale; got 'oracle'"),
     ],
-    ids=["space", "objective", "scalarization", "peer", "ranking"],
+    ids=["space", "objective", "scalarization", "peer", "ranking", "compensation"],
 )
 def test_an_unknown_name_is_refused_with_those_there_are(install, call, message):
     with pytest.raises(UnknownNameError, match=f"^{message}$"):

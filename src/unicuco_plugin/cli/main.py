@@ -26,7 +26,7 @@ _COMMANDS = {
     "evaluate": "Evaluate a model, alone or beside a pruned one, on windows of each TEXT, on zero-shot tasks, or both.",
     "benchmark": "Compare methods: run FILE.yaml's methods at its budgets and seeds, and write tables and pictures.",
     "demo": "Prune SmolLM2-135M with a packaged profile, export it, and compare it with the dense model.",
-    "plugins": "List every space, objective, scalarization, peer and ranking with the package that it comes from.",
+    "plugins": "List spaces, objectives, peers and all else that is chosen by name, each with its package.",
 }
 
 

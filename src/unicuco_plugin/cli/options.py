@@ -12,6 +12,7 @@ from unicuco_plugin.request import KINDS, LIMITS, Request
 __all__ = [
     "accept_option",
     "calibration_option",
+    "compensation_option",
     "debug_option",
     "json_option",
     "model_options",
@@ -64,6 +65,12 @@ accept_option = click.option(
     is_flag=True,
     help="Also accept a model of the same structure with other weights (a fine-tune); divergences are then carried "
     "over, not measured.",
+)
+
+compensation_option = click.option(
+    "--compensation",
+    help="For the space depth: correct for dropped blocks, on --calibration text, in weights that stay: none (the "
+    "default), scale, linear, ridge, or another that unicuco plugins lists.",
 )
 
 _REQUEST_OPTIONS = (

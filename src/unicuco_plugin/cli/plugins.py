@@ -14,7 +14,7 @@ __all__ = ["plugins"]
 @json_option
 @debug_option
 def plugins(as_json: bool) -> None:
-    """List every space, objective, scalarization, peer and ranking with the package that it comes from."""
+    """List spaces, objectives, peers and all else that is chosen by name, each with its package."""
     from unicuco_plugin.plugins.manager import list_plugins
 
     entries = list_plugins()

@@ -12,6 +12,7 @@ from unicuco_plugin.cli.failure import QUIET
 from unicuco_plugin.cli.options import (
     accept_option,
     calibration_option,
+    compensation_option,
     debug_option,
     json_option,
     model_options,
@@ -67,11 +68,12 @@ _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
 )
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name, for modifiers that need it; depth alone does not. Without it, for "
-    "profiles that sparsify and peers that read text, the model writes its own (self-calibration)."
+    "profiles that sparsify, compensation and peers that read text, the model writes its own (self-calibration)."
 )
 @click.option("--split", default="train", show_default=True, help="Which split of a dataset.")
 @window_options("--samples", 128, 512)
 @structured_options
+@compensation_option
 @accept_option
 @model_options
 @overwrite_option
@@ -132,7 +134,7 @@ def _check_source(fields: dict[str, Any], request: Request | None) -> None:
             raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{source}")
     if fields["step"] is not None and source != "evopress":
         raise click.UsageError(f"--step goes with --evopress, not with --{source}")
-    for option in ("engine", "levels", "space", "accept_other_weights", *_STRUCTURED):
+    for option in ("engine", "levels", "space", "accept_other_weights", "compensation", *_STRUCTURED):
         said = fields[option] not in (None, False) or (option == "compensate" and fields[option] is not None)
         if source == "recipe" and said:
             spelling = "no-compensate" if fields[option] is False else option.replace("_", "-")
@@ -147,6 +149,7 @@ def _modifiers(fields: dict[str, Any], request: Request | None) -> "list[Any]":
         **_source(fields, request),
         accept_other_weights=fields["accept_other_weights"],
         structured={option: fields[option] for option in _STRUCTURED if fields[option] is not None} or None,
+        compensation=fields["compensation"],
     )
     if fields["space"] not in (None, *modifier.spaces):
         raise click.UsageError(

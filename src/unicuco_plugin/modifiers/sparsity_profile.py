@@ -11,6 +11,7 @@ from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.modifiers.carriers.compensating import check_compensation, corrects
 from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
@@ -24,6 +25,7 @@ from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, 
 from unicuco_plugin.modifiers.sources.source_fields import (
     check_source,
     find_payload,
+    list_sources,
     plain_source,
     read_strategies,
     trace_source,
@@ -41,25 +43,20 @@ __all__ = ["SparsityProfileModifier"]
 class SparsityProfileModifier(Modifier):
     """Answer a request from a trained profile or a peer, or replay a strategy, and apply it to the model.
 
-    In the space ``depth`` blocks are dropped, and the configuration says so; in ``structured``, head groups, neurons
-    and modules are removed. In ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity
-    for every linear, in place of its own ``sparsity`` and ``targets``, and its result is compared with the plan; in
-    ``precision`` the next quantiser gets its ``config_groups``. It composes with the toolkit's others; list it first.
+    In the space ``depth`` blocks are dropped; in ``structured``, head groups, neurons and modules are removed. In
+    ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity for every linear in place of
+    its own, and its result is compared with the plan; in ``precision`` the next quantiser gets its ``config_groups``.
+    It composes with the toolkit's others; list it first.
 
     Sample YAML::
 
         pruning_stage:
           pruning_modifiers:
-            SparsityProfileModifier:
-              profile: smollm2-135m-instruct-sparsity
-              request: {sparsity: 0.6}
-            SparseGPTModifier:
-              sparsity: 0.6
-              ignore: ["re:.*lm_head"]
+            SparsityProfileModifier: {profile: smollm2-135m-instruct-sparsity, request: {sparsity: 0.6}}
+            SparseGPTModifier: {sparsity: 0.6, ignore: ["re:.*lm_head"]}
 
     A peer answers when the toolkit initialises, on the dense model and the calibration text that the toolkit is about
     to use: ``peer: owl``, or with options ``peer: {name: evopress, space: depth, setting: super_fast}``.
-
     When the toolkit initialises, the request is answered, the model compared with the profile's, and the next pass
     filled; when it finalises, blocks are dropped and zeros compared with the plan, and the strategy takes the place of
     profile and request, so that ``recipe.yaml`` replays without a profile. If another modifier fails in between, the
@@ -75,6 +72,7 @@ class SparsityProfileModifier(Modifier):
         peer: Name of a method that answers ``request``, or its name with options (:class:`PeerSource`).
         evopress: A file written by EvoPress, or its name with options (:class:`EvoPressSource`).
         structured: How a strategy of the space ``structured`` is carried out (:class:`StructuredOptions`).
+        compensation: Corrects for dropped blocks on calibration text: a name that ``unicuco plugins`` lists, or none.
         provenance: Where the strategy came from; written into ``recipe.yaml`` and never read.
 
     Raises:
@@ -91,6 +89,7 @@ class SparsityProfileModifier(Modifier):
     peer: PeerSource | None = None
     evopress: EvoPressSource | None = None
     structured: StructuredOptions | None = None
+    compensation: str | None = None
     provenance: list[dict[str, Any]] | None = None
 
     _strategies: tuple[Strategy, ...] | None = PrivateAttr(default=None)
@@ -117,6 +116,7 @@ class SparsityProfileModifier(Modifier):
     @model_validator(mode="after")
     def _check_one_way(self) -> "SparsityProfileModifier":
         check_source(vars(self))
+        corrects(self.compensation)
         return self
 
     @property
@@ -131,9 +131,11 @@ class SparsityProfileModifier(Modifier):
 
     @property
     def needs_text(self) -> bool:
-        """Whether answering needs calibration text."""
+        """Whether answering or carrying out needs calibration text."""
+        if corrects(self.compensation):
+            return True
         if self.late is None:
-            return self._options.needs_text(self.resolve(), known=bool(self._sources))
+            return self._options.needs_text(self.resolve(), known=bool(list_sources(vars(self))))
         return self.late.needs_text or (cutting(self.late.spaces) and self._options.kept_parts is None)
 
     def watch(self, progress: Callable[[Progress], None]) -> None:
@@ -156,7 +158,9 @@ class SparsityProfileModifier(Modifier):
             if self.late is not None:
                 check_spaces(self.late.spaces)
                 return ()
-            strategies = read_strategies(self.strategy or []) or tuple(source.answer() for source in self._sources)
+            strategies = read_strategies(self.strategy or []) or tuple(
+                source.answer() for source in list_sources(vars(self))
+            )
             check_spaces([strategy.space for strategy in strategies])
             self._strategies = strategies
         return self._strategies
@@ -192,6 +196,7 @@ class SparsityProfileModifier(Modifier):
         check_modifiers(modifiers)
         place = find_alone(modifiers, type(self))
         check_options(self.structured, self.spaces)
+        check_compensation(self.compensation, self.spaces, self.levels)
         check_carrier(self.spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_shape(self.resolve(), self._options.format)
 
@@ -215,7 +220,7 @@ class SparsityProfileModifier(Modifier):
         check_carrier(spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_text(spaces, self.levels, state)
         batches = None if state.data is None else state.data.calib
-        fixed = self.levels, self._options, batches, partial(find_payload, self._sources)
+        fixed = self.levels, self._options, batches, partial(find_payload, list_sources(vars(self))), self.compensation
         tasks = [Task(state.model, str(self._fingerprint), one, *fixed) for one in self.resolve()]
         self._handlers.start(tasks, modifiers, place)
         return True
@@ -233,11 +238,6 @@ class SparsityProfileModifier(Modifier):
     @property
     def _options(self) -> StructuredOptions:
         return self.structured or StructuredOptions()
-
-    @property
-    def _sources(self) -> list[ProfileSource]:
-        one = [] if self.profile is None else [ProfileSource(profile=self.profile, request=self.request or {})]
-        return one or self.profiles or []
 
     def _store(self) -> None:
         """Put the strategies where ``recipe.yaml`` is written from, with profiles and requests as provenance."""

@@ -1,9 +1,10 @@
-"""The built-in spaces, objectives, scalarizations and peers, registered as any plugin is."""
+"""The built-in spaces, objectives, scalarizations, peers, rankings and compensations, registered as any plugin is."""
 
 import importlib
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from unicuco_plugin.compensation.methods import METHODS, Compensation
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.plugins.hookspecs import hookimpl
@@ -21,6 +22,7 @@ from unicuco_plugin.traits import SPACES, SpaceTraits
 
 __all__ = [
     "unicuco_list",
+    "unicuco_make_compensation",
     "unicuco_make_objective",
     "unicuco_make_peer",
     "unicuco_make_ranking",
@@ -66,6 +68,7 @@ _NAMES = {
     "scalarization": tuple(_SCALARIZATIONS),
     "peer": tuple(_PEERS),
     "ranking": tuple(RANKINGS),
+    "compensation": tuple(METHODS),
 }
 
 
@@ -134,3 +137,9 @@ def unicuco_make_peer(name: str) -> Peer | None:
 def unicuco_make_ranking(name: str) -> Ranking | None:
     """``flap`` (the default), ``magnitude``, ``wanda`` and ``taylor``."""
     return RANKINGS.get(name)
+
+
+@hookimpl
+def unicuco_make_compensation(name: str) -> Compensation | None:
+    """``none``, ``scale`` (Prune&Comp), ``linear`` (ReplaceMe) and ``ridge`` (ours)."""
+    return METHODS.get(name)

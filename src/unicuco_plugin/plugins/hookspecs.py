@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pluggy
 
+from unicuco_plugin.compensation.methods import Compensation
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.peers.peer import Peer
 from unicuco_plugin.policy.scalarization import Scalarization
@@ -16,6 +17,7 @@ __all__ = [
     "hookimpl",
     "hookspec",
     "unicuco_list",
+    "unicuco_make_compensation",
     "unicuco_make_objective",
     "unicuco_make_peer",
     "unicuco_make_ranking",
@@ -32,7 +34,7 @@ hookimpl = pluggy.HookimplMarker("unicuco")
 def unicuco_list(kind: str) -> Iterable[str]:  # type: ignore[empty-body]  # a specification has no body
     """List the names of one kind that this plugin provides.
 
-    Kinds are ``space``, ``objective``, ``scalarization``, ``peer`` and ``ranking``.
+    Kinds are ``space``, ``objective``, ``scalarization``, ``peer``, ``ranking`` and ``compensation``.
     Called for ``unicuco plugins`` and for error messages; a name that is not listed still works.
     """
 
@@ -119,4 +121,13 @@ def unicuco_make_ranking(name: str) -> Ranking | None:
 
     Called once before parts are ranked: in training, before a comparison and before structured pruning. If no plugin
     answers, that is an ``UnknownNameError``.
+    """
+
+
+@hookspec(firstresult=True)
+def unicuco_make_compensation(name: str) -> Compensation | None:
+    """Return the compensation called ``name``, which corrects for what was removed; return None to pass.
+
+    Called when a modifier is built, and once more before corrections are solved. If no plugin answers, that is an
+    ``UnknownNameError``.
     """

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pluggy
 
+from unicuco_plugin.compensation.methods import Compensation
 from unicuco_plugin.errors import PluginError, UnicucoError, UnknownNameError, quoted
 from unicuco_plugin.objectives.objective import Objective, ObjectiveRequest
 from unicuco_plugin.peers.peer import Peer
@@ -27,6 +28,7 @@ __all__ = [
     "PluginEntry",
     "find_traits",
     "list_plugins",
+    "make_compensation",
     "make_objective",
     "make_peer",
     "make_ranking",
@@ -35,8 +37,8 @@ __all__ = [
     "plugin_manager",
 ]
 
-Kind = Literal["space", "objective", "scalarization", "peer", "ranking"]
-KINDS: tuple[Kind, ...] = ("space", "objective", "scalarization", "peer", "ranking")
+Kind = Literal["space", "objective", "scalarization", "peer", "ranking", "compensation"]
+KINDS: tuple[Kind, ...] = ("space", "objective", "scalarization", "peer", "ranking", "compensation")
 GROUP = "unicuco"
 # Set to 1 to load none but the built-ins; tests do.
 SWITCH = "UNICUCO_DISABLE_PLUGINS"
@@ -49,7 +51,7 @@ class PluginEntry:
     """One thing that a plugin provides.
 
     Attributes:
-        kind: ``space``, ``objective``, ``scalarization``, ``peer`` or ``ranking``.
+        kind: ``space``, ``objective``, ``scalarization``, ``peer``, ``ranking`` or ``compensation``.
         name: What users call it.
         package: The distribution it comes from.
         version: That distribution's version; empty if unknown.
@@ -158,6 +160,12 @@ def make_peer(name: str) -> Peer:
 def make_ranking(name: str) -> Ranking:
     """Find a ranking of parts by name; raises as ``make_space`` does."""
     made: Ranking = _ask("ranking", name, "unicuco_make_ranking")
+    return made
+
+
+def make_compensation(name: str) -> Compensation:
+    """Find a compensation by name; raises as ``make_space`` does."""
+    made: Compensation = _ask("compensation", name, "unicuco_make_compensation")
     return made
 
 

@@ -21,7 +21,15 @@ from unicuco_plugin.models.tensors.storage import (
     write_tensor,
 )
 
-__all__ = ["check_outputs", "check_silence", "silenced", "sublayer_names", "sublayer_params", "zero_outputs"]
+__all__ = [
+    "check_outputs",
+    "check_silence",
+    "output_parameters",
+    "silenced",
+    "sublayer_names",
+    "sublayer_params",
+    "zero_outputs",
+]
 
 # A sub-layer's output: its states, alone or first of several values.
 _Output: TypeAlias = Tensor | tuple[Tensor, ...] | list[Tensor]
@@ -66,7 +74,7 @@ def check_outputs(decoder: Decoder) -> None:
         UnsupportedModelError: If there is such a one, or see :func:`sublayer_names`.
     """
     for name in sublayer_params(decoder):
-        _output_parameters(decoder, name)
+        output_parameters(decoder, name)
 
 
 @contextmanager
@@ -133,7 +141,7 @@ def check_silence(decoder: Decoder, names: Sequence[str] | None = None) -> None:
     zeros = ExitStack()
 
     def stand_in(name: str, *_: object) -> None:
-        for module, parameter in _output_parameters(decoder, name):
+        for module, parameter in output_parameters(decoder, name):
             zeros.enter_context(exchanged(module, {parameter: torch.zeros_like(getattr(module, parameter))}))
 
     hooks = []
@@ -157,7 +165,7 @@ class _Outputs:
 
     def zero(self, decoder: Decoder, name: str) -> None:
         """Zero those of one sub-layer."""
-        for module, parameter in _output_parameters(decoder, name):
+        for module, parameter in output_parameters(decoder, name):
             values = read_kept(module, parameter)
             self._before.append((module, parameter, values.clone()))
             write_tensor(module, parameter, torch.zeros_like(values))
@@ -168,7 +176,7 @@ class _Outputs:
             write_tensor(*self._before.pop())
 
 
-def _output_parameters(decoder: Decoder, name: str) -> list[tuple[nn.Module, str]]:
+def output_parameters(decoder: Decoder, name: str) -> list[tuple[nn.Module, str]]:
     """Weights and biases of a sub-layer's last linear, of every expert's where there are experts: whose, and which."""
     outputs = decoder.family.outputs
     with kept_tensors():

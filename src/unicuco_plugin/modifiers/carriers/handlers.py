@@ -10,6 +10,7 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, quoted
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.compensating import check_compensation
 from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions
 from unicuco_plugin.modifiers.carriers.removal import RemovalHandler
 from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
@@ -60,6 +61,7 @@ class Task:
         options: Of structured strategies.
         batches: The toolkit's calibration data.
         payload: Asks what strategies need beyond shares of the profiles that answered; called by handlers that need it.
+        compensation: Name of what corrects for dropped blocks; None corrects nothing.
     """
 
     model: nn.Module
@@ -69,10 +71,11 @@ class Task:
     options: StructuredOptions
     batches: Iterable[Mapping[str, Any]] | None
     payload: Callable[[], Payload | None]
+    compensation: str | None = None
 
 
 def _removal(task: Task) -> SpaceHandler:
-    return RemovalHandler(task.model, task.strategy)
+    return RemovalHandler(task.model, task.strategy, task.compensation, task.batches)
 
 
 def _structured(task: Task) -> SpaceHandler:
@@ -135,6 +138,16 @@ class Handlers:
         """Whether structured strategies got the parts and biases that they were measured with."""
         return all(handler.parts.measured for handler in self._all if isinstance(handler, StructuredHandler))
 
+    @property
+    def compensated(self) -> str:
+        """What came of the compensation, in a sentence; empty where there was none."""
+        return next((handler.compensated for handler in self._all if isinstance(handler, RemovalHandler)), "")
+
+    @property
+    def changed(self) -> bool:
+        """Whether a correction was folded in, which a profile did not measure."""
+        return any(handler.changed for handler in self._all if isinstance(handler, RemovalHandler))
+
     def start(self, tasks: Iterable[Task], modifiers: list[Modifier], place: int) -> None:
         """Start a handler for each task, those that remove modules first; after an error the model is as it was.
 
@@ -150,8 +163,10 @@ class Handlers:
         """
         try:
             removed: frozenset[str] = frozenset()
+            tasks = list(tasks)
             found = [(number, task) for task in tasks for number in _places(task.strategy.traits)]
             for number, task in sorted(found, key=lambda pair: pair[0]):
+                check_compensation(task.compensation, [one.strategy.space for one in tasks], task.levels)
                 self._all.append(list(_HANDLERS.values())[number](task))
                 self._all[-1].start(modifiers, place, removed)
                 removed |= self._all[-1].removed

@@ -26,6 +26,7 @@ def write_card(
     format: str = "",
     own_code: bool = False,
     served: str = "",
+    compensated: str = "",
 ) -> str:
     """Write the README.md of a checkpoint.
 
@@ -38,6 +39,7 @@ def write_card(
         format: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
         own_code: Whether the model comes with code of its own.
         served: What vLLM thinks of it, where it does not load it everywhere.
+        compensated: What came of a compensation, in a sentence.
 
     Returns:
         Markdown with the front matter that the hub reads.
@@ -60,6 +62,7 @@ def write_card(
         lines += _describe(strategy, divergence_note)
     if not strategies:
         lines += ["The recipe below was applied, without a strategy.", ""]
+    lines += ["## Compensation", "", f"{escape_markdown(compensated)}.", ""] if compensated else []
     lines += ["## Load", "", *([say_format(format), ""] if format else [])]
     lines += [escape_markdown(served), ""] if served else []
     lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]

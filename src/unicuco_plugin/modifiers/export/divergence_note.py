@@ -16,7 +16,12 @@ _FORMATS = {
 
 
 def find_divergence_note(
-    strategies: Sequence[Strategy], others: Sequence[str], levels: str | None = None, *, own_parts: bool = True
+    strategies: Sequence[Strategy],
+    others: Sequence[str],
+    levels: str | None = None,
+    *,
+    own_parts: bool = True,
+    corrected: bool = False,
 ) -> str:
     """Say why the divergences of strategies are not those of a checkpoint; empty where they are.
 
@@ -29,6 +34,7 @@ def find_divergence_note(
         levels: Identity of the level database that weights were stitched from, if they were.
         own_parts: Whether the parts that a structured strategy leaves, and its biases, are those that it was measured
             with.
+        corrected: Whether a compensation was folded in.
     """
     reasons = []
     if len(strategies) > 1:
@@ -38,6 +44,8 @@ def find_divergence_note(
         reasons.append("of weights from another level database")
     if not own_parts and any(strategy.traits.cuts for strategy in strategies):
         reasons.append("of the profile's own parts and biases")
+    if corrected:
+        reasons.append("without the compensation")
     if others:
         reasons.append(f"without the recipe's {', '.join(others)}")
     if not strategies or not reasons:

@@ -124,7 +124,11 @@ def prune(
             others = [type(modifier).__name__ for modifier in built.modifiers if modifier not in profiles]
             own = all(modifier.outcome.own_parts for modifier in profiles)
             note = find_divergence_note(
-                strategies, others, next((m.outcome.levels for m in profiles), None), own_parts=own
+                strategies,
+                others,
+                next((m.outcome.levels for m in profiles), None),
+                own_parts=own,
+                corrected=any(modifier.outcome.changed for modifier in profiles),
             )
             format = next((modifier.outcome.format for modifier in profiles if modifier.outcome.format), "")
             if format == "stock":  # a profile counts what is gone
@@ -132,7 +136,9 @@ def prune(
                 strategies = tuple(
                     strategy.model_copy(update=whole) if strategy.traits.cuts else strategy for strategy in strategies
                 )
+            said = next((modifier.outcome.compensated for modifier in profiles), "")
             words = {"divergence_note": note, "format": format, "own_code": has_own_code(live), "served": saved.served}
+            words["compensated"] = said
             _describe(stage, name, strategies, params, words)
             if achieved is not None:
                 achieved.write(stage / "sparsity.json")
@@ -140,7 +146,8 @@ def prune(
             # After a failure this takes the bypasses off again.
             reset_session()
     seconds = time.perf_counter() - began
-    return Export(output, live, strategies, params, saved.bytes, seconds, achieved, note, format, saved.notes)
+    notes = ((said,) if said else ()) + saved.notes
+    return Export(output, live, strategies, params, saved.bytes, seconds, achieved, note, format, notes)
 
 
 prune_with_recipe = prune  # its name before it was public

@@ -15,6 +15,7 @@ __all__ = [
     "find_inputs",
     "find_payload",
     "largest_share",
+    "list_sources",
     "plain_source",
     "read_strategies",
     "trace_source",
@@ -84,6 +85,12 @@ def largest_share(fields: Mapping[str, Any]) -> float:
         return 0.0 if isinstance(found, dict) else sum(drop != "none" for drop in found) / len(found)
     # What is asked for, and as much again for whole units that reach it.
     return min(2.0 * (fields["request"] or {}).get("sparsity", 0.5), 1.0)
+
+
+def list_sources(fields: Mapping[str, Any]) -> list[ProfileSource]:
+    """The profiles that are asked, each with its request."""
+    one = [ProfileSource(profile=fields["profile"], request=fields["request"] or {})] if fields["profile"] else []
+    return one or fields["profiles"] or []
 
 
 def find_payload(sources: Sequence[ProfileSource]) -> Payload | None:

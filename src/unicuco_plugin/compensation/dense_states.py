@@ -1,0 +1,69 @@
+"""States of the dense model on calibration windows, at every block: what corrections aim at."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.storage import resident
+
+__all__ = ["DenseStates", "run_blocks"]
+
+# Windows that pass a block together, and of how many one is held out.
+_BATCH, _HELD = 8, 4
+
+
+def run_blocks(runner: BlockRunner, blocks: Sequence[int], states: list[Tensor]) -> list[Tensor]:
+    """Take batches of states past blocks, each block read once where weights are offloaded."""
+    for index in blocks:
+        with resident():
+            states = [runner.run(index, batch) for batch in states]
+    return states
+
+
+class DenseStates:
+    """Batches of windows and the dense model's states on them, computed when they are asked for.
+
+    Args:
+        runner: The dense model's; while its weights are as they were.
+        windows: ``m x L`` token ids, at least two windows; every fourth is held out.
+        keep: Whether states of all blocks stay in memory, for many sets of blocks one after the other; if not, ask for
+            places in ascending order.
+
+    Attributes:
+        held: How many batches are of windows held out: they come first.
+        tokens: Of all windows.
+
+    Raises:
+        CalibrationError: If there are too few windows.
+    """
+
+    def __init__(self, runner: BlockRunner, windows: Tensor, *, keep: bool = False) -> None:
+        if len(windows) < 2:
+            raise CalibrationError(f"compensation needs at least 2 windows, one of them held out, got {len(windows)}")
+        self.runner, self.tokens, self._keep = runner, windows.numel(), keep
+        out = torch.arange(len(windows)) % _HELD == 0
+        held, fit = windows[out].split(_BATCH), windows[~out].split(_BATCH)
+        self.held = len(held)
+        self._known = {0: [runner.embed(batch) for batch in (*held, *fit)]}
+        self._finals: Tensor | None = None
+
+    def at(self, place: int) -> list[Tensor]:
+        """States that enter block ``place``, or leave the last one, ``b x L x d`` for each batch."""
+        if place not in self._known:
+            last = max(known for known in self._known if known < place)
+            for index in range(last, place):
+                self._known[index + 1] = run_blocks(self.runner, [index], self._known[index])
+                if not self._keep:
+                    del self._known[index]
+        return self._known[place]
+
+    def finals(self) -> Tensor:
+        """States behind the last block on the windows held out, ``m x L x d``."""
+        if self._finals is None:
+            count, first = len(self.runner.decoder.blocks), min(self._known)
+            held = self.at(count) if self._keep else run_blocks(self.runner, range(first, count), self._known[first])
+            self._finals = torch.cat(held[: self.held])
+        return self._finals

@@ -1,0 +1,116 @@
+r"""Corrections by name: what is solved from the moments at one cut. Symbols are those of :mod:`.moments`.
+
+The model adds ``s W u`` to its states, with ``W`` the projection (``d x c``, its bias as last column) and ``s`` the
+family's factor, 1 for most.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.compensation.moments import Moments, Weigh, equally, relatively
+
+__all__ = ["METHODS", "Compensation", "Correction", "Cut", "linear", "ridge", "scale"]
+
+# Multiples of G's mean diagonal; the best on held-out windows is taken.
+_RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)
+# Only makes the plain regression solvable.
+_JITTER = 1e-7
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is known of one cut.
+
+    Attributes:
+        weight: ``W``, float64.
+        scale: ``s``.
+        fit: Moments of the windows to solve from.
+        held: Those of windows to choose by.
+    """
+
+    weight: Tensor
+    scale: float
+    fit: Moments
+    held: Moments
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What to change.
+
+    Attributes:
+        change: ``d x c``, is added to ``W``; None for nothing.
+        gain: Factor of the states that leave the block.
+    """
+
+    change: Tensor | None = None
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """A method.
+
+    Attributes:
+        solve: Finds a correction; None for a method that never corrects.
+        weigh: Weighs the rows of the moments.
+        stream: Whether it multiplies the states, which all that was written before takes part in, and changes no single
+            projection.
+    """
+
+    solve: Callable[[Cut], Correction] | None
+    weigh: Weigh = equally
+    stream: bool = False
+
+
+def scale(cut: Cut) -> Correction:
+    """``E[||y||_1 / ||h||_1]``.
+
+    Source:
+        Prune&Comp (2025), magnitude compensation.
+    """
+    return Correction(gain=float(cut.fit.ratio) / cut.fit.tokens)
+
+
+def linear(cut: Cut) -> Correction:
+    r"""``W' = T^T W`` with ``T = argmin sum_t ||T^T m - (y - (h - m))||^2`` and ``m = s W u``.
+
+    In moments ``T = I + (s^2 W G W^T)^{-1} s W C``.
+
+    Source:
+        ReplaceMe (Shopkhoev et al. 2025), least squares.
+    """
+    W, s = cut.weight, cut.scale
+    T_less_one = _solve(s**2 * W @ cut.fit.gram @ W.T, s * W @ cut.fit.cross, _JITTER)
+    return Correction(T_less_one.T @ W)
+
+
+def ridge(cut: Cut) -> Correction:
+    r"""``argmin_D sum_t w ||s D u - r||^2 + lambda ||s D||^2``: ``s D^T = (G + lambda I)^{-1} C``.
+
+    ``lambda`` is the one with the least such error on held-out windows.
+
+    Source:
+        Derived in docs/compensation.md.
+    """
+    found = [_solve(cut.fit.gram, cut.fit.cross, share) for share in _RIDGES]
+    errors = [float((B * (cut.held.gram @ B - 2.0 * cut.held.cross)).sum()) for B in found]
+    best = found[errors.index(min(errors))]
+    return Correction(best.T / cut.scale)
+
+
+def _solve(gram: Tensor, cross: Tensor, share: float) -> Tensor:
+    """``(gram + share * mean diagonal * I)^{-1} cross``."""
+    ridged = gram + share * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram)).to(gram)
+    return torch.linalg.solve(ridged, cross)
+
+
+METHODS: Mapping[str, Compensation] = {
+    "linear": Compensation(linear),
+    "none": Compensation(None),
+    "ridge": Compensation(ridge, relatively),
+    "scale": Compensation(scale, stream=True),
+}

@@ -1,0 +1,95 @@
+"""Corrections of dropped blocks: found on the toolkit's calibration text, folded in before it calibrates."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from unicuco_plugin.compensation.compensate import Compensated, compensate
+from unicuco_plugin.compensation.dense_states import DenseStates
+from unicuco_plugin.errors import RecipeError
+from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.modifiers.toolkit.windows import gather_windows
+from unicuco_plugin.objectives.head import DivergenceHead
+from unicuco_plugin.plugins.manager import make_compensation
+from unicuco_plugin.traits import Effect, traits_of
+
+__all__ = ["check_compensation", "corrects", "fold_compensation", "say_compensated"]
+
+
+def corrects(name: str | None) -> bool:
+    """Whether a compensation of that name ever corrects something.
+
+    Raises:
+        UnknownNameError: If no plugin knows it.
+    """
+    return name is not None and make_compensation(name).solve is not None
+
+
+def check_compensation(name: str | None, spaces: Sequence[str], levels: str | None) -> None:
+    """Refuse a compensation that has nothing to correct, or whose correction would be written over.
+
+    Raises:
+        RecipeError: If no strategy is of a space whose units are blocks that go, or weights come from a level database.
+    """
+    if not corrects(name):
+        return
+    if not any(traits_of(space).effect is Effect.DROP for space in spaces):
+        raise RecipeError(
+            f"compensation {name} corrects dropped blocks, of the space 'depth'; there is none yet for "
+            f"{' and '.join(spaces)}: leave it out"
+        )
+    if levels is not None:
+        raise RecipeError(
+            f"levels holds the dense model's weights, which would replace those that compensation {name} corrects; "
+            "leave one of them out"
+        )
+
+
+def fold_compensation(
+    decoder: Decoder, removed: Collection[int], name: str, batches: Iterable[Mapping[str, Any]] | None
+) -> tuple[Compensated, Callable[[], None]]:
+    """Correct a model that is about to lose blocks.
+
+    Args:
+        decoder: The dense model; its weights are changed.
+        removed: Indices of the blocks that will go.
+        name: Of the compensation.
+        batches: The toolkit's calibration data.
+
+    Returns:
+        What came of it, and a function that puts the weights back.
+
+    Raises:
+        RecipeError: If there is no text.
+        CalibrationError: If it is a single window.
+        UnsupportedModelError: If corrections cannot be folded into this family's weights.
+    """
+    if batches is None:
+        raise RecipeError(
+            f"compensation {name} reads calibration text, got none; give oneshot a dataset, or leave it out"
+        )
+    windows = gather_windows(batches)
+    runner = BlockRunner(decoder, windows.shape[1])
+    head = DivergenceHead(runner)
+    done = compensate(DenseStates(runner, windows), removed, make_compensation(name), head.divergences)
+    return done, done.fold(decoder, removed)
+
+
+def say_compensated(name: str, done: Compensated, blocks: Sequence[str]) -> str:
+    """One sentence: method, places, tokens, divergence on held-out windows without and with, what was left out.
+
+    Args:
+        name: Of the compensation.
+        done: What came of it.
+        blocks: Names of the dense model's blocks.
+    """
+    cuts = len(done.corrected) + len(done.left_out)
+    said = f"compensation {name}, from {done.tokens:,} tokens, a quarter of them held out: "
+    if done.corrected:
+        places = ", ".join(blocks[index] for index in done.corrected)
+        said += f"folded in before {len(done.corrected)} of {cuts} cuts, at {places}; "
+    said += f"on the windows held out {done.before:.4f} nats per token without and {done.after:.4f} with it"
+    for index, reason in done.left_out.items():
+        where = f"behind {blocks[index]}" if index >= 0 else "at the beginning"
+        said += f"; left out for the cut {where}: {reason}"
+    return said

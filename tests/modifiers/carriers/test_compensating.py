@@ -1,0 +1,103 @@
+"""Compensation in a recipe: the checkpoint is a stock one, better than without, and says how much."""
+
+import llmcompressor
+import pytest
+import torch
+from accelerator import kept_parameters
+from depth_strategies import sublayer_strategy, whole_block_strategy
+from tiny import tiny_model
+
+from unicuco_plugin.errors import RecipeError, StrategyError, UnknownNameError, UnsupportedModelError
+from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
+from unicuco_plugin.report.export import describe_export
+
+
+@torch.no_grad()
+def divergence(model, dense, windows):
+    p, q = (one(windows, use_cache=False).logits.log_softmax(-1).double() for one in (dense, model))
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def prune(checkpoint, family, output, calibration, **fields):
+    modifier = SparsityProfileModifier(strategy=whole_block_strategy(tiny_model(family), GONE), **fields)
+    return prune_with_recipe(checkpoint(family), modifier, output, calibration=calibration)
+
+
+GONE = (1, 3, 4)
+
+
+@pytest.mark.parametrize(("family", "method"), [("llama", "ridge"), ("llama", "scale"), ("granite", "linear")])
+def test_the_checkpoint_is_the_corrected_model(family, method, checkpoint, tmp_path, calibration):
+    dense = tiny_model(family)
+    done = prune(checkpoint, family, tmp_path / "with", calibration, compensation=method)
+    prune(checkpoint, family, tmp_path / "without", calibration)
+    held = calibration[::4]
+    before, after = (divergence(load_model(tmp_path / name), dense, held) for name in ("without", "with"))
+    assert after < before
+    said = f"on the windows held out {before:.4f} nats per token without and {after:.4f} with it"
+    assert said in describe_export(done)
+    card = (tmp_path / "with" / "README.md").read_text()
+    assert "## Compensation" in card and f"compensation {method}, from 256 tokens" in card and said in card
+    assert "without the compensation; this checkpoint itself was not measured" in done.divergence_note
+    assert "compensation: " + method in (tmp_path / "with" / "recipe.yaml").read_text()
+    assert load_model(tmp_path / "with").config.num_hidden_layers == 3
+
+
+def test_none_is_the_checkpoint_without_and_needs_no_text(checkpoint, tmp_path, token_ids):
+    done = prune(checkpoint, "llama", tmp_path / "none", None, compensation="none")
+    prune(checkpoint, "llama", tmp_path / "without", None)
+    with torch.no_grad():
+        one, other = (load_model(tmp_path / name)(token_ids).logits for name in ("none", "without"))
+    assert torch.equal(one, other)
+    assert done.notes == () or "compensation" not in done.notes[0]
+
+
+def test_a_failure_puts_the_weights_back(checkpoint, tmp_path, calibration, monkeypatch):
+    model = load_model(checkpoint("llama"))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    seen = []
+
+    def fail(model, _):
+        seen.extend(
+            name
+            for (name, now), old in zip(kept_parameters(model).items(), before, strict=True)
+            if not torch.equal(now, old)
+        )
+        raise StrategyError("no drop")
+
+    monkeypatch.setattr("unicuco_plugin.modifiers.carriers.removal.drop_blocks", fail)
+    modifier = SparsityProfileModifier(strategy=whole_block_strategy(model, GONE), compensation="ridge")
+    with pytest.raises(StrategyError, match="no drop"):
+        prune_with_recipe(model, modifier, tmp_path / "out", calibration=calibration)
+    assert seen == [f"model.layers.{index}.mlp.down_proj.weight" for index in (0, 2)]
+    assert all(torch.equal(a, b) for a, b in zip(before, kept_parameters(model).values(), strict=True))
+
+
+def test_what_cannot_be_corrected_is_refused_and_nothing_written(checkpoint, tmp_path, calibration):
+    with pytest.raises(UnsupportedModelError, match="no linear's output is added to the states as it is"):
+        prune(checkpoint, "gemma2", tmp_path / "out", calibration, compensation="ridge")
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_is_asked_for(checkpoint, tmp_path):
+    with pytest.raises(RecipeError, match=r"^SparsityProfileModifier needs calibration text, got none; pass"):
+        prune(checkpoint, "llama", tmp_path / "out", None, compensation="ridge")
+    model = load_model(checkpoint("llama"))
+    modifier = SparsityProfileModifier(strategy=whole_block_strategy(model, GONE), compensation="ridge")
+    with pytest.raises(RecipeError, match=r"^compensation ridge reads calibration text, got none; give oneshot"):
+        llmcompressor.oneshot(model=model, recipe=[modifier])
+
+
+def test_a_space_that_has_none_yet_is_refused_before_a_weight_is_read(checkpoint, tmp_path, calibration):
+    modifier = SparsityProfileModifier(strategy=sublayer_strategy(tiny_model("llama")), compensation="ridge")
+    with pytest.raises(
+        RecipeError, match=r"^compensation ridge corrects dropped blocks, of the space 'depth'; there is"
+    ):
+        prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", calibration=calibration)
+
+
+def test_a_method_that_nobody_knows_is_refused(checkpoint):
+    with pytest.raises(UnknownNameError, match=r"^compensation must be one of linear, none, ridge, scale; got 'hope'$"):
+        SparsityProfileModifier(strategy=whole_block_strategy(tiny_model("llama"), GONE), compensation="hope")
