@@ -4,8 +4,8 @@ r"""What a profile of bits promises, held against what is measured: bytes, diver
         --output benchmarks/results/bits-promises.json
 
 *Exports*: ten requests for bits, drawn at random between the floor and eight, are carried out from the level database;
-bytes promised are held against the weight file less its header, and the divergence that the search's evaluator gives
-against that of the exported checkpoint, decoded by Transformers, on the same windows.
+bytes promised are held against those of the weight file and of its tensors, and the divergence that the search's
+evaluator gives against that of the exported checkpoint, decoded by Transformers, on the same windows.
 *Seconds* of the exports are split: the checkpoint (model loaded, filled, packed, written, flushed to disk), and what
 judges it then, our comparison, Transformers and the rules of vLLM.
 *Answers*: 64 different requests at once.
@@ -157,6 +157,7 @@ def carry_out(
                     "bits": bits,
                     "answered_bits": strategy.bits,
                     "bytes_promised": strategy.bytes,
+                    "bytes_of_file": done.bytes,
                     "bytes_of_tensors": sum(tensor_bytes(path) for path in done.path.glob("*.safetensors")),
                     "divergence_promised": promised.value,
                     "divergence_measured": measured,

@@ -34,4 +34,5 @@ def test_the_packaged_profile_fills_the_groups_of_a_quantiser_and_promises_its_b
     [weights] = done.path.glob("*.safetensors")
     with weights.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
-    assert weights.stat().st_size - 8 - header <= strategy.bytes <= weights.stat().st_size
+    size = weights.stat().st_size
+    assert size <= strategy.bytes <= size + header // 4  # names of schemes and offsets are taken to be long
