@@ -184,7 +184,8 @@ class Profile:
     def answer_many(self, requests: Iterable[Request]) -> list[Strategy]:
         """Answer many requests, in order; what they share is computed once."""
         requests = list(requests)
-        budgets = {i: self._limits.budget_of(r) for i, r in enumerate(requests) if r.kind != "preference"}
+        places = [place for place, request in enumerate(requests) if request.kind != "preference"]
+        budgets = dict(zip(places, self._limits.budgets_of([requests[place] for place in places]), strict=True))
         best = dict(zip(budgets, self._contest.best(list(budgets.values())), strict=True))
         return [
             self._strategy(request, best[index] if index in best else self._preferred(request))

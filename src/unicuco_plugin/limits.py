@@ -1,8 +1,9 @@
 """Which sparsity a request comes down to: the share itself, or the least or most that a limit allows."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 
@@ -14,6 +15,8 @@ from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.traits import traits_of
 
 __all__ = ["Limits"]
+
+_Search: TypeAlias = Generator[float, Candidate, float]
 
 # Halvings of a step between budgets of a smooth space: a twentieth comes down to 0.0004.
 _BISECTIONS = 7
@@ -40,15 +43,34 @@ class Limits:
         self._space, self._contest, self._costs, self._upper = space, contest, costs, upper
 
     def budget_of(self, request: Request) -> float:
-        """The sparsity that a request comes down to; not for ``preference``.
+        """The sparsity that one request comes down to; see ``budgets_of``."""
+        return self.budgets_of([request])[0]
+
+    def budgets_of(self, requests: Sequence[Request]) -> list[float]:
+        """The sparsities that requests come down to, each as if it were alone; not for ``preference``.
 
         Raises:
-            RequestError: If it cannot be met; the message says what can.
+            RequestError: If one cannot be met; the message says what can.
         """
+        found = dict.fromkeys(range(len(requests)), math.nan)
+        searches = {place: self._search(request) for place, request in enumerate(requests)}
+        heard: dict[int, Candidate | None] = dict.fromkeys(searches)
+        while heard:  # all that still search look at one more budget each, together
+            asked: dict[int, float] = {}
+            for place, best in heard.items():
+                try:
+                    asked[place] = next(searches[place]) if best is None else searches[place].send(best)
+                except StopIteration as end:
+                    found[place] = end.value
+            heard = dict(zip(asked, self._contest.best(list(asked.values())), strict=True))
+        return list(found.values())
+
+    def _search(self, request: Request) -> _Search:
+        """Yield budgets, hear of the best of each, and return the one that a request comes down to."""
         if request.sparsity is not None:
             return self._space.reaching(self._removable(request.sparsity))
         if request.max_divergence is not None:
-            return self._within(request.max_divergence)
+            return (yield from self._within(request.max_divergence))
         cost, limit = request.limit or ("", 0.0)
         if cost not in self._costs.names:
             raise RequestError(
@@ -70,7 +92,8 @@ class Limits:
                 "all units but one removed" if not self._space.smooth else f"{self._rungs[-1]:.2%} of its units removed"
             )
             raise RequestError(f"{request.kind} must be at least {left[-1]} for this profile, with {last}, got {limit}")
-        return (self._just_within if self._space.smooth else self._next_within)(limit, cost, min(fits))
+        within = self._just_within if self._space.smooth else self._next_within
+        return (yield from within(limit, cost, min(fits)))
 
     @property
     def _instead(self) -> str:
@@ -86,7 +109,7 @@ class Limits:
             )
         return sparsity
 
-    def _next_within(self, limit: float, cost: str, enough: float) -> float:
+    def _next_within(self, limit: float, cost: str, enough: float) -> _Search:
         """The least share of whole units whose best leaves no more than a limit; ``enough`` is a budget that does."""
         _, most = self._costs.falls(cost)
         if not most:  # a plugin's units, whose weight nobody knows
@@ -94,13 +117,13 @@ class Limits:
         total = self._space.params.sum().item()
         share = (self._dense(cost) - limit) / most
         while (budget := self._space.reaching(share)) < enough - _ONE / total:
-            [best] = self._contest.best([budget])
+            best = yield budget
             if self._cost(cost, best) <= limit:
                 return budget
             share = budget + _ONE / total
         return enough
 
-    def _just_within(self, limit: float, cost: str, enough: float) -> float:
+    def _just_within(self, limit: float, cost: str, enough: float) -> _Search:
         """The least share whose best leaves no more than a limit, to one step; ``enough`` is a budget that does."""
         unit, _ = self._costs.falls(cost)
         share = max((self._dense(cost) - limit) / unit, _LEAST)
@@ -108,7 +131,7 @@ class Limits:
         for _ in range(_CORRECTIONS):
             if share >= enough:
                 break
-            [best] = self._contest.best([share])
+            best = yield share
             over = self._cost(cost, best) - limit
             if over <= 0:
                 return share
@@ -116,7 +139,7 @@ class Limits:
             share, before = share + correction, over
         return enough
 
-    def _within(self, divergence: float) -> float:
+    def _within(self, divergence: float) -> _Search:
         """The largest budget whose best has its interval's upper end within so many nats per token."""
         budgets = self._rungs
         uppers = [self._upper(best) for best in self._best]
@@ -132,7 +155,7 @@ class Limits:
         high = budgets[fits[-1] + 1]
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
-            [best] = self._contest.best([middle])
+            best = yield middle
             low, high = (middle, high) if self._upper(best) <= divergence else (low, middle)
         return low
 

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Literal
 
@@ -136,6 +136,7 @@ _PRESETS: Mapping[str, Scheme] = MappingProxyType(
 _ALIASES: Mapping[str, str] = MappingProxyType({"INT8": "W8A8"})
 
 
+@lru_cache(maxsize=256)
 def parse_scheme(text: str) -> Scheme:
     """Read a scheme's name, such as ``W4A16``, ``W3A16:g32:asym``, ``W8A16:channel``, ``W8A8`` or ``FP8_DYNAMIC``.
 

@@ -32,6 +32,8 @@ _NEIGHBOURS = 4
 # At a budget that the space does not list, so many of each listed budget beside it are moved there: moving may change
 # their order. A choice, not a measurement.
 _BESIDE = 5
+# Answers between winners are predicted so many together.
+_ALIKE = 16
 # What an unconfirmed strategy must promise beyond a confirmed one, in log divergence: in a smooth space descents always
 # find a little more, and two per cent of a prediction are not worth giving up a measurement.
 _MARGIN = 0.02
@@ -105,7 +107,8 @@ class Contest:
         a space can meet and does not list is worked out alone, too.
         """
         if self._confirmed and isinstance(self._space, Refining):
-            return [self._settled(budget) for budget in budgets]
+            self._settle([budget for budget in dict.fromkeys(budgets) if budget not in self._races])
+            return [self._races[budget] for budget in budgets]
         listed = () if self._space.smooth else self._space.budgets
         groups = [listed] if any(budget in listed for budget in budgets) else []
         for together in [*groups, *((budget,) for budget in budgets if budget not in listed)]:
@@ -113,15 +116,35 @@ class Contest:
                 self._races |= zip(together, self._run(together), strict=True)
         return [self._races[budget] for budget in budgets]
 
-    def _settled(self, budget: float) -> list[Candidate]:
-        """The race for a budget once the winners of the listed ones were confirmed; see :class:`Winners`."""
-        if budget not in self._races:
-            key, x = self._winners.at(budget)
-            race = self.predict(x[None], "archive", [key]) if key else self.predict(x[None], "neighbour")
-            if not key and (alone := self._winners.additive(budget)) is not None:
-                race += self.predict(alone[None], "additive")
-            self._races[budget] = race
-        return self._races[budget]
+    def _settle(self, budgets: Sequence[float]) -> None:
+        """The races for budgets once the winners of the listed ones were confirmed; see :class:`Winners`."""
+        if not budgets:
+            return
+        keys, rows = self._winners.at(budgets)
+        additive = self._winners.additive(budgets)
+        led = [place for place, key in enumerate(keys) if key is None]
+        told = [place for place, key in enumerate(keys) if key is not None]
+        races: dict[int, list[Candidate]] = {}
+        found = self._predict_alike(rows[told], "archive", [key for key in keys if key is not None])
+        for place, candidate in zip(told, found, strict=True):
+            races[place] = [candidate]
+        for place, candidate in zip(led, self._predict_alike(rows[led], "neighbour"), strict=True):
+            races[place] = [candidate]
+        if additive is not None:
+            for place, candidate in zip(led, self._predict_alike(additive[led], "additive"), strict=True):
+                races[place].append(candidate)
+        self._races |= {budget: races[place] for place, budget in enumerate(budgets)}
+
+    def _predict_alike(self, x: Tensor, source: Source, keys: Sequence[str] | None = None) -> list[Candidate]:
+        """As ``predict``, in products of one shape, so that no row depends on its company."""
+        keys = keys or [self._space.key(row) for row in x]
+        found: list[Candidate] = []
+        for start in range(0, len(x), _ALIKE):
+            part, own = x[start : start + _ALIKE], list(keys[start : start + _ALIKE])
+            lacking = _ALIKE - len(part)
+            part = torch.cat([part, part[:1].expand(lacking, -1)])
+            found += self.predict(part, source, own + own[:1] * lacking)[: len(own)]
+        return found
 
     @cached_property
     def _winners(self) -> Winners:

@@ -38,15 +38,31 @@ class Winners:
         self._keys, self._rows, self._shares = [keys[place] for place in order.tolist()], rows[order], shares[order]
         self._costs: dict[int, Tensor] = {}
 
-    def at(self, budget: float) -> tuple[str | None, Tensor]:
-        """The winner that meets a budget to a step, with its key; else where the one of the budget before it leads."""
-        after = int(torch.searchsorted(self._shares, budget - _SLACK))
-        if after < len(self._keys) and self._shares[after] < self._within(budget):
-            return self._keys[after], self._rows[after]
-        start = max(after - 1, 0)
+    def at(self, budgets: Sequence[float]) -> tuple[list[str | None], Tensor]:
+        """The winners that meet budgets to a step, by their keys; else where those of the budgets before them lead.
+
+        Returns:
+            A key or None for each, and ``t x d``; each row is the same whatever is asked beside it.
+        """
+        keys: list[str | None] = []
+        rows, led = [], {}
+        for place, budget in enumerate(budgets):
+            after = int(torch.searchsorted(self._shares, budget - _SLACK))
+            met = after < len(self._keys) and bool(self._shares[after] < self._within(budget))
+            start = after if met else max(after - 1, 0)
+            keys.append(self._keys[start] if met else None)
+            rows.append(self._rows[start])
+            if not met:
+                led[place] = self._costs_at(start)
+        found = torch.stack(rows)
+        if led:
+            found[list(led)] = self._space.spent(torch.stack(list(led.values())), [budgets[place] for place in led])
+        return keys, found
+
+    def _costs_at(self, start: int) -> Tensor:
         if start not in self._costs:
             self._costs[start] = self._space.costs_at(self._posterior.mean, self._rows[start])
-        return None, self._space.spent(self._costs[start], [budget])[0]
+        return self._costs[start]
 
     def _within(self, budget: float) -> float:
         """Below which share a winner is a budget's: one step beyond it; where it is listed, the next listed one."""
@@ -55,9 +71,9 @@ class Winners:
             return budget + self._space.finest
         return min((listed for listed in budgets if listed > budget + _SLACK), default=1.0) - _SLACK
 
-    def additive(self, budget: float) -> Tensor | None:
-        """What the units' own costs answer, added up; None without a prior that has them."""
-        return None if self._alone is None else self._space.spent(self._alone, [budget])[0]
+    def additive(self, budgets: Sequence[float]) -> Tensor | None:
+        """What the units' own costs answer, added up, ``t x d``; None without a prior that has them."""
+        return None if self._alone is None else self._space.spent(self._alone, budgets)
 
     @cached_property
     def _alone(self) -> Tensor | None:

@@ -154,8 +154,8 @@ class CoupledPricing:
         Of the groups those leave that do at the lowest price at which enough bits are saved, and as many as do there,
         or just below it.
         """
-        own, leaves = self._split(costs)
-        return torch.stack([self._spent(own, leaves, one) for one in bits])
+        each = costs.expand(len(bits), -1, -1)
+        return torch.stack([self._spent(*self._split(own), one) for own, one in zip(each, bits, strict=True)])
 
     def _spent(self, own: Tensor, leaves: Tensor, bits: Tensor) -> Tensor:
         low, high, steps = PRICES

@@ -210,7 +210,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
 
     @torch.no_grad()
     def spent(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
-        """The same nearly, at once; each row is the same whatever is asked beside it."""
+        """The same nearly, at once, also of ``t x d x l`` costs; each row is the same whatever is asked beside it."""
         return self._steps.shares(self._pricing.spent(costs, self._bits(budgets)))
 
     def _bits(self, budgets: Sequence[float]) -> Tensor:

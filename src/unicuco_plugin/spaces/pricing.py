@@ -74,15 +74,21 @@ class Pricing:
         return costs
 
     def spent(self, costs: Tensor, bits: Tensor) -> Tensor:
-        """Choices at one price of a bit, then single steps onto each budget: ``t x d`` places, nearly the cheapest."""
+        """Choices at one price of a bit, then single steps onto each budget: ``t x d`` places, nearly the cheapest.
+
+        Args:
+            costs: ``d x l``, or ``t x d x l`` of each budget.
+            bits: ``t``.
+        """
+        costs = costs.expand(len(bits), -1, -1)
         chosen = self._at_one_price(costs, bits)
         # Who makes up the difference: by what a unit's next step costs, or its last one spares, per bit.
-        slope = costs.diff(dim=1) / self.saved.diff(dim=1).clamp_min(1e-300)
-        steps = costs.shape[1] - 1
-        up = slope.nan_to_num(torch.inf, torch.inf, torch.inf).gather(1, chosen.clamp_max(steps - 1).T).T
-        down = slope.nan_to_num(0.0, 0.0, 0.0).gather(1, (chosen - 1).clamp_min(0).T).T
+        slope = costs.diff(dim=2) / self.saved.diff(dim=1).clamp_min(1e-300)
+        steps = costs.shape[2] - 1
+        up = slope.nan_to_num(torch.inf, torch.inf, torch.inf).gather(2, chosen.clamp_max(steps - 1)[..., None])[..., 0]
+        down = slope.nan_to_num(0.0, 0.0, 0.0).gather(2, (chosen - 1).clamp_min(0)[..., None])[..., 0]
         k = chosen.double()
-        rise, fall = (k - _HINT * price.argsort(1).argsort(1) / len(costs) for price in (up, down))
+        rise, fall = (k - _HINT * price.argsort(1).argsort(1) / costs.shape[1] for price in (up, down))
         return self.steps.settle(k, rise, fall, bits)
 
     def _at_one_price(self, costs: Tensor, bits: Tensor) -> Tensor:

@@ -206,7 +206,12 @@ class Refining(Protocol):
         ...
 
     def spent(self, costs: Tensor, budgets: Sequence[float]) -> Tensor:
-        """Strategies of nearly the least sum of such costs at ``t`` budgets, ``t x d``, the same in any company."""
+        """Strategies of nearly the least sum of such costs at ``t`` budgets, ``t x d``, the same in any company.
+
+        Args:
+            costs: ``d x l``, or ``t x d x l`` of each budget.
+            budgets: ``t`` shares.
+        """
         ...
 
 
