@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
+from unicuco_plugin.compensation import compensate as compensating
 from unicuco_plugin.compensation.compensate import compensate
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.methods import METHODS, Compensation, Correction
@@ -202,3 +203,53 @@ def test_one_window_is_too_few():
     runner = BlockRunner(find_decoder(tiny_model("llama")), WINDOWS.shape[1])
     with pytest.raises(CalibrationError, match=r"^compensation needs at least 2 windows, one of them held out, got 1$"):
         DenseStates(runner, WINDOWS[:1])
+
+
+@pytest.mark.parametrize("method", ["ridge", "scale"])
+def test_models_in_bfloat16_are_corrected_as_in_float32(method):
+    model = tiny_model("llama").to(torch.bfloat16)
+    dense = DenseStates(BlockRunner(find_decoder(model), WINDOWS.shape[1]), WINDOWS)
+    done = compensate(dense, GONE, METHODS[method])
+    assert done.corrected == [0, 2]
+    exact, _ = states_of("llama")
+    expected = compensate(exact, GONE, METHODS[method])
+    for index, gain in expected.gains.items():
+        assert done.gains[index] == pytest.approx(gain, rel=0.02)
+    for name, values in expected.changes.items():
+        found = done.changes[name]["weight"].float()
+        assert (found - values["weight"]).norm() < 0.1 * values["weight"].norm()
+
+
+@pytest.mark.parametrize("family", ["gemma3", "opt", "gpt2"])
+def test_what_refuses_a_factor_refuses_it_in_bfloat16_too(family):
+    model = tiny_model(family).to(torch.bfloat16)
+    dense = DenseStates(BlockRunner(find_decoder(model), WINDOWS.shape[1]), WINDOWS)
+    with pytest.raises(UnsupportedModelError, match="no factor can be folded in"):
+        compensate(dense, GONE, METHODS["scale"])
+
+
+def test_a_correction_that_is_not_finite_is_left_out():
+    dense, divergences = states_of("llama")
+    wild = Compensation(lambda cut: Correction(torch.full_like(cut.weight, float("inf"))))
+    done = compensate(dense, GONE, wild, divergences)
+    assert done.left_out == {0: "it is not finite in torch.float32", 2: "it is not finite in torch.float32"}
+    assert not done.changes
+
+
+def test_weights_are_put_back_where_folding_stops_half_way(monkeypatch):
+    dense, _ = states_of("llama")
+    done = compensate(dense, GONE, METHODS["ridge"])
+    decoder = dense.runner.decoder
+    before = {name: tensor.clone() for name, tensor in decoder.model.state_dict().items()}
+    write, calls = compensating.write_tensor, []
+
+    def full(module, name, values):
+        calls.append(name)
+        if len(calls) == 2:
+            raise OSError("no space left on device")
+        write(module, name, values)
+
+    monkeypatch.setattr(compensating, "write_tensor", full)
+    with pytest.raises(OSError, match="no space"):
+        done.fold(decoder, GONE)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in decoder.model.state_dict().items())

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.compensation.dense_states import DenseStates, run_blocks
-from unicuco_plugin.compensation.methods import Compensation, Cut
+from unicuco_plugin.compensation.methods import Compensation, Correction, Cut
 from unicuco_plugin.compensation.moments import Moments
 from unicuco_plugin.compensation.projection import Projection, find_projection
 from unicuco_plugin.compensation.stream import check_stream, stream_factors
+from unicuco_plugin.errors import EvaluationError
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.memory import lacks_memory
 from unicuco_plugin.models.tensors.storage import exchanged, read_kept, resident, write_tensor
 
 __all__ = ["Compensated", "Divergences", "compensate"]
@@ -27,6 +30,7 @@ class Compensated:
 
     Attributes:
         tokens: Of the windows, those held out included.
+        counts: Windows held out, and all of them.
         before: Mean divergence of the cuts alone on windows held out, nats per token; NaN where it was not measured.
         after: The same with the corrections.
         corrected: Blocks before a cut that carry a correction.
@@ -36,6 +40,7 @@ class Compensated:
     """
 
     tokens: int
+    counts: tuple[int, int] = (0, 0)
     before: float = float("nan")
     after: float = float("nan")
     corrected: list[int] = field(default_factory=list)
@@ -63,12 +68,16 @@ class Compensated:
             before.append((module, name, read_kept(module, name).clone()))
             write_tensor(module, name, values)
 
-        with torch.no_grad():
-            for name, values in self.changes.items():
-                for parameter, value in values.items():
-                    write(decoder.model.get_submodule(name), parameter, value)
-            for (module, parameter), factor in stream_factors(decoder, self.gains, removed):
-                write(module, parameter, read_kept(module, parameter) * factor)
+        try:
+            with torch.no_grad():
+                for name, values in self.changes.items():
+                    for parameter, value in values.items():
+                        write(decoder.model.get_submodule(name), parameter, value)
+                for (module, parameter), factor in stream_factors(decoder, self.gains, removed):
+                    write(module, parameter, read_kept(module, parameter) * factor)
+        except BaseException:
+            restore()
+            raise
         return restore
 
 
@@ -99,7 +108,7 @@ class _Walk:
     ) -> None:
         self.runner, self.dense, self.method, self.divergences = dense.runner, dense, method, divergences
         self.removed = frozenset(removed)
-        self.done = Compensated(dense.tokens)
+        self.done = Compensated(dense.tokens, dense.counts)
         kept = self.kept = [index for index in range(len(self.runner.decoder.blocks)) if index not in self.removed]
         states = dense.at(0)
         if divergences is not None:
@@ -109,7 +118,9 @@ class _Walk:
             return
         if kept[0] > 0:
             self.done.left_out[-1] = "no block comes before it"
-        for index, following in zip(kept, [*kept[1:], len(self.runner.decoder.blocks)], strict=True):
+        pairs = list(zip(kept, [*kept[1:], len(self.runner.decoder.blocks)], strict=True))
+        last = max((index for index, following in pairs if following > index + 1), default=-1)
+        for index, following in pairs[: kept.index(last) + 1 if last >= 0 else 0]:
             if following > index + 1:
                 states = self._correct(index, states, following)
             elif states is dense.at(index):
@@ -134,18 +145,18 @@ class _Walk:
             projection = find_projection(self.runner, index, targets[0].shape[-1])
         plain, cut = self._look(index, projection, entering, targets)
         assert self.method.solve is not None  # noqa: S101 - asked by the caller
-        correction = self.method.solve(cut)
-        corrected, changed = [batch * correction.gain for batch in plain], {}
-        if correction.change is not None and projection is not None:
-            changed = projection.changed(correction.change)
-            with resident(), exchanged(projection.module, changed):
-                corrected = [self.runner.run(index, batch) for batch in entering]
-        if self.divergences is not None:
-            measured = self._measure([block for block in self.kept if block > index], corrected)
-            if not measured < self.done.after:
-                self.done.left_out[index] = f"{measured:.4f} instead of {self.done.after:.4f} nats per token with it"
-                return plain
-            self.done.after = measured
+        try:
+            correction = self.method.solve(cut)
+            corrected, changed, measured = self._tried(index, projection, correction, entering, plain)
+        except EvaluationError as error:
+            if lacks_memory(error):
+                raise
+            self.done.left_out[index] = f"it is not finite in {plain[0].dtype}"
+            return plain
+        if self.divergences is not None and not measured < self.done.after:
+            self.done.left_out[index] = f"{measured:.4f} instead of {self.done.after:.4f} nats per token with it"
+            return plain
+        self.done.after = measured
         self.done.corrected.append(index)
         if projection is None:
             self.done.gains[index] = correction.gain
@@ -153,13 +164,38 @@ class _Walk:
             self.done.changes[projection.name] = changed
         return corrected
 
+    def _tried(
+        self,
+        index: int,
+        projection: Projection | None,
+        correction: Correction,
+        entering: list[Tensor],
+        plain: list[Tensor],
+    ) -> tuple[list[Tensor], dict[str, Tensor], float]:
+        """States behind a corrected cut, new values of its projection, and the divergence; NaN where none is measured.
+
+        Raises:
+            EvaluationError: If any of them is not finite.
+        """
+        changed = {}
+        if correction.change is not None and projection is not None:
+            changed = projection.changed(correction.change)
+        corrected = [batch * correction.gain for batch in plain]
+        for values in (*corrected, *changed.values()):
+            check_finite("the correction", [float(values.abs().max())], values.dtype)
+        if changed and projection is not None:
+            with resident(), exchanged(projection.module, changed):
+                corrected = [self.runner.run(index, batch) for batch in entering]
+        if self.divergences is None:
+            return corrected, changed, float("nan")
+        return corrected, changed, self._measure([block for block in self.kept if block > index], corrected)
+
     def _look(
         self, index: int, projection: Projection | None, entering: list[Tensor], targets: list[Tensor]
     ) -> tuple[list[Tensor], Cut]:
         """Run the block before a cut, and gather moments."""
         weight = torch.zeros(targets[0].shape[-1], 0) if projection is None else projection.weight
-        weight = weight.to(targets[0].device)
-        fit, held = (Moments.zeros(weight.shape[1], weight.shape[0], weight.device) for _ in range(2))
+        moments: list[Moments] = []
         given: list[Tensor] = []
         hook = projection and projection.module.register_forward_pre_hook(lambda _, args: given.append(args[0]))
         plain = []
@@ -168,9 +204,13 @@ class _Walk:
                 for place, (states, target) in enumerate(zip(entering, targets, strict=True)):
                     plain.append(self.runner.run(index, states))
                     inputs = given.pop().reshape(*states.shape[:2], -1) if given else states[..., :0]
-                    moments = held if place < self.dense.held else fit
-                    moments.add(inputs, plain[-1], target, self.method.weigh)
+                    device = plain[-1].device  # the next kept block may be on another
+                    if not moments:
+                        weight = weight.to(device)
+                        moments = [Moments.zeros(weight.shape[1], weight.shape[0], device) for _ in range(2)]
+                    own = moments[place < self.dense.held]
+                    own.add(inputs.to(device), plain[-1], target.to(device), self.method.weigh)
         finally:
             if hook:
                 hook.remove()
-        return plain, Cut(weight.double(), 1.0 if projection is None else projection.scale, fit, held)
+        return plain, Cut(weight.double(), 1.0 if projection is None else projection.scale, *moments)

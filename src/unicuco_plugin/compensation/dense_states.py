@@ -11,8 +11,8 @@ from unicuco_plugin.models.tensors.storage import resident
 
 __all__ = ["DenseStates", "run_blocks"]
 
-# Windows that pass a block together, and of how many one is held out.
-_BATCH, _HELD = 8, 4
+# Of how many windows one is held out.
+_HELD = 4
 
 
 def run_blocks(runner: BlockRunner, blocks: Sequence[int], states: list[Tensor]) -> list[Tensor]:
@@ -29,23 +29,26 @@ class DenseStates:
     Args:
         runner: The dense model's; while its weights are as they were.
         windows: ``m x L`` token ids, at least two windows; every fourth is held out.
+        batch: Windows that pass a block together.
         keep: Whether states of all blocks stay in memory, for many sets of blocks one after the other; if not, ask for
             places in ascending order.
 
     Attributes:
         held: How many batches are of windows held out: they come first.
         tokens: Of all windows.
+        counts: How many windows are held out, and how many there are.
 
     Raises:
         CalibrationError: If there are too few windows.
     """
 
-    def __init__(self, runner: BlockRunner, windows: Tensor, *, keep: bool = False) -> None:
+    def __init__(self, runner: BlockRunner, windows: Tensor, *, batch: int = 8, keep: bool = False) -> None:
         if len(windows) < 2:
             raise CalibrationError(f"compensation needs at least 2 windows, one of them held out, got {len(windows)}")
         self.runner, self.tokens, self._keep = runner, windows.numel(), keep
         out = torch.arange(len(windows)) % _HELD == 0
-        held, fit = windows[out].split(_BATCH), windows[~out].split(_BATCH)
+        held, fit = windows[out].split(batch), windows[~out].split(batch)
+        self.counts = int(out.sum()), len(windows)
         self.held = len(held)
         self._known = {0: [runner.embed(batch) for batch in (*held, *fit)]}
         self._finals: Tensor | None = None
@@ -64,6 +67,7 @@ class DenseStates:
         """States behind the last block on the windows held out, ``m x L x d``."""
         if self._finals is None:
             count, first = len(self.runner.decoder.blocks), min(self._known)
-            held = self.at(count) if self._keep else run_blocks(self.runner, range(first, count), self._known[first])
-            self._finals = torch.cat(held[: self.held])
+            known = self.at(count) if self._keep else self._known[first]
+            rest = range(count if self._keep else first, count)
+            self._finals = torch.cat(run_blocks(self.runner, rest, known[: self.held]))
         return self._finals

@@ -4,6 +4,7 @@ The model adds ``s W u`` to its states, with ``W`` the projection (``d x c``, it
 family's factor, 1 for most.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -96,15 +97,19 @@ def ridge(cut: Cut) -> Correction:
     Source:
         Derived in docs/compensation.md.
     """
-    found = [_solve(cut.fit.gram, cut.fit.cross, share) for share in _RIDGES]
-    errors = [float((B * (cut.held.gram @ B - 2.0 * cut.held.cross)).sum()) for B in found]
-    best = found[errors.index(min(errors))]
+    least, best = math.inf, torch.zeros_like(cut.fit.cross)
+    for share in _RIDGES:
+        B = _solve(cut.fit.gram, cut.fit.cross, share)
+        error = float((B * (cut.held.gram @ B - 2.0 * cut.held.cross)).sum())
+        if error < least:
+            least, best = error, B
     return Correction(best.T / cut.scale)
 
 
 def _solve(gram: Tensor, cross: Tensor, share: float) -> Tensor:
     """``(gram + share * mean diagonal * I)^{-1} cross``."""
-    ridged = gram + share * gram.diagonal().mean().clamp_min(1e-30) * torch.eye(len(gram)).to(gram)
+    ridged = gram.clone()
+    ridged.diagonal().add_(share * gram.diagonal().mean().clamp_min(1e-30))
     return torch.linalg.solve(ridged, cross)
 
 

@@ -1,5 +1,6 @@
 """The projection that a correction is folded into: found by name among a block's linears, believed by numbers."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ __all__ = ["Projection", "find_projection", "is_multiple"]
 _TOKENS = 8
 # Of elements that follow, and how far they may be from one factor: rounding of bfloat16 beside a few huge channels.
 _SHARE, _WITHIN = 0.9, 0.05
+# What is added for a trial, in sizes of the state that it is added to: clear of rounding, and another for each token,
+# which a norm behind the projection would take out.
+_LEAST, _MOST = 2.0, 64.0
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,18 @@ class Projection:
         return {"weight": whole[:, :-1].to(like).contiguous(), "bias": whole[:, -1].to(like).contiguous()}
 
 
-def is_multiple(change: Tensor, of: Tensor) -> float | None:
-    """The factor by which one tensor is another's multiple; None where it is none."""
+def is_multiple(change: Tensor, of: Tensor, within: float = _WITHIN) -> float | None:
+    """The factor by which one tensor is another's multiple; None where it is none.
+
+    Args:
+        change: The first one.
+        of: The other.
+        within: How far from the factor a quotient may be, as a share of it.
+    """
     # A row of zeros, such as the embedding of padding, tells nothing.
     ratios = (change.double() / of.double())[of != 0]
     factor = float(ratios.median())
-    near = ((ratios - factor).abs() <= _WITHIN * abs(factor)).double().mean()
+    near = ((ratios - factor).abs() <= within * abs(factor)).double().mean()
     return factor if factor != 0.0 and float(near) >= _SHARE else None
 
 
@@ -75,8 +85,9 @@ def find_projection(runner: BlockRunner, index: int, width: int) -> Projection:
     outputs = decoder.family.outputs
     named = {name: linear for name, linear in decoder.linears(index).items() if name.rpartition(".")[2] in outputs}
     generator = torch.Generator().manual_seed(0)
-    states, noise = (torch.randn(1, _TOKENS, width, generator=generator).to(runner.device) for _ in range(2))
+    states, signs = (torch.randn(1, _TOKENS, width, generator=generator).to(runner.device) for _ in range(2))
     states = states.to(decoder.model.dtype)
+    sizes = torch.logspace(math.log2(_LEAST), math.log2(_MOST), _TOKENS, 2.0)[:, None]
     called: dict[str, int] = {}
     hooks = [
         linear.register_forward_hook(
@@ -90,10 +101,12 @@ def find_projection(runner: BlockRunner, index: int, width: int) -> Projection:
         finally:
             for hook in hooks:
                 hook.remove()
+        size = plain.float().abs()
+        noise = (signs.sign().to(size) * sizes.to(size) * (size + size.median())).to(plain)
         for name in reversed([name for name, elements in called.items() if elements == states.numel()]):
-            with _added(named[name], noise.to(plain)):
+            with _added(named[name], noise):
                 moved = runner.run(index, states)
-            factor = is_multiple(moved.float() - plain.float(), noise.to(plain))
+            factor = is_multiple(moved.float() - plain.float(), noise)
             if factor is not None:
                 return Projection(name, named[name], 1.0 if abs(factor - 1.0) < _WITHIN / 5 else factor)
     own = ", ".join(sorted({name.rpartition(".")[2] for name in named})) or "it has none"

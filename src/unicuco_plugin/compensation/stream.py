@@ -5,8 +5,9 @@ projection add is multiplying the states themselves. A head tied to the embeddin
 last norm takes that back.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -23,7 +24,7 @@ __all__ = ["Place", "check_stream", "stream_factors"]
 
 Place: TypeAlias = tuple[nn.Module, str]
 _TOKENS = 8
-# A factor that no rounding could be taken for.
+# A factor that no rounding could be taken for, and that rounds nothing.
 _PROBE = 2.0
 _WITHIN = 0.02
 
@@ -68,22 +69,27 @@ def check_stream(runner: BlockRunner, index: int, removed: Collection[int]) -> N
     """
     decoder = runner.decoder
     tokens = torch.arange(_TOKENS)[None] % decoder.model.get_input_embeddings().num_embeddings
-    kept = [block for block in range(index + 1) if block not in removed]
+    factors = stream_factors(decoder, {index: _PROBE}, removed)
+    found: list[tuple[float | None, float]] = []
 
-    def run() -> tuple[Tensor, Tensor]:
-        states = runner.embed(tokens)
-        for block in kept:
-            states = runner.run(block, states)
-        return states.double(), runner.logits(states).double()
+    def compare(
+        run: Callable[[Tensor], Tensor], states: Tensor, own: Sequence[tuple[Place, float]], to: float
+    ) -> Tensor:
+        """What comes of states as they are, and of those multiplied once all that writes is."""
+        with resident():
+            plain = run(states)
+            with _multiplied(decoder, own):
+                found.append((is_multiple(run(states * _PROBE), plain, _WITHIN), to))
+        return plain
 
-    with resident():
-        plain, said = run()
-        with _multiplied(decoder, stream_factors(decoder, {index: _PROBE}, removed)):
-            scaled, again = run()
-    factors = is_multiple(scaled, plain), is_multiple(again, said)
-    if any(
-        got is None or abs(got / expected - 1.0) > _WITHIN for got, expected in zip(factors, (_PROBE, 1.0), strict=True)
-    ):
+    inside = {block: set(decoder.blocks[block].modules()) for block in range(len(decoder.blocks))}
+    others = [(place, factor) for place, factor in factors if not any(place[0] in own for own in inside.values())]
+    states = compare(lambda _: runner.embed(tokens), torch.zeros(1), others, _PROBE)
+    for block in (block for block in range(index + 1) if block not in removed):
+        own = [(place, factor) for place, factor in factors if place[0] in inside[block]]
+        states = compare(partial(runner.run, block), states, own, _PROBE)
+    compare(runner.logits, states, others, 1.0)
+    if any(got is None or abs(got / expected - 1.0) > _WITHIN for got, expected in found):
         raise UnsupportedModelError(
             f"{type(decoder.model).__name__}: states do not follow when all that writes to them is multiplied (norms, "
             "positions), so no factor can be folded in; take another compensation, or none"

@@ -19,7 +19,7 @@ LOWER = "the tokens of a window (seq_length; rank_seq_length in a training's ran
 """What takes memory wherever a model is run on windows."""
 
 # How allocators other than that of PyTorch say it: cuBLAS', and the host's.
-_SAYINGS = ("CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+_SAYINGS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "can't allocate memory")
 _PROC, _GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 # Of control groups of either version: files with the limit and what is used, and what is said of files in memory.
 _FIRST = ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file"))
@@ -27,8 +27,10 @@ _SECOND = ("memory.max", "memory.current", ("active_file", "inactive_file"))
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether what was tried may go well with less in memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error) for said in _SAYINGS)
+    """Whether what was tried may go well with less in memory; what came of such an error counts as one."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(said in str(error) for said in _SAYINGS):
+        return True
+    return isinstance(error, EvaluationError) and error.__cause__ is not None and lacks_memory(error.__cause__)
 
 
 def warn(text: str) -> None:
@@ -81,8 +83,8 @@ class Fitting:
             # Only here, where nothing refers to the tensors of the attempt any more, are they free.
             torch.cuda.empty_cache()
             last = size == 1
-            self._most = max(size // 2, 1)
-            if not last:
+            before, self._most = self._most, max(size // 2, 1)
+            if self._most < before:
                 self._say(f"out of memory: {self._what[1]} {self._most} at a time from here on, not {size}")
 
 

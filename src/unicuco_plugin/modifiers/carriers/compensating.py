@@ -8,10 +8,16 @@ from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.memory import Fitting
+from unicuco_plugin.models.tensors.storage import on_accelerator
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.plugins.manager import make_compensation
 from unicuco_plugin.traits import Effect, traits_of
+
+# Windows that pass a block together at first, and what takes memory beside them.
+_BATCH = 8
+_LOWER = "the number of calibration windows (--samples) or the tokens of one (--seq-length), or take a narrower dtype"
 
 __all__ = ["check_compensation", "corrects", "fold_compensation", "say_compensated"]
 
@@ -69,9 +75,14 @@ def fold_compensation(
             f"compensation {name} reads calibration text, got none; give oneshot a dataset, or leave it out"
         )
     windows = gather_windows(batches)
-    runner = BlockRunner(decoder, windows.shape[1])
-    head = DivergenceHead(runner)
-    done = compensate(DenseStates(runner, windows), removed, make_compensation(name), head.divergences)
+
+    def find(batch: int) -> Compensated:
+        runner = BlockRunner(decoder, windows.shape[1])
+        dense = DenseStates(runner, windows, batch=batch)
+        return compensate(dense, removed, make_compensation(name), DivergenceHead(runner).divergences)
+
+    with on_accelerator(decoder.model):
+        done = Fitting(_BATCH, lower=_LOWER)(find, len(windows))
     return done, done.fold(decoder, removed)
 
 
@@ -84,7 +95,8 @@ def say_compensated(name: str, done: Compensated, blocks: Sequence[str]) -> str:
         blocks: Names of the dense model's blocks.
     """
     cuts = len(done.corrected) + len(done.left_out)
-    said = f"compensation {name}, from {done.tokens:,} tokens, a quarter of them held out: "
+    held, windows = done.counts
+    said = f"compensation {name}, from {done.tokens:,} tokens, {held} of {windows} windows held out: "
     if done.corrected:
         places = ", ".join(blocks[index] for index in done.corrected)
         said += f"folded in before {len(done.corrected)} of {cuts} cuts, at {places}; "

@@ -102,6 +102,7 @@ class RemovalHandler:
             fields = frozenset(shrink_fields(decoder.config, kept))
             before = dict(self._model.named_modules())
             drop_blocks(self._model, self._indices)
+            self._unfold = lambda: None  # what it kept of the weights before is not needed any more
             _rename_targets(self._model, before)
             correct_saving(self._model, fields)
         if self._silent:
