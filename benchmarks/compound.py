@@ -14,7 +14,7 @@ from typing import Any
 from common import ROOT, TEXTS, reference_windows, write_result
 
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.errors import RequestError
+from unicuco_plugin.errors import RequestError, StrategyError
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
@@ -32,8 +32,7 @@ def four_bits_and_depth(compound: Profile, depth: Profile, limit: int) -> dict[s
         RequestError: If no answer is so small.
     """
     space = compound.search_space
-    for budget in depth.search_space.budgets:
-        gone = depth.answer(sparsity=budget).units
+    for gone in ({}, *(depth.answer(sparsity=budget).units for budget in depth.search_space.budgets)):
         kept = [unit for unit in space.units if not unit.startswith(tuple(f"{block}." for block in gone))]
         units = {**gone, **dict.fromkeys(kept, FOUR)}
         size = int(compound.costs.of("bytes", space.from_units(units)[None]))
@@ -81,7 +80,7 @@ def main() -> None:
         for name, method in methods.items():
             try:
                 rows.append({"megabytes": size, "method": name, **method(size * MEGABYTE)})
-            except RequestError as error:
+            except (RequestError, StrategyError) as error:
                 rows.append({"megabytes": size, "method": name, "refused": str(error)})
     decoder = find_decoder(load_model(options.model, dtype="float32"))
     levels = SchemeLevels.open(options.levels)

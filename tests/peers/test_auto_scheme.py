@@ -68,3 +68,22 @@ def test_schemes_that_it_does_not_know_by_our_names_are_refused(small, windows, 
     levels = build_schemes(small.model, tmp_path / "levels", ("W8A8", "W4A16:channel"))
     with pytest.raises(RequestError, match=r"W2A16 to W8A16, got W8A8$"):
         AutoScheme()(PeerRequest(small, windows, 0.6, levels=levels))
+
+
+def test_a_pass_that_is_broken_off_leaves_no_wrapper(ask_bits, small, windows, monkeypatch):
+    failing = [True]
+    backward = torch.Tensor.backward
+
+    def full(tensor, *values, **options):
+        if failing:
+            failing.clear()
+            raise torch.OutOfMemoryError("out of memory")
+        return backward(tensor, *values, **options)
+
+    before = dict(small.all_linears())
+    monkeypatch.setattr(torch.Tensor, "backward", full)
+    AutoScheme()(ask_bits(5.0, windows=windows))
+    assert not failing
+    assert {name: id(linear) for name, linear in small.all_linears().items()} == {
+        name: id(linear) for name, linear in before.items()
+    }

@@ -58,15 +58,15 @@ def _score(problem: BitsProblem) -> tuple[dict[str, dict[str, float]], int]:
     # All linears in as many bits at a time; where some of them have these bits in two sizes of groups, in two passes.
     rungs = sorted({_rung(scheme) for row in offered.values() for scheme in row})
     found: dict[str, dict[str, float]] = {name: {} for name in offered}
-    fitting = Fitting(1, ("batch", "batches are run"))
+    fitting, passes = Fitting(1, ("batch", "batches are run")), 0
     for done, rung in enumerate(rungs):
         request.progress(Progress("scoring with AutoRound", done, len(rungs)))
         left = {name: [scheme for scheme in row if _rung(scheme) == rung] for name, row in offered.items()}
         while chosen := {name: row.pop() for name, row in left.items() if row}:
             for name, score in fitting(partial(_pass, request.decoder, chosen, request.windows)).items():
                 found[name][chosen[name]] = score
+            passes += 3  # forward and backward
     request.progress(Progress("scoring with AutoRound", len(rungs), len(rungs)))
-    passes = 3 * max(map(len, offered.values()))  # forward and backward
     return found, passes * request.windows.numel()
 
 
@@ -96,6 +96,9 @@ def _pass(decoder: Decoder, schemes: dict[str, str], windows: Tensor, _: int = 1
     finally:
         utils.remove_quant_scheme(decoder.model)
         for name, asked in asking.items():
+            if decoder.model.get_submodule(name) is not linears[name]:  # it was broken off, and has left its wrapper
+                decoder.model.set_submodule(name, linears[name])
+                linears[name].weight.grad = None
             linears[name].weight.requires_grad_(asked)
             for attribute in _LEFT:
                 vars(linears[name]).pop(attribute, None)

@@ -32,8 +32,8 @@ _NEIGHBOURS = 4
 # At a budget that the space does not list, so many of each listed budget beside it are moved there: moving may change
 # their order. A choice, not a measurement.
 _BESIDE = 5
-# Answers between winners are predicted so many together.
-_ALIKE = 16
+# Answers between winners are sought so many together, and predicted so many.
+_TOGETHER, _ALIKE = 256, 16
 # What an unconfirmed strategy must promise beyond a confirmed one, in log divergence: in a smooth space descents always
 # find a little more, and two per cent of a prediction are not worth giving up a measurement.
 _MARGIN = 0.02
@@ -107,7 +107,9 @@ class Contest:
         a space can meet and does not list is worked out alone, too.
         """
         if self._confirmed and isinstance(self._space, Refining):
-            self._settle([budget for budget in dict.fromkeys(budgets) if budget not in self._races])
+            new = [budget for budget in dict.fromkeys(budgets) if budget not in self._races]
+            for start in range(0, len(new), _TOGETHER):
+                self._settle(new[start : start + _TOGETHER])
             return [self._races[budget] for budget in budgets]
         listed = () if self._space.smooth else self._space.budgets
         groups = [listed] if any(budget in listed for budget in budgets) else []
@@ -118,8 +120,6 @@ class Contest:
 
     def _settle(self, budgets: Sequence[float]) -> None:
         """The races for budgets once the winners of the listed ones were confirmed; see :class:`Winners`."""
-        if not budgets:
-            return
         keys, rows = self._winners.at(budgets)
         additive = self._winners.additive(budgets)
         led = [place for place, key in enumerate(keys) if key is None]

@@ -64,7 +64,11 @@ class Prior:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Estimate ``p x d`` strategies: ``phi``, a ``p`` tensor. Beyond the last knot curves go on straight."""
+        return self.total(x).clamp_min(LEAST).log()
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum itself, a ``p`` tensor."""
         place = torch.bucketize(x.detach().contiguous(), self.knots).clamp(1, len(self.knots) - 1) - 1
         unit = torch.arange(x.shape[-1]).expand_as(place)
         cost = self.costs[unit, place] + self._gradients[unit, place] * (x - self.knots[place])
-        return cost.sum(-1).clamp_min(LEAST).log()
+        return cost.sum(-1)

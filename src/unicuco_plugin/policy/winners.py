@@ -80,4 +80,7 @@ class Winners:
         """What every choice of a unit costs by the prior, ``d x l``."""
         prior = self._posterior.prior
         dense = torch.zeros(self._rows.shape[1], dtype=torch.float64)
-        return None if prior is None else self._space.costs_at(prior, dense, self._space.longest)
+        if prior is None:
+            return None
+        # Of one and more: no floor hides what single units cost.
+        return self._space.costs_at(lambda x: prior.total(x).log1p(), dense, self._space.longest)

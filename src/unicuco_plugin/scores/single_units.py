@@ -195,6 +195,8 @@ def unit_costs(harm: Tensor, losses: Tensor, wide: Tensor, narrow: Tensor) -> Te
         wide: ``d`` places of the wider scheme.
         narrow: ``d`` places of the narrower one.
     """
-    between = losses.gather(1, narrow[:, None]) - losses.gather(1, wide[:, None])
+    # A unit that lacks both has one scheme in their place, whose cost is from being dense.
+    start = torch.where(wide == narrow, 0.0, losses.gather(1, wide[:, None])[:, 0])[:, None]
+    between = losses.gather(1, narrow[:, None]) - start
     price = torch.where(between > 0.0, harm[:, None] / between, 0.0)
     return (price * losses).masked_fill(losses.isinf(), torch.inf)

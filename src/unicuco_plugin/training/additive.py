@@ -17,6 +17,7 @@ from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.tensors.memory import LOWER, Fitting
 from unicuco_plugin.models.tensors.storage import is_offloaded
 from unicuco_plugin.objectives.floor import LEAST
 from unicuco_plugin.objectives.room import Room
@@ -90,7 +91,10 @@ def additive_starts(
     costs = {"both": measured}
     if not is_offloaded(decoder.model):  # gradients take the whole model at once
         schemes = linear_schemes(space, units)
-        scores = note_once(journal, "output changes", lambda: output_changes(decoder, levels, schemes, windows))
+        fitting = Fitting(1, lower=f"{LOWER}, or let blocks wait (--offload)")
+        scores = note_once(
+            journal, "output changes", lambda: fitting(lambda _: output_changes(decoder, levels, schemes, windows))
+        )
         spent += changes_tokens(schemes, windows)
         gradient = unit_scores(space, units, scores)
         costs = {"both": (measured * gradient).sqrt(), "measured": measured, "gradient": gradient}
