@@ -11,6 +11,7 @@ from unicuco_plugin.costs.model import CostModel
 from unicuco_plugin.errors import RequestError, round_up
 from unicuco_plugin.policy.contest import Candidate, Contest
 from unicuco_plugin.request import Request
+from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.traits import traits_of
 
@@ -88,9 +89,11 @@ class Limits:
         left = [self._cost(cost, best) for best in self._best]
         fits = [budget for budget, found in zip(self._rungs, left, strict=True) if found <= limit]
         if not fits:
-            last = (
-                "all units but one removed" if not self._space.smooth else f"{self._rungs[-1]:.2%} of its units removed"
-            )
+            last = "all units but one removed"
+            if self._space.smooth:
+                last = f"{self._rungs[-1]:.2%} of its units removed"
+            if "bits" in self._costs.names:
+                last = f"{DENSE_BITS * (1.0 - self._rungs[-1]):.4g} mean bits"
             raise RequestError(f"{request.kind} must be at least {left[-1]} for this profile, with {last}, got {limit}")
         within = self._just_within if self._space.smooth else self._next_within
         return (yield from within(limit, cost, min(fits)))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -137,7 +138,10 @@ class Strategy(Frozen):
         stores, kinds = self.traits.stores, {isinstance(share, str) for share in self.units.values()}
         if stores and self.traits.whole:
             kinds.discard(False)
-            inside = next((unit for gone in self.shares for unit in self.schemes if unit.startswith(f"{gone}.")), None)
+            gone = set(self.shares)
+            inside = next(
+                (unit for unit in self.schemes if gone & set(accumulate(unit.split("."), "{}.{}".format))), None
+            )
             if inside is not None:
                 raise ValueError(f"units[{quoted(inside)}] must have no scheme where all of its block goes")
         if len(kinds) > 1:

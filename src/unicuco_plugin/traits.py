@@ -11,7 +11,8 @@ __all__ = ["SPACES", "Effect", "SpaceTraits", "ask_plugins", "cutting", "storing
 class Effect(Flag):
     """What becomes of a unit that loses something, in the order in which effects are applied to a model.
 
-    A space may have several, joined by ``|``; iterating over them gives each.
+    A space may have several, joined by ``|``; iterating over them gives each. ``DROP | STORE`` is the only pair that
+    is searched and carried out.
     """
 
     DROP = auto()

@@ -108,7 +108,7 @@ def test_a_build_that_was_broken_off_ends_as_an_unbroken_one(
 
 
 def test_both_kinds_are_told_apart(scheme_levels, levels):
-    with pytest.raises(LevelsError, match=r"holds schemes, for the space precision; .* --sparsities"):
+    with pytest.raises(LevelsError, match=r"holds schemes, for the spaces precision and compound; .* --sparsities"):
         Levels.open(scheme_levels.folder)
     with pytest.raises(LevelsError, match=r"holds sparsities, for the space sparsity; .* build --schemes"):
         SchemeLevels.open(levels.folder)

@@ -50,7 +50,9 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
 @click.option("--space", default="depth", show_default=True, help="What strategies decide about; see unicuco plugins.")
 @click.option("--objective", default="divergence", show_default=True, help="What is measured; see unicuco plugins.")
 @click.option(
-    "--levels", type=click.Path(path_type=Path), help="For sparsity and precision: the folder of a level database."
+    "--levels",
+    type=click.Path(path_type=Path),
+    help="For sparsity, precision and compound: the folder of a level database.",
 )
 @click.option(
     "--granularity",
@@ -63,7 +65,7 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
     "--ignore",
     multiple=True,
     metavar="NAME",
-    help="For sparsity and precision: a unit that stays dense, or re:PATTERN.",
+    help="For sparsity, precision and compound: a unit that stays dense, or re:PATTERN.",
 )
 @click.option(
     "--bounds",

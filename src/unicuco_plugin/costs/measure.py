@@ -6,6 +6,7 @@ import torch
 
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.costs.table import CostTable
+from unicuco_plugin.errors import UnknownNameError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.sizes import ModelSizes, measure_sizes, tensor_bytes
 from unicuco_plugin.models.blocks.sublayers import sublayer_params
@@ -108,8 +109,12 @@ def measure_costs(decoder: Decoder, space: str) -> TableCosts:
 
     Raises:
         UnsupportedModelError: If the model has not the units that the space is over.
+        UnknownNameError: If its effects are counted otherwise: schemes from a level database.
     """
-    return _COSTS[traits_of(space).effect](decoder)
+    count = _COSTS.get(traits_of(space).effect)
+    if count is None:
+        raise UnknownNameError(f"nobody counts what strategies of the space {quoted(space)} cost from a model alone")
+    return count(decoder)
 
 
 def plain_table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -> CostTable:

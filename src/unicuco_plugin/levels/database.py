@@ -10,7 +10,7 @@ from unicuco_plugin.levels.record import RECORD, LevelsRecord, LinearEntry, read
 
 __all__ = ["Database"]
 
-_MADE_FOR = {"sparsities": "the space sparsity", "schemes": "the space precision"}
+_MADE_FOR = {"sparsities": "the space sparsity", "schemes": "the spaces precision and compound"}
 
 
 class Database:

@@ -124,12 +124,9 @@ class Contest:
         additive = self._winners.additive(budgets)
         led = [place for place, key in enumerate(keys) if key is None]
         told = [place for place, key in enumerate(keys) if key is not None]
-        races: dict[int, list[Candidate]] = {}
         found = self._predict_alike(rows[told], "archive", [key for key in keys if key is not None])
-        for place, candidate in zip(told, found, strict=True):
-            races[place] = [candidate]
-        for place, candidate in zip(led, self._predict_alike(rows[led], "neighbour"), strict=True):
-            races[place] = [candidate]
+        found += self._predict_alike(rows[led], "neighbour")
+        races = {place: [candidate] for place, candidate in zip(told + led, found, strict=True)}
         if additive is not None:
             for place, candidate in zip(led, self._predict_alike(additive[led], "additive"), strict=True):
                 races[place].append(candidate)

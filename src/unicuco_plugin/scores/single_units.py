@@ -151,7 +151,8 @@ def measure_rounds(
 
 def at_least(harm: Tensor) -> Tensor:
     """Harms or gains, ``d``, none of them below a small share of the median of those that are finite."""
-    return harm.clamp_min(max(_LEAST_SHARE * harm[harm.isfinite()].median().item(), _LEAST))
+    finite = harm[harm.isfinite()]
+    return harm.clamp_min(max(_LEAST_SHARE * finite.median().item() if len(finite) else 0.0, _LEAST))
 
 
 def unit_losses(levels: SchemeLevels, space: PrecisionSpace, units: Mapping[str, Sequence[str]]) -> Tensor:

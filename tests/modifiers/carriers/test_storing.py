@@ -281,6 +281,25 @@ def test_experts_that_transformers_would_not_load_again_are_refused_before_a_wei
         prune_with_recipe(checkpoint("qwen3_moe"), [modifier], tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_experts_in_one_scheme_beside_others_load_again_and_in_several_are_refused(checkpoint, database, tmp_path):
+    dense = load_model(checkpoint("qwen3_moe"))
+    split_experts(dense)
+    units = {name: W4 if "experts" in name else W8 for name in scheme_units(dense, W4)}
+    modifier = SparsityProfileModifier(strategy=scheme_strategy(dense, units), levels=database("qwen3_moe"))
+    done = prune_with_recipe(checkpoint("qwen3_moe"), [modifier], tmp_path / "out")
+    groups = json.loads((done.path / "config.json").read_text())["quantization_config"]["config_groups"].values()
+    assert sorted(group["weights"]["num_bits"] for group in groups) == [4, 8]
+    first = next(name for name in units if "experts" in name)
+    several = scheme_strategy(dense, units | {first: W8})
+    with pytest.raises(RecipeError, match="builds all experts of all blocks from one scheme"):
+        prune_with_recipe(
+            checkpoint("qwen3_moe"),
+            [SparsityProfileModifier(strategy=several, levels=str(tmp_path / "nowhere"))],
+            tmp_path / "again",
+        )
+
+
 def test_a_database_of_another_model_or_without_the_scheme_is_refused(checkpoint, database, tmp_path):
     dense = load_model(checkpoint("llama"))
     folder = database()

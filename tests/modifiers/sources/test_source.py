@@ -32,7 +32,7 @@ ASK = {"request": {"sparsity": 0.5}}
         ({"peer": "evopress", **ASK}, "evopress makes its candidates from a level database: give levels, got none"),
         (
             {"peer": {"name": "evopress", "space": "depth", "levels": "db"}, **ASK},
-            "levels goes with 'sparsity' and 'precision', got it for 'depth'",
+            "levels goes with spaces on level databases, got it for 'depth'",
         ),
         ({"peer": {"name": "evopress", "space": "depth", "token_budget": 0}, **ASK}, "peer.token_budget: "),
     ],

@@ -175,7 +175,7 @@ class Handlers:
             raise
 
     def finish(self) -> None:
-        """Make the changes for good; after an error they are taken back."""
+        """Make the changes for good; after an error they are taken back, but for blocks that have been dropped."""
         try:
             for handler in self._all:
                 handler.finish()

@@ -21,7 +21,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.tensors.storage import exchange_data, read_kept
 from unicuco_plugin.modifiers.carriers.achieved import Keeping
 from unicuco_plugin.modifiers.carriers.follower import check_ignored, find_quantiser
-from unicuco_plugin.modifiers.sources.packing import config_groups, packed_schemes
+from unicuco_plugin.modifiers.sources.packing import config_groups, expert_names, packed_schemes
 from unicuco_plugin.schemes import parse_scheme
 from unicuco_plugin.strategy import Strategy
 
@@ -74,8 +74,9 @@ class StoreHandler(Keeping):
         # Blocks before them may be gone by now.
         names = {id(module): name for name, module in self._model.named_modules()}
         now = {names[id(linear)]: name for name, linear in self._linears.items()}
-        for group in config_groups({new: self._plan[old] for new, old in now.items()}).values():
-            for name in group.targets:
+        plan = {new: self._plan[old] for new, old in now.items()}
+        for group in config_groups(plan, expert_names(self._model)).values():
+            for name in now.keys() & group.targets:
                 self._store(now[name], group)
         bits = {scheme: len([own for own in self._plan.values() if own == scheme]) for scheme in self._plan.values()}
         told = ", ".join(f"{count} in {scheme}" for scheme, count in bits.items())
@@ -117,7 +118,7 @@ class QuantiserHandler(Keeping):
     """
 
     def __init__(self, model: nn.Module, strategy: Strategy) -> None:
-        self._plan = packed_schemes(model, strategy)
+        self._model, self._plan = model, packed_schemes(model, strategy)
         self._linears = {name: model.get_submodule(name) for name in self._plan}
         self._filled: tuple[QuantizationMixin, Any] | None = None
 
@@ -138,7 +139,7 @@ class QuantiserHandler(Keeping):
         quantiser = find_quantiser(modifiers[place + 1 :])
         check_ignored(quantiser, self._linears)
         self._filled = quantiser, quantiser.config_groups
-        quantiser.config_groups = config_groups(self._plan)
+        quantiser.config_groups = config_groups(self._plan, expert_names(self._model, removed))
         quantiser._resolved_config = None
 
     def finish(self) -> None:

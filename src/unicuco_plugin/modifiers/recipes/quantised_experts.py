@@ -96,8 +96,12 @@ def _explain(
             "its files hold all experts in one tensor, and Transformers does not make that of quantised linears; "
             "ignore the experts (re:.*experts.*)"
         )
-    if len(experts) < count:
-        return "Transformers wants all linears of the experts quantised or none; change ignore or targets"
+    if len(experts) < count or any(expert.weights != experts[0].weights for expert in experts):
+        return (
+            "Transformers wants all linears of the experts quantised or none; change ignore or targets"
+            if len(experts) < count
+            else "Transformers builds all experts of all blocks from one scheme; give them the same"
+        )
     if not kinds <= {"fp8", "packed"}:
         return "Transformers reads quantised experts in FP8 or packed integers alone; use FP8_DYNAMIC or W4A16"
     return ""

@@ -117,7 +117,7 @@ class PeerSource(_Source):
         if needed and self.levels is None:
             raise ValueError(f"{self.name} makes its candidates from a level database: give levels, got none")
         if self.levels is not None and not needed:
-            raise ValueError(f"levels goes with 'sparsity' and 'precision', got it for {quoted(self.spaces[0])}")
+            raise ValueError(f"levels goes with spaces on level databases, got it for {quoted(self.spaces[0])}")
         return self
 
     @property

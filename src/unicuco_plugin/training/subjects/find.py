@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from unicuco_plugin.errors import LevelsError, StrategyError
+from unicuco_plugin.errors import LevelsError, StrategyError, UnknownNameError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.spaces.units import GRANULARITIES
 from unicuco_plugin.training.subject import Ask, Subject, UnitOptions
@@ -72,4 +72,9 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: UnitOptio
         UnknownNameError: If no plugin provides the space.
     """
     check_units(name, units)
-    return _SUBJECTS[traits_of(name).effect](Ask(name, decoder, fingerprint, units))
+    make = _SUBJECTS.get(traits_of(name).effect)
+    if make is None:
+        raise UnknownNameError(
+            f"space {quoted(name)} joins effects that nobody can train on: DROP | STORE alone may be"
+        )
+    return make(Ask(name, decoder, fingerprint, units))

@@ -74,7 +74,13 @@ def _where_blocks_go(decoder: Decoder, offered: OfferedSchemes) -> tuple[TableCo
         raise UnsupportedModelError(f"{label}: blocks may go where there are two or more; take the space precision")
     groups = [{decoder.block_names[index] for index in group} for group in needed_blocks(decoder)]
     lone = {name for group in groups if len(group) == 1 for name in group}
-    costs = leaving_costs(decoder, offered.costs, lone | {name_block(unit) for unit in offered.ignored})
+    ignored = {name_block(unit) for unit in offered.ignored}
+    if lone | ignored >= set(decoder.block_names):
+        raise UnsupportedModelError(
+            f"no block may leave {type(decoder.model).__name__}: each has units that are ignored, or generation needs "
+            "it; take the space precision"
+        )
+    costs = leaving_costs(decoder, offered.costs, lone | ignored)
     own = list(map(name_block, costs.units))
     # Of a group with a block that never leaves, one stays anyway.
     free = [group for group in groups if group <= costs.table.blocks.keys()]
