@@ -19,6 +19,7 @@ from unicuco_plugin.errors import RecipeError, StrategyError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
+from unicuco_plugin.modifiers.sources.packing import packed_schemes
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.pruning import apply_strategy
@@ -192,3 +193,10 @@ def test_a_part_of_a_block_alone_is_refused(checkpoint, dense, levels, tmp_path)
             dense,
             levels,
         )
+
+
+@pytest.mark.parametrize("above", ["model.layers", "model"])
+def test_a_scheme_of_more_than_the_blocks_that_stay_is_refused(above, dense):
+    strategy = strategy_of(dense, {BLOCK.format(1): 1.0, above: W4})
+    with pytest.raises(StrategyError, match=r"must give 'model\.layers\.1\..*' no scheme, whose block goes"):
+        packed_schemes(dense, strategy)
