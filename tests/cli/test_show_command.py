@@ -49,5 +49,5 @@ def test_plugins_are_listed_with_their_packages(unicuco):
 
 def test_plugins_are_a_table_for_people(unicuco):
     lines = unicuco("plugins").stdout.splitlines()
-    assert lines[2].split()[:3] == ["space", "depth", "unicuco-plugin"]
+    assert lines[2].split()[:3] == ["space", "compound", "unicuco-plugin"]
     assert lines[-1].startswith("hooks of unicuco-plugin: ")

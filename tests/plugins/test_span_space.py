@@ -117,7 +117,7 @@ def test_installed_its_traits_are_known_where_nobody_asked_for_plugins(tmp_path)
     (information / "entry_points.txt").write_text("[unicuco]\nspan = span_space\n", encoding="utf8")
     program = """
 from unicuco_plugin.traits import traits_of
-print(traits_of("span").effect.value, traits_of("spam").effect)
+print(traits_of("span").effect.name, traits_of("spam").effect)
 from unicuco_plugin.plugins.manager import list_plugins
 print(*(f"{e.package}-{e.version}" for e in list_plugins() if e.name == "span"))
 """
@@ -128,4 +128,4 @@ print(*(f"{e.package}-{e.version}" for e in list_plugins() if e.name == "span"))
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["drop", "None", "unicuco-span-0.1"]
+    assert done.stdout.split() == ["DROP", "None", "unicuco-span-0.1"]
