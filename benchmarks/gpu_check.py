@@ -1,7 +1,7 @@
 r"""Is all of it right on an accelerator, and how fast: in stages that end within ten minutes, without a network.
 
     python benchmarks/gpu_check.py --output benchmarks/results/gpu-check.json
-    python benchmarks/gpu_check.py --dry-run --output /tmp/dry.json      # the script itself: tiny shapes, on the CPU
+    python benchmarks/gpu_check.py --dry-run --output dry.json           # the script itself: tiny shapes, on the CPU
 
 Every stage prints one line of JSON when it is done, and is skipped where fewer seconds are left of ``--limit`` than it
 is known to need. What is compared: the CPU with the device, on a random model of SmolLM2's width.

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheme_databases import WIDTHS, build_schemes
 
-from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import LevelsError, RequestError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
@@ -43,23 +42,11 @@ def levels(dense, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(dense, levels, text, tmp_path_factory):
+def train(run_training, dense, levels):
     def run(model=dense, **options):
-        output = tmp_path_factory.mktemp("profiles") / "compound"
-        units = UnitOptions(levels=levels.path, **options)
-        return output, train_profile(model, output, space="compound", calibration=[text], settings=TINY, units=units)
+        return run_training(model, "compound", TINY, "compound", levels=levels.path, **options)
 
     return run
-
-
-@pytest.fixture(scope="module")
-def trained(train):
-    return train()
-
-
-@pytest.fixture(scope="module")
-def profile(trained):
-    return load_profile(trained[0])
 
 
 def bits_of(profile, strategy):
