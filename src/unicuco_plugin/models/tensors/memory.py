@@ -83,8 +83,8 @@ class Fitting:
             # Only here, where nothing refers to the tensors of the attempt any more, are they free.
             torch.cuda.empty_cache()
             last = size == 1
-            before, self._most = self._most, max(size // 2, 1)
-            if self._most < before:
+            self._most = max(size // 2, 1)
+            if self._most < size:
                 self._say(f"out of memory: {self._what[1]} {self._most} at a time from here on, not {size}")
 
 
