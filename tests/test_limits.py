@@ -29,6 +29,7 @@ def test_the_finest_step_is_thirty_two_neurons():
     assert (1 - PROFILE.search_space.most) * PROFILE.search_space.params.sum().item() == pytest.approx(STEP)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.floats(0.001, 0.99))
 def test_a_share_is_reached_and_exceeded_by_less_than_a_step(share):
@@ -55,7 +56,8 @@ def test_bytes_are_never_exceeded_and_missed_by_two_steps_at_most(limit):
     assert 0 <= limit - PROFILE.answer(max_bytes=limit).bytes <= 2 * 2 * STEP
 
 
-@pytest.mark.parametrize("limit", [pytest.param(193_831_903, marks=pytest.mark.slow), 262_844_574])
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [193_831_903, 262_844_574])
 def test_an_excess_of_a_few_bytes_is_corrected_too(limit):
     # A few hundred bytes of a header more than asked: far less than a step, which corrections have to grow to.
     assert 0 <= limit - PROFILE.answer(max_bytes=limit).bytes <= 2 * 2 * STEP
@@ -153,6 +155,7 @@ def test_limits_on_uneven_blocks_come_down_to_the_least_that_keeps_them_by_enume
     assert all(max(found[total]) > limit for total in found if total < gone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_bytes_of_schemes_are_never_exceeded_and_missed_by_less_than_a_step_in_any_dtype(dtype):
     width, sizes = getattr(torch, dtype).itemsize, (552960, 331776, 1769472, 884736) * 6

@@ -51,6 +51,7 @@ pruning_stage:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", ["depth", "structured"])
 def test_a_pruned_and_quantised_checkpoint_can_be_evaluated(space, unicuco, dense, text, tmp_path):
     from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
@@ -121,6 +122,7 @@ def test_the_demo_goes_from_a_profile_to_two_answers(demo, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
+@pytest.mark.slow
 def test_the_demo_keeps_its_checkpoint_where_it_is_told(demo, dense, text, tmp_path):
     result = demo("--model", dense, "--output", tmp_path / "kept", "--text", text, "--max-params", "30000")
     assert result.exit_code == 0, result.stderr

@@ -49,6 +49,7 @@ def test_show_prints_json_alone(unicuco, small, tmp_path):
     assert data["zeros"] == [sum(entry.zeros[level] for entry in opened.record.linears.values()) for level in (0, 1)]
 
 
+@pytest.mark.slow
 def test_a_database_of_schemes_is_built_and_described_with_bits_bytes_and_losses(unicuco, small, tmp_path):
     result = unicuco(*small[:-2], "--schemes", "W4A16:channel, W8A16,NVFP4A16")
     assert result.exit_code == 0, result.stderr
@@ -72,6 +73,7 @@ def test_a_database_of_schemes_is_built_and_described_with_bits_bytes_and_losses
         assert row["bytes"] == sum(tensor.nbytes for tensors in packed for tensor in tensors)
 
 
+@pytest.mark.slow
 def test_a_database_that_is_there_is_not_lost(unicuco, small):
     unicuco(*small)
     again = unicuco(*small)
@@ -114,6 +116,7 @@ def test_a_folder_that_is_no_database_is_one_line(unicuco, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_model_that_writes_its_own_text_gets_a_database_and_a_killed_build_of_it_is_resumed(unicuco, small, tmp_path):
     own = [part for part in small if part != "--calibration" and not str(part).endswith("text.txt")]
     database = tmp_path / "db"

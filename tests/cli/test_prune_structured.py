@@ -44,6 +44,7 @@ def test_either_format_says_what_it_is(layout, prune, dense, tmp_path):
     assert (loaded.num_parameters() < load_model(dense).num_parameters()) == (layout == "compact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compensate", [True, False])
 def test_parts_are_ranked_on_text(compensate, prune, text, tmp_path):
     options = ("--calibration", text, "--samples", "4", "--seq-length", "16", "--ranking", "wanda", "--json")

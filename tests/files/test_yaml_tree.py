@@ -75,6 +75,7 @@ def test_aliases_and_merges_of_a_reasonable_size_are_read():
     assert (modifier.sparsity, modifier.ignore) == (0.5, ["lm_head"])
 
 
+@pytest.mark.slow
 def test_a_line_for_every_linear_of_256_experts_is_read():
     names = [
         f"model.layers.{block}.mlp.experts.{expert}.{part}_proj"

@@ -42,6 +42,7 @@ def toolkit(W, H, scheme, *, actorder="static"):
     return stacked[0], codes, losses.item(), bool(rounded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actorder", ["static", None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(

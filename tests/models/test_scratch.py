@@ -27,6 +27,7 @@ def test_folders_are_named_without_links_and_go(place):
     assert not list(place.iterdir())
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_goes_and_what_is_held_stays(place):
     other = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     held = Path(other.stdout.readline().strip())

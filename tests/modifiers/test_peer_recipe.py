@@ -30,6 +30,7 @@ pruning_stage:
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_with_owl_gives_every_block_what_owl_says(checkpoint, tmp_path, calibration):
     done = prune_with_recipe(checkpoint("llama"), OWL, tmp_path / "out", calibration=calibration)
     dense = tiny_model("llama")
@@ -44,6 +45,7 @@ def test_a_recipe_with_owl_gives_every_block_what_owl_says(checkpoint, tmp_path,
         assert zeros / sum(sizes.values()) == pytest.approx(share, abs=1 / 32)
 
 
+@pytest.mark.slow
 def test_what_owl_said_is_written_down_and_replays_without_it(checkpoint, tmp_path, calibration):
     done = prune_with_recipe(checkpoint("llama"), OWL, tmp_path / "out", calibration=calibration)
     [stage] = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()).values()

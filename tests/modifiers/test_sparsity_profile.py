@@ -153,6 +153,7 @@ def test_a_wrongly_saved_checkpoint_is_an_error(checkpoint, depth_strategy, tmp_
         model.save_pretrained(tmp_path / "out")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_pruned_model_can_be_pruned_again(checkpoint, depth_strategy, token_ids, tmp_path):
     model = load_model(checkpoint("gemma3"))

@@ -74,6 +74,7 @@ def test_the_values_do_not_depend_on_how_work_is_batched(llama, expected, batch_
     torch.testing.assert_close(windows_of(evaluator.evaluate(CANDIDATES)), plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.lists(st.sets(st.integers(0, 5), max_size=5), min_size=1, max_size=6))
 def test_a_candidate_scores_the_same_alone_and_in_any_company(llama, sets):

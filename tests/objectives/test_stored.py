@@ -67,6 +67,7 @@ def test_a_model_in_float32_computes_with_the_weights_of_a_narrower_database(tmp
     assert found.value == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "phi3", "qwen3_moe"])
 def test_candidates_equal_plain_forwards_of_the_decoded_checkpoint(family, tmp_path):
     levels = build_schemes(dense(family), tmp_path / "levels")

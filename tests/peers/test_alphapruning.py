@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from unicuco_plugin.peers.alphapruning import AlphaPruning, hill_alpha, map_alphas
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.floats(1.5, 6.0), st.floats(0.01, 100.0))
 def test_the_exponent_of_an_exact_power_law_is_found_at_any_scale(alpha, scale):

@@ -14,6 +14,7 @@ from unicuco_plugin.peers.peer import PeerRequest
 from unicuco_plugin.schemes import parse_scheme
 
 
+@pytest.mark.slow
 def test_scores_are_gradients_times_changes_on_the_model_rounded_in_that_scheme(ask_bits, small, windows):
     scores = AutoScheme()(ask_bits(5.0, windows=windows)).details["scores"]
     for scheme in WIDTHS:
@@ -36,6 +37,7 @@ def test_scores_are_gradients_times_changes_on_the_model_rounded_in_that_scheme(
                 linear.weight.data = own[name]
 
 
+@pytest.mark.slow
 def test_the_knapsack_is_as_good_as_its_own(ask_bits, windows, tmp_path):
     for bits in (3.6, 5.0, 8.0):
         request = ask_bits(bits, windows=windows, journal=tmp_path / "scores")
@@ -51,6 +53,7 @@ def test_the_knapsack_is_as_good_as_its_own(ask_bits, windows, tmp_path):
         assert table.gather(1, places[:, None]).sum().item() == pytest.approx(loss, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_model_and_package_are_left_as_they_were(ask_bits, small, windows):
     loader = delta_loss.get_dataloader
     state = {name: tensor.clone() for name, tensor in small.model.state_dict().items()}
@@ -70,6 +73,7 @@ def test_schemes_that_it_does_not_know_by_our_names_are_refused(small, windows, 
         AutoScheme()(PeerRequest(small, windows, 0.6, levels=levels))
 
 
+@pytest.mark.slow
 def test_a_pass_that_is_broken_off_leaves_no_wrapper(ask_bits, small, windows, monkeypatch):
     failing = [True]
     backward = torch.Tensor.backward

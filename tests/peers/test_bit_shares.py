@@ -89,6 +89,7 @@ def test_harms_and_gains_are_measured_where_all_others_have_the_other_scheme(kin
         assert costs[1] / costs[2] == pytest.approx(lost[0] / lost[1], rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KNAPSACKS, "auto_scheme"])
 def test_scores_are_found_once_for_all_budgets(name, ask_bits, tmp_path, monkeypatch):
     journal = tmp_path / "steps.sqlite"

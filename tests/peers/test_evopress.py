@@ -22,6 +22,7 @@ LEVELS = EvolutionSettings(6, 6, (2, 1), (32, 96))
 DROPS = EvolutionSettings(4, 6, (2, 1), (96, 96), 3, 96)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparsity", [0.35, 0.5, 0.77])
 def test_every_linear_gets_whole_levels_and_the_budget_is_met_to_one_weight(ask, levels, sparsity):
     result = EvoPress(LEVELS)(ask(sparsity))

@@ -112,6 +112,7 @@ def test_descents_in_a_space_of_steps_stay_at_the_budget_and_cross_what_the_grad
     assert posterior.mean(end[None]) < posterior.mean(start)
 
 
+@pytest.mark.slow
 def test_strategies_between_budgets_lead_to_those_on_either_side():
     names = tuple(f"b.{i}.{kind}" for i in range(3) for kind in ("self_attn", "mlp"))
     space = SublayerSpace(names, (16, 50, 16, 600, 16, 600))

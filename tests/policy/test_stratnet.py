@@ -73,6 +73,7 @@ def test_no_steps_change_nothing():
     assert all(map(torch.equal, StratNet(D, seeded(0)).parameters(), trained(steps=0).parameters()))
 
 
+@pytest.mark.slow
 def test_the_trained_network_removes_the_cheap_units_first():
     scores = trained(steps=400)(preference_grid(64))
     taken = SPACE.project(scores, 0.5).mean(0)

@@ -39,6 +39,7 @@ def test_whole_blocks_are_counted_and_measured_ones_are_told_apart(drawn):
     assert [label.get_text() for label in right.get_yticklabels()] == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_shares_get_a_scale(drawn):
     front = [strategy(units={"model.layers.0": 0.5}), strategy(units={"model.layers.0": 0.9})]
     left, _, scale = drawn(front).axes

@@ -86,6 +86,7 @@ def groups_alone(path, objectives):
         return explore_groups(GROUPS, SPACE, measure, tchebycheff, SETTINGS)
 
 
+@pytest.mark.slow
 def test_groups_are_measured_as_strategies_of_the_space(tmp_path):
     objectives = fresh()
     rows = groups_alone(tmp_path / "j", objectives)
@@ -111,6 +112,7 @@ def test_what_groups_taught_is_known_to_the_search_over_units(tmp_path, trained)
     assert keys[: len(own)] == own
 
 
+@pytest.mark.slow
 def test_where_whole_groups_are_best_they_are_answered(trained):
     confirmed = {int(SPACE.parse(row.key).sum()): row for row in trained.confirmed}
     assert sorted(confirmed) == list(range(1, 10))

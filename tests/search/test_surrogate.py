@@ -84,12 +84,14 @@ def test_later_points_are_judged_by_the_fit_that_did_not_know_them(kind):
     torch.testing.assert_close(late.z[30:], ((y.log() if kind == "log" else y)[30:] - mean) / noisy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["log", "raw"])
 def test_the_scale_on_which_the_data_is_plain_is_chosen(kind):
     X, y = data(kind)
     assert fit_surrogate(X, y, EYE).posterior.target == kind
 
 
+@pytest.mark.slow
 def test_the_first_lot_alone_chooses_the_target():
     X, y = data("log")
     early = fit_surrogate(X[:30], y[:30], EYE)

@@ -61,17 +61,20 @@ def test_the_front_is_confirmed_once_at_every_budget(trained):
     assert not trained.interrupted
 
 
+@pytest.mark.slow
 def test_the_best_two_of_each_budget_are_reranked(trained):
     sizes = [row.key.count(",") + 1 for row in trained.reranked]
     assert sizes == sorted([*range(1, 10)] * 2)
     assert len({row.key for row in trained.reranked}) == len(sizes)
 
 
+@pytest.mark.slow
 def test_nothing_is_ranked_twice(trained):
     keys = [row.key for row in trained.ranked]
     assert len(keys) == len(set(keys))
 
 
+@pytest.mark.slow
 def test_the_network_alone_proposes_good_sets(trained):
     scores = trained.net(torch.tensor([[0.5, 0.5]], dtype=torch.float64)).detach()
     for count in (3, 5, 7):
@@ -218,6 +221,7 @@ def additive(space):
     return measure
 
 
+@pytest.mark.slow
 def test_plain_answers_are_measured_first_however_few_first_strategies_there_are():
     plain = SPACE.first(9, torch.Generator().manual_seed(7))
     keys = list(dict.fromkeys(SPACE.key(row) for row in plain))

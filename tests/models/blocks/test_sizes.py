@@ -55,6 +55,7 @@ def test_shards_and_their_headers_stay_within_the_bound(tmp_path, monkeypatch):
     assert sum(shards) <= sizes.total_bytes
 
 
+@pytest.mark.slow
 def test_the_real_model_is_bounded_within_a_thousandth(smollm2):
     real = (smollm2 / "model.safetensors").stat().st_size
     sizes = measure_sizes(find_decoder(load_model(smollm2)))

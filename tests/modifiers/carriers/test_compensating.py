@@ -28,6 +28,7 @@ def prune(checkpoint, family, output, calibration, **fields):
 GONE = (1, 3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "method"), [("llama", "ridge"), ("llama", "scale"), ("granite", "linear")])
 def test_the_checkpoint_is_the_corrected_model(family, method, checkpoint, tmp_path, calibration):
     dense = tiny_model(family)

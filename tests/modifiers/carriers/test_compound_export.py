@@ -154,6 +154,7 @@ def test_explicit_targets_behind_blocks_that_go_are_renamed_in_the_space_depth_t
     assert found["config_groups"]["group_0"]["targets"] == ["model.layers.3.mlp.down_proj"]
 
 
+@pytest.mark.slow
 def test_recipe_yaml_replays_both(checkpoint, dense, levels, tmp_path):
     done = run(checkpoint, tmp_path, without(dense, (2,), W4, W3), dense, levels)
     again = prune_with_recipe(checkpoint("llama"), done.path / "recipe.yaml", tmp_path / "again")

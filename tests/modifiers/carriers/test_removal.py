@@ -44,6 +44,7 @@ def test_the_checkpoint_gives_the_logits_of_the_silenced_model(family, checkpoin
     assert "2 of these share a block with a half that stays" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_rest_can_be_sparsified_in_the_same_recipe(checkpoint, tmp_path, calibration):
     model = tiny_model("llama")
     strategies = [sublayer_strategy(model), sparsity_strategy(model)]

@@ -109,6 +109,7 @@ def test_experts_that_a_family_fuses_are_pruned_one_by_one(checkpoint, calibrati
         assert getattr(second.mlp.experts, name).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("pipeline", ["independent", "sequential", "basic"])
 def test_every_pipeline_that_calibrates_carries_the_plan_out(pipeline, name, checkpoint, run):

@@ -58,6 +58,7 @@ def test_a_saved_checkpoint_has_every_planned_zero_to_the_weight(family, checkpo
     assert done.achieved.engine == "level database"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_names_its_database_and_says_when_the_divergence_is_of_another(checkpoint, database, tmp_path):
     folder = database()
     identity = Levels.open(folder).record.identity

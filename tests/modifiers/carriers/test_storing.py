@@ -117,6 +117,7 @@ def test_a_checkpoint_has_the_bytes_that_were_counted_but_for_padding(checkpoint
         assert 0 <= promised - done.bytes < 0.1 * header
 
 
+@pytest.mark.slow
 def test_what_is_written_loads_in_vllm_as_far_as_is_known_without_it(checkpoint, database, tmp_path):
     dense = load_model(checkpoint("llama"))
     for name, schemes in (("mixed", (W4, W3, None, W8)), ("inputs", (W4, "W8A8"))):
@@ -131,6 +132,7 @@ def test_what_is_written_loads_in_vllm_as_far_as_is_known_without_it(checkpoint,
     assert {group["format"] for group in config["config_groups"].values()} == {"pack-quantized", "int-quantized"}
 
 
+@pytest.mark.slow
 def test_the_card_and_the_notes_say_what_was_done(checkpoint, database, tmp_path):
     folder = database()
     dense = load_model(checkpoint("llama"))
@@ -149,6 +151,7 @@ def test_the_card_and_the_notes_say_what_was_done(checkpoint, database, tmp_path
     assert "another level database" in again.divergence_note
 
 
+@pytest.mark.slow
 def test_recipe_yaml_replays(checkpoint, database, tmp_path):
     dense = load_model(checkpoint("llama"))
     strategy = scheme_strategy(dense, scheme_units(dense, W4, W3))
@@ -160,6 +163,7 @@ def test_recipe_yaml_replays(checkpoint, database, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantiser", [QuantizationModifier, GPTQModifier])
 def test_the_next_quantiser_of_a_recipe_is_filled(quantiser, checkpoint, calibration, tmp_path):
     dense = load_model(checkpoint("llama"))
@@ -231,6 +235,7 @@ def test_recipes_that_would_quantise_twice_or_not_at_all_are_refused(checkpoint,
         prune_with_recipe(checkpoint("llama"), [SparsityProfileModifier(strategy=both)], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_other_weights_are_stored_from_a_database_of_their_own(checkpoint, database, tmp_path):
     dense = load_model(checkpoint("llama"))
     strategy = scheme_strategy(dense, scheme_units(dense, W4))

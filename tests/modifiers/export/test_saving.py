@@ -64,6 +64,7 @@ def test_a_draft_head_does_not_count_against_a_limit_on_bytes(drafting, tmp_path
     assert counted == [done.bytes - 48 * 32 * 4]
 
 
+@pytest.mark.slow
 def test_a_draft_head_stays_behind_where_sizes_change(checkpoint, tmp_path):
     parts = mixed_parts(biases=False)
     model = load_model(checkpoint("llama"))
