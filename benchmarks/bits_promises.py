@@ -9,12 +9,14 @@ evaluator gives against that of the exported checkpoint, decoded by Transformers
 *Seconds* of the exports are split: the checkpoint (model loaded, filled, packed, written, flushed to disk), and what
 judges it then, our comparison, Transformers and the rules of vLLM.
 *Answers*: 64 different requests at once.
-*Intervals*: sixty fresh strategies, thirty around uniform and thirty around the answer, within one per cent of one
-budget, measured on windows drawn with another seed than training's.
+*Intervals*: sixty answers that were never measured, at budgets drawn at random in the same range, measured on windows
+drawn with another seed than training's. *Ranks*: sixty fresh strategies, thirty around uniform and thirty around the
+answer, within one per cent of one budget, on the same windows.
 """
 
 import argparse
 import json
+import math
 import statistics
 import struct
 import time
@@ -41,12 +43,13 @@ from unicuco_plugin.modifiers.export.oneshot import prune
 from unicuco_plugin.modifiers.export.served import check_served
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.objectives.units import UnitsEvaluator
-from unicuco_plugin.policy.posterior import Z90
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
+from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.texts.calibration import load_windows
 
-EXPORTS, RUNS = 10, 20
+EXPORTS, RUNS, FRESH = 10, 20, 60
+MOST_DRAWS = 5_000
 MOST_BITS = 8.0
 SAVING = "unicuco_plugin.modifiers.export.saving"
 
@@ -58,7 +61,7 @@ def main() -> None:
     parser.add_argument("--profile", required=True)
     parser.add_argument("--levels", type=Path, required=True)
     parser.add_argument("--calibration", nargs="+", required=True)
-    parser.add_argument("--bits", type=float, default=3.75, help="budget of the fresh strategies")
+    parser.add_argument("--bits", type=float, default=3.75, help="budget of the strategies that are ranked")
     parser.add_argument("--tokens", type=int, default=4096, help="of the fresh strategies")
     parser.add_argument("--tokens-of-exports", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=2026)
@@ -74,8 +77,10 @@ def main() -> None:
     few = windows[: args.tokens_of_exports // 512]
     result: dict[str, Any] = {"seed": args.seed, "tokens": args.tokens, "answers": time_answers(args.profile)}
     print(result, flush=True)
-    result["intervals"] = compare_intervals(profile, evaluator, args.bits, args.seed)
-    print({key: value for key, value in result["intervals"].items() if key != "strategies"}, flush=True)
+    result["intervals"] = compare_intervals(profile, evaluator, args.seed)
+    print({key: value for key, value in result["intervals"].items() if key != "answers"}, flush=True)
+    result["ranks"] = compare_ranks(profile, evaluator, args.bits, args.seed)
+    print(result["ranks"], flush=True)
     own = UnitsEvaluator(decoder, profile.space, few, levels=levels)
     result["exports"] = carry_out(profile, own, partial(divergence, decoder.model, few), args)
     write_result(args.output, result)
@@ -101,31 +106,63 @@ def time_answers(name: str) -> dict[str, Any]:
     }
 
 
-def compare_intervals(profile: Profile, evaluator: UnitsEvaluator, bits: float, seed: int) -> dict[str, Any]:
-    """How often intervals hold, and how predictions rank."""
+def compare_intervals(profile: Profile, evaluator: UnitsEvaluator, seed: int) -> dict[str, Any]:
+    """How often the intervals of answers that nobody measured hold."""
+    generator = torch.Generator().manual_seed(seed)
+    answers: dict[tuple[str, ...], Strategy] = {}
+    draws = 0
+    while len(answers) < FRESH and draws < MOST_DRAWS:
+        draws += 1
+        answer = profile.answer(bits=draw_bits(profile, generator))
+        if answer.divergence is not None and not answer.divergence.measured:
+            answers.setdefault(tuple(map(str, answer.units.items())), answer)
+    found = evaluator.evaluate([answer.units for answer in answers.values()])
+    rows: list[dict[str, Any]] = [
+        {
+            "bits": round(float(answer.bits or 0.0), 4),
+            "source": answer.source,
+            "predicted": round(answer.divergence.mean, 5),
+            "interval90": [round(value, 5) for value in answer.divergence.interval90],
+            "measured": round(one.value, 5),
+        }
+        for answer, one in zip(answers.values(), found, strict=True)
+        if answer.divergence is not None
+    ]
+    held = [row["interval90"][0] <= row["measured"] <= row["interval90"][1] for row in rows]
+    widths = [math.log(row["interval90"][1] / row["interval90"][0]) for row in rows]
+    return {
+        "answers_drawn": draws,
+        "coverage_of_90_percent_interval": round(sum(held) / len(held), 4),
+        "mean_width_in_log": round(statistics.mean(widths), 4),
+        "answers": rows,
+    }
+
+
+def compare_ranks(profile: Profile, evaluator: UnitsEvaluator, bits: float, seed: int) -> dict[str, Any]:
+    """How predictions rank strategies at one budget, beside the prior alone and half of the windows."""
     budget, generator = 1.0 - bits / DENSE_BITS, torch.Generator().manual_seed(seed)
     X = draw_around(profile, Request.of(bits=bits), budget, generator)
     space = profile.search_space
     found = evaluator.evaluate([space.to_units(row) for row in X])
     measured = torch.tensor([one.value for one in found], dtype=torch.float64)
     halves = torch.tensor([one.per_window for one in found], dtype=torch.float64).chunk(2, 1)
-    promised = [profile.predict(row) for row in X]
     with torch.no_grad():
-        mean, std = profile.posterior.log_predict(X)
+        mean, _ = profile.posterior.log_predict(X)
         prior = profile.posterior.prior(X) if profile.posterior.prior is not None else mean
-    held = [d.interval90[0] <= value <= d.interval90[1] for d, value in zip(promised, measured.tolist(), strict=True)]
     return {
         "bits": bits,
-        "coverage_of_90_percent_interval": round(sum(held) / len(held), 4),
+        "strategies": len(X),
         "spearman": rank_correlation(mean, measured),
         "spearman_of_prior_alone": rank_correlation(prior, measured),
         "spearman_of_one_half_of_the_windows_with_the_other": rank_correlation(*(half.mean(1) for half in halves)),
-        "mean_width_in_log": round(float(2.0 * Z90 * (std**2 + profile.record.shift_std**2).sqrt().mean()), 4),
-        "strategies": [
-            {"predicted": round(d.mean, 4), "interval90": [round(v, 4) for v in d.interval90], "measured": round(m, 4)}
-            for d, m in zip(promised, measured.tolist(), strict=True)
-        ],
+        "measured_range": [round(float(measured.min()), 4), round(float(measured.max()), 4)],
     }
+
+
+def draw_bits(profile: Profile, generator: torch.Generator) -> float:
+    """A number of bits between the floor and eight."""
+    floor = min(strategy.bits for strategy in profile.front() if strategy.bits is not None)
+    return round(floor + (MOST_BITS - floor) * torch.rand(1, generator=generator).item(), 3)
 
 
 def divergence(dense: nn.Module, windows: Tensor, folder: Path) -> float:
@@ -140,10 +177,9 @@ def carry_out(
 ) -> list[dict[str, Any]]:
     """Ten exports: bytes, divergences, seconds."""
     generator = torch.Generator().manual_seed(args.seed)
-    floor = min(strategy.bits for strategy in profile.front() if strategy.bits is not None)
     found = []
     for place in range(EXPORTS):
-        bits = round(floor + (MOST_BITS - floor) * torch.rand(1, generator=generator).item(), 3)
+        bits = draw_bits(profile, generator)
         strategy = profile.answer(bits=bits)
         with TemporaryDirectory() as folder, timed_verdicts() as spent:
             modifier = SparsityProfileModifier(profile=args.profile, request={"bits": bits}, levels=str(args.levels))
