@@ -211,6 +211,20 @@ def test_the_corners_of_the_settings_still_confirm_every_budget(changes):
     assert focused == []
 
 
+@pytest.mark.slow
+def test_what_is_negligible_is_hardly_searched_for():
+    def picked(negligible):
+        settings = FAST.model_copy(update={"verify": 0, "negligible": negligible})
+        rows = train(SPACE, AnalyticMeasure(), tchebycheff, settings).ranked
+        return sorted(row.value for row in rows[settings.initial :])
+
+    plain = picked(0.0)
+    middle = plain[len(plain) // 2]
+    others = picked(10.0 * middle)
+    assert others != plain
+    assert sum(value < middle for value in others) < sum(value < middle for value in plain)
+
+
 def additive(space):
     """Measures a cost that grows with the index of each removed unit."""
 

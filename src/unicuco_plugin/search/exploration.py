@@ -187,9 +187,14 @@ class Exploration:
         candidates = candidates[self.space.sparsity(candidates) <= settings.focus + 1e-9]
         if not len(candidates):
             return candidates
-        F = self._measured()
-        chosen = select_by_improvement(self._objectives(posterior, candidates), F, reference_point(F), settings.picks)
-        return candidates[chosen]
+        F, pool = self._of_account(self._measured()), self._of_account(self._objectives(posterior, candidates))
+        return candidates[select_by_improvement(pool, F, reference_point(F), settings.picks)]
+
+    def _of_account(self, F: Tensor) -> Tensor:
+        """Objectives, ``n x 2``, with what is negligible added to divergences: their logarithms hardly fall below."""
+        if self.settings.quality == "raw" or self.settings.negligible == 0.0:
+            return F
+        return torch.stack([F[:, 0], F[:, 1].logaddexp(F.new_tensor(self.settings.negligible).log())], -1)
 
     def _neighbours(self, bound: Bound) -> Tensor:
         """Ends of descents on what was learned last, found once."""

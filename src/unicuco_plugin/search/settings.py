@@ -38,6 +38,9 @@ class Settings(Frozen):
     kappa: float = Field(0.5, ge=0, description="width of that bound in standard deviations")
     target: Target | Literal["auto"] = Field("auto", description="what the surrogate models; auto cross-validates")
     quality: Literal["log", "raw"] = Field("log", description="scale of quality in scalarization and hypervolume")
+    negligible: float = Field(
+        0.0, ge=0, description="nats per token that nobody minds: picks gain little by a divergence that falls below"
+    )
     scalarization: str = Field("tchebycheff", description="how a preference weighs size and quality")
     neighbours: bool = Field(True, description="let descents on the posterior add to StratNet's pool")
     starts: int = Field(16, ge=0, description="random starts of those descents per budget")

@@ -27,6 +27,8 @@ __all__ = ["stored_subject"]
 # Fewer mean bits are searched as far as a request may go, but not for their own sake: at two bits little is left, and
 # at one, where blocks go.
 _LEAST_BITS, _LEAST_WHERE_BLOCKS_GO = 2.75, 1.0
+# Nats per token: with eight bits and more all methods answer alike, and half of the picks went there.
+_NEGLIGIBLE = 0.005
 # First strategies where blocks go: additive ones with and without blocks, and blocks alone beside uniform schemes.
 _INITIAL = 100
 
@@ -62,7 +64,8 @@ def stored_subject(ask: Ask) -> Subject:
         return additive_starts(decoder, space, windows, journal, levels=levels, units=offered.units)
 
     coverage = sum(costs.table.unit_params) / measure_coverage(decoder).blocks
-    defaults: dict[str, Any] = {"focus": 1.0 - (_LEAST_WHERE_BLOCKS_GO if whole else _LEAST_BITS) / DENSE_BITS}
+    least = _LEAST_WHERE_BLOCKS_GO if whole else _LEAST_BITS
+    defaults: dict[str, Any] = {"focus": 1.0 - least / DENSE_BITS, "negligible": _NEGLIGIBLE}
     defaults |= {"initial": _INITIAL} if whole else {}
     return Subject(space, costs, header, levels, None, start, coverage=coverage, defaults=defaults)
 
