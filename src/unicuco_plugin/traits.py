@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from types import MappingProxyType
 
-__all__ = ["SPACES", "Effect", "SpaceTraits", "ask_plugins", "cutting", "storing", "traits_of", "zeroing"]
+__all__ = ["SPACES", "Effect", "SpaceTraits", "ask_plugins", "cutting", "silencing", "storing", "traits_of", "zeroing"]
 
 
 class Effect(Flag):
@@ -122,6 +122,11 @@ def traits_of(space: str) -> SpaceTraits:
 def cutting(spaces: Iterable[str]) -> bool:
     """Whether one of these spaces takes parts out of modules."""
     return any(traits_of(space).cuts for space in spaces)
+
+
+def silencing(spaces: Iterable[str]) -> bool:
+    """Whether one of these spaces removes halves of blocks."""
+    return any(traits_of(space).halves for space in spaces)
 
 
 def zeroing(spaces: Iterable[str]) -> bool:

@@ -13,8 +13,8 @@ import pytest
 from structured_parts import mixed_parts
 from tiny import tiny_model, tiny_tokenizer
 
-from unicuco_plugin.models.parts.compact import FILE
 from unicuco_plugin.models.parts.formats import apply_parts
+from unicuco_plugin.models.parts.modeling_compact import FILE
 
 pytestmark = pytest.mark.slow
 

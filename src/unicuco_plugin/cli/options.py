@@ -183,9 +183,10 @@ def structured_options(function: Function) -> Function:
         (
             click.option(
                 "--format",
-                type=click.Choice(["compact", "stock"]),
-                help="For the space structured: compact (the default) is physically smaller; stock has zeros in the "
-                "full shape, loads everywhere and is no smaller.",
+                type=click.Choice(["compact", "deci", "stock"]),
+                help="For the space structured: compact (the default) is physically smaller; deci too, in the form "
+                "that vLLM loads (Llama's mathematics alone), also for the space sublayer; stock has zeros in the full "
+                "shape, loads everywhere and is no smaller.",
             ),
             click.option(
                 "--kept-parts",

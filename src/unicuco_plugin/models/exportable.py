@@ -45,7 +45,8 @@ def check_exportable(
         space: What will be removed, by the space's name; of one without traits only names are checked.
         kind: The model's class, where it is in memory; found by its configuration otherwise.
         share: Where weights are zeroed: what is asked, in (0, 1); None where it is not known yet.
-        format: Where parts are cut: ``compact`` or ``stock``; None lets either do.
+        format: Where parts are cut: ``compact``, ``deci`` or ``stock``; None lets the first or the last do. Where
+            halves go: ``deci``, or None.
         compensate: Where parts are cut: whether biases will stand for what is removed.
         trust_remote_code: Whether code in the model's own repository may run.
 
@@ -60,7 +61,9 @@ def check_exportable(
     _check_names(model)
     decoder = find_decoder(model)
     traits = SpaceTraits("") if space is None else traits_of(space)
-    if traits.halves:
+    if traits.halves and format == "deci":
+        apply_parts(sketch(), _few_parts(decoder, compensate=False, groups=False), format=format)
+    elif traits.halves:
         check_outputs(decoder)
     if traits.whole:
         _drop_one(decoder, traits.name)
@@ -121,17 +124,18 @@ def _check_linears(decoder: Decoder) -> None:
 
 
 def _check_structured(sketch: Callable[[], PreTrainedModel], format: str | None, *, compensate: bool) -> None:
-    def cut(decoder: Decoder) -> None:
-        apply_parts(decoder.model, _few_parts(decoder, compensate=compensate))
+    def cut(decoder: Decoder, format: str = "compact") -> None:
+        parts = _few_parts(decoder, compensate=compensate, groups=format != "deci")
+        apply_parts(decoder.model, parts, format=format)
 
     def zero(decoder: Decoder) -> None:
         find_parts(decoder)
         if compensate:
             check_any_room(decoder)
 
-    ways = {"compact": cut, "stock": zero}
+    ways: dict[str, Callable[[Decoder], None]] = {"compact": cut, "stock": zero, "deci": partial(cut, format="deci")}
     refused: UnsupportedModelError | None = None
-    for name in [format] if format else ways:
+    for name in [format] if format else ("compact", "stock"):
         try:
             ways[name](find_decoder(sketch()))
         except UnsupportedModelError as error:
@@ -152,10 +156,10 @@ def _check_structured(sketch: Callable[[], PreTrainedModel], format: str | None,
     raise refused
 
 
-def _few_parts(decoder: Decoder, *, compensate: bool) -> KeptParts:
-    """The first attention without its last head group, the first MLP without half its neurons, the last block gone."""
+def _few_parts(decoder: Decoder, *, compensate: bool, groups: bool = True) -> KeptParts:
+    """The first attention without its last group, if ``groups``, half of the first MLP, and the last block gone."""
     parts, last = find_parts(decoder), decoder.block_names[-1]
-    first = {part.kind: part for part in reversed(parts.values())}
+    first = {part.kind: part for part in reversed(parts.values()) if groups or part.kind != "attention"}
     kept = {part.name: tuple(range(part.count - max(part.count // 2, 1))) for part in first.values() if part.count > 1}
     bias = torch.zeros(decoder.config.hidden_size)
     biases = dict.fromkeys(kept, bias) if compensate else {}

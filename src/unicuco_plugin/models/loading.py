@@ -20,7 +20,7 @@ from unicuco_plugin.errors import UnsupportedModelError, clip, listed, quoted
 from unicuco_plugin.models.blocks.support import check_config
 from unicuco_plugin.models.checkpoints.demo import materialise_smollm2
 from unicuco_plugin.models.checkpoints.source import locate, one_line
-from unicuco_plugin.models.parts.compact import FILE, compact_class
+from unicuco_plugin.models.parts.modeling_compact import FILE, compact_class
 from unicuco_plugin.models.placement import Offload, Placement, place_model, place_whole
 from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.models.tensors.finite import check_weights

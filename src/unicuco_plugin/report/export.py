@@ -15,6 +15,8 @@ __all__ = ["describe_export", "export_data"]
 
 _FORMATS = {
     "compact": "compact: blocks differ in size; load with unicuco_plugin.load, or trust_remote_code=True",
+    "deci": "deci: blocks differ in size; vLLM loads it with --trust-remote-code, Transformers with "
+    "trust_remote_code=True",
     "plain": "plain: all blocks have one size; a stock checkpoint",
     "stock": "stock: removed parts are zeros in the full shape; loads everywhere, no smaller and no faster",
 }
@@ -35,7 +37,8 @@ def describe_export(export: "Export") -> str:
             f"{achieved.engine} in {linears} linears, which have {achieved.coverage:.1%} of the weights of the blocks; "
             f"furthest from its plan {worst.name}, by {abs(worst.error):.2g} of its weights"
         )
-    lines += [_say_silent(len(strategy.silenced)) for strategy in export.strategies if strategy.silenced]
+    if export.format != "deci":
+        lines += [_say_silent(len(strategy.silenced)) for strategy in export.strategies if strategy.silenced]
     if export.format:
         lines.append(f"format      {_FORMATS[export.format]}")
     lines += [f"note        {note}" for note in export.notes]

@@ -187,8 +187,8 @@ class Exploration:
         candidates = candidates[self.space.sparsity(candidates) <= settings.focus + 1e-9]
         if not len(candidates):
             return candidates
-        F, pool = self._of_account(self._measured()), self._of_account(self._objectives(posterior, candidates))
-        return candidates[select_by_improvement(pool, F, reference_point(F), settings.picks)]
+        F, promised = self._of_account(self._measured()), self._of_account(self._objectives(posterior, candidates))
+        return candidates[select_by_improvement(promised, F, reference_point(F), settings.picks)]
 
     def _of_account(self, F: Tensor) -> Tensor:
         """Objectives, ``n x 2``, with what is negligible added to divergences: their logarithms hardly fall below."""

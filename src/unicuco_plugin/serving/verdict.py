@@ -9,7 +9,7 @@ from typing import Any
 from unicuco_plugin.errors import CheckpointError, ExportError
 from unicuco_plugin.files.received import check_tensors
 from unicuco_plugin.models.checkpoints.checkpoint import read_tensors
-from unicuco_plugin.models.parts.compact import FILE
+from unicuco_plugin.models.parts.modeling_compact import FILE
 from unicuco_plugin.models.sketch import sketch_from_fields
 from unicuco_plugin.serving.config_rules import CONFIG_RULES, raw_findings, readable
 from unicuco_plugin.serving.finding import Finding, name_some

@@ -12,9 +12,9 @@ from tiny import tiny_model
 
 import unicuco_plugin
 from unicuco_plugin.models.blocks.fingerprint import config_fingerprint
-from unicuco_plugin.models.parts.compact import FILE, RemovedAttention
 from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.modeling_compact import FILE, RemovedAttention
 
 IDS = torch.randint(4, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 

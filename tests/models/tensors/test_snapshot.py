@@ -3,7 +3,7 @@
 import torch
 from tiny import tiny_model
 
-from unicuco_plugin.models.parts.compact import RemovedMLP, compact_class
+from unicuco_plugin.models.parts.modeling_compact import RemovedMLP, compact_class
 from unicuco_plugin.models.tensors.snapshot import Snapshot
 
 IDS = torch.arange(3, 43)[None]

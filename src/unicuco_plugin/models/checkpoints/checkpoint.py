@@ -16,10 +16,12 @@ from unicuco_plugin.models.blocks.fingerprint import config_fingerprint
 from unicuco_plugin.models.checkpoints.loadability import is_passed_over
 from unicuco_plugin.models.tensors.storage import kept_tensors
 
-__all__ = ["check_checkpoint", "read_shapes", "read_tensors", "write_config_fields"]
+__all__ = ["check_checkpoint", "read_shapes", "read_tensors", "rewrite_config", "write_config_fields"]
 
 # Bytes before a safetensors header: its length, little-endian.
 _LENGTH = 8
+# Fields of ``config.json`` that a save adds to the configuration.
+_SAVED = ("quantization_config", "transformers_version")
 # How many configuration fields a message names.
 _NAMED = 3
 # As safetensors spells them; what it holds beside these is packed bits, of which the shape alone counts here.
@@ -56,6 +58,28 @@ def write_config_fields(folder: Path, model: PreTrainedModel, fields: Iterable[s
         path.write_text(json.dumps(written, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf8")
     except (OSError, ValueError, TypeError) as error:
         raise ExportError(f"{path}: the configuration could not be corrected: {error}") from error
+
+
+def rewrite_config(folder: Path, model: PreTrainedModel) -> None:
+    """Write ``config.json`` anew from the live configuration, which is of another family than the file's.
+
+    What only a save knows stays: how weights are quantised, and with which Transformers they were saved.
+
+    Args:
+        folder: A checkpoint, just saved.
+        model: The model it was saved from.
+
+    Raises:
+        ExportError: If the file cannot be read or written.
+    """
+    path = folder / "config.json"
+    try:
+        written = json.loads(path.read_text(encoding="utf8"))
+        kept = {field: written[field] for field in _SAVED if field in written}
+        own = model.config.to_dict() | kept | {"architectures": [type(model).__name__]}
+        path.write_text(json.dumps(own, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf8")
+    except (OSError, ValueError, TypeError) as error:
+        raise ExportError(f"{path}: the configuration could not be written: {error}") from error
 
 
 def check_checkpoint(folder: Path, model: PreTrainedModel) -> None:

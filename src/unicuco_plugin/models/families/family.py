@@ -29,7 +29,7 @@ class Half:
     """An attention, or an MLP.
 
     In ``names`` and ``linears`` the first is what Llama has, which the code that lies beside compact checkpoints
-    (``parts/compact.py``, importing nothing of ours) knows alone.
+    (``parts/modeling_compact.py``, importing nothing of ours) knows alone.
 
     Attributes:
         names: What the module may be called within its block. Whatever mixes tokens is an attention.
@@ -73,6 +73,8 @@ class Family:
 
         encoder: Whether it fills masks, where Transformers does not list it among those that do.
         refused: Why it cannot be pruned; empty where it can.
+        llama_like: Whether it computes what Llama does, but for windows that slide: then vLLM's ``DeciLMForCausalLM``
+            computes it with blocks that differ.
     """
 
     attention: Half = Half(
@@ -126,6 +128,7 @@ class Family:
 
     encoder: bool = False
     refused: str = ""
+    llama_like: bool = False
 
     def half(self, kind: Kind) -> Half:
         """The half of that kind."""

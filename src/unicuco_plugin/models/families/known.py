@@ -28,6 +28,10 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3n": Family(refused=_SHARED),
     "gemma3n_text": Family(refused=_SHARED),
     "gpt_neo": Family(refused="its attention pattern is regenerated from attention_types on reload"),
+    "llama": Family(llama_like=True),
+    "mistral": Family(llama_like=True),
+    "qwen2": Family(llama_like=True),
+    "nemotron-nas": Family(refused="they have sizes of their own, as pruned ones have; prune the dense model"),
     "llama4_text": Family(
         refused="llm-compressor takes its experts apart in the multimodal model alone, and fails on this one"
     ),

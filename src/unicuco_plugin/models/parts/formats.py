@@ -1,4 +1,4 @@
-"""Kept parts applied to a live model, in either of two formats."""
+"""Kept parts applied to a live model, in one of three formats."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.parts.cuts import check_cuts
+from unicuco_plugin.models.parts.deci import check_deci, close_deci
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.shrink import check_shrinkable, close_shape, slice_modules
 from unicuco_plugin.models.parts.zeroing import check_room, close_zeros, zero_modules
@@ -36,6 +37,11 @@ def _check_compact(decoder: Decoder, parts: KeptParts) -> None:
     parts.check(decoder)
 
 
+def _check_uneven(decoder: Decoder, parts: KeptParts) -> None:
+    _check_compact(decoder, parts)
+    check_deci(decoder, parts)
+
+
 def _check_stock(decoder: Decoder, parts: KeptParts) -> None:
     check_cuts(decoder)
     parts.check(decoder)
@@ -44,6 +50,7 @@ def _check_stock(decoder: Decoder, parts: KeptParts) -> None:
 
 FORMATS: Mapping[str, Format] = {
     "compact": Format(_check_compact, slice_modules, close_shape),
+    "deci": Format(_check_uneven, slice_modules, close_deci),
     "stock": Format(_check_stock, zero_modules, close_zeros),
 }
 
@@ -54,12 +61,14 @@ def apply_parts(model: PreTrainedModel, parts: KeptParts, *, format: str = "comp
     The logits are those of the model whose removed parts give zeros and whose modules add their biases. ``compact``:
     the model is smaller. Where all blocks that stay have one size it stays one of its family; otherwise it becomes a
     compact one, whose ``save_pretrained`` writes what :func:`unicuco_plugin.load` and ``trust_remote_code`` load.
+    ``deci``: as small, in the form that vLLM loads, too; attentions stay or go whole, and nothing has a bias for what
+    went.
     ``stock``: weights are zeroed, and the model is as large as it was.
 
     Args:
         model: A dense causal language model, on any device; changed in place.
         parts: What stays.
-        format: ``compact`` or ``stock``.
+        format: ``compact``, ``deci`` or ``stock``.
 
     Returns:
         The configuration fields that changed.

@@ -19,7 +19,8 @@ from unicuco_plugin.models.blocks.surgery import drop_blocks
 from unicuco_plugin.models.checkpoints.loadability import has_own_code
 from unicuco_plugin.models.families.family import HALVES, Kind
 from unicuco_plugin.models.families.known import USUAL
-from unicuco_plugin.models.parts.compact import (
+from unicuco_plugin.models.parts.kept_parts import KeptParts, change_modules
+from unicuco_plugin.models.parts.modeling_compact import (
     RemovedAttention,
     RemovedMLP,
     auto_map,
@@ -27,7 +28,6 @@ from unicuco_plugin.models.parts.compact import (
     resize_attention,
     resize_mlp,
 )
-from unicuco_plugin.models.parts.kept_parts import KeptParts, change_modules
 from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks, spread
 from unicuco_plugin.models.parts.plain_sizes import plain_fields, set_fields
 from unicuco_plugin.models.tensors.linears import linear_like
@@ -41,10 +41,10 @@ from unicuco_plugin.models.tensors.storage import (
     write_tensor,
 )
 
-__all__ = ["check_shrinkable", "close_shape", "gone_blocks", "has_compact_names", "slice_modules"]
+__all__ = ["NAMES", "check_shrinkable", "close_shape", "gone_blocks", "has_compact_names", "slice_modules"]
 
 # The modules that the compact form's code looks for, and their linears.
-_NAMES: Mapping[Kind, str] = {kind: USUAL.half(kind).names[0] for kind in HALVES}
+NAMES: Mapping[Kind, str] = {kind: USUAL.half(kind).names[0] for kind in HALVES}
 _LINEARS = tuple(USUAL.half(kind).linears[0] for kind in HALVES)
 
 
@@ -68,9 +68,9 @@ def check_shrinkable(decoder: Decoder) -> dict[str, Parts]:
             "format: stock)"
         )
     for name, part in parts.items():
-        if name.rpartition(".")[2] not in _NAMES.values() or not has_compact_names(part):
+        if name.rpartition(".")[2] not in NAMES.values() or not has_compact_names(part):
             raise UnsupportedModelError(
-                f"{label}: the compact form needs modules {' and '.join(_NAMES.values())} in every block, "
+                f"{label}: the compact form needs modules {' and '.join(NAMES.values())} in every block, "
                 f"got {name}; take --format stock (in a recipe format: stock)"
             )
     if len(parts) < 2 * len(decoder.blocks):
@@ -109,7 +109,7 @@ def gone_blocks(decoder: Decoder, parts: KeptParts) -> tuple[int, ...]:
     """Blocks of which nothing is left, not even a bias."""
     gone = set(parts.removed) - set(parts.biases)
     blocks = enumerate(decoder.block_names)
-    return tuple(index for index, block in blocks if gone >= {f"{block}.{name}" for name in _NAMES.values()})
+    return tuple(index for index, block in blocks if gone >= {f"{block}.{name}" for name in NAMES.values()})
 
 
 def _slice(module: nn.Module, part: Parts, kept: tuple[int, ...], bias: Tensor | None) -> None:
@@ -173,7 +173,7 @@ def _put_removed(decoder: Decoder, name: str, bias: Tensor | None) -> None:
     old, width, biased = block.get_submodule(child), decoder.config.hidden_size, bias is not None
     removed: RemovedMLP = (
         RemovedAttention(width, bias=biased, layer_idx=old.layer_idx)
-        if child == _NAMES["attention"]
+        if child == NAMES["attention"]
         else RemovedMLP(width, bias=biased)
     )
     if removed.bias is not None and bias is not None:
@@ -185,7 +185,7 @@ def _put_removed(decoder: Decoder, name: str, bias: Tensor | None) -> None:
 
 def _layer_sizes(decoder: Decoder, block: str, parts: KeptParts) -> dict[str, Any]:
     """One block's sizes in Transformers' schema."""
-    names = {kind: f"{block}.{name}" for kind, name in _NAMES.items()}
+    names = {kind: f"{block}.{name}" for kind, name in NAMES.items()}
     sizes: dict[str, Any] = {}
     for kind, name in names.items():
         field = decoder.family.half(kind).size

@@ -14,8 +14,10 @@ from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.models.blocks.bypass import bypass_blocks
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.checkpoints.checkpoint import rewrite_config
 from unicuco_plugin.models.checkpoints.loadability import is_compact
 from unicuco_plugin.models.parts.cuts import check_cuts
+from unicuco_plugin.models.parts.deci import check_deci_family
 from unicuco_plugin.models.parts.formats import FORMATS
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts, write_kept_parts
@@ -31,17 +33,18 @@ from unicuco_plugin.plugins.manager import make_ranking
 from unicuco_plugin.pruning import check_parts, whole_modules
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.strategy import Strategy
-from unicuco_plugin.traits import cutting
+from unicuco_plugin.traits import cutting, silencing
 
 __all__ = ["StructuredHandler", "StructuredOptions", "check_options", "find_beside"]
 
 
 class StructuredOptions(Frozen):
-    """How a structured strategy is carried out.
+    """How a structured strategy is carried out, or one of sub-layers in the form ``deci``.
 
     Attributes:
-        format: ``compact``: physically smaller. ``stock``: zeros in the full shape, which loads everywhere and is no
-            smaller.
+        format: ``compact``: physically smaller. ``deci``: so, too, as ``DeciLMForCausalLM``, which vLLM loads; for
+            models that compute what Llama does, without biases and parts of attentions. ``stock``: zeros in the full
+            shape, which loads everywhere and is no smaller.
         kept_parts: A file that says which parts stay, as an export has one beside it. Without it a profile knows
             which parts of a module go first, and for other strategies parts are ranked on the toolkit's calibration
             text.
@@ -50,7 +53,7 @@ class StructuredOptions(Frozen):
             profile was trained, and for other strategies it is.
     """
 
-    format: Literal["compact", "stock"] = "compact"
+    format: Literal["compact", "deci", "stock"] = "compact"
     kept_parts: str | None = None
     ranking: str | None = None
     compensate: bool | None = None
@@ -87,6 +90,8 @@ class StructuredOptions(Frozen):
             UnsupportedModelError: If the format cannot carry biases in this family, or parts cannot go one by one.
         """
         check_cuts(decoder)
+        if self.format == "deci":
+            check_deci_family(decoder)
         if self.format == "stock" and self.compensate is not False and self.kept_parts is None:
             check_any_room(decoder)
 
@@ -146,18 +151,20 @@ def check_options(options: StructuredOptions | None, spaces: Sequence[str]) -> N
     """Refuse options that have no strategy to carry out.
 
     Raises:
-        RecipeError: If there are some, and none of the spaces is ``structured``.
+        RecipeError: If there are some, and none of the spaces is ``structured``, or ``sublayer`` in the form ``deci``.
     """
-    if options is not None and not cutting(spaces):
+    if options is None or cutting(spaces):
+        return
+    if not (silencing(spaces) and options == StructuredOptions(format="deci")):
         given = ", ".join(options.model_dump(exclude_unset=True))
         raise RecipeError(
-            f"structured ({given}) goes with a strategy of the space 'structured', got {' and '.join(spaces)}; leave "
-            "it out"
+            f"structured ({given}) goes with a strategy of the space 'structured', and format deci with one of "
+            f"'sublayer', got {' and '.join(spaces)}; leave it out"
         )
 
 
 class StructuredHandler:
-    """Applies one strategy of the space ``structured`` to one model.
+    """Applies one strategy of the space ``structured``, or of ``sublayer``, to one model.
 
     Linears become smaller when the toolkit initialises, so that it calibrates and quantises what will be saved.
     Modules that go whole wait until it finalises, since it looks for norms inside them by name; until then their
@@ -166,7 +173,8 @@ class StructuredHandler:
     Args:
         model: The model that the toolkit works on.
         parts: What stays, already checked against the strategy.
-        format: ``compact`` or ``stock``.
+        format: ``compact``, ``deci`` or ``stock``.
+        beside: Whether a file that says what stays is written beside the checkpoint.
 
     Raises:
         UnsupportedModelError: If the format cannot carry this model.
@@ -174,8 +182,8 @@ class StructuredHandler:
 
     achieved: Achieved | None = None
 
-    def __init__(self, model: nn.Module, parts: KeptParts, format: str) -> None:
-        self._decoder, self.parts, self.format = find_decoder(model), parts, format
+    def __init__(self, model: nn.Module, parts: KeptParts, format: str, *, beside: bool = True) -> None:
+        self._decoder, self.parts, self.format, self._beside = find_decoder(model), parts, format, beside
         self._format = FORMATS[format]
         self._format.check(self._decoder, parts)
         self._restore: Callable[[], None] = lambda: None
@@ -184,18 +192,18 @@ class StructuredHandler:
     @property
     def removed(self) -> frozenset[str]:
         """The modules that go whole; none in the full shape."""
-        return frozenset(self.parts.removed) if self.format == "compact" else frozenset()
+        return frozenset(self.parts.removed) if self.format != "stock" else frozenset()
 
     @property
     def outcome(self) -> str:
-        """What the checkpoint is, once finished: ``stock``, ``plain`` (one size for all blocks) or ``compact``."""
-        if self.format == "stock":
-            return "stock"
+        """What the checkpoint is, once finished: its format, or ``plain`` where all blocks have one size anyway."""
+        if self.format != "compact":
+            return self.format
         return "compact" if is_compact(self._decoder.model) else "plain"
 
     def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
         """Take the parts out: later modifiers calibrate on what is left."""
-        if self.format == "compact":
+        if self.format != "stock":
             self._wake = bypass_blocks(self._decoder, gone_blocks(self._decoder, self.parts))
         self._restore = self._format.open(self._decoder, self.parts)
 
@@ -224,6 +232,9 @@ class StructuredHandler:
         self._restore()
 
     def _write_files(self, folder: Path) -> None:
-        write_kept_parts(folder / KEPT_PARTS_FILE, self.parts)
+        if self._beside:
+            write_kept_parts(folder / KEPT_PARTS_FILE, self.parts)
+        if self.format == "deci":
+            rewrite_config(folder, self._decoder.model)
         if is_compact(self._decoder.model):
             self._decoder.model.write_code(folder)

@@ -9,6 +9,7 @@ from torch import nn
 
 from unicuco_plugin.errors import RecipeError, quoted
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.compensating import check_compensation
 from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions
@@ -17,6 +18,7 @@ from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
 from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
 from unicuco_plugin.modifiers.carriers.storing import QuantiserHandler, StoreHandler
 from unicuco_plugin.payload import Payload
+from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, traits_of
 
@@ -75,6 +77,11 @@ class Task:
 
 
 def _removal(task: Task) -> SpaceHandler:
+    if task.options.format == "deci":  # of halves of blocks: as modules that go whole
+        decoder = find_decoder(task.model)
+        removed_parts(decoder, task.strategy)
+        parts = KeptParts(dict.fromkeys(task.strategy.units, ()), measured=True)
+        return StructuredHandler(task.model, parts, task.options.format, beside=False)
     return RemovalHandler(task.model, task.strategy, task.compensation, task.batches)
 
 
@@ -130,7 +137,7 @@ class Handlers:
 
     @property
     def format(self) -> str:
-        """What a structured strategy's checkpoint is (:attr:`StructuredHandler.outcome`); empty where there is none."""
+        """What a checkpoint of smaller modules is (:attr:`StructuredHandler.outcome`); empty where there is none."""
         return next((handler.outcome for handler in self._all if isinstance(handler, StructuredHandler)), "")
 
     @property

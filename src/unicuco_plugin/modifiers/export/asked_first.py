@@ -19,7 +19,7 @@ from unicuco_plugin.modifiers.sources.packing import config_groups, packed_schem
 from unicuco_plugin.modifiers.sources.source_fields import find_inputs, largest_share
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.pruning import check_config, removed_parts
-from unicuco_plugin.traits import cutting, zeroing
+from unicuco_plugin.traits import cutting, silencing, zeroing
 
 __all__ = ["ask_first", "least_bytes"]
 
@@ -69,7 +69,8 @@ def ask_first(
     spaces = dict.fromkeys(space for modifier in profiles for space in modifier.spaces)
     for space in spaces or (None,):
         # Parts that a strategy removes whole need no bias; which others do is known when they are chosen.
-        format = (profiles[0].structured or StructuredOptions()).format if cutting([space or ""]) else None
+        changed = space is not None and (cutting([space]) or (silencing([space]) and profiles[0].structured))
+        format = (profiles[0].structured or StructuredOptions()).format if changed else None
         decoder = check_exportable(config, space, share=share, format=format, compensate=False, **options)
         for strategy in strategies:
             if strategy.space == space and strategy.traits.whole:

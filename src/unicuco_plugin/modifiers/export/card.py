@@ -36,7 +36,7 @@ def write_card(
         params: Parameters of the exported checkpoint before any quantisation.
         recipe: The text of ``recipe.yaml``.
         divergence_note: Why the strategies' divergences are not the checkpoint's.
-        format: What a structured strategy's checkpoint is: ``compact``, ``plain`` or ``stock``; empty without one.
+        format: The form of a checkpoint with smaller modules: ``compact``, ``deci``, ``plain`` or ``stock``; or empty.
         own_code: Whether the model comes with code of its own.
         served: What vLLM thinks of it, where it does not load it everywhere.
         compensated: What came of a compensation, in a sentence.
@@ -66,7 +66,7 @@ def write_card(
     lines += ["## Load", "", *([say_format(format), ""] if format else [])]
     lines += [escape_markdown(served), ""] if served else []
     lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    code = ", trust_remote_code=True" if format == "compact" or own_code else ""
+    code = ", trust_remote_code=True" if format in ("compact", "deci") or own_code else ""
     lines += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})']
     lines += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")', "```", ""]
     lines += ["## Recipe", "", "`llmcompressor.oneshot` reproduces this checkpoint from the base model with:", ""]

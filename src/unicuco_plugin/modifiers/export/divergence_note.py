@@ -9,6 +9,8 @@ __all__ = ["find_divergence_note", "say_format"]
 _FORMATS = {
     "compact": "Its blocks differ in size: `unicuco_plugin.load` loads it, and Transformers alone with "
     "`trust_remote_code=True`, by the code in the folder. Other tools refuse it.",
+    "deci": "Its blocks differ in size: vLLM loads it as `DeciLMForCausalLM` with `--trust-remote-code`, "
+    "`unicuco_plugin.load` and Transformers with `trust_remote_code=True` do, too.",
     "plain": "All its blocks have one size, so that it is a stock checkpoint of its family.",
     "stock": "What was removed is zeros in the full shape, so that stock tools load it; it is no smaller and no faster "
     "than the dense model.",
@@ -54,5 +56,5 @@ def find_divergence_note(
 
 
 def say_format(format: str) -> str:
-    """Say who loads a structured strategy's checkpoint: ``compact``, ``plain`` or ``stock``."""
+    """Say who loads a structured strategy's checkpoint: ``compact``, ``deci``, ``plain`` or ``stock``."""
     return _FORMATS[format]

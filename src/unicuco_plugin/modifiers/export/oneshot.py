@@ -131,10 +131,11 @@ def prune(
                 corrected=any(modifier.outcome.changed for modifier in profiles),
             )
             format = next((modifier.outcome.format for modifier in profiles if modifier.outcome.format), "")
-            if format == "stock":  # a profile counts what is gone
+            if format in ("stock", "deci"):  # a profile counts what is gone, of halves what leaves with their block
                 whole = {"params": params, "bytes": saved.loaded_bytes}
                 strategies = tuple(
-                    strategy.model_copy(update=whole) if strategy.traits.cuts else strategy for strategy in strategies
+                    strategy.model_copy(update=whole) if strategy.traits.cuts or strategy.traits.halves else strategy
+                    for strategy in strategies
                 )
             said = next((modifier.outcome.compensated for modifier in profiles), "")
             words = {"divergence_note": note, "format": format, "own_code": has_own_code(live), "served": saved.served}

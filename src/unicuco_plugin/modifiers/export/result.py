@@ -23,7 +23,7 @@ class Export:
         seconds: Wall time from loading to the finished folder.
         achieved: What became of a sparsity strategy's plan; None where none was applied.
         divergence_note: Why the strategies' divergences are not the checkpoint's; empty where they are.
-        format: The form of a structured strategy's checkpoint: ``compact``, ``plain`` or ``stock``; empty without one.
+        format: The form of a checkpoint with smaller modules: ``compact``, ``deci``, ``plain`` or ``stock``; or empty.
         notes: What else the user should know.
     """
 
