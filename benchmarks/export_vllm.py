@@ -54,7 +54,9 @@ def main() -> None:
         name: best(entries) | {"continuations_float32": exact[name]["continuations"]} for name, entries in runs.items()
     }
     ratios = {
-        key: round(entry["pruned"][key] / entry["dense"][key], 3) for key in (*SPEEDS, "peak_rss_mb", "weight_mb")
+        key: round(entry["pruned"][key] / entry["dense"][key], 3)
+        for key in (*SPEEDS, "peak_rss_mb", "weight_mb", "cache_bytes_per_token")
+        if key in entry["dense"]
     }
     results[arguments.engine] = entry | {"pruned_over_dense": ratios} | describe_run(arguments)
     results["agreement"] = compare_engines(results)
@@ -105,15 +107,19 @@ def run_apart(arguments: argparse.Namespace, model: Path, dtype: str, *options: 
 
 def measure(engine: str, model: Path, dtype: str, *, timed: bool) -> dict[str, Any]:
     """Time one checkpoint and continue the prompts greedily."""
-    generate, tokenizer = (with_transformers if engine == "transformers" else with_vllm)(model, dtype)
+    generate, tokenizer, more = (with_transformers if engine == "transformers" else with_vllm)(model, dtype)
     prompts = [tokenizer(prompt).input_ids for prompt in PROMPTS]
     found: dict[str, Any] = time_model(generate) if timed else {}
-    return found | {
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "weight_mb": round(sum(path.stat().st_size for path in model.glob("*.safetensors")) / 1e6, 1),
-        "blocks": json.loads((model / "config.json").read_text())["num_hidden_layers"],
-        "continuations": [generate(prompt, CONTINUED) for prompt in prompts],
-    }
+    return (
+        found
+        | more
+        | {
+            "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "weight_mb": round(sum(path.stat().st_size for path in model.glob("*.safetensors")) / 1e6, 1),
+            "blocks": json.loads((model / "config.json").read_text())["num_hidden_layers"],
+            "continuations": [generate(prompt, CONTINUED) for prompt in prompts],
+        }
+    )
 
 
 def time_model(generate: Callable[[list[int], int], list[int]]) -> dict[str, float]:
@@ -143,12 +149,13 @@ def fastest(action: Callable[[], object], repeats: int = 2) -> list[float]:
     return [min(column) for column in zip(*runs, strict=True)]
 
 
-def with_transformers(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[int]], Any]:
-    """Return ``generate(prompt, count)`` in Transformers, and the tokenizer."""
+def with_transformers(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[int]], Any, dict[str, Any]]:
+    """Return ``generate(prompt, count)`` in Transformers, the tokenizer, and nothing more that was found."""
     import torch  # noqa: PLC0415 - one engine at a time
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), trust_remote_code=own_code(path))
+    model = model.eval()
 
     @torch.no_grad()
     def generate(prompt: list[int], count: int) -> list[int]:
@@ -157,11 +164,16 @@ def with_transformers(path: Path, dtype: str) -> tuple[Callable[[list[int], int]
         made = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         return [int(token) for token in made[0, len(prompt) :]]
 
-    return generate, AutoTokenizer.from_pretrained(path)
+    return generate, AutoTokenizer.from_pretrained(path, trust_remote_code=own_code(path)), {}
 
 
-def with_vllm(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[int]], Any]:
-    """Return ``generate(prompt, count)`` in vLLM, and the tokenizer."""
+def own_code(path: Path) -> bool:
+    """Whether a checkpoint is one of ours in the form ``deci``, whose code lies beside it."""
+    return "auto_map" in json.loads((path / "config.json").read_text())
+
+
+def with_vllm(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[int]], Any, dict[str, Any]]:
+    """Return ``generate(prompt, count)`` in vLLM, the tokenizer, and the bytes that a token takes in the cache."""
     from vllm import LLM, SamplingParams  # noqa: PLC0415 - one engine at a time
     from vllm.inputs import TokensPrompt  # noqa: PLC0415
 
@@ -172,6 +184,7 @@ def with_vllm(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[i
         enforce_eager=True,
         enable_prefix_caching=False,
         max_num_seqs=1,
+        trust_remote_code=own_code(path),
     )
 
     def generate(prompt: list[int], count: int) -> list[int]:
@@ -179,7 +192,9 @@ def with_vllm(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[i
         [made] = engine.generate([TokensPrompt(prompt_token_ids=prompt)], sampling, use_tqdm=False)
         return list(made.outputs[0].token_ids)
 
-    return generate, engine.get_tokenizer()
+    [specs] = engine.collective_rpc("get_kv_cache_spec")
+    cache = sum(spec.page_size_bytes // spec.block_size for spec in specs.values())
+    return generate, engine.get_tokenizer(), {"cache_bytes_per_token": cache}
 
 
 def best(entries: list[dict[str, Any]]) -> dict[str, Any]:

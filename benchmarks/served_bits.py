@@ -83,12 +83,12 @@ def write_strategies(like: Path, folder: Path) -> None:
 
 def in_transformers(folder: Path) -> dict[str, Any]:
     """What Transformers writes, in float32; and with inputs rounded as vLLM rounds them."""
-    generate, tokenizer = with_transformers(folder, "float32")
+    generate, tokenizer, _ = with_transformers(folder, "float32")
     prompts = [tokenizer(prompt).input_ids for prompt in PROMPTS]
     found = {"dtype": "float32", "continuations": [generate(prompt, CONTINUED) for prompt in prompts]}
     found["text"] = [tokenizer.decode(tokens) for tokens in found["continuations"]]
     if any(group.get("input_activations") for group in groups_of(folder)):
-        exact, _ = with_transformers(folder, "float64")
+        exact, _, _ = with_transformers(folder, "float64")
         with servers_steps():
             found["continuations_rounded_as_served"] = [generate(prompt, CONTINUED) for prompt in prompts]
             found["continuations_rounded_as_served_float64"] = [exact(prompt, CONTINUED) for prompt in prompts]
@@ -124,7 +124,7 @@ def in_vllm(folder: Path) -> dict[str, Any]:
     served: Counter[str] = Counter()
     dtype = "float32" if widths - {4} else "float16"
     with stand_in(served) if widths - {4} else nullcontext():
-        generate, tokenizer = with_vllm(folder, dtype)
+        generate, tokenizer, _ = with_vllm(folder, dtype)
     return {
         "dtype": dtype,
         "continuations": [generate(tokenizer(prompt).input_ids, CONTINUED) for prompt in PROMPTS],

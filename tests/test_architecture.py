@@ -94,10 +94,12 @@ SPACE_NAMES = frozenset({"depth", "sublayer", "sparsity", "structured"})
 # Where a space is described, and where it is built; and a table of granularities, one of which is called as a space is.
 MAY_NAME_SPACES = {"traits.py", "plugins/builtin.py", "spaces/units.py"}
 
-# Who may name modules and fields of families outside their room: the file that travels with checkpoints and imports
-# nothing of ours, and what Transformers and llm-compressor call the experts of every family.
+# Who may name modules and fields of families outside their room: the files that travel with checkpoints and import
+# nothing of ours, who fills in the form that vLLM gave Llama's names, and what Transformers and llm-compressor call the
+# experts of every family.
 MAY_NAME_FAMILIES = {
-    "models/parts/modeling_compact.py", "models/blocks/mixtures.py", "models/blocks/experts.py", "levels/experts.py",
+    "models/parts/modeling_compact.py", "models/parts/modeling_deci.py", "models/parts/configuration_deci.py",
+    "models/parts/deci.py", "models/blocks/mixtures.py", "models/blocks/experts.py", "levels/experts.py",
 }  # fmt: skip
 # Fields that Transformers itself gives all families, and words that mean something else, too.
 OF_ALL_FAMILIES = {"layer_types", "per_layer_config", "attention", "mlp", "attn", "dense"}

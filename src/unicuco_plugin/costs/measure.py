@@ -9,13 +9,13 @@ from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import UnknownNameError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.sizes import ModelSizes, measure_sizes, tensor_bytes
-from unicuco_plugin.models.blocks.sublayers import sublayer_params
+from unicuco_plugin.models.blocks.sublayers import sublayer_names, sublayer_params
 from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks
 from unicuco_plugin.models.tensors.storage import count_parameters, kept_tensors
 from unicuco_plugin.spaces.structured import ROUND_TO
 from unicuco_plugin.traits import Effect, traits_of
 
-__all__ = ["block_costs", "half_costs", "linear_costs", "measure_costs", "part_costs", "plain_table"]
+__all__ = ["block_costs", "half_costs", "linear_costs", "measure_costs", "part_costs", "plain_table", "uneven_costs"]
 
 
 def block_costs(decoder: Decoder) -> TableCosts:
@@ -36,6 +36,24 @@ def half_costs(decoder: Decoder) -> TableCosts:
     table = plain_table(sizes, tuple(params.values()), (0,) * len(params))
     table = table.model_copy(update={"blocks": dict(zip(decoder.block_names, pairs, strict=True))})
     return TableCosts(tuple(params), table, physical=False)
+
+
+def uneven_costs(decoder: Decoder) -> TableCosts:
+    """Attentions and MLPs that leave by themselves, each with the norm before it, as in the form ``deci``.
+
+    Raises:
+        UnsupportedModelError: If a half lies in no module of its own.
+    """
+    sizes, params = measure_sizes(decoder), sublayer_params(decoder)
+    halves = sublayer_names(decoder)
+    unit_params, unit_bytes = [], []
+    for name in params:
+        index = next(names.index(name) for names in halves if name in names)
+        norms = sizes.block_params[index] - sum(params[names[index]] for names in halves)
+        unit_params.append(params[name] + norms // len(halves))
+        # Of the block's bytes its share, headers of tensors included.
+        unit_bytes.append(sizes.block_bytes[index] * unit_params[-1] // sizes.block_params[index])
+    return TableCosts(tuple(params), plain_table(sizes, unit_params, unit_bytes), physical=True)
 
 
 def linear_costs(decoder: Decoder, weights: Mapping[str, int] | None = None) -> TableCosts:

@@ -16,7 +16,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.sublayers import check_silence, silenced, zero_outputs
 from unicuco_plugin.models.families.family import HALVES, Family
 from unicuco_plugin.models.families.known import FAMILIES, USUAL, family_of
-from unicuco_plugin.models.parts import compact
+from unicuco_plugin.models.parts import modeling_compact
 from unicuco_plugin.models.parts.cuts import check_cuts
 from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
@@ -107,8 +107,8 @@ def test_one_familys_names_are_not_anothers(monkeypatch):
 
 
 def test_the_file_beside_compact_checkpoints_repeats_what_the_usual_family_says():
-    assert USUAL.head_counts == compact.HEAD_COUNTS
+    assert USUAL.head_counts == modeling_compact.HEAD_COUNTS
     halves = [USUAL.half(kind) for kind in HALVES]
     names = {name for half in halves for name in (half.names[0], *half.linears[0], half.size)}
-    tree = ast.parse(Path(compact.__file__).read_text(encoding="utf8"))
+    tree = ast.parse(Path(modeling_compact.__file__).read_text(encoding="utf8"))
     assert names <= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}

@@ -98,7 +98,7 @@ def test_norms_of_what_is_absent_are_absent(saved):
 @pytest.mark.parametrize("name", ["qwen3", "granite", "gemma2", "smollm3", "mistral", "qwen2-slides"])
 @pytest.mark.parametrize("space", ["structured", "sublayer"])
 def test_other_mathematics_is_refused_before_anything_is_done(name, space):
-    with pytest.raises(UnsupportedModelError, match="deci|DeciLM") as caught:
+    with pytest.raises(UnsupportedModelError, match=r"deci|DeciLM") as caught:
         check_exportable(build(name).config, space, format="deci", compensate=False)
     assert "compact" in str(caught.value)
     assert len(str(caught.value)) <= 300

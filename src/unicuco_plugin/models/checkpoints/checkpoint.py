@@ -77,6 +77,7 @@ def rewrite_config(folder: Path, model: PreTrainedModel) -> None:
         written = json.loads(path.read_text(encoding="utf8"))
         kept = {field: written[field] for field in _SAVED if field in written}
         own = model.config.to_dict() | kept | {"architectures": [type(model).__name__]}
+        own.pop("_name_or_path", None)  # where the dense model lay says nothing to others
         path.write_text(json.dumps(own, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf8")
     except (OSError, ValueError, TypeError) as error:
         raise ExportError(f"{path}: the configuration could not be written: {error}") from error

@@ -158,8 +158,8 @@ def check_options(options: StructuredOptions | None, spaces: Sequence[str]) -> N
     if not (silencing(spaces) and options == StructuredOptions(format="deci")):
         given = ", ".join(options.model_dump(exclude_unset=True))
         raise RecipeError(
-            f"structured ({given}) goes with a strategy of the space 'structured', and format deci with one of "
-            f"'sublayer', got {' and '.join(spaces)}; leave it out"
+            f"structured ({given}) goes with a strategy of the space 'structured', got {' and '.join(spaces)}; leave "
+            "it out (the format deci alone also goes with 'sublayer')"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from loguru import logger
 
-from unicuco_plugin.costs.measure import measure_costs, part_costs
+from unicuco_plugin.costs.measure import measure_costs, part_costs, uneven_costs
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.costs.stored import scheme_costs
 from unicuco_plugin.errors import StrategyError, quoted
@@ -69,8 +69,10 @@ def _count(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]],
         return _count_stored(decoder, strategy)
     every = DENSE_BITS, DENSE_BITS
     if not strategy.traits.cuts:
-        costs = measure_costs(decoder, strategy.space)
-        return [_sizes(costs, costs.row(strategy.shares))], every
+        known = [measure_costs(decoder, strategy.space)]
+        if strategy.traits.halves and decoder.family.llama_like:
+            known.append(uneven_costs(decoder))  # the form deci
+        return [_sizes(costs, costs.row(strategy.shares)) for costs in known], every
     both = [part_costs(decoder, compensate=compensate) for compensate in (True, False)]
     found = [_sizes(costs, costs.row(strategy.shares)) for costs in both]
     # In the stock format everything stays, and biases come.

@@ -59,7 +59,7 @@ def write_card(
         "",
     ]
     for strategy in strategies:
-        lines += _describe(strategy, divergence_note)
+        lines += _describe(strategy, divergence_note, stay=format != "deci")
     if not strategies:
         lines += ["The recipe below was applied, without a strategy.", ""]
     lines += ["## Compensation", "", f"{escape_markdown(compensated)}.", ""] if compensated else []
@@ -68,7 +68,10 @@ def write_card(
     lines += ["```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     code = ", trust_remote_code=True" if format in ("compact", "deci") or own_code else ""
     lines += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})']
-    lines += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")', "```", ""]
+    code = code if format == "deci" else ""  # whose kind of configuration Transformers does not know
+    lines += [f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{code})', "```", ""]
+    if format == "deci":
+        lines += ["```bash", "vllm serve path/to/this/folder --trust-remote-code", "```", ""]
     lines += ["## Recipe", "", "`llmcompressor.oneshot` reproduces this checkpoint from the base model with:", ""]
     # With a sparsity for every linear a recipe is longer than all the rest.
     short = len(recipe.splitlines()) <= _LONGEST_RECIPE
@@ -78,7 +81,7 @@ def write_card(
     return "\n".join(lines) + "\n"
 
 
-def _describe(strategy: Strategy, divergence_note: str) -> list[str]:
+def _describe(strategy: Strategy, divergence_note: str, *, stay: bool) -> list[str]:
     request = ", ".join(f"{kind} = {value}" for kind, value in strategy.request.to_dict().items())
     done, listing = ("zeroed", _list_zeroed) if strategy.traits.zeroes else ("removed", _list_removed)
     if strategy.traits.stores:
@@ -86,7 +89,7 @@ def _describe(strategy: Strategy, divergence_note: str) -> list[str]:
     lines = [f"## What was {done}", ""]
     lines += [f"Request: {request} (space {code_span(strategy.space)}{_say_source(strategy)}).", ""]
     lines += listing(strategy)
-    if strategy.silenced:
+    if strategy.silenced and stay:
         lines += [
             f"{len(strategy.silenced)} of these share a block with a half that stays: their output projection is zero, "
             "so that they add nothing, and they save no bytes. Blocks that lost both halves are gone from the files.",
