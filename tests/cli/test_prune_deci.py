@@ -92,6 +92,17 @@ def test_narrower_mlps_do_too(unicuco, dense, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("parts", [HALVES, KeptParts({A.format(3): (), M.format(3): ()})])
+def test_auto_takes_it_where_a_half_goes(parts, unicuco, dense, tmp_path):
+    strategy = sublayer_strategy(load_model(dense), units=dict.fromkeys(parts.kept, 1.0))
+    (tmp_path / "s.json").write_text(strategy.to_json())
+    given = ("prune", "--model", dense, "--output", tmp_path / "out", "--strategy", tmp_path / "s.json")
+    done = unicuco(*given, "--format", "auto", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["format"] == ("deci" if parts is HALVES else None)
+
+
+@pytest.mark.slow
 @torch.no_grad()
 def test_four_bits_follow_in_one_recipe_and_the_preflight_check_finds_the_packed_linears(unicuco, dense, tmp_path):
     (tmp_path / "r.yaml").write_text(QUANTISED.format(strategy=halves(dense, tmp_path)))
@@ -116,7 +127,7 @@ def test_the_form_goes_with_parts_and_halves_alone(unicuco, dense, profile, tmp_
     given = ("prune", "--model", dense, "--output", tmp_path / "out", "--profile", profile, "--sparsity", "0.3")
     done = unicuco(*given, "--format", "deci")
     assert done.exit_code != 0
-    assert "the format deci alone also goes with 'sublayer'" in done.stderr
+    assert "the formats auto and deci also go with 'sublayer'" in done.stderr
     strategy = halves(dense, tmp_path)
     done = unicuco(
         "prune", "--model", dense, "--output", tmp_path / "out", "--strategy", strategy, "--format", "compact"

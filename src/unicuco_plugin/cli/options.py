@@ -183,10 +183,10 @@ def structured_options(function: Function) -> Function:
         (
             click.option(
                 "--format",
-                type=click.Choice(["compact", "deci", "stock"]),
+                type=click.Choice(["auto", "compact", "deci", "stock"]),
                 help="For the space structured: compact (the default) is physically smaller; deci too, in the form "
-                "that vLLM loads (Llama's mathematics alone), also for the space sublayer; stock has zeros in the full "
-                "shape, loads everywhere and is no smaller.",
+                "that vLLM loads (Llama's mathematics alone), also for the space sublayer; auto takes deci where it is "
+                "the smallest that vLLM loads; stock has zeros in the full shape, loads everywhere and is no smaller.",
             ),
             click.option(
                 "--kept-parts",

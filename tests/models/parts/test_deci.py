@@ -13,7 +13,7 @@ from unicuco_plugin.errors import StrategyError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.parts.configuration_deci import DeciLMConfig
-from unicuco_plugin.models.parts.formats import apply_parts
+from unicuco_plugin.models.parts.formats import apply_parts, smallest_served
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.modeling_deci import FILES, DeciLMForCausalLM
 
@@ -128,6 +128,22 @@ def test_what_the_form_has_no_room_for_is_refused_and_the_model_is_as_it_was(kep
     assert len(str(caught.value)) <= 300
     assert type(model) is kind
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "form"),
+    [
+        ("llama", {M.format(1): (0, 1)}, "deci"),
+        ("llama", {A.format(1): ()}, "deci"),
+        ("llama", {M.format(i): tuple(range(16)) for i in range(4)}, "compact"),
+        ("llama", {A.format(1): (), M.format(1): ()}, "compact"),
+        ("llama", {A.format(1): (0,)}, None),
+        ("qwen3", {M.format(1): (0, 1)}, None),
+        ("phi3", {M.format(1): ()}, None),
+    ],
+)
+def test_the_smallest_form_that_vllm_loads(name, kept, form):
+    assert smallest_served(find_decoder(build(name)), KeptParts(kept)) == form
 
 
 def test_biases_are_refused():

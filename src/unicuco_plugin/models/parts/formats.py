@@ -5,15 +5,18 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from unicuco_plugin.errors import StrategyError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.families.family import HALVES
 from unicuco_plugin.models.parts.cuts import check_cuts
 from unicuco_plugin.models.parts.deci import check_deci, close_deci
 from unicuco_plugin.models.parts.kept_parts import KeptParts
-from unicuco_plugin.models.parts.shrink import check_shrinkable, close_shape, slice_modules
+from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.parts.shrink import check_shrinkable, close_shape, gone_blocks, slice_modules
 from unicuco_plugin.models.parts.zeroing import check_room, close_zeros, zero_modules
 from unicuco_plugin.models.tensors.snapshot import Snapshot
 
-__all__ = ["FORMATS", "Format", "apply_parts"]
+__all__ = ["FORMATS", "Format", "apply_parts", "smallest_served"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,28 @@ FORMATS: Mapping[str, Format] = {
     "deci": Format(_check_uneven, slice_modules, close_deci),
     "stock": Format(_check_stock, zero_modules, close_zeros),
 }
+
+
+def smallest_served(decoder: Decoder, parts: KeptParts) -> str | None:
+    """The smallest form that vLLM loads, of those that are smaller than the dense model; None where there is none.
+
+    Args:
+        decoder: The dense model.
+        parts: What stays.
+    """
+    gone = {decoder.block_names[index] for index in gone_blocks(decoder, parts)}
+    try:
+        sizes = {
+            (part.kind, len(parts.kept.get(name, range(part.count))))
+            for name, part in find_parts(decoder).items()
+            if name.rpartition(".")[0] not in gone
+        }
+        if len(sizes) <= len(HALVES):  # one size for all blocks that stay: a stock checkpoint
+            return "compact"
+        _check_uneven(decoder, parts)
+    except (StrategyError, UnsupportedModelError):
+        return None
+    return "deci"
 
 
 def apply_parts(model: PreTrainedModel, parts: KeptParts, *, format: str = "compact") -> frozenset[str]:

@@ -44,7 +44,8 @@ class StructuredOptions(Frozen):
     Attributes:
         format: ``compact``: physically smaller. ``deci``: so, too, as ``DeciLMForCausalLM``, which vLLM loads; for
             models that compute what Llama does, without biases and parts of attentions. ``stock``: zeros in the full
-            shape, which loads everywhere and is no smaller.
+            shape, which loads everywhere and is no smaller. ``auto``: ``deci`` where it is the smallest form that vLLM
+            loads, otherwise as without it.
         kept_parts: A file that says which parts stay, as an export has one beside it. Without it a profile knows
             which parts of a module go first, and for other strategies parts are ranked on the toolkit's calibration
             text.
@@ -53,7 +54,7 @@ class StructuredOptions(Frozen):
             profile was trained, and for other strategies it is.
     """
 
-    format: Literal["compact", "deci", "stock"] = "compact"
+    format: Literal["auto", "compact", "deci", "stock"] = "compact"
     kept_parts: str | None = None
     ranking: str | None = None
     compensate: bool | None = None
@@ -155,11 +156,13 @@ def check_options(options: StructuredOptions | None, spaces: Sequence[str]) -> N
     """
     if options is None or cutting(spaces):
         return
-    if not (silencing(spaces) and options == StructuredOptions(format="deci")):
+    if not (
+        silencing(spaces) and options.format in ("auto", "deci") and options == StructuredOptions(format=options.format)
+    ):
         given = ", ".join(options.model_dump(exclude_unset=True))
         raise RecipeError(
             f"structured ({given}) goes with a strategy of the space 'structured', got {' and '.join(spaces)}; leave "
-            "it out (the format deci alone also goes with 'sublayer')"
+            "it out (the formats auto and deci also go with 'sublayer')"
         )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from unicuco_plugin.errors import RecipeError, quoted
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.parts.formats import smallest_served
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.compensating import check_compensation
@@ -77,17 +78,22 @@ class Task:
 
 
 def _removal(task: Task) -> SpaceHandler:
-    if task.options.format == "deci":  # of halves of blocks: as modules that go whole
+    if task.strategy.traits.halves and task.options.format in ("auto", "deci"):
         decoder = find_decoder(task.model)
         removed_parts(decoder, task.strategy)
         parts = KeptParts(dict.fromkeys(task.strategy.units, ()), measured=True)
-        return StructuredHandler(task.model, parts, task.options.format, beside=False)
+        if task.options.format == "deci" or smallest_served(decoder, parts) == "deci":
+            return StructuredHandler(task.model, parts, "deci", beside=False)
     return RemovalHandler(task.model, task.strategy, task.compensation, task.batches)
 
 
 def _structured(task: Task) -> SpaceHandler:
-    parts = task.options.choose(find_decoder(task.model), task.strategy, task.batches, task.payload())
-    return StructuredHandler(task.model, parts, task.options.format)
+    decoder = find_decoder(task.model)
+    parts = task.options.choose(decoder, task.strategy, task.batches, task.payload())
+    format = task.options.format
+    return StructuredHandler(
+        task.model, parts, (smallest_served(decoder, parts) or "compact") if format == "auto" else format
+    )
 
 
 def _sparsity(task: Task) -> SpaceHandler:

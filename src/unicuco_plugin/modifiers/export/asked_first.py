@@ -71,6 +71,7 @@ def ask_first(
         # Parts that a strategy removes whole need no bias; which others do is known when they are chosen.
         changed = space is not None and (cutting([space]) or (silencing([space]) and profiles[0].structured))
         format = (profiles[0].structured or StructuredOptions()).format if changed else None
+        format = None if format == "auto" else format
         decoder = check_exportable(config, space, share=share, format=format, compensate=False, **options)
         for strategy in strategies:
             if strategy.space == space and strategy.traits.whole:
