@@ -21,9 +21,9 @@ def text(tmp_path_factory):
 def save_model(tmp_path_factory):
     """Save a tiny model with a tokenizer: its folder."""
 
-    def save(**options):
+    def save(family="llama", **options):
         folder = tmp_path_factory.mktemp("models") / "dense-model"
-        tiny_model("llama", **options).save_pretrained(folder)
+        tiny_model(family, **options).save_pretrained(folder)
         tiny_tokenizer(folder)
         return folder
 

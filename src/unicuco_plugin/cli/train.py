@@ -88,6 +88,14 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
     show_default=True,
     help="For structured: how many neurons go together.",
 )
+@click.option(
+    "--units",
+    type=click.Choice(["mlp-width,heads", "mlp-width,attention"]),
+    default="mlp-width,heads",
+    show_default=True,
+    help="For structured: whether attentions lose head groups or go whole, as the form deci wants it "
+    "(with --no-compensate).",
+)
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
 )

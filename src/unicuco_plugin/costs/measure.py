@@ -73,7 +73,9 @@ def linear_costs(decoder: Decoder, weights: Mapping[str, int] | None = None) -> 
     return TableCosts(tuple(weights), table, physical=False)
 
 
-def part_costs(decoder: Decoder, *, round_to: int = ROUND_TO, compensate: bool = True) -> TableCosts:
+def part_costs(
+    decoder: Decoder, *, round_to: int = ROUND_TO, compensate: bool = True, whole_attentions: bool = False
+) -> TableCosts:
     """Attentions and MLPs whose parts go, in the compact checkpoint, to the parameter.
 
     Where a module loses some of its parts its output gets a bias, if ``compensate`` and it has none. A block that loses
@@ -84,11 +86,17 @@ def part_costs(decoder: Decoder, *, round_to: int = ROUND_TO, compensate: bool =
         decoder: The dense model.
         round_to: Neurons that go together, at least 1; head groups go one by one.
         compensate: Whether biases stand for what is removed.
+        whole_attentions: Whether attentions go whole, and that of the first block not at all.
 
     Raises:
         UnsupportedModelError: If the model's modules cannot be split into parts.
     """
     sizes, parts = measure_sizes(decoder), find_parts(decoder)
+    if whole_attentions:
+        parts.pop(next((name for name, part in parts.items() if part.kind == "attention"), ""), None)
+    together = {name: 1 if part.kind == "attention" else min(round_to, part.count) for name, part in parts.items()}
+    if whole_attentions:
+        together |= {name: part.count for name, part in parts.items() if part.kind == "attention"}
     counted = {name: _beside(decoder, part, compensate=compensate) for name, part in parts.items()}
     width = sizes.bytes_per_param
     blocks: dict[str, tuple[int, int]] = {}
@@ -104,7 +112,7 @@ def part_costs(decoder: Decoder, *, round_to: int = ROUND_TO, compensate: bool =
         total_bytes=sizes.total_bytes,
         dtype=sizes.dtype,
         blocks=blocks,
-        parts=tuple((p.count, 1 if p.kind == "attention" else min(round_to, p.count)) for p in parts.values()),
+        parts=tuple((part.count, together[name]) for name, part in parts.items()),
         rests=tuple(counted[name][0] for name in parts),
         biases=tuple(counted[name][1] for name in parts),
     )

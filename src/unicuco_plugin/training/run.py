@@ -97,9 +97,9 @@ def train_profile(
     progress(Progress("loading the model", 0, 1, 0, ""))
     # What could not be exported in the end is refused before a weight is read.
     config = load_config(source.name, **source.hub)
-    check_exportable(config, space, compensate=units.compensate, trust_remote_code=source.trust_remote_code)
-    held = None if shared is None else shared.model
-    dense = held
+    trust = source.trust_remote_code
+    check_exportable(config, space, format=units.form, compensate=units.compensate, trust_remote_code=trust)
+    dense = None if shared is None else shared.model
     if dense is None:
         place: dict[str, Any] = {"dtype": source.dtype, "device": source.device, "offload": source.offload}
         dense = load_model(

@@ -20,7 +20,11 @@ from unicuco_plugin.spaces.structured import ROUND_TO
 from unicuco_plugin.spaces.units import Granularity
 from unicuco_plugin.strategy import Plain
 
-__all__ = ["Ask", "Start", "Subject", "UnitOptions"]
+__all__ = ["ATTENTIONS", "HEADS", "Ask", "Start", "Subject", "UnitOptions"]
+
+
+# What of a module goes.
+HEADS, ATTENTIONS = "mlp-width,heads", "mlp-width,attention"
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class UnitOptions:
         ranking: Which head groups and neurons of a module go first, by plugin name.
         compensate: Whether biases replace the mean output of removed parts.
         round_to: How many neurons go together.
+        units: What of a module goes, ``mlp-width,heads`` or ``mlp-width,attention``: then attentions go whole, that of
+            the first block stays, and nothing gets a bias, as the form ``deci`` wants it.
     """
 
     levels: Path | None = None
@@ -44,6 +50,12 @@ class UnitOptions:
     ranking: str = "flap"
     compensate: bool = True
     round_to: int = ROUND_TO
+    units: str = HEADS
+
+    @property
+    def form(self) -> str | None:
+        """The form of checkpoint that the units are for; None where any will do."""
+        return "deci" if self.units == ATTENTIONS else None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from unicuco_plugin.errors import LevelsError, StrategyError, UnknownNameError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.spaces.units import GRANULARITIES
-from unicuco_plugin.training.subject import Ask, Subject, UnitOptions
+from unicuco_plugin.training.subject import ATTENTIONS, HEADS, Ask, Subject, UnitOptions
 from unicuco_plugin.training.subjects.depth import block_subject
 from unicuco_plugin.training.subjects.precision import stored_subject
 from unicuco_plugin.training.subjects.sparsity import linear_subject
@@ -29,7 +29,7 @@ _SUBJECTS: Mapping[Effect | None, Callable[[Ask], Subject]] = {
 _FIELDS = {
     "on_levels": ("the spaces 'sparsity', 'precision' and 'compound'", ("levels", "ignore")),
     "zeroes": ("the space 'sparsity'", ("granularity", "bounds")),
-    "cuts": ("the space 'structured'", ("ranking", "compensate", "round_to")),
+    "cuts": ("the space 'structured'", ("ranking", "compensate", "round_to", "units")),
 }
 
 
@@ -43,6 +43,10 @@ def check_units(name: str, units: UnitOptions) -> None:
     traits = traits_of(name)
     if units.round_to < 1:
         raise StrategyError(f"round_to must be at least 1 neuron, got {units.round_to}")
+    if units.units not in (HEADS, ATTENTIONS):
+        raise StrategyError(f"units must be {HEADS} or {ATTENTIONS}, got {quoted(units.units)}")
+    if units.units == ATTENTIONS and units.compensate:
+        raise StrategyError(f"units {ATTENTIONS} are for the form deci, which has no room for biases: --no-compensate")
     defaults = UnitOptions()
     for trait, (spaces, fields) in _FIELDS.items():
         given = [field for field in fields if getattr(units, field) != getattr(defaults, field)]

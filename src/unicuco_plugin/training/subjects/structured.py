@@ -5,6 +5,7 @@ from torch import Tensor
 from unicuco_plugin.costs.measure import part_costs
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.models.parts.cuts import check_cuts
+from unicuco_plugin.models.parts.deci import check_deci_family
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_ranking, make_space
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
@@ -19,15 +20,20 @@ def part_subject(ask: Ask) -> Subject:
     """Units are attentions and MLPs with their parts.
 
     Raises:
-        UnsupportedModelError: If modules cannot be split into parts, or parts cannot go one by one.
+        UnsupportedModelError: If modules cannot be split into parts, parts cannot go one by one, or the units are for
+            the form ``deci`` and the model does not compute what Llama does.
         UnknownNameError: If no plugin provides the ranking.
     """
     decoder, units = ask.decoder, ask.units
     ranking = make_ranking(units.ranking)
     check_cuts(decoder)
-    costs = part_costs(decoder, round_to=units.round_to, compensate=units.compensate)
+    whole = units.form is not None
+    if whole:
+        check_deci_family(decoder)
+    costs = part_costs(decoder, round_to=units.round_to, compensate=units.compensate, whole_attentions=whole)
     space = make_space(ask.name, costs.units, costs.table.unit_params, parts=costs.table.parts)
     header = {"ranking": units.ranking, "compensate": units.compensate, "round_to": units.round_to}
+    header |= {"units": units.units} if whole else {}
 
     def prepare(windows: Tensor) -> Payload:
         return rank_parts(decoder, windows, ranking, compensate=units.compensate).to_payload()
