@@ -236,6 +236,7 @@ class Profile:
             bytes=int(self.costs.of("bytes", x)),
             source=self._plain.get(candidate.key) or candidate.source,
             levels=self._levels,
+            compensation=self.record.compensation,
             divergence=self.divergences.of(candidate),
             units=self.search_space.to_units(candidate.x),
         )

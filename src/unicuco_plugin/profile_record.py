@@ -85,6 +85,8 @@ class ProfileRecord(Frozen):
         reranked_shift, noise: The same for the second lot of ranking windows; ``noise`` is how far one lot of
             ranking windows may mislead.
         archive: Every measured strategy.
+        compensation: What strategies were corrected with when they were measured; None for nothing. Older readers, who
+            would apply them without, know no such field and refuse the profile.
         provenance: Versions, seed, arguments, calibration hash, tokens and seconds spent.
     """
 
@@ -106,6 +108,7 @@ class ProfileRecord(Frozen):
     reranked_shift: Logarithm
     noise: Nats
     archive: tuple[ArchiveEntry, ...]
+    compensation: Name | None = None
     provenance: dict[str, Any]
 
     @field_validator("provenance")

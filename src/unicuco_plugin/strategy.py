@@ -94,6 +94,7 @@ class Strategy(Frozen):
             EvoPress.
         peer: The name of that method.
         levels: The level database that its divergence refers to; None if unknown, or none was used.
+        compensation: What the model is corrected with to have that divergence; None for nothing.
         divergence: None if it was neither measured nor predicted: peers and files do not give one.
     """
 
@@ -108,6 +109,7 @@ class Strategy(Frozen):
     source: Source
     peer: Name | None = None
     levels: Name | None = None
+    compensation: Name | None = None
     divergence: Divergence | None
     units: dict[str, float | Name]
 
@@ -177,7 +179,7 @@ class Strategy(Frozen):
         data["request"] = self.request.to_dict()
         if self.divergence is not None and not self.divergence.carried_over:
             del data["divergence"]["carried_over"]
-        for name in ("bits", "peer", "levels"):
+        for name in ("bits", "peer", "levels", "compensation"):
             if data[name] is None:
                 del data[name]
         return data

@@ -11,7 +11,7 @@ from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.modifiers.carriers.compensating import check_compensation, corrects
+from unicuco_plugin.modifiers.carriers.compensating import check_compensation
 from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
@@ -31,6 +31,7 @@ from unicuco_plugin.modifiers.sources.source_fields import (
     trace_source,
 )
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
+from unicuco_plugin.plugins.manager import corrects
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.pruning import check_model
 from unicuco_plugin.request import Request

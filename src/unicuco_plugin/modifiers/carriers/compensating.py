@@ -12,23 +12,14 @@ from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import on_accelerator
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.objectives.head import DivergenceHead
-from unicuco_plugin.plugins.manager import make_compensation
+from unicuco_plugin.plugins.manager import corrects, make_compensation
 from unicuco_plugin.traits import Effect, traits_of
 
 # Windows that pass a block together at first, and what takes memory beside them.
 _BATCH = 8
 _LOWER = "the number of calibration windows (--samples) or the tokens of one (--seq-length), or take a narrower dtype"
 
-__all__ = ["check_compensation", "corrects", "fold_compensation", "say_compensated"]
-
-
-def corrects(name: str | None) -> bool:
-    """Whether a compensation of that name ever corrects something.
-
-    Raises:
-        UnknownNameError: If no plugin knows it.
-    """
-    return name is not None and make_compensation(name).solve is not None
+__all__ = ["check_compensation", "fold_compensation", "say_compensated"]
 
 
 def check_compensation(name: str | None, spaces: Sequence[str], levels: str | None) -> None:
