@@ -10,12 +10,12 @@ from torch import Tensor
 
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.methods import Compensation
-from unicuco_plugin.compensation.observed import observe_cut
+from unicuco_plugin.compensation.observed import observe_cut, observe_inputs
 from unicuco_plugin.compensation.projection import Projection, find_projection
 from unicuco_plugin.compensation.stream import check_stream
 from unicuco_plugin.errors import EvaluationError
 from unicuco_plugin.models.tensors.finite import check_finite
-from unicuco_plugin.models.tensors.memory import lacks_memory
+from unicuco_plugin.models.tensors.memory import free_memory, lacks_memory
 from unicuco_plugin.models.tensors.storage import exchanged, sent
 
 __all__ = ["Corrected", "Corrections"]
@@ -67,17 +67,21 @@ class Corrections:
         dense: The dense model's states; those of all blocks are kept where many candidates are to come.
         name: Of the method, for whoever is to know what was measured.
         method: What solves a correction.
-        cache_bytes: Most bytes of corrections to keep, the least recently used going first; others are solved again.
+        cache_bytes: Most bytes to keep in the host's memory, of corrections and of what they are solved from, the least
+            recently used going first; a quarter of what is free by default.
 
     Attributes:
         dense, name: As given.
     """
 
-    def __init__(self, dense: DenseStates, name: str, method: Compensation, *, cache_bytes: int = 2**31) -> None:
+    def __init__(
+        self, dense: DenseStates, name: str, method: Compensation, *, cache_bytes: float | None = None
+    ) -> None:
         self.dense, self.name, self._method = dense, name, method
         self._projections: dict[int, Projection] = {}
-        self._cache_bytes, self._kept_bytes = cache_bytes, 0
+        self._cache_bytes, self._bytes = free_memory() / 4 if cache_bytes is None else cache_bytes, 0
         self._kept: OrderedDict[tuple[int, int], Corrected] = OrderedDict()
+        self._seen: OrderedDict[int, list[Tensor]] = OrderedDict()
 
     @property
     def corrects(self) -> bool:
@@ -130,9 +134,8 @@ class Corrections:
             self._kept.move_to_end(cut)
             return self._kept[cut]
         found = self._kept[cut] = self._solve(index, following)
-        self._kept_bytes += found.nbytes
-        while self._kept_bytes > self._cache_bytes and len(self._kept) > 1:
-            self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+        self._bytes += found.nbytes
+        self._shed()
         return found
 
     def _projection(self, index: int) -> Projection:
@@ -140,12 +143,31 @@ class Corrections:
             self._projections[index] = find_projection(self.dense.runner, index, self.dense.width)
         return self._projections[index]
 
+    def _inputs(self, index: int, projection: Projection) -> list[Tensor]:
+        """What the projection of a block is given; a search meets the block before many cuts."""
+        if index in self._seen:
+            self._seen.move_to_end(index)
+            return self._seen[index]
+        found = self._seen[index] = observe_inputs(self.dense, index, projection)
+        self._bytes += sum(batch.nbytes for batch in found)
+        self._shed()
+        return found
+
+    def _shed(self) -> None:
+        """Let go of what was used least recently: of inputs first, which take more memory and less time."""
+        while self._bytes > self._cache_bytes and len(self._seen) > 1:
+            self._bytes -= sum(batch.nbytes for batch in self._seen.popitem(last=False)[1])
+        while self._bytes > self._cache_bytes and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+
     def _solve(self, index: int, following: int) -> Corrected:
         if self._method.solve is None:
             return Corrected()
-        projection = None if self._method.stream else self._projection(index)
-        between = self.dense.at(index), self.dense.at(following)
-        cut = observe_cut(self.dense, index, projection, between, self._method.weigh)
+        dense, projection = self.dense, None if self._method.stream else self._projection(index)
+        inputs = [] if projection is None else self._inputs(index, projection)
+        between = dense.at(index + 1), dense.at(following)
+        inputs = inputs or [states[..., :0] for states in between[0]]
+        cut = observe_cut(dense, between, projection, inputs, self._method.weigh)
         try:
             correction = self._method.solve(cut)
             if projection is None or correction.change is None:

@@ -1,4 +1,4 @@
-"""What is seen of one cut: moments of the states that pass the block before it, and of the target behind it."""
+"""What is seen of one cut: moments of what passes the block before it, and of the target behind it."""
 
 import torch
 from torch import Tensor
@@ -7,45 +7,50 @@ from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.methods import Cut
 from unicuco_plugin.compensation.moments import Moments, Weigh
 from unicuco_plugin.compensation.projection import Projection
-from unicuco_plugin.models.tensors.storage import resident
+from unicuco_plugin.models.tensors.storage import resident, sent
 
-__all__ = ["observe_cut"]
+__all__ = ["observe_cut", "observe_inputs"]
+
+
+def observe_inputs(dense: DenseStates, index: int, projection: Projection) -> list[Tensor]:
+    """Run a block on the dense model's states, and keep what its projection is given.
+
+    Returns:
+        ``b x L x c`` for each batch, in the host's memory.
+    """
+    given: list[Tensor] = []
+    hook = projection.module.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    try:
+        with resident():
+            for states in dense.at(index):
+                dense.runner.run(index, states)
+                given[-1] = given[-1].reshape(*states.shape[:2], -1).cpu()
+    finally:
+        hook.remove()
+    return given
 
 
 def observe_cut(
     dense: DenseStates,
-    index: int,
-    projection: Projection | None,
     between: tuple[list[Tensor], list[Tensor]],
+    projection: Projection | None,
+    inputs: list[Tensor],
     weigh: Weigh,
 ) -> Cut:
-    """Run the block before a cut, and gather moments.
+    """Gather the moments of a cut.
 
     Args:
-        dense: Says which batches are held out, and runs.
-        index: The block.
-        projection: Whose inputs are looked at; None for methods that change none.
-        between: States that enter the block, ``b x L x d`` for each batch, and the dense model's behind the cut.
+        dense: Says which batches are held out.
+        between: The dense model's states that leave the block before the cut, ``b x L x d`` for each batch, and those
+            behind it.
+        projection: What is to change; None for methods that change none.
+        inputs: What it is given, ``b x L x c`` for each batch; ``c`` is 0 where there is none.
         weigh: Weighs rows.
-
     """
-    entering, targets = between
-    weight = torch.zeros(targets[0].shape[-1], 0) if projection is None else projection.weight
-    moments: list[Moments] = []
-    given: list[Tensor] = []
-    hook = projection and projection.module.register_forward_pre_hook(lambda _, args: given.append(args[0]))
-    try:
-        with resident():
-            for place, (states, target) in enumerate(zip(entering, targets, strict=True)):
-                left = dense.runner.run(index, states)
-                inputs = given.pop().reshape(*states.shape[:2], -1) if given else states[..., :0]
-                device = left.device  # the next kept block may be on another
-                if not moments:
-                    weight = weight.to(device)
-                    moments = [Moments.zeros(weight.shape[1], weight.shape[0], device) for _ in range(2)]
-                own = moments[place < dense.held]
-                own.add(inputs.to(device), left, target.to(device), weigh)
-    finally:
-        if hook:
-            hook.remove()
-    return Cut(weight.double(), 1.0 if projection is None else projection.scale, *moments)
+    device = dense.runner.device
+    weight = torch.zeros(dense.width, 0) if projection is None else projection.weight
+    moments = [Moments.zeros(weight.shape[1], weight.shape[0], device) for _ in range(2)]
+    for place, batch in enumerate(zip(inputs, *between, strict=True)):
+        given, states, targets = (sent(values, device) for values in batch)
+        moments[place < dense.held].add(given, states, targets, weigh)
+    return Cut(weight.to(device).double(), 1.0 if projection is None else projection.scale, *moments)
