@@ -19,7 +19,7 @@ from pydantic import (
 from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import ProfileError, explain, quoted
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.strategy import Interval, ModelReference, Plain
+from unicuco_plugin.strategy import CompensationName, Interval, ModelReference, Plain
 
 __all__ = ["ArchiveEntry", "Confirmation", "ProfileRecord"]
 
@@ -108,7 +108,7 @@ class ProfileRecord(Frozen):
     reranked_shift: Logarithm
     noise: Nats
     archive: tuple[ArchiveEntry, ...]
-    compensation: Name | None = None
+    compensation: CompensationName | None = None
     provenance: dict[str, Any]
 
     @field_validator("provenance")

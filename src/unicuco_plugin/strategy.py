@@ -16,7 +16,16 @@ from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
-__all__ = ["Divergence", "Interval", "ModelReference", "Plain", "Source", "Strategy", "split_halves"]
+__all__ = [
+    "CompensationName",
+    "Divergence",
+    "Interval",
+    "ModelReference",
+    "Plain",
+    "Source",
+    "Strategy",
+    "split_halves",
+]
 
 # Of a strategy's JSON; raised when an older reader would misread a newer file.
 SCHEMA = 1
@@ -28,6 +37,10 @@ _MOST_UNITS = 1_000_000
 _LONGEST_NAME = 1_000
 _MOST_BYTES = 64 * 2**20  # of a file
 Name = Annotated[str, Field(max_length=_LONGEST_NAME)]
+
+
+CompensationName = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
+"""Of a method that corrects: it stands in notes and model cards."""
 
 
 def split_halves(units: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -109,7 +122,7 @@ class Strategy(Frozen):
     source: Source
     peer: Name | None = None
     levels: Name | None = None
-    compensation: Name | None = None
+    compensation: CompensationName | None = None
     divergence: Divergence | None
     units: dict[str, float | Name]
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from unicuco_plugin.errors import JournalError, StrategyError, UnknownNameError, UnsupportedModelError
@@ -90,6 +91,14 @@ def test_none_is_no_compensation():
     assert find_corrections("none", find_decoder(tiny_model("llama")), None) is None
 
 
+@pytest.mark.parametrize(("family", "name"), [("gemma2", "ridge"), ("opt", "scale")])
+def test_a_family_that_cannot_be_corrected_is_refused_and_another_is_not(family, name):
+    windows = torch.randint(4, 128, (4, 8), generator=torch.Generator().manual_seed(0))
+    assert find_corrections(name, find_decoder(tiny_model("llama")), windows).name == name
+    with pytest.raises(UnsupportedModelError, match="can be folded in"):
+        find_corrections(name, find_decoder(tiny_model(family)), windows)
+
+
 def test_a_model_that_cannot_be_corrected_is_refused_before_there_is_a_journal(text, tmp_path):
     tiny_model("gemma2").save_pretrained(tmp_path / "dense")
     tiny_tokenizer(tmp_path / "dense")
@@ -102,6 +111,7 @@ def test_a_model_that_cannot_be_corrected_is_refused_before_there_is_a_journal(t
     ("space", "name", "error", "message"),
     [
         ("sublayer", "ridge", StrategyError, "compensation ridge corrects dropped blocks, of the space 'depth'; there"),
+        ("depth", "a b", StrategyError, "compensation must be named by letters, digits, '.', '_' and '-', got 'a b'"),
         ("depth", "hope", UnknownNameError, "compensation must be one of linear, none, ridge, scale; got 'hope'"),
     ],
 )

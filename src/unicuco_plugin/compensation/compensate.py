@@ -149,7 +149,7 @@ class _Walk:
             if not found.finite:
                 raise EvaluationError("the correction is not finite")
             with resident():
-                corrected = [found.run(partial(runner.run, index), batch, runner.device) for batch in entering]
+                corrected = [found.run(partial(runner.run, index), batch) for batch in entering]
             for values in corrected:
                 check_finite("the correction", values, values.dtype)
             if self.divergences is not None:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -37,16 +37,18 @@ class Corrected:
     gain: float = 1.0
     finite: bool = True
 
-    def run(self, block: Callable[[Tensor], Tensor], states: Tensor, device: torch.device) -> Tensor:
+    def run(self, block: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
         """States that leave the block once it is corrected.
 
         Args:
             block: The dense one.
             states: That enter it.
-            device: Where it computes.
         """
-        values = {name: sent(value, device) for name, value in self.values.items()}
-        with exchanged(self.projection.module, values) if self.projection else nullcontext():
+        with ExitStack() as changed:
+            if self.projection is not None:
+                module = self.projection.module
+                values = {name: sent(value, getattr(module, name).device) for name, value in self.values.items()}
+                changed.enter_context(exchanged(module, values))
             left = block(states)
         return left if self.gain == 1.0 else left * self.gain
 
@@ -87,11 +89,6 @@ class Corrections:
     def corrects(self) -> bool:
         """Whether the method ever corrects something."""
         return self._method.solve is not None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.dense.runner.device
 
     @torch.no_grad()
     def prepare(self) -> None:

@@ -146,7 +146,7 @@ def _lacking(decoder: Decoder, corrections: Corrections | None, prefix: Prefix) 
 
 def _corrected(corrections: Corrections, index: int, following: int) -> Change:
     def passes(block: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
-        return corrections.at(index, following).run(block, states, corrections.device)
+        return corrections.at(index, following).run(block, states)
 
     return Change(passes)
 

@@ -52,7 +52,8 @@ class ObjectiveRequest:
         levels: The level database that candidates are put together from, for spaces that zero weights or store them in
             fewer bits.
         payload: What strategies need beyond shares, if their space's traits say so: which parts go first.
-        corrections: What dropped blocks are compensated with; None where candidates are measured as they are.
+        corrections: What dropped blocks are compensated with; None where candidates are measured as they are. An
+            objective that does not apply them measures another model than the one that is exported.
     """
 
     decoder: "Decoder"

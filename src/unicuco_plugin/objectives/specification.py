@@ -10,6 +10,7 @@ from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.schemes import Choice
 from unicuco_plugin.spaces.space import Named
+from unicuco_plugin.strategy import CompensationName
 
 __all__ = ["CompensationSpec", "LevelsSpec", "ObjectiveSpec", "SpaceSpec"]
 
@@ -102,7 +103,7 @@ class CompensationSpec(Frozen):
         windows: Content hash of the windows that corrections are solved from.
     """
 
-    name: _Name
+    name: CompensationName
     windows: _Digest
 
 

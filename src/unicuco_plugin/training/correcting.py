@@ -1,12 +1,13 @@
 """Which compensation a run measures its candidates with, and how its journal and profile say so."""
 
+import re
 from typing import Any
 
 from torch import Tensor
 
 from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.compensation.dense_states import DenseStates
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.plugins.manager import corrects, make_compensation
@@ -21,8 +22,10 @@ def check_compensation(name: str | None, space: str) -> None:
 
     Raises:
         UnknownNameError: If no plugin provides it.
-        StrategyError: If it corrects, and strategies of the space do more than drop blocks.
+        StrategyError: If no profile could name it, or strategies of the space do more than drop blocks.
     """
+    if name is not None and re.fullmatch(r"[\w.-]{1,100}", name) is None:
+        raise StrategyError(f"compensation must be named by letters, digits, '.', '_' and '-', got {quoted(name)}")
     if corrects(name) and traits_of(space).effect is not Effect.DROP:
         raise StrategyError(
             f"compensation {name} corrects dropped blocks, of the space 'depth'; there is none yet for {space!r}: "

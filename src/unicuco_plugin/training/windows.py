@@ -20,8 +20,9 @@ __all__ = ["RunWindows", "draw_windows"]
 # Windows of full length that parts are ranked on: 4 096 tokens by default. On SmolLM2 a quarter of the head groups and
 # neurons chosen from 2 048 tokens cost 1.578 nats, from 4 096 1.579.
 _PART_WINDOWS = 8
-# Windows of full length that corrections are solved from: 16 384 tokens by default, of which a quarter chooses.
-_CORRECTION_WINDOWS = 32
+# Windows of full length that corrections are solved from, and their tokens at most, but for the fewest windows: a
+# quarter of them chooses. docs/compensation.md says what more of them are worth.
+_CORRECTION_WINDOWS, _CORRECTION_TOKENS, _FEWEST = 32, 16_384, 4
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def draw_windows(
     """
     rank = settings.rank_tokens // settings.rank_seq_length
     counts = [rank, rank if settings.rerank else 0, settings.tokens // settings.seq_length]
-    counts += [_PART_WINDOWS if ranking else 0, _CORRECTION_WINDOWS if correcting else 0]
+    counts.append(_PART_WINDOWS if ranking else 0)
+    fitting = min(_CORRECTION_WINDOWS, max(_CORRECTION_TOKENS // settings.seq_length, _FEWEST))
+    counts.append(fitting if correcting else 0)
     how = {"count": sum(counts), "length": max(settings.seq_length, settings.rank_seq_length), "seed": settings.seed}
     if text.sources:
         reach = Reach.of(decoder.model)
