@@ -39,6 +39,7 @@ def facts_of(folder):
     return {name: value for name, value in record.items() if name not in {"provenance", "digest", "name"}}
 
 
+@pytest.mark.slow
 def test_what_the_archive_says_is_of_the_corrected_model_on_windows_it_was_not_solved_from(trained, text, tmp_path):
     windows = load_windows([text], tiny_tokenizer(tmp_path), count=2 + 2 + 4 + 32, length=16, seed=0)
     rank, _, confirm, solve = windows.split([2, 2, 4, 32])
@@ -61,6 +62,7 @@ def test_what_the_archive_says_is_of_the_corrected_model_on_windows_it_was_not_s
     assert spent["evaluation_tokens"] >= measured + 32 * 16
 
 
+@pytest.mark.slow
 def test_answers_name_the_compensation_and_are_read_back(trained):
     answer = trained[1].answer(sparsity=0.3)
     assert answer.compensation == "ridge"
@@ -81,6 +83,7 @@ def test_broken_off_and_resumed_it_ends_as_the_unbroken_run(trained, dense, text
     assert facts_of(output) == facts_of(trained[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [None, "none", "linear"])
 def test_a_journal_of_another_compensation_is_not_resumed(trained, dense, text, other):
     with pytest.raises(JournalError, match=r"compensation"):

@@ -45,6 +45,7 @@ def test_the_checkpoint_is_the_corrected_model(family, method, checkpoint, tmp_p
     assert load_model(tmp_path / "with").config.num_hidden_layers == 3
 
 
+@pytest.mark.slow
 def test_a_strategy_that_was_measured_with_one_is_corrected_unless_another_is_asked_for(
     checkpoint, tmp_path, calibration
 ):
