@@ -1,7 +1,4 @@
-"""Answering requests from a profile: StratNet, the archive and the posterior's neighbours compete.
-
-Everything here is small linear algebra on the profile's own tensors; no language model is needed.
-"""
+"""Answers of a profile: StratNet, archive and neighbours compete, in small linear algebra without a language model."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -125,9 +122,9 @@ class Profile:
         name = traits_of(self.space).payload
         if name is None:
             return None
-        if name not in self._tensors:
-            raise ProfileError(f"profile {self.name} must hold the payload {quoted(name)}, which its space needs")
-        return Payload(name, self._tensors[name])
+        if name in self._tensors:
+            return Payload(name, self._tensors[name])
+        raise ProfileError(f"profile {self.name} must hold the payload {quoted(name)}, which its space needs")
 
     def rank_parts(self) -> "RankedParts":
         """Which head groups and neurons go first, as in training, so that shares become kept parts without text.
@@ -236,6 +233,7 @@ class Profile:
             bytes=int(self.costs.of("bytes", x)),
             source=self._plain.get(candidate.key) or candidate.source,
             levels=self._levels,
+            compensation=self.record.compensation,
             divergence=self.divergences.of(candidate),
             units=self.search_space.to_units(candidate.x),
         )

@@ -80,7 +80,8 @@ def write_profile(folder: Path, record: ProfileRecord, tensors: Mapping[str, Map
     """
     files = {_file_name(stem, data): data for stem, data in ((s, save(dict(t))) for s, t in tensors.items())}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    content = record.model_dump(mode="json", exclude=None if record.needed else {"needed"})
+    unsaid = {name for name in ("needed", "compensation") if not getattr(record, name)}
+    content = record.model_dump(mode="json", exclude=unsaid)
     text = _DOCUMENT.dumps({**content, "files": digests})
     if os.path.lexists(folder / RECORD) and not is_profile(folder / RECORD):
         raise ProfileError(

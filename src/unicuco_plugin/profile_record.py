@@ -19,7 +19,7 @@ from pydantic import (
 from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import ProfileError, explain, quoted
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.strategy import Interval, ModelReference, Plain
+from unicuco_plugin.strategy import CompensationName, Interval, ModelReference, Plain
 
 __all__ = ["ArchiveEntry", "Confirmation", "ProfileRecord"]
 
@@ -85,6 +85,8 @@ class ProfileRecord(Frozen):
         reranked_shift, noise: The same for the second lot of ranking windows; ``noise`` is how far one lot of
             ranking windows may mislead.
         archive: Every measured strategy.
+        compensation: What strategies were corrected with when they were measured; None for nothing. Older readers, who
+            would apply them without, know no such field and refuse the profile.
         provenance: Versions, seed, arguments, calibration hash, tokens and seconds spent.
     """
 
@@ -106,6 +108,7 @@ class ProfileRecord(Frozen):
     reranked_shift: Logarithm
     noise: Nats
     archive: tuple[ArchiveEntry, ...]
+    compensation: CompensationName | None = None
     provenance: dict[str, Any]
 
     @field_validator("provenance")

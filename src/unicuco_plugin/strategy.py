@@ -16,7 +16,16 @@ from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
-__all__ = ["Divergence", "Interval", "ModelReference", "Plain", "Source", "Strategy", "split_halves"]
+__all__ = [
+    "CompensationName",
+    "Divergence",
+    "Interval",
+    "ModelReference",
+    "Plain",
+    "Source",
+    "Strategy",
+    "split_halves",
+]
 
 # Of a strategy's JSON; raised when an older reader would misread a newer file.
 SCHEMA = 1
@@ -28,6 +37,10 @@ _MOST_UNITS = 1_000_000
 _LONGEST_NAME = 1_000
 _MOST_BYTES = 64 * 2**20  # of a file
 Name = Annotated[str, Field(max_length=_LONGEST_NAME)]
+
+
+CompensationName = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
+"""Of a method that corrects: it stands in notes and model cards."""
 
 
 def split_halves(units: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -94,6 +107,7 @@ class Strategy(Frozen):
             EvoPress.
         peer: The name of that method.
         levels: The level database that its divergence refers to; None if unknown, or none was used.
+        compensation: What the model is corrected with to have that divergence; None for nothing.
         divergence: None if it was neither measured nor predicted: peers and files do not give one.
     """
 
@@ -108,6 +122,7 @@ class Strategy(Frozen):
     source: Source
     peer: Name | None = None
     levels: Name | None = None
+    compensation: CompensationName | None = None
     divergence: Divergence | None
     units: dict[str, float | Name]
 
@@ -177,7 +192,7 @@ class Strategy(Frozen):
         data["request"] = self.request.to_dict()
         if self.divergence is not None and not self.divergence.carried_over:
             del data["divergence"]["carried_over"]
-        for name in ("bits", "peer", "levels"):
+        for name in ("bits", "peer", "levels", "compensation"):
             if data[name] is None:
                 del data[name]
         return data

@@ -56,6 +56,11 @@ def test_what_determines_an_answer_is_in_its_name_in_the_journal(data, change):
         ({"models": "m"}, "unknown field 'models'"),
         ({"methods": {"x": {}}}, "methods.x: give exactly one of train, profile, peer; got none"),
         ({"methods": {"x": {"peer": "nobody"}}}, "methods.x: peer must be one of "),
+        ({"methods": {"x": {"train": {}, "compensation": "hope"}}}, "methods.x: compensation must be one of linear, "),
+        (
+            {"space": "sublayer", "methods": {"x": {"train": {}, "compensation": "ridge"}}},
+            "methods.x: compensation ridge corrects dropped blocks, of the space 'depth'",
+        ),
         ({"methods": {"x": {"peer": "owl"}}}, "methods.x: owl answers for sparsity, not for depth"),
         (
             {"methods": {"x": {"peer": "greedy", "token_budget": 9}}},

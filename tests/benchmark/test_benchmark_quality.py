@@ -9,6 +9,7 @@ from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.training.correcting import find_corrections
 
 
 @pytest.fixture
@@ -28,6 +29,16 @@ def test_a_strategy_is_measured_on_every_window_of_a_text_and_only_once(quality)
     assert first["mean"] == pytest.approx(plain.value)
     assert first["windows"] == [round(value, 6) for value in plain.per_window]
     assert first["standard_error"] > 0
+
+
+def test_with_a_compensation_it_is_another_measurement(quality):
+    units = {"model.layers.1": 1.0, "model.layers.2": 1.0}
+    plain = quality.measure("b", units, lambda: None)
+    corrected = quality.measure("b", units, lambda: None, "ridge")
+    assert corrected == quality.measure("b", units, pytest.fail, "ridge") != plain
+    solved = find_corrections("ridge", quality.decoder, quality.texts.calibration)
+    evaluator = BlockEvaluator(quality.decoder, quality.texts.evaluation["b"], corrections=solved)
+    assert corrected["mean"] == pytest.approx(evaluator.evaluate([[1, 2]])[0].value)
 
 
 def test_one_window_says_nothing_of_its_spread(quality):

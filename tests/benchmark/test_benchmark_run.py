@@ -62,6 +62,25 @@ def test_a_run_killed_anywhere_resumes_and_ends_as_the_unbroken_one(data, unbrok
     assert untimed(run_benchmark(plan, tmp_path / "out")) == untimed(unbroken)
 
 
+def test_answers_are_measured_with_their_methods_compensation(data, tmp_path):
+    methods = {
+        "plain": {"peer": "shortgpt"},
+        "linear": {"peer": "shortgpt", "compensation": "linear"},
+        "ours": {"train": {}, "compensation": "ridge"},
+    }
+    plan = data | {"seeds": [0], "budgets": [0.5], "ablations": {}, "methods": methods}
+    plan |= {"calibration": data["calibration"] | {"windows": 16}}
+    result = run_benchmark(BenchmarkPlan.model_validate(plan), tmp_path / "out")
+    rows = {row["method"]: row for row in result["rows"]}
+    assert {name: row.get("compensation") for name, row in rows.items()} == {
+        "plain": None, "linear": "linear", "ours": "ridge",
+    }  # fmt: skip
+    assert rows["plain"]["units"] == rows["linear"]["units"]
+    assert rows["plain"]["divergence"] != rows["linear"]["divergence"]
+    assert [rows[name].get("compensation_tokens") for name in methods] == [None, 256, 256]
+    assert run_benchmark(BenchmarkPlan.model_validate(plan), tmp_path / "out") == result
+
+
 def test_a_second_run_measures_nothing(data, tmp_path, monkeypatch):
     plan = BenchmarkPlan.model_validate(data | {"seeds": [0], "ablations": {}})
     first = run_benchmark(plan, tmp_path / "out")

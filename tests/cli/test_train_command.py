@@ -104,7 +104,7 @@ def test_several_texts_follow_one_option_or_several(unicuco, recorded, spelling)
     ("old", "new"),
     [
         (["--samples", "3", "--no-compensation"], ["--documents", "3", "--no-compensate"]),
-        (["--samples=3", "--compensation"], ["--documents=3", "--compensate"]),
+        (["--samples=3", "--no-compensation"], ["--documents=3", "--no-compensate"]),
     ],
     ids=["apart", "equals sign"],
 )

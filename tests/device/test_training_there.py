@@ -17,6 +17,7 @@ from unicuco_plugin.plugins.manager import make_objective
 from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import ModelSource, UnitOptions, train_profile
+from unicuco_plugin.training.correcting import find_corrections
 from unicuco_plugin.training.subjects.find import find_subject
 
 # The last is the CPU with blocks that wait in the model's own files.
@@ -27,7 +28,7 @@ TINY = Settings(
 )  # fmt: skip
 
 
-def measured(space, units, model, windows, folder, *, few=4):
+def measured(space, units, model, windows, folder, *, few=4, compensation=None):
     """Everything that a run over a space learns of a model: payload, notes, first strategies, divergences."""
     decoder = find_decoder(model)
     subject = find_subject(space, decoder, "0" * 16 + "." + "0" * 16, units)
@@ -36,13 +37,16 @@ def measured(space, units, model, windows, folder, *, few=4):
         start = subject.start(journal, windows, payload)
         notes = journal.notes()
     first = subject.space.first(few, torch.Generator().manual_seed(0)) if start.first is None else start.first[:few]
-    request = ObjectiveRequest(decoder, subject.space, windows, levels=subject.levels, payload=payload)
+    corrections = find_corrections(compensation, decoder, windows)
+    request = ObjectiveRequest(
+        decoder, subject.space, windows, levels=subject.levels, payload=payload, corrections=corrections
+    )
     found = make_objective("divergence", request).evaluate(first)
     tensors = {} if payload is None else {name: value.tolist() for name, value in payload.tensors.items()}
     return tensors, notes, first.tolist(), [entry.per_window for entry in found]
 
 
-def both(space, family, windows, tmp_path, *, blocks=2, units=None):
+def both(space, family, windows, tmp_path, *, blocks=2, units=None, compensation=None):
     for place in PLACES:
         (tmp_path / place).mkdir()
         if place == "files":
@@ -50,12 +54,19 @@ def both(space, family, windows, tmp_path, *, blocks=2, units=None):
             model = load_model(tmp_path / "dense", offload="disk")
         else:
             model = tiny_model(family, blocks=blocks).to(place)
-        yield measured(space, units or UnitOptions(), model, windows, tmp_path / place)
+        folder = tmp_path / place
+        yield measured(space, units or UnitOptions(), model, windows, folder, compensation=compensation)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3_moe", "bamba"])
 def test_depth(windows, tmp_path, family):
     here, there, streamed = both("depth", family, windows, tmp_path, blocks=4)
+    assert here == there == streamed
+
+
+@pytest.mark.parametrize(("family", "name"), [("llama", "ridge"), ("starcoder2", "linear"), ("qwen3_moe", "scale")])
+def test_depth_with_a_compensation(windows, tmp_path, family, name):
+    here, there, streamed = both("depth", family, windows, tmp_path, blocks=4, compensation=name)
     assert here == there == streamed
 
 

@@ -58,6 +58,12 @@ def test_a_preference_and_what_is_carried_over_are_named():
     assert text.endswith("removes model.layers 1")
 
 
+def test_a_compensation_that_divergences_are_with_is_said_once():
+    answers = [strategy(), strategy((1, 2)).model_copy(update={"compensation": "ridge"})]
+    assert describe_strategies(answers).splitlines()[-1] == "divergences are with compensation ridge"
+    assert "compensation" not in describe_strategies(answers[:1])
+
+
 def test_a_profile_says_how_it_was_made(profile):
     lines = describe_profile(profile).splitlines()
     facts = dict(line.split("  ", 1) for line in lines[: lines.index("")])

@@ -11,6 +11,7 @@ from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.peers.peer import Setting
 from unicuco_plugin.plugins.manager import make_peer
 from unicuco_plugin.schemes import DENSE_BITS
+from unicuco_plugin.training.correcting import check_compensation
 
 __all__ = ["Method", "Text", "check_values", "read_bits"]
 
@@ -59,6 +60,9 @@ class Method(Frozen):
         windows: So many calibration windows instead: the first, for peers that read all of them for every candidate, or
             more of the same text, for peers that draw from them.
         budgets, seeds: Instead of all, for methods that are too slow for that; ``bits`` in place of budgets.
+        compensation: What its answers are measured with, corrections being solved from the benchmark's calibration
+            windows; where it is trained, it searches with it. None leaves answers as they are, or as a profile was
+            trained.
         extrapolate: Whether its token budget only serves to time it: seconds are then scaled to the whole search.
     """
 
@@ -70,6 +74,7 @@ class Method(Frozen):
     windows: int | None = Field(default=None, ge=1)
     budgets: tuple[float, ...] | None = Field(default=None, min_length=1)
     seeds: tuple[int, ...] | None = Field(default=None, min_length=1)
+    compensation: str | None = None
     extrapolate: bool = False
 
     _read_bits = model_validator(mode="before")(read_bits)
@@ -80,6 +85,7 @@ class Method(Frozen):
         Raises:
             UnknownNameError: If no plugin provides the peer.
             ProfileError: If the profile cannot be read.
+            StrategyError: If there is a compensation, and blocks of the space do not go whole.
             ValueError: If the fields do not go together, or the peer does not answer for the space.
         """
         given = [name for name in ("train", "profile", "peer") if getattr(self, name) is not None]
@@ -90,6 +96,7 @@ class Method(Frozen):
                 raise ValueError(f"{name} goes with peers that take it, got {name}: {getattr(self, name)}")
         if self.windows is not None and (self.peer is None or "windows" not in make_peer(self.peer).takes):
             raise ValueError(f"windows goes with peers that read text, got windows: {self.windows}")
+        check_compensation(self.compensation, space)
         if self.extrapolate and self.token_budget is None:
             raise ValueError("extrapolate needs a token_budget that cuts the search short, got none")
         if self.profile is not None:

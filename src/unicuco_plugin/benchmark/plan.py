@@ -136,7 +136,7 @@ class BenchmarkPlan(Frozen):
             raise ValueError(f"{place}: {explain(error)}") from error
 
     def _identity(self, method: Method, seed: int, settings: Settings | None) -> str:
-        whole = {"windows"} if method.windows is None else set()
+        whole = {name for name in ("windows", "compensation") if getattr(method, name) is None}
         how = method.model_dump(mode="json", exclude={"budgets", "seeds", "train", *whole})
         base = self.model_dump(mode="json", include={"calibration", "levels", "granularity"})
         trained = None if settings is None else settings.model_dump(mode="json")

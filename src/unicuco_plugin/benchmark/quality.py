@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.benchmark.plan import BenchmarkPlan
 from unicuco_plugin.benchmark.texts import Texts
+from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.errors import JournalError
 from unicuco_plugin.evaluation.comparison import Estimate
 from unicuco_plugin.journal.journal import Journal
@@ -24,6 +25,7 @@ from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
+from unicuco_plugin.training.correcting import find_corrections
 from unicuco_plugin.traits import traits_of
 
 __all__ = ["Quality"]
@@ -44,6 +46,8 @@ class Quality:
     texts: Texts
     decoder: Decoder
     journal: Journal
+    _made: dict[tuple[str, str | None], UnitsEvaluator] = field(default_factory=dict, init=False)
+    _solved: dict[str | None, Corrections | None] = field(default_factory=dict, init=False)
 
     def check_contents(self, path: Path) -> None:
         """Refuse texts and databases that changed under their names: what the journal holds is of the old ones.
@@ -58,22 +62,26 @@ class Quality:
         if self.levels is not None:
             named["levels"] = self.levels.record.identity
         known = self.journal.notes()
-        for field, content in named.items():
-            note = f"content/{field}/{self._where(field)}"
+        for where, content in named.items():
+            note = f"content/{where}/{self._where(where)}"
             if known.get(note, content) != content:
                 raise JournalError(
-                    f"{field} must be as it was when {path} was started, but has changed: "
+                    f"{where} must be as it was when {path} was started, but has changed: "
                     "restore it, or give another --output"
                 )
             self.journal.write_note(note, content)
 
-    def measure(self, name: str, units: Mapping[str, Any], tell: Callable[[], None]) -> dict[str, Any]:
+    def measure(
+        self, name: str, units: Mapping[str, Any], tell: Callable[[], None], compensation: str | None = None
+    ) -> dict[str, Any]:
         """Divergence of one strategy on a text, nats per token, as a benchmark's result has it.
 
         Args:
             name: Of the text.
             units: Unit name → share removed, or scheme.
             tell: Called before something is really measured.
+            compensation: What it is measured with, solved from the benchmark's calibration windows and with no
+                correction left out; None measures it as it is.
 
         Returns:
             ``mean``, ``standard_error`` (None of one window, which says nothing of its own spread) and ``windows``.
@@ -81,10 +89,13 @@ class Quality:
 
         def measure(_: list[int]) -> list[Evaluation]:
             tell()
-            return Room().measure(self._evaluators[name].evaluate, [units])
+            return Room().measure(self._evaluator(name, compensation).evaluate, [units])
 
         key = hashlib.sha256(json.dumps(units, sort_keys=True).encode()).hexdigest()
-        [row] = measure_once(self.journal, f"text/{self.texts.hashes[f'evaluation.{name}']}", [key], measure)
+        fidelity = f"text/{self.texts.hashes[f'evaluation.{name}']}"
+        if compensation is not None:
+            fidelity += f"/{compensation}/{self.texts.hashes['calibration']}"
+        [row] = measure_once(self.journal, fidelity, [key], measure)
         found = Estimate.of(row.per_window)
         return {
             "mean": found.mean,
@@ -101,12 +112,23 @@ class Quality:
         levels.check_model(str(fingerprint(self.decoder.model)))
         return levels
 
-    @cached_property
-    def _evaluators(self) -> dict[str, UnitsEvaluator]:
-        return {
-            name: UnitsEvaluator(self.decoder, self.plan.space, windows, levels=self.levels, payload=self._payload)
-            for name, windows in self.texts.evaluation.items()
-        }
+    def _evaluator(self, name: str, compensation: str | None) -> UnitsEvaluator:
+        if (name, compensation) not in self._made:
+            self._made[name, compensation] = UnitsEvaluator(
+                self.decoder,
+                self.plan.space,
+                self.texts.evaluation[name],
+                levels=self.levels,
+                payload=self._payload,
+                corrections=self._corrections(compensation),
+            )
+        return self._made[name, compensation]
+
+    def _corrections(self, compensation: str | None) -> Corrections | None:
+        """What all texts share."""
+        if compensation is not None and compensation not in self._solved:
+            self._solved[compensation] = find_corrections(compensation, self.decoder, self.texts.calibration)
+        return self._solved.get(compensation)
 
     @cached_property
     def _payload(self) -> Payload | None:

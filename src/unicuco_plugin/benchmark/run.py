@@ -21,7 +21,7 @@ from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, ask_peer
-from unicuco_plugin.plugins.manager import make_peer
+from unicuco_plugin.plugins.manager import corrects, make_peer
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
@@ -120,8 +120,9 @@ class _Run:
     def _row(self, cell: Cell) -> dict[str, Any]:
         find = self._from_profile if cell.method.peer is None else self._from_peer
         answer = note_once(self.journal, cell.key, lambda: find(cell))
+        corrected = answer.get("compensation")
         divergence = {
-            name: self.quality.measure(name, answer["units"], partial(self._tell, f"measuring on {name}"))
+            name: self.quality.measure(name, answer["units"], partial(self._tell, f"measuring on {name}"), corrected)
             for name in self.plan.evaluation
         }
         place = {"group": cell.group, "method": cell.name, "seed": cell.seed, "budget": cell.budget}
@@ -156,6 +157,7 @@ class _Run:
             "tokens": found.tokens,
             "seconds": round(found.seconds, 3),
             "shared": peer.serves_all,
+            **self._correcting(cell.method.compensation),
         }
 
     def _from_profile(self, cell: Cell) -> dict[str, Any]:
@@ -172,7 +174,14 @@ class _Run:
             "seconds": cost["seconds"],
             "answer_seconds": round(time.perf_counter() - started, 6),
             "shared": True,
+            **self._correcting(cell.method.compensation or strategy.compensation),
         }
+
+    def _correcting(self, name: str | None) -> dict[str, Any]:
+        """What an answer is measured with, and the tokens that its corrections are solved from."""
+        if name is None or not corrects(name):
+            return {}
+        return {"compensation": name, "compensation_tokens": self.texts.calibration.numel()}
 
     def _profile(self, cell: Cell) -> tuple[Profile, dict[str, Any]]:
         """A cell's profile, trained now if it has to be, and what training took, all runs together."""
@@ -201,6 +210,7 @@ class _Run:
             folder,
             space=self.plan.space,
             units=UnitOptions(levels=self.plan.levels, granularity=self.plan.granularity) if self.plan.levels else None,
+            compensation=cell.method.compensation,
             calibration=self.plan.calibration.sources,
             settings=cell.settings,
             resume=True,

@@ -9,7 +9,13 @@ import click
 
 from unicuco_plugin.cli.command import ARGUMENTS, ManyFilesCommand
 from unicuco_plugin.cli.failure import INTERRUPTED
-from unicuco_plugin.cli.options import calibration_option, debug_option, model_options, overwrite_option
+from unicuco_plugin.cli.options import (
+    calibration_option,
+    compensation_option,
+    debug_option,
+    model_options,
+    overwrite_option,
+)
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.cli.settings_options import read_settings, settings_options
@@ -32,12 +38,7 @@ def _read_bounds(
 
 
 # What options were called before each had one name in all commands: samples are windows, as in the toolkit.
-_RENAMED = {
-    "--samples": "--documents",
-    "--limits": "--bounds",
-    "--compensation": "--compensate",
-    "--no-compensation": "--no-compensate",
-}
+_RENAMED = {"--samples": "--documents", "--limits": "--bounds", "--no-compensation": "--no-compensate"}
 
 
 # Options of a command that say how a model is loaded.
@@ -96,6 +97,7 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
     help="For structured: whether attentions lose head groups or go whole, as the form deci wants it "
     "(with --no-compensate).",
 )
+@compensation_option
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."
 )

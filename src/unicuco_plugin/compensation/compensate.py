@@ -1,22 +1,22 @@
-"""Cuts corrected front to back, each on the model as it is corrected so far, and held against text it did not see."""
+"""Corrections of all cuts of one model, front to back, each held against text that it did not see."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.compensation.dense_states import DenseStates, run_blocks
-from unicuco_plugin.compensation.methods import Compensation, Correction, Cut
-from unicuco_plugin.compensation.moments import Moments
-from unicuco_plugin.compensation.projection import Projection, find_projection
-from unicuco_plugin.compensation.stream import check_stream, stream_factors
+from unicuco_plugin.compensation.methods import Compensation
+from unicuco_plugin.compensation.stream import stream_factors
 from unicuco_plugin.errors import EvaluationError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.memory import lacks_memory
-from unicuco_plugin.models.tensors.storage import exchanged, read_kept, resident, write_tensor
+from unicuco_plugin.models.tensors.storage import read_kept, resident, write_tensor
 
 __all__ = ["Compensated", "Divergences", "compensate"]
 
@@ -90,64 +90,70 @@ def compensate(
         dense: The model's states on calibration windows.
         removed: Indices of the blocks that go.
         method: What solves a correction.
-        divergences: Measures what a correction does; one that does not lower it is left out. None believes all.
+        divergences: Measures what a correction does on windows held out, with all cuts before it as they were decided
+            and all behind it as they are; one that does not lower it is left out. None believes all.
 
     Raises:
         UnsupportedModelError: If corrections cannot be folded into this family's weights.
         EvaluationError: If states are not finite.
     """
     with torch.no_grad():
-        return _Walk(dense, removed, method, divergences).done
+        return _Walk(dense, frozenset(removed), Corrections(dense, "", method), divergences).done
 
 
 class _Walk:
-    """States of the corrected model, taken from cut to cut."""
+    """States of the corrected model on windows held out, taken from cut to cut."""
 
     def __init__(
-        self, dense: DenseStates, removed: Collection[int], method: Compensation, divergences: Divergences | None
+        self,
+        dense: DenseStates,
+        removed: frozenset[int],
+        corrections: Corrections,
+        divergences: Divergences | None,
     ) -> None:
-        self.runner, self.dense, self.method, self.divergences = dense.runner, dense, method, divergences
-        self.removed = frozenset(removed)
+        self.dense, self.corrections, self.divergences = dense, corrections, divergences
         self.done = Compensated(dense.tokens, dense.counts)
-        kept = self.kept = [index for index in range(len(self.runner.decoder.blocks)) if index not in self.removed]
-        states = dense.at(0)
+        count = len(dense.runner.decoder.blocks)
+        kept = self.kept = [index for index in range(count) if index not in removed]
         if divergences is not None:
             dense.finals()
-            self.done.before = self.done.after = self._measure(kept, states)
-        if method.solve is None:
+            self.done.before = self.done.after = self._measure(kept, dense.at(0)[: dense.held])
+        if not corrections.corrects:
             return
         if kept[0] > 0:
             self.done.left_out[-1] = "no block comes before it"
-        pairs = list(zip(kept, [*kept[1:], len(self.runner.decoder.blocks)], strict=True))
-        last = max((index for index, following in pairs if following > index + 1), default=-1)
-        for index, following in pairs[: kept.index(last) + 1 if last >= 0 else 0]:
-            if following > index + 1:
-                states = self._correct(index, states, following)
-            elif states is dense.at(index):
-                states = dense.at(following)
-            else:
-                states = run_blocks(self.runner, [index], states)
+        pairs = list(zip(kept, [*kept[1:], count], strict=True))
+        cuts = [place for place, (index, following) in enumerate(pairs) if following > index + 1]
+        if cuts:
+            corrections.check([pairs[place][0] for place in cuts], removed)
+            states = dense.at(pairs[cuts[0]][0])[: dense.held]
+            for index, following in pairs[cuts[0] : cuts[-1] + 1]:
+                if following > index + 1:
+                    states = self._correct(index, states, following)
+                else:
+                    states = run_blocks(dense.runner, [index], states)
 
     def _measure(self, blocks: Sequence[int], states: list[Tensor]) -> float:
-        """Mean divergence of what these blocks make of the states on windows held out."""
+        """Mean divergence of what these blocks make of the states."""
         assert self.divergences is not None  # noqa: S101 - asked by the callers
-        finals = torch.cat(run_blocks(self.runner, blocks, states[: self.dense.held]))
+        finals = torch.cat(run_blocks(self.dense.runner, blocks, states))
         [values] = self.divergences(self.dense.finals(), [finals])
         return sum(values) / len(values)
 
     def _correct(self, index: int, entering: list[Tensor], following: int) -> list[Tensor]:
         """States behind one cut, corrected if that is better."""
-        targets = self.dense.at(following)
-        projection = None
-        if self.method.stream:
-            check_stream(self.runner, index, self.removed)
-        else:
-            projection = find_projection(self.runner, index, targets[0].shape[-1])
-        plain, cut = self._look(index, projection, entering, targets)
-        assert self.method.solve is not None  # noqa: S101 - asked by the caller
+        found, runner = self.corrections.at(index, following), self.dense.runner
+        plain = run_blocks(runner, [index], entering)
+        measured = float("nan")
         try:
-            correction = self.method.solve(cut)
-            corrected, changed, measured = self._tried(index, projection, correction, entering, plain)
+            if not found.finite:
+                raise EvaluationError("the correction is not finite")
+            with resident():
+                corrected = [found.run(partial(runner.run, index), batch) for batch in entering]
+            for values in corrected:
+                check_finite("the correction", values, values.dtype)
+            if self.divergences is not None:
+                measured = self._measure([block for block in self.kept if block > index], corrected)
         except EvaluationError as error:
             if lacks_memory(error):
                 raise
@@ -158,59 +164,8 @@ class _Walk:
             return plain
         self.done.after = measured
         self.done.corrected.append(index)
-        if projection is None:
-            self.done.gains[index] = correction.gain
+        if found.projection is None:
+            self.done.gains[index] = found.gain
         else:
-            self.done.changes[projection.name] = changed
+            self.done.changes[found.projection.name] = dict(found.values)
         return corrected
-
-    def _tried(
-        self,
-        index: int,
-        projection: Projection | None,
-        correction: Correction,
-        entering: list[Tensor],
-        plain: list[Tensor],
-    ) -> tuple[list[Tensor], dict[str, Tensor], float]:
-        """States behind a corrected cut, new values of its projection, and the divergence; NaN where none is measured.
-
-        Raises:
-            EvaluationError: If any of them is not finite.
-        """
-        changed = {}
-        if correction.change is not None and projection is not None:
-            changed = projection.changed(correction.change)
-        corrected = [batch * correction.gain for batch in plain]
-        for values in (*corrected, *changed.values()):
-            check_finite("the correction", [float(values.abs().max())], values.dtype)
-        if changed and projection is not None:
-            with resident(), exchanged(projection.module, changed):
-                corrected = [self.runner.run(index, batch) for batch in entering]
-        if self.divergences is None:
-            return corrected, changed, float("nan")
-        return corrected, changed, self._measure([block for block in self.kept if block > index], corrected)
-
-    def _look(
-        self, index: int, projection: Projection | None, entering: list[Tensor], targets: list[Tensor]
-    ) -> tuple[list[Tensor], Cut]:
-        """Run the block before a cut, and gather moments."""
-        weight = torch.zeros(targets[0].shape[-1], 0) if projection is None else projection.weight
-        moments: list[Moments] = []
-        given: list[Tensor] = []
-        hook = projection and projection.module.register_forward_pre_hook(lambda _, args: given.append(args[0]))
-        plain = []
-        try:
-            with resident():
-                for place, (states, target) in enumerate(zip(entering, targets, strict=True)):
-                    plain.append(self.runner.run(index, states))
-                    inputs = given.pop().reshape(*states.shape[:2], -1) if given else states[..., :0]
-                    device = plain[-1].device  # the next kept block may be on another
-                    if not moments:
-                        weight = weight.to(device)
-                        moments = [Moments.zeros(weight.shape[1], weight.shape[0], device) for _ in range(2)]
-                    own = moments[place < self.dense.held]
-                    own.add(inputs.to(device), plain[-1], target.to(device), self.method.weigh)
-        finally:
-            if hook:
-                hook.remove()
-        return plain, Cut(weight.double(), 1.0 if projection is None else projection.scale, *moments)

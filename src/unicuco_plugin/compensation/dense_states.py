@@ -30,12 +30,14 @@ class DenseStates:
         runner: The dense model's; while its weights are as they were.
         windows: ``m x L`` token ids, at least two windows; every fourth is held out.
         batch: Windows that pass a block together.
-        keep: Whether states of all blocks stay in memory, for many sets of blocks one after the other; if not, ask for
-            places in ascending order.
+        keep: Whether states of all blocks stay in the host's memory, for many sets of blocks one after the other; if
+            not, ask for places in ascending order.
 
     Attributes:
+        runner, windows: As given.
         held: How many batches are of windows held out: they come first.
         tokens: Of all windows.
+        width: Of states.
         counts: How many windows are held out, and how many there are.
 
     Raises:
@@ -45,12 +47,13 @@ class DenseStates:
     def __init__(self, runner: BlockRunner, windows: Tensor, *, batch: int = 8, keep: bool = False) -> None:
         if len(windows) < 2:
             raise CalibrationError(f"compensation needs at least 2 windows, one of them held out, got {len(windows)}")
-        self.runner, self.tokens, self._keep = runner, windows.numel(), keep
+        self.runner, self.windows, self.tokens, self._keep = runner, windows, windows.numel(), keep
         out = torch.arange(len(windows)) % _HELD == 0
         held, fit = windows[out].split(batch), windows[~out].split(batch)
         self.counts = int(out.sum()), len(windows)
         self.held = len(held)
         self._known = {0: [runner.embed(batch) for batch in (*held, *fit)]}
+        self.width = self._known[0][0].shape[-1]
         self._finals: Tensor | None = None
 
     def at(self, place: int) -> list[Tensor]:
@@ -58,7 +61,8 @@ class DenseStates:
         if place not in self._known:
             last = max(known for known in self._known if known < place)
             for index in range(last, place):
-                self._known[index + 1] = run_blocks(self.runner, [index], self._known[index])
+                left = run_blocks(self.runner, [index], self._known[index])
+                self._known[index + 1] = [batch.cpu() for batch in left] if self._keep else left
                 if not self._keep:
                     del self._known[index]
         return self._known[place]

@@ -11,7 +11,7 @@ from torch import nn
 
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
-from unicuco_plugin.modifiers.carriers.compensating import check_compensation, corrects
+from unicuco_plugin.modifiers.carriers.compensating import check_compensation, choose_compensation
 from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
@@ -31,6 +31,7 @@ from unicuco_plugin.modifiers.sources.source_fields import (
     trace_source,
 )
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
+from unicuco_plugin.plugins.manager import corrects
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.pruning import check_model
 from unicuco_plugin.request import Request
@@ -72,12 +73,11 @@ class SparsityProfileModifier(Modifier):
         peer: Name of a method that answers ``request``, or its name with options (:class:`PeerSource`).
         evopress: A file written by EvoPress, or its name with options (:class:`EvoPressSource`).
         structured: How a strategy of the space ``structured`` is carried out (:class:`StructuredOptions`).
-        compensation: Corrects for dropped blocks on calibration text: a name that ``unicuco plugins`` lists, or none.
+        compensation: Corrects for dropped blocks, on calibration text; by default what the strategy was measured with.
         provenance: Where the strategy came from; written into ``recipe.yaml`` and never read.
 
     Raises:
-        RecipeError: If not exactly one of ``profile``, ``strategy``, ``profiles``, ``peer`` and ``evopress`` is given,
-            or a field is unknown or out of its range.
+        RecipeError: If not exactly one of these sources is given, or a field is unknown or out of its range.
     """
 
     profile: str | None = None
@@ -132,7 +132,7 @@ class SparsityProfileModifier(Modifier):
     @property
     def needs_text(self) -> bool:
         """Whether answering or carrying out needs calibration text."""
-        if corrects(self.compensation):
+        if corrects(choose_compensation(self.compensation, self.resolve())):
             return True
         if self.late is None:
             return self._options.needs_text(self.resolve(), known=bool(list_sources(vars(self))))
@@ -150,9 +150,7 @@ class SparsityProfileModifier(Modifier):
 
         Raises:
             RecipeError: If two strategies are of one space, or a space cannot be applied.
-            ProfileError: If a profile cannot be read.
-            RequestError: If a request cannot be met.
-            StrategyError: If a strategy cannot be read.
+            ProfileError, RequestError, StrategyError: If a profile or strategy cannot be read, or a request not be met.
         """
         if self._strategies is None:
             if self.late is not None:
@@ -196,7 +194,7 @@ class SparsityProfileModifier(Modifier):
         check_modifiers(modifiers)
         place = find_alone(modifiers, type(self))
         check_options(self.structured, self.spaces)
-        check_compensation(self.compensation, self.spaces, self.levels)
+        check_compensation(choose_compensation(self.compensation, self.resolve()), self.spaces, self.levels)
         check_carrier(self.spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_shape(self.resolve(), self._options.format)
 
@@ -220,7 +218,8 @@ class SparsityProfileModifier(Modifier):
         check_carrier(spaces, self.levels, modifiers[:place], modifiers[place + 1 :])
         check_text(spaces, self.levels, state)
         batches = None if state.data is None else state.data.calib
-        fixed = self.levels, self._options, batches, partial(find_payload, list_sources(vars(self))), self.compensation
+        chosen = choose_compensation(self.compensation, self.resolve())
+        fixed = self.levels, self._options, batches, partial(find_payload, list_sources(vars(self))), chosen
         tasks = [Task(state.model, str(self._fingerprint), one, *fixed) for one in self.resolve()]
         self._handlers.start(tasks, modifiers, place)
         return True
@@ -241,6 +240,7 @@ class SparsityProfileModifier(Modifier):
 
     def _store(self) -> None:
         """Put the strategies where ``recipe.yaml`` is written from, with profiles and requests as provenance."""
+        self.compensation = choose_compensation(self.compensation, self.resolve())
         resolved = [strategy.to_dict() for strategy in self.resolve()]
         found = trace_source(self.profile or self.peer or self.evopress or self.profiles or self.strategy, self.request)
         self.provenance = found if found is not None else self.provenance

@@ -14,12 +14,13 @@ class DivergenceObjective:
 
     Args:
         request: Model, space, windows, direction, the level database for the space ``sparsity``, the payload
-            for ``structured``.
+            for ``structured``, corrections for ``depth``.
 
     Raises:
         UnknownNameError: If no evaluator knows the space.
         LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
         CalibrationError: If the space needs ranked parts and gets none.
+        StrategyError: If there are corrections, and blocks of the space do not go whole.
     """
 
     def __init__(self, request: ObjectiveRequest) -> None:
@@ -30,6 +31,7 @@ class DivergenceObjective:
             request.windows,
             levels=request.levels,
             payload=request.payload,
+            corrections=request.corrections,
             direction=request.direction,
             batch_windows=request.batch_windows,
         )

@@ -3,16 +3,19 @@
 Notation
     n: blocks of the dense model; m: windows; L: tokens in a window; V: vocabulary
     gone: what a block lacks, ``KEPT``, ``NO_ATTENTION``, ``NO_MLP`` or ``DROPPED``, their sum; n to a candidate
+    cut: a run of dropped blocks
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.blocks.sublayers import silenced, sublayer_names
@@ -45,6 +48,7 @@ class BlockEvaluator:
         decoder: The dense model, on the device to use; never modified beyond a call.
         windows: ``m x L`` token ids.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
+        corrections: What every block before a cut is corrected with; None corrects nothing.
         batch_windows: Windows that pass a block together.
         cache_bytes: Most bytes of partial models' states to keep between batches.
         positions: Positions, of the dense model and one candidate, whose logits exist at one time; at least two.
@@ -56,14 +60,16 @@ class BlockEvaluator:
         windows: Tensor,
         *,
         direction: Direction = "forward",
+        corrections: Corrections | None = None,
         batch_windows: int = 8,
         cache_bytes: int = 2**28,
         positions: int = 512,
     ) -> None:
-        self._decoder, self._windows = decoder, windows
+        self._decoder, self._windows, self._corrections = decoder, windows, corrections
         self._runner = runner = BlockRunner(decoder, windows.shape[1])
         # Not a method: a walk that refers to its owner keeps its states until the garbage collector comes by.
-        lacking = partial(_lacking, decoder)
+        lacking = partial(_lacking, decoder, corrections)
+        self._choices = _choices if corrections is None else _cut_choices
         self._walk = PrefixWalk(runner, windows, lacking, batch_windows=batch_windows, cache_bytes=cache_bytes)
         self._head = DivergenceHead(runner, direction=direction, positions=positions)
 
@@ -94,13 +100,40 @@ class BlockEvaluator:
             ValueError: If a candidate has not one number for every block.
             UnsupportedModelError: If half a block is to go and a block keeps it in no module of its own.
         """
-        choices = [tuple(None if gone == KEPT else gone for gone in candidate) for candidate in candidates]
+        if self._corrections is not None:
+            self._corrections.prepare()
+        choices = [self._choices(candidate) for candidate in candidates]
         return evaluate_choices(self._walk, self._head, choices, self._windows.numel(), report)
 
 
-def _lacking(decoder: Decoder, prefix: Prefix) -> Change:
-    """What becomes of a block that lacks nothing, one of its halves, or both."""
+@dataclass(frozen=True)
+class _Before:
+    """The choice of a block before a cut, which it is corrected for: the next block that stays."""
+
+    following: int
+
+
+def _choices(candidate: Sequence[int]) -> Prefix:
+    return tuple(None if gone == KEPT else gone for gone in candidate)
+
+
+def _cut_choices(candidate: Sequence[int]) -> Prefix:
+    """As :func:`_choices`; a block before a cut looks ahead, since its correction depends on where that ends."""
+    choices: list[Hashable] = list(_choices(candidate))
+    following = len(choices)
+    for index in reversed(range(len(choices))):
+        if candidate[index] != DROPPED:
+            if following > index + 1 and choices[index] is None:
+                choices[index] = _Before(following)
+            following = index
+    return tuple(choices)
+
+
+def _lacking(decoder: Decoder, corrections: Corrections | None, prefix: Prefix) -> Change:
+    """What becomes of a block that lacks nothing, one of its halves, or both, or stands before a cut."""
     gone = prefix[-1]
+    if corrections is not None and isinstance(gone, _Before):
+        return _corrected(corrections, len(prefix) - 1, gone.following)
     if gone is None or gone == DROPPED:
         return RUN if gone is None else SKIP
 
@@ -109,6 +142,13 @@ def _lacking(decoder: Decoder, prefix: Prefix) -> Change:
         return silenced(decoder, [(attentions if gone == NO_ATTENTION else mlps)[len(prefix) - 1]])
 
     return inside(changed)
+
+
+def _corrected(corrections: Corrections, index: int, following: int) -> Change:
+    def passes(block: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+        return corrections.at(index, following).run(block, states)
+
+    return Change(passes)
 
 
 def evaluate_choices(

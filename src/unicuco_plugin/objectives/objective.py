@@ -11,6 +11,7 @@ from unicuco_plugin.payload import Payload
 from unicuco_plugin.spaces.space import Space
 
 if TYPE_CHECKING:  # plugins are listed, and requests answered, without waiting for Transformers
+    from unicuco_plugin.compensation.corrections import Corrections
     from unicuco_plugin.levels.database import Database
     from unicuco_plugin.models.blocks.decoder import Decoder
 
@@ -51,6 +52,8 @@ class ObjectiveRequest:
         levels: The level database that candidates are put together from, for spaces that zero weights or store them in
             fewer bits.
         payload: What strategies need beyond shares, if their space's traits say so: which parts go first.
+        corrections: What dropped blocks are compensated with; None where candidates are measured as they are. An
+            objective that does not apply them measures another model than the one that is exported.
     """
 
     decoder: "Decoder"
@@ -60,6 +63,7 @@ class ObjectiveRequest:
     batch_windows: int = 16
     levels: "Database | None" = None
     payload: Payload | None = None
+    corrections: "Corrections | None" = None
 
 
 class Objective(Protocol):

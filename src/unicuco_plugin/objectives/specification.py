@@ -10,8 +10,9 @@ from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.schemes import Choice
 from unicuco_plugin.spaces.space import Named
+from unicuco_plugin.strategy import CompensationName
 
-__all__ = ["LevelsSpec", "ObjectiveSpec", "SpaceSpec"]
+__all__ = ["CompensationSpec", "LevelsSpec", "ObjectiveSpec", "SpaceSpec"]
 
 _Name = Annotated[str, Field(min_length=1, max_length=1000)]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -94,6 +95,18 @@ class LevelsSpec(Frozen):
     identity: _Digest
 
 
+class CompensationSpec(Frozen):
+    """What candidates are corrected with.
+
+    Attributes:
+        name: Of the method, as plugins list it.
+        windows: Content hash of the windows that corrections are solved from.
+    """
+
+    name: CompensationName
+    windows: _Digest
+
+
 class ObjectiveSpec(Frozen):
     """Everything that decides what an objective gives, but for the content that it names: weights, tokens, levels.
 
@@ -111,6 +124,7 @@ class ObjectiveSpec(Frozen):
         batch_windows: Windows that pass a block together.
         levels: The level database that candidates are stitched from, for spaces that zero weights.
         payload: Digest of the payload that strategies need beyond shares; None where they need none.
+        compensation: What candidates are corrected with; None measures them as they are.
     """
 
     objective: _Name
@@ -123,6 +137,7 @@ class ObjectiveSpec(Frozen):
     batch_windows: int = Field(16, ge=1)
     levels: LevelsSpec | None = None
     payload: _Digest | None = None
+    compensation: CompensationSpec | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data that ``from_dict`` reads."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unicuco_plugin.errors import CalibrationError, LevelsError, UnknownNameError
+from unicuco_plugin.compensation.corrections import Corrections
+from unicuco_plugin.errors import CalibrationError, LevelsError, StrategyError, UnknownNameError
 from unicuco_plugin.levels.database import Database
 from unicuco_plugin.levels.exchange import Stitching, Storing
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
@@ -37,11 +38,13 @@ class _Means:
     windows: Tensor
     levels: Database | None
     payload: Payload | None
+    corrections: Corrections | None
     fixed: Mapping[str, Any]
 
 
 def _drop(means: _Means) -> Measure:
-    evaluator, names = BlockEvaluator(means.decoder, means.windows, **means.fixed), means.decoder.block_names
+    evaluator = BlockEvaluator(means.decoder, means.windows, corrections=means.corrections, **means.fixed)
+    names = means.decoder.block_names
     return lambda strategies, report: evaluator.evaluate_parts(
         [[DROPPED if name in units else KEPT for name in names] for units in strategies], report
     )
@@ -106,6 +109,7 @@ class UnitsEvaluator:
         windows: ``m x L`` token ids.
         levels: The level database that zeroed or stored weights are taken from.
         payload: What strategies need beyond shares: which parts of a module go first, where parts are cut.
+        corrections: What dropped blocks are compensated with; None measures strategies as they are.
         direction: ``forward`` for KL(dense‖pruned), ``reverse`` for KL(pruned‖dense).
         batch_windows: Windows that pass a block together.
 
@@ -113,6 +117,7 @@ class UnitsEvaluator:
         UnknownNameError: If nobody says what the space's strategies do.
         LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
         CalibrationError: If it needs ranked parts and gets none.
+        StrategyError: If there are corrections, and its strategies do more than drop blocks.
     """
 
     def __init__(
@@ -123,14 +128,17 @@ class UnitsEvaluator:
         *,
         levels: Database | None = None,
         payload: Payload | None = None,
+        corrections: Corrections | None = None,
         direction: Direction = "forward",
         batch_windows: int = 16,
     ) -> None:
         make = _MEASURES.get(traits_of(space).effect)
         if make is None:
             raise UnknownNameError(f"the divergence objective serves the spaces {', '.join(SPACES)}, got {space!r}")
+        if corrections is not None and traits_of(space).effect is not Effect.DROP:
+            raise StrategyError(f"compensation {corrections.name} corrects dropped blocks, not those of {space!r}")
         fixed = {"direction": direction, "batch_windows": batch_windows}
-        self._measure = make(_Means(decoder, space, windows, levels, payload, fixed))
+        self._measure = make(_Means(decoder, space, windows, levels, payload, corrections, fixed))
 
     def evaluate(self, strategies: Sequence[Mapping[str, Any]], report: Report = ignore) -> list[Evaluation]:
         """Measure strategies, each unit → share removed, or scheme; tells ``report`` how many are done."""

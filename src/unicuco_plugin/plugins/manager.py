@@ -26,6 +26,7 @@ __all__ = [
     "KINDS",
     "Kind",
     "PluginEntry",
+    "corrects",
     "find_traits",
     "list_plugins",
     "make_compensation",
@@ -167,6 +168,11 @@ def make_compensation(name: str) -> Compensation:
     """Find a compensation by name; raises as ``make_space`` does."""
     made: Compensation = _ask("compensation", name, "unicuco_make_compensation")
     return made
+
+
+def corrects(name: str | None) -> bool:
+    """Whether a compensation of that name ever corrects something; raises as ``make_space`` does."""
+    return name is not None and make_compensation(name).solve is not None
 
 
 def _ask(kind: Kind, name: str, hook: str, **arguments: object) -> Any:  # noqa: ANN401 - narrowed by the callers

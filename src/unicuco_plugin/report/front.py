@@ -38,6 +38,8 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
     stores = all(strategy.traits.stores for strategy in strategies)
     header = _BITS_HEADER if stores else _HEADER
     table = format_table(("request", *header), rows, right=[column + 1 for column in _NUMBERS])
+    corrected = sorted({strategy.compensation for strategy in strategies if strategy.compensation})
+    table += f"\n\ndivergences are with compensation {escape_line(', '.join(corrected))}" if corrected else ""
     if len(strategies) != 1:
         return table
     if stores:

@@ -30,6 +30,7 @@ def build_record(
     settings: Settings,
     sizes: CostTable,
     plain: Mapping[str, Plain],
+    compensation: str | None = None,
     provenance: dict[str, Any],
 ) -> ProfileRecord:
     """Write down a search.
@@ -43,6 +44,7 @@ def build_record(
         settings: How the search went about it.
         sizes: What the units weigh.
         plain: Keys of strategies that plain methods would answer with → what those are called.
+        compensation: What candidates were corrected with; None for nothing.
         provenance: How it was made.
     """
     confirmed = compare(space, result.posterior, result.confirmed)
@@ -66,6 +68,7 @@ def build_record(
         reranked_shift=reranked.shift,
         noise=reranked.noise,
         archive=_archive(result, space, plain),
+        compensation=compensation,
         provenance=provenance,
     )
 

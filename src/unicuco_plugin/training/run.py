@@ -1,43 +1,38 @@
 """One run, from a model and text to a profile on disk."""
 
 import importlib.metadata
-import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.costs.model import objective_cost
 from unicuco_plugin.errors import JournalError, ProfileError
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, JournaledMeasure
-from unicuco_plugin.journal.memory import RememberedObjective
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
 from unicuco_plugin.models.tensors.storage import compute_device
-from unicuco_plugin.objectives.objective import Objective
-from unicuco_plugin.objectives.specification import ObjectiveSpec, SpaceSpec
-from unicuco_plugin.plugins.manager import make_scalarization
-from unicuco_plugin.plugins.objective import Site, build_objective
+from unicuco_plugin.plugins.manager import corrects, make_scalarization
+from unicuco_plugin.plugins.objective import Site
 from unicuco_plugin.profile import RECORD, is_profile, write_profile
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
 from unicuco_plugin.strategy import ModelReference
-from unicuco_plugin.texts.calibration import calibration_hash
+from unicuco_plugin.training.correcting import check_compensation, correcting, find_corrections
+from unicuco_plugin.training.makers import objective_makers
 from unicuco_plugin.training.outcome import build_record
 from unicuco_plugin.training.shared import Shared
 from unicuco_plugin.training.source import CalibrationText, ModelSource
-from unicuco_plugin.training.subject import Subject, UnitOptions
+from unicuco_plugin.training.subject import UnitOptions
 from unicuco_plugin.training.subjects.find import check_units, find_subject
 from unicuco_plugin.training.windows import draw_windows
 
@@ -54,6 +49,7 @@ def train_profile(
     space: str = "depth",
     units: UnitOptions | None = None,
     objective: str = "divergence",
+    compensation: str | None = None,
     calibration: Sequence[str] | CalibrationText = (),
     settings: Settings | None = None,
     resume: bool = False,
@@ -71,6 +67,8 @@ def train_profile(
         space: What is pruned, by plugin name.
         units: The units of spaces that zero weights or cut parts.
         objective: What is measured, by plugin name.
+        compensation: What dropped blocks are corrected with, by plugin name: candidates are measured with their
+            corrections, and so is what the profile answers. None, or ``none``, corrects nothing.
         calibration: Text files, JSONL files, ``datasets`` names or folders, or a ``CalibrationText`` that also says
             which split and how many documents; none lets the model write its own text.
         settings: How to train; the default preset if left out.
@@ -93,6 +91,7 @@ def train_profile(
     units, settings = units or UnitOptions(), settings or Settings()
     scalarization = make_scalarization(settings.scalarization)
     check_units(space, units)
+    check_compensation(compensation, space)
     _check_output(output, resume=resume, overwrite=overwrite)
     progress(Progress("loading the model", 0, 1, 0, ""))
     # What could not be exported in the end is refused before a weight is read.
@@ -117,13 +116,22 @@ def train_profile(
     tokenizer = load_tokenizer(source.name, **source.hub)
     stage = "reading calibration text" if text.sources else "writing calibration text"
     progress(Progress(stage, 0, 1, 0, ""))
-    windows = draw_windows(decoder, tokenizer, text, settings, output, ranking=subject.prepare is not None)
+    windows = draw_windows(
+        decoder,
+        tokenizer,
+        text,
+        settings,
+        output,
+        ranking=subject.prepare is not None,
+        correcting=corrects(compensation),
+    )
     payload = None
     if subject.prepare:
         progress(Progress("ranking parts of modules", 0, 1, 0, ""))
         payload = subject.prepare(windows.parts)
-    site = Site(decoder, reference.fingerprint, subject.levels, payload)
-    makers = _makers(objective, subject, site, windows.fidelities, settings=settings, shared=shared)
+    corrections = find_corrections(compensation, decoder, windows.corrections, settings.batch_windows)
+    site = Site(decoder, reference.fingerprint, subject.levels, payload, corrections)
+    makers = objective_makers(objective, subject, site, windows.fidelities, settings=settings, shared=shared)
     if overwrite or not os.path.lexists(output / JOURNAL):
         first = makers[RANK]()  # an objective that cannot be made is refused before there is a journal
         makers[RANK] = lambda: first
@@ -134,8 +142,10 @@ def train_profile(
         "calibration": windows.source["hash"],
         "dtype": site.dtype,
         "device": site.device,
+        **correcting(corrections),
+        **subject.header,
+        **settings.model_dump(mode="json"),
     }
-    header |= subject.header | settings.model_dump(mode="json")
     resumed = resume and os.path.lexists(output / JOURNAL)
     with Journal.open(output / JOURNAL, header, resume=resume, overwrite=overwrite) as journal:
         measure = JournaledMeasure(
@@ -156,7 +166,7 @@ def train_profile(
             cost=objective_cost(subject.costs),
         )
         spent = {
-            "evaluation_tokens": journal.tokens_spent() + start.tokens,
+            "evaluation_tokens": journal.tokens_spent() + start.tokens + windows.corrections.numel(),
             "evaluation_seconds": round(journal.seconds_spent(), 2),
         }
     seconds = round(time.perf_counter() - started, 2)
@@ -176,6 +186,7 @@ def train_profile(
         "calibration": windows.source,
         **({"levels": subject.header, "coverage": round(subject.coverage, 4)} if subject.levels else {}),
         **({payload.name: subject.header} if payload else {}),
+        **correcting(corrections),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     record = build_record(
@@ -187,6 +198,7 @@ def train_profile(
         settings=settings,
         sizes=subject.costs.table,
         plain=start.plain,
+        compensation=None if corrections is None else corrections.name,
         provenance=provenance,
     )
     net = {name: value.detach().float().contiguous() for name, value in result.net.state_dict().items()}
@@ -212,39 +224,3 @@ def _check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
             f"output {output} already holds {' and '.join(there)}; pass --resume to continue that run, --overwrite to "
             "replace it, or choose another output"
         )
-
-
-def _makers(
-    objective: str,
-    subject: Subject,
-    site: Site,
-    windows: Mapping[str, Tensor],
-    *,
-    settings: Settings,
-    shared: Shared | None,
-) -> dict[str, Callable[[], Objective]]:
-    """What makes the objective of each fidelity, when it is first needed."""
-    table = subject.costs.table
-    common = ObjectiveSpec(
-        objective=objective,
-        model=site.fingerprint,
-        dtype=site.dtype,
-        device=site.device,
-        space=SpaceSpec.of(subject.space, table.unit_params, table.parts, table.choices),
-        windows=calibration_hash(windows[RANK]),
-        direction=settings.direction,
-        batch_windows=settings.batch_windows,
-        levels=site.levels_spec,
-        payload=None if site.payload is None else site.payload.digest,
-    )
-
-    def maker(tokens: Tensor) -> Callable[[], Objective]:
-        spec = common.model_copy(update={"windows": calibration_hash(tokens)})
-        build = partial(build_objective, spec, site, tokens)
-        if shared is None:
-            return build
-        what = [objective, settings.direction, spec.windows, subject.space.name, subject.header]
-        identity = json.dumps(what, sort_keys=True)
-        return lambda: RememberedObjective(build, shared.journal, subject.space, identity, shared.spent)
-
-    return {fidelity: maker(tokens) for fidelity, tokens in windows.items()}

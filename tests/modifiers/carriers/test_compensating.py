@@ -46,6 +46,27 @@ def test_the_checkpoint_is_the_corrected_model(family, method, checkpoint, tmp_p
     assert load_model(tmp_path / "with").config.num_hidden_layers == 3
 
 
+@pytest.mark.slow
+def test_a_strategy_that_was_measured_with_one_is_corrected_unless_another_is_asked_for(
+    checkpoint, tmp_path, calibration
+):
+    strategy = whole_block_strategy(tiny_model("llama"), GONE).model_copy(update={"compensation": "linear"})
+    notes = {}
+    for asked in (None, "ridge", "none"):
+        modifier = SparsityProfileModifier(strategy=strategy, compensation=asked)
+        assert modifier.needs_text is (asked != "none")
+        done = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / f"{asked}", calibration=calibration)
+        notes[asked] = done.divergence_note.partition(";")[0]
+        assert f"compensation: {asked or 'linear'}" in (tmp_path / f"{asked}" / "recipe.yaml").read_text()
+    assert notes == {
+        None: "with corrections from the profile's text",
+        "ridge": "without the compensation",
+        "none": "with compensation linear",
+    }
+    with pytest.raises(RecipeError, match=r"^SparsityProfileModifier needs calibration text, got none"):
+        prune_with_recipe(checkpoint("llama"), SparsityProfileModifier(strategy=strategy), tmp_path / "out")
+
+
 def test_none_is_the_checkpoint_without_and_needs_no_text(checkpoint, tmp_path, token_ids):
     done = prune(checkpoint, "llama", tmp_path / "none", None, compensation="none")
     prune(checkpoint, "llama", tmp_path / "without", None)

@@ -12,23 +12,20 @@ from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import on_accelerator
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.objectives.head import DivergenceHead
-from unicuco_plugin.plugins.manager import make_compensation
+from unicuco_plugin.plugins.manager import corrects, make_compensation
+from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import Effect, traits_of
 
 # Windows that pass a block together at first, and what takes memory beside them.
 _BATCH = 8
 _LOWER = "the number of calibration windows (--samples) or the tokens of one (--seq-length), or take a narrower dtype"
 
-__all__ = ["check_compensation", "corrects", "fold_compensation", "say_compensated"]
+__all__ = ["check_compensation", "choose_compensation", "fold_compensation", "say_compensated"]
 
 
-def corrects(name: str | None) -> bool:
-    """Whether a compensation of that name ever corrects something.
-
-    Raises:
-        UnknownNameError: If no plugin knows it.
-    """
-    return name is not None and make_compensation(name).solve is not None
+def choose_compensation(given: str | None, strategies: Iterable[Strategy]) -> str | None:
+    """The compensation that was asked for, or the one that strategies were measured with; None without either."""
+    return given or next((one.compensation for one in strategies if one.compensation), None)
 
 
 def check_compensation(name: str | None, spaces: Sequence[str], levels: str | None) -> None:

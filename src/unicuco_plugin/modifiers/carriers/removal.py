@@ -22,7 +22,8 @@ from unicuco_plugin.models.checkpoints.checkpoint import check_checkpoint, write
 from unicuco_plugin.models.checkpoints.generation import shipped_generation
 from unicuco_plugin.models.checkpoints.verdict import check_loading
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
-from unicuco_plugin.modifiers.carriers.compensating import corrects, fold_compensation, say_compensated
+from unicuco_plugin.modifiers.carriers.compensating import fold_compensation, say_compensated
+from unicuco_plugin.plugins.manager import corrects
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
 

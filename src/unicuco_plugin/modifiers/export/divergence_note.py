@@ -23,7 +23,7 @@ def find_divergence_note(
     levels: str | None = None,
     *,
     own_parts: bool = True,
-    corrected: bool = False,
+    corrected: str | None = None,
 ) -> str:
     """Say why the divergences of strategies are not those of a checkpoint; empty where they are.
 
@@ -36,7 +36,7 @@ def find_divergence_note(
         levels: Identity of the level database that weights were stitched from, if they were.
         own_parts: Whether the parts that a structured strategy leaves, and its biases, are those that it was measured
             with.
-        corrected: Whether a compensation was folded in.
+        corrected: Name of the compensation that was folded in, if one was.
     """
     reasons = []
     if len(strategies) > 1:
@@ -46,8 +46,12 @@ def find_divergence_note(
         reasons.append("of weights from another level database")
     if not own_parts and any(strategy.traits.cuts for strategy in strategies):
         reasons.append("of the profile's own parts and biases")
+    measured = {strategy.compensation for strategy in strategies} - {None}
     if corrected:
-        reasons.append("without the compensation")
+        same = corrected in measured
+        reasons.append("with corrections from the profile's text" if same else "without the compensation")
+    elif measured:
+        reasons.append(f"with compensation {' and '.join(sorted(map(str, measured)))}")
     if others:
         reasons.append(f"without the recipe's {', '.join(others)}")
     if not strategies or not reasons:

@@ -128,7 +128,7 @@ def prune(
                 others,
                 next((m.outcome.levels for m in profiles), None),
                 own_parts=own,
-                corrected=any(modifier.outcome.changed for modifier in profiles),
+                corrected=next((m.compensation for m in profiles if m.outcome.changed), None),
             )
             format = next((modifier.outcome.format for modifier in profiles if modifier.outcome.format), "")
             if format in ("stock", "deci"):  # a profile counts what is gone, of halves what leaves with their block

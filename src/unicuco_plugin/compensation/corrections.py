@@ -1,0 +1,180 @@
+"""Corrections of cuts that many candidates share: each is solved once, from the dense model's states."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.compensation.dense_states import DenseStates
+from unicuco_plugin.compensation.methods import Compensation
+from unicuco_plugin.compensation.observed import observe_cut, observe_inputs
+from unicuco_plugin.compensation.projection import Projection, find_projection
+from unicuco_plugin.compensation.stream import check_stream
+from unicuco_plugin.errors import EvaluationError
+from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.memory import free_memory, lacks_memory
+from unicuco_plugin.models.tensors.storage import exchanged, sent
+
+__all__ = ["Corrected", "Corrections"]
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A block before a cut, as it computes with its correction.
+
+    Attributes:
+        projection: What changes; None where nothing does, or no single one.
+        values: New values of its parameters, in the host's memory.
+        gain: Factor of the states that leave the block.
+        finite: Whether there is a correction that could be applied.
+    """
+
+    projection: Projection | None = None
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    gain: float = 1.0
+    finite: bool = True
+
+    def run(self, block: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
+        """States that leave the block once it is corrected.
+
+        Args:
+            block: The dense one.
+            states: That enter it.
+        """
+        with ExitStack() as changed:
+            if self.projection is not None:
+                module = self.projection.module
+                values = {name: sent(value, getattr(module, name).device) for name, value in self.values.items()}
+                changed.enter_context(exchanged(module, values))
+            left = block(states)
+        return left if self.gain == 1.0 else left * self.gain
+
+    @property
+    def nbytes(self) -> int:
+        """What keeping it takes."""
+        return sum(value.nbytes for value in self.values.values())
+
+
+class Corrections:
+    """Corrections by the block before a cut and the block behind it.
+
+    The states that enter a cut are the dense model's, whatever a candidate has lost before it: a correction so depends
+    on two blocks and on text alone, and serves every candidate that has this cut (docs/compensation.md measures it
+    beside corrections that are solved on the states of the candidate).
+
+    Args:
+        dense: The dense model's states; those of all blocks are kept where many candidates are to come.
+        name: Of the method, for whoever is to know what was measured.
+        method: What solves a correction.
+        cache_bytes: Most bytes to keep in the host's memory, of corrections and of what they are solved from, the least
+            recently used going first; a quarter of what is free by default.
+
+    Attributes:
+        dense, name: As given.
+    """
+
+    def __init__(
+        self, dense: DenseStates, name: str, method: Compensation, *, cache_bytes: float | None = None
+    ) -> None:
+        self.dense, self.name, self._method = dense, name, method
+        self._projections: dict[int, Projection] = {}
+        self._cache_bytes, self._bytes = free_memory() / 4 if cache_bytes is None else cache_bytes, 0
+        self._kept: OrderedDict[tuple[int, int], Corrected] = OrderedDict()
+        self._seen: OrderedDict[int, list[Tensor]] = OrderedDict()
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the method ever corrects something."""
+        return self._method.solve is not None
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Run the dense model now, and not inside a walk, where one block is in memory."""
+        self.dense.at(len(self.dense.runner.decoder.blocks))
+
+    @torch.no_grad()
+    def check(self, blocks: Sequence[int], removed: Collection[int]) -> None:
+        """Make sure that corrections can be folded in.
+
+        Args:
+            blocks: Before a cut each, in ascending order.
+            removed: Blocks that go.
+
+        Raises:
+            UnsupportedModelError: If they cannot.
+        """
+        if self._method.stream and blocks:
+            check_stream(self.dense.runner, blocks[-1], removed)
+        elif self.corrects:
+            for index in blocks:
+                self._projection(index)
+
+    @torch.no_grad()
+    def at(self, index: int, following: int) -> Corrected:
+        """The block before a cut with its correction.
+
+        Args:
+            index: The block.
+            following: The next block that stays, or the number of blocks.
+
+        Returns:
+            The same bits whenever it is asked; nothing is corrected where the correction is not finite.
+
+        Raises:
+            UnsupportedModelError: If it cannot be folded into the block's weights.
+        """
+        cut = index, following
+        if cut in self._kept:
+            self._kept.move_to_end(cut)
+            return self._kept[cut]
+        found = self._kept[cut] = self._solve(index, following)
+        self._bytes += found.nbytes
+        self._shed()
+        return found
+
+    def _projection(self, index: int) -> Projection:
+        if index not in self._projections:
+            self._projections[index] = find_projection(self.dense.runner, index, self.dense.width)
+        return self._projections[index]
+
+    def _inputs(self, index: int, projection: Projection) -> list[Tensor]:
+        """What the projection of a block is given; a search meets the block before many cuts."""
+        if index in self._seen:
+            self._seen.move_to_end(index)
+            return self._seen[index]
+        found = self._seen[index] = observe_inputs(self.dense, index, projection)
+        self._bytes += sum(batch.nbytes for batch in found)
+        self._shed()
+        return found
+
+    def _shed(self) -> None:
+        """Let go of what was used least recently: of inputs first, which take more memory and less time."""
+        while self._bytes > self._cache_bytes and len(self._seen) > 1:
+            self._bytes -= sum(batch.nbytes for batch in self._seen.popitem(last=False)[1])
+        while self._bytes > self._cache_bytes and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+
+    def _solve(self, index: int, following: int) -> Corrected:
+        if self._method.solve is None:
+            return Corrected()
+        dense, projection = self.dense, None if self._method.stream else self._projection(index)
+        inputs = [] if projection is None else self._inputs(index, projection)
+        between = dense.at(index + 1), dense.at(following)
+        inputs = inputs or [states[..., :0] for states in between[0]]
+        cut = observe_cut(dense, between, projection, inputs, self._method.weigh)
+        try:
+            correction = self._method.solve(cut)
+            if projection is None or correction.change is None:
+                check_finite("the correction", [correction.gain], torch.float64)
+                return Corrected(gain=correction.gain)
+            values = {name: value.cpu() for name, value in projection.changed(correction.change).items()}
+            for value in values.values():
+                check_finite("the correction", value, value.dtype)
+        except EvaluationError as error:
+            if lacks_memory(error):
+                raise
+            return Corrected(finite=False)
+        return Corrected(projection, values)

@@ -1,0 +1,56 @@
+"""What is seen of one cut: moments of what passes the block before it, and of the target behind it."""
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.compensation.dense_states import DenseStates
+from unicuco_plugin.compensation.methods import Cut
+from unicuco_plugin.compensation.moments import Moments, Weigh
+from unicuco_plugin.compensation.projection import Projection
+from unicuco_plugin.models.tensors.storage import resident, sent
+
+__all__ = ["observe_cut", "observe_inputs"]
+
+
+def observe_inputs(dense: DenseStates, index: int, projection: Projection) -> list[Tensor]:
+    """Run a block on the dense model's states, and keep what its projection is given.
+
+    Returns:
+        ``b x L x c`` for each batch, in the host's memory.
+    """
+    given: list[Tensor] = []
+    hook = projection.module.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    try:
+        with resident():
+            for states in dense.at(index):
+                dense.runner.run(index, states)
+                given[-1] = given[-1].reshape(*states.shape[:2], -1).cpu()
+    finally:
+        hook.remove()
+    return given
+
+
+def observe_cut(
+    dense: DenseStates,
+    between: tuple[list[Tensor], list[Tensor]],
+    projection: Projection | None,
+    inputs: list[Tensor],
+    weigh: Weigh,
+) -> Cut:
+    """Gather the moments of a cut.
+
+    Args:
+        dense: Says which batches are held out.
+        between: The dense model's states that leave the block before the cut, ``b x L x d`` for each batch, and those
+            behind it.
+        projection: What is to change; None for methods that change none.
+        inputs: What it is given, ``b x L x c`` for each batch; ``c`` is 0 where there is none.
+        weigh: Weighs rows.
+    """
+    device = dense.runner.device
+    weight = torch.zeros(dense.width, 0) if projection is None else projection.weight
+    moments = [Moments.zeros(weight.shape[1], weight.shape[0], device) for _ in range(2)]
+    for place, batch in enumerate(zip(inputs, *between, strict=True)):
+        given, states, targets = (sent(values, device) for values in batch)
+        moments[place < dense.held].add(given, states, targets, weigh)
+    return Cut(weight.to(device).double(), 1.0 if projection is None else projection.scale, *moments)

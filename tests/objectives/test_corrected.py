@@ -1,0 +1,103 @@
+"""Candidates measured with corrections: the bits of the model that they are folded into, whoever else is measured."""
+
+import contextlib
+
+import pytest
+import torch
+from tiny import VOCABULARY, tiny_model
+
+from unicuco_plugin.compensation.corrections import Corrections
+from unicuco_plugin.compensation.dense_states import DenseStates
+from unicuco_plugin.compensation.methods import METHODS
+from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.models.blocks.bypass import bypassed
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.storage import exchanged
+from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.units import UnitsEvaluator
+
+DRAW = torch.Generator().manual_seed(1)
+WINDOWS = torch.randint(3, VOCABULARY, (3, 20), generator=DRAW)
+CALIBRATION = torch.randint(3, VOCABULARY, (16, 32), generator=DRAW)
+# Nothing, cuts in the middle, at the beginning and the end, and two that begin or end alike.
+CANDIDATES = [[], [2], [1, 3, 4], [1, 3], [0], [5], [0, 2, 3], [1, 2, 3, 4, 5], [3, 4]]
+
+
+def corrections_of(decoder, method="ridge", **fields):
+    dense = DenseStates(BlockRunner(decoder, CALIBRATION.shape[1]), CALIBRATION, keep=True)
+    return Corrections(dense, method, METHODS[method], **fields)
+
+
+def cuts(drop, blocks=6):
+    kept = [index for index in range(blocks) if index not in drop]
+    return [(one, next_) for one, next_ in zip(kept, [*kept[1:], blocks], strict=True) if next_ > one + 1]
+
+
+@torch.no_grad()
+def plain_divergence(model, drop, corrections):
+    """``m`` mean divergences per token of a plain forward in which the corrected projections compute."""
+    log_p = model(WINDOWS, use_cache=False).logits.log_softmax(-1).double()
+    found = [corrections.at(*cut) for cut in cuts(drop)]
+    with bypassed(find_decoder(model), drop), contextlib.ExitStack() as stack:
+        for one in found:
+            stack.enter_context(exchanged(one.projection.module, one.values))
+        log_q = model(WINDOWS, use_cache=False).logits.log_softmax(-1).double()
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
+
+
+@pytest.mark.parametrize(("family", "method"), [("llama", "ridge"), ("granite", "linear"), ("phi3", "ridge")])
+def test_a_candidate_is_measured_as_the_model_that_its_corrections_are_folded_into(family, method):
+    model = tiny_model(family)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    decoder = find_decoder(model)
+    corrections = corrections_of(decoder, method)
+    found = BlockEvaluator(decoder, WINDOWS, corrections=corrections).evaluate(CANDIDATES)
+    for drop, one in zip(CANDIDATES, found, strict=True):
+        expected = plain_divergence(model, drop, corrections)
+        torch.testing.assert_close(torch.tensor(one.per_window).double(), expected, rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    plain = BlockEvaluator(decoder, WINDOWS).evaluate(CANDIDATES)
+    differ = [one.value != other.value for one, other in zip(found, plain, strict=True)]
+    assert differ == [bool(cuts(drop)) for drop in CANDIDATES]
+
+
+def test_a_factor_multiplies_the_states_behind_a_cut():
+    decoder = find_decoder(tiny_model("llama"))
+    corrections = corrections_of(decoder, "scale")
+    [found] = BlockEvaluator(decoder, WINDOWS, corrections=corrections).evaluate([[1, 3, 4]])
+    gains = {index: corrections.at(index, following).gain for index, following in [(0, 2), (2, 5)]}
+    assert all(gain != 1.0 for gain in gains.values())
+    hooks = [
+        decoder.blocks[index].register_forward_hook(lambda _, __, out, gain=gain: out * gain)
+        for index, gain in gains.items()
+    ]
+    with torch.no_grad():
+        with bypassed(decoder, [1, 3, 4]):
+            log_q = decoder.model(WINDOWS, use_cache=False).logits.log_softmax(-1).double()
+        for hook in hooks:
+            hook.remove()
+        log_p = decoder.model(WINDOWS, use_cache=False).logits.log_softmax(-1).double()
+    assert found.value == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["ridge", "scale"])
+def test_values_are_the_same_bits_alone_in_company_and_where_corrections_are_solved_again(method):
+    decoder = find_decoder(tiny_model("llama"))
+    together = BlockEvaluator(decoder, WINDOWS, corrections=corrections_of(decoder, method)).evaluate(CANDIDATES)
+    forgetful = corrections_of(decoder, method, cache_bytes=0)
+    alone = [BlockEvaluator(decoder, WINDOWS, corrections=forgetful).evaluate([one])[0] for one in CANDIDATES[::-1]]
+    assert [one.per_window for one in together] == [one.per_window for one in alone[::-1]]
+
+
+def test_none_measures_what_is_measured_without():
+    decoder = find_decoder(tiny_model("llama"))
+    one = BlockEvaluator(decoder, WINDOWS, corrections=corrections_of(decoder, "none")).evaluate(CANDIDATES)
+    other = BlockEvaluator(decoder, WINDOWS).evaluate(CANDIDATES)
+    assert [row.per_window for row in one] == [row.per_window for row in other]
+
+
+def test_halves_of_blocks_are_not_corrected_yet():
+    decoder = find_decoder(tiny_model("llama"))
+    with pytest.raises(StrategyError, match=r"^compensation ridge corrects dropped blocks, not those of 'sublayer'$"):
+        UnitsEvaluator(decoder, "sublayer", WINDOWS, corrections=corrections_of(decoder))
