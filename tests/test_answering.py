@@ -69,6 +69,55 @@ def test_a_divergence_removes_the_most_whose_intervals_upper_end_stays_within(pr
     assert removed(strategy) == max(k for k, end in enumerate(ends, start=1) if end <= limit)
 
 
+@given(share=st.floats(0.001, 0.9), params=st.integers(28, 80), size=st.integers(56, 160))
+def test_of_limits_together_all_hold_and_the_tightest_decides(profile, share, params, size):
+    alone = [profile.answer(sparsity=share), profile.answer(max_params=params), profile.answer(max_bytes=size)]
+    strategy = profile.answer(sparsity=share, max_params=params, max_bytes=size)
+    assert removed(strategy) == max(map(removed, alone))
+    assert strategy.units in [other.units for other in alone]
+    assert strategy.request == Request.of(sparsity=share, max_params=params, max_bytes=size)
+
+
+@given(limit=st.integers(28, 68), spare=st.floats(0.0, 20.0))
+def test_a_size_and_a_divergence_both_hold_or_say_by_how_much_either_would_have_to_give(profile, ends, limit, spare):
+    divergence = min(ends) + spare
+    least, most = profile.answer(max_params=limit), profile.answer(max_divergence=divergence)
+    try:
+        strategy = profile.answer(max_params=limit, max_divergence=divergence)
+    except RequestError as error:
+        assert not any(end <= divergence for end in ends[removed(least) - 1 :])
+        found = re.search(
+            r"give max_divergence ([0-9.]+) \(.* more\), or max_params ([0-9]+) \(([0-9]+) more\)$", str(error)
+        )
+        assert int(found[2]) == limit + int(found[3]) == most.params
+        assert profile.answer(max_params=limit, max_divergence=float(found[1])).params <= limit
+        assert profile.answer(max_params=int(found[2]), max_divergence=divergence) == most.model_copy(
+            update={"request": Request.of(max_params=int(found[2]), max_divergence=divergence)}
+        )
+        return
+    assert strategy.params <= limit
+    assert strategy.divergence.interval90[1] <= divergence
+    # The rest is as good as it gets: no less is removed than must be for both.
+    assert all(end > divergence for end in ends[removed(least) - 1 : removed(strategy) - 1])
+
+
+@given(size=st.floats(0.0, 1.0), limit=st.integers(28, 68), over=st.sampled_from([None, ("bytes", "divergence")]))
+def test_a_preference_chooses_among_what_keeps_the_limits(profile, size, limit, over):
+    strategy = profile.answer(preference=(size, 1.0 - size), over=over, max_params=limit, sparsity=0.1)
+    assert strategy.params <= limit
+    free = profile.answer(preference=(size, 1.0 - size), over=over)
+    assert removed(strategy) >= removed(free) or removed(strategy) == removed(profile.answer(max_params=limit))
+
+
+def test_a_preference_over_two_costs_leaves_divergence_to_a_limit(profile, ends):
+    strategy = profile.answer(preference=(0.5, 0.5), over=("bytes", "params"), max_divergence=ends[3])
+    assert removed(strategy) == max(k for k, end in enumerate(ends, start=1) if end <= ends[3])
+    with pytest.raises(
+        RequestError, match=r"^over must name two of params, bytes, divergence for this profile, got 'bits'$"
+    ):
+        profile.answer(preference=(1, 1), over=("bits", "bytes"))
+
+
 @given(low=st.floats(0.001, 0.9), high=st.floats(0.001, 0.9))
 def test_more_sparsity_never_leaves_a_larger_model(profile, low, high):
     smaller, larger = (profile.answer(sparsity=share) for share in sorted((low, high)))
@@ -130,7 +179,7 @@ def test_the_refusals_are_exactly_these(profile):
         profile.answer(max_params=27)
     with pytest.raises(RequestError, match=r"^give a request or its field, not both; got "):
         profile.answer(Request.of(sparsity=0.5), sparsity=0.5)
-    with pytest.raises(RequestError, match=r"^a request has exactly one of "):
+    with pytest.raises(RequestError, match=r"^a request has one or more of "):
         profile.answer()
 
 

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unicuco_plugin.costs.model import TableCosts, objective_cost
+from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.divergences import Divergences
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
 from unicuco_plugin.levels.settings import identify_levels
 from unicuco_plugin.limits import Limits
 from unicuco_plugin.payload import Payload
-from unicuco_plugin.plugins.manager import make_scalarization, make_space
+from unicuco_plugin.plugins.manager import make_space
 from unicuco_plugin.policy.contest import Candidate, Contest, safest
 from unicuco_plugin.policy.evidence import Evidence
 from unicuco_plugin.policy.posterior import Posterior
-from unicuco_plugin.policy.scalarization import Z_STAR, Scaling
+from unicuco_plugin.policy.scalarization import Scaling
 from unicuco_plugin.policy.stratnet import StratNet
+from unicuco_plugin.preferences import Preferences
 from unicuco_plugin.profile import PACKAGED, find_profile, packaged_profiles, read_profile
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
@@ -73,7 +74,7 @@ class Profile:
             self.posterior.check_units(len(record.units))
             self.net = StratNet(len(record.units), torch.Generator().manual_seed(0))
             self.net.load_finite({name: value.double() for name, value in tensors["stratnet"].items()})
-            self._scaling = Scaling(record.ideal, record.nadir)
+            scaling = Scaling(record.ideal, record.nadir)
             for entry in record.archive:
                 check_key(self.search_space, entry.strategy)
         except (KeyError, ValueError, RuntimeError) as error:
@@ -89,6 +90,8 @@ class Profile:
         self.costs = TableCosts(record.units, record.sizes, physical=self.search_space.physical)
         self.divergences = Divergences(record, self.search_space, self._contest)
         self._limits = Limits(self.search_space, self._contest, self.costs, self.divergences.upper)
+        parts = self.search_space, self.net, self._contest, self._limits
+        self._preferences = Preferences(record, scaling, *parts)
 
     @property
     def name(self) -> str:
@@ -170,7 +173,7 @@ class Profile:
         ]
 
     def answer(self, request: Request | None = None, **fields: Any) -> Strategy:  # noqa: ANN401 - checked by Request
-        """Answer one request, given whole or as one field: ``answer(sparsity=0.25)``.
+        """Answer one request, given whole or as its fields: ``answer(sparsity=0.25)``.
 
         Deterministic. The divergence is measured if the strategy was confirmed in training, otherwise predicted.
 
@@ -184,11 +187,16 @@ class Profile:
     def answer_many(self, requests: Iterable[Request]) -> list[Strategy]:
         """Answer many requests, in order; what they share is computed once."""
         requests = list(requests)
-        places = [place for place, request in enumerate(requests) if request.kind != "preference"]
+        places = [place for place, request in enumerate(requests) if request.kinds != ("preference",)]
         budgets = dict(zip(places, self._limits.budgets_of([requests[place] for place in places]), strict=True))
         best = dict(zip(budgets, self._contest.best(list(budgets.values())), strict=True))
         return [
-            self._strategy(request, best[index] if index in best else self._preferred(request))
+            self._strategy(
+                request,
+                best[index]
+                if request.preference is None
+                else self._preferences.choose(request, best.get(index), self.costs),
+            )
             for index, request in enumerate(requests)
         ]
 
@@ -198,31 +206,13 @@ class Profile:
         Raises:
             RequestError: As ``answer``; also for ``preference``, or if the source has nothing at that budget.
         """
-        if request.kind == "preference":
+        if request.preference is not None:
             raise RequestError("proposals of one source need a budget, got a preference")
         [race] = self._contest.candidates([self._limits.budget_of(request)])
         found = [candidate for candidate in race if candidate.source == source]
         if not found:
             raise RequestError(f"{source} has no strategy for {request.to_dict()}")
         return self._strategy(request, safest(found))
-
-    @torch.no_grad()
-    def _preferred(self, request: Request) -> Candidate:
-        """The candidate with the least scalarized objective: StratNet's answer competes with each budget's best."""
-        lam = torch.tensor([request.preference], dtype=torch.float64)
-        own = self.search_space.relax(self.net(lam)).round(decimals=6)
-        if self.search_space.stepped:  # whole steps, where rounding to six digits left thirds
-            own = torch.stack([self.search_space.parse(self.search_space.key(row)) for row in own])
-        candidates = self._contest.predict(own, "stratnet")
-        candidates += self._contest.best(self.search_space.budgets)
-        quality = torch.tensor([c.mean for c in candidates], dtype=torch.float64)
-        if self.record.quality == "raw":
-            quality = quality.exp()
-        f = torch.stack([objective_cost(self.costs)(torch.stack([c.x for c in candidates])), quality], -1)
-        f = self._scaling.scale(f)
-        scalarization = make_scalarization(self.record.scalarization)
-        g = scalarization(f, lam.expand(len(f), 2), torch.full((2,), Z_STAR, dtype=torch.float64))
-        return candidates[int(g.argmin())]
 
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         x, stored = candidate.x[None], bool(self.record.sizes.choices)

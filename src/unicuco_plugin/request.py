@@ -1,4 +1,4 @@
-"""A request: exactly one wish about a cost or about quality."""
+"""A request: limits on costs and on divergence, all of which hold, or a preference; the rest is as good as it gets."""
 
 import math
 import re
@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from unicuco_plugin.errors import RequestError, explain, quoted
 from unicuco_plugin.files.received import parse_json, read_text
 
-__all__ = ["KINDS", "LIMITS", "CostLimit", "Request", "parse_bytes", "read_requests"]
+__all__ = ["DIVERGENCE", "KINDS", "LIMITS", "CostLimit", "Request", "parse_bytes", "read_requests"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _ROUNDING = 1e-15  # two correctly rounded shares of one total sum to 1 within 2 units in the last place, 4.4e-16
 
 _LONGEST_NUMBER = 40  # characters of a number of bytes; what is longer is no number that anybody means
+DIVERGENCE = "divergence"
+"""What ``over`` calls the divergence beside costs."""
 # A file of requests: far more than a table of answers is read for.
 _MOST_BYTES, _MOST_LINES, _LONGEST_LINE = 64 * 2**20, 100_000, 10_000
 
@@ -60,15 +62,19 @@ class CostLimit:
 
 
 class Request(BaseModel):
-    """What a user asks of a profile: exactly one of the fields is set.
+    """What a user asks of a profile: limits, any of them together, or a preference among what keeps them.
+
+    Of strategies within all limits on costs the one of least divergence is the answer, which is refused where that
+    exceeds ``max_divergence``. That limit alone asks for the smallest model within it.
 
     Attributes:
         sparsity: The least share of prunable weights to remove, in (0, 1).
         max_params: The most parameters that the whole exported checkpoint may have.
         max_bytes: The most bytes of exported weight files, before any later quantisation; also ``"6GB"``.
         bits: The most mean bits of a weight of the quantised linears, their scales counted.
-        max_divergence: The most mean KL(dense‖pruned), in nats per token; the smallest model within it is the answer.
-        preference: The paper's lambda, always (size, quality); non-negative, scaled to sum to one.
+        max_divergence: The most mean KL(dense‖pruned), in nats per token, at the upper end of its interval.
+        preference: The paper's lambda, (size, quality); non-negative, scaled to sum to one.
+        over: What ``preference`` weighs instead: two costs, or a cost and ``divergence``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,19 +97,20 @@ class Request(BaseModel):
     ] = None
     max_divergence: float | None = None
     preference: tuple[float, float] | None = None
+    over: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, /, **fields: Any) -> Self:  # noqa: ANN401 - validated right here
         """Build a request from keyword fields.
 
         Raises:
-            RequestError: If not exactly one field is given, or a value is out of its range.
+            RequestError: If no field is given, or a value is out of its range.
         """
         try:
             return cls(**fields)
         except ValidationError as error:
             unknown = any(entry["type"] == "extra_forbidden" for entry in error.errors())
-            hint = f"; a request has one of {', '.join(KINDS)}" if unknown else ""
+            hint = f"; a request has one or more of {', '.join(KINDS)}" if unknown else ""
             raise RequestError(explain(error) + hint) from error
 
     @field_validator("*", mode="before")
@@ -151,29 +158,41 @@ class Request(BaseModel):
         return value if abs(total - 1.0) < _ROUNDING else (value[0] / total, value[1] / total)
 
     @model_validator(mode="after")
-    def _check_one(self) -> Self:
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a request has exactly one of {', '.join(KINDS)}; got {', '.join(given) or 'none'}")
+    def _check_any(self) -> Self:
+        if not self.kinds:
+            raise ValueError(f"a request has one or more of {', '.join(KINDS)}; got none")
+        if self.over is not None:
+            known = [*dict.fromkeys(limit.cost for limit in LIMITS.values()), DIVERGENCE]
+            if self.preference is None:
+                raise ValueError(f"over says what a preference weighs, got {quoted(self.over)} and no preference")
+            if len(set(self.over)) < 2 or not set(self.over) <= set(known):
+                raise ValueError(f"over must name two of {', '.join(known)}, got {quoted(self.over)}")
         return self
 
     @property
-    def kind(self) -> str:
-        """The name of the one field that is set."""
-        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the fields that are set."""
+        return tuple(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
-    def limit(self) -> tuple[str, float] | None:
-        """The cost that is limited, and the most of it; None where the wish is another."""
-        limit = LIMITS.get(self.kind)
-        return None if limit is None else (limit.cost, getattr(self, self.kind))
+    def kind(self) -> str:
+        """The same as one word: ``bits``, or ``max_bytes+max_divergence``."""
+        return "+".join(self.kinds)
+
+    @property
+    def limits(self) -> dict[str, tuple[str, float]]:
+        """The fields that limit a cost, each with the cost and the most of it."""
+        return {kind: (LIMITS[kind].cost, getattr(self, kind)) for kind in self.kinds if kind in LIMITS}
 
     def to_dict(self) -> dict[str, Any]:
-        """The one field as plain JSON data."""
+        """The fields that are set as plain JSON data."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
-KINDS: tuple[str, ...] = tuple(Request.model_fields)
+# Fields that say how another one is meant.
+_BESIDE = ("over",)
+KINDS: tuple[str, ...] = tuple(name for name in Request.model_fields if name not in _BESIDE)
+"""The fields that can stand alone."""
 LIMITS: Mapping[str, CostLimit] = {
     name: found
     for name, field in Request.model_fields.items()

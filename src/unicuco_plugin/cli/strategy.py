@@ -25,7 +25,10 @@ __all__ = ["strategy"]
 @json_option
 @debug_option
 def strategy(profile: str, request_file: Path | None, as_json: bool, **fields: Any) -> None:  # noqa: ANN401
-    """Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds."""
+    """Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds.
+
+    Limits may be given together: all hold, and the rest is as good as it gets.
+    """
     request = read_request(fields)
     if (request is None) == (request_file is None):
         raise click.UsageError("give one request (--sparsity, --max-params, …) or --request-file")

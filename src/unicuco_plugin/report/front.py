@@ -139,9 +139,12 @@ def _row(strategy: Strategy) -> tuple[str, ...]:
 
 
 def _request(strategy: Strategy) -> str:
-    [(kind, value)] = strategy.request.to_dict().items()
-    shown = ",".join(f"{part:.4g}" for part in value) if isinstance(value, list | tuple) else f"{value:,}"
-    return f"{kind} {shown}"
+    said = []
+    for kind, value in strategy.request.to_dict().items():
+        parts = value if isinstance(value, list | tuple) else None
+        shown = f"{value:,}" if parts is None else ",".join(p if isinstance(p, str) else f"{p:.4g}" for p in parts)
+        said.append(f"{kind} {shown}")
+    return ", ".join(said)
 
 
 def _split(name: str) -> tuple[str, int | None]:
