@@ -23,6 +23,7 @@ ROOMS = [
     "signed",
     "ownership",
     "progress",
+    "quantities",
     "request",
     "traits",
     "schemes",
@@ -49,6 +50,7 @@ ROOMS = [
     "asked",
     "limits",
     "preferences",
+    "views",
     "answering",
     "training",
     "benchmark",
@@ -73,6 +75,7 @@ INNER = {
         "loading",
         "reach",
         "fused_units",
+        "caches",
         "exportable",
     ],
     "modifiers": [

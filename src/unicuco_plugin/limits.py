@@ -8,13 +8,13 @@ from typing import NoReturn, TypeAlias
 import torch
 
 from unicuco_plugin.asked import Asked
-from unicuco_plugin.costs.model import CostModel
+from unicuco_plugin.costs.memory import ServedCosts
+from unicuco_plugin.costs.model import CostModel, TableCosts
 from unicuco_plugin.errors import RequestError, round_up
 from unicuco_plugin.policy.contest import Candidate, Contest
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import Space
-from unicuco_plugin.traits import traits_of
 
 __all__ = ["Limits"]
 
@@ -72,8 +72,18 @@ class Limits:
         within = request.max_divergence is None or self._upper(candidate) <= request.max_divergence
         return within and not self._asked(request).exceeded(candidate)
 
+    def costs_of(self, request: Request) -> CostModel:
+        """What strategies cost under a request's load, if it has one.
+
+        Raises:
+            RequestError: If the profile does not know what is kept.
+        """
+        if request.load is None or not isinstance(self._costs, TableCosts):
+            return self._costs
+        return ServedCosts.under(self._costs, request.load)
+
     def _asked(self, request: Request) -> Asked:
-        return Asked(request, self._space, self._costs)
+        return Asked(request, self._space, self.costs_of(request))
 
     def _search(self, request: Request) -> _Search:
         """Yield budgets, hear of the best of each, and return the one that a request comes down to."""
@@ -87,65 +97,34 @@ class Limits:
 
     def _costing(self, asked: Asked) -> _Search:
         """The least budget whose best keeps all limits on costs."""
-        request, counted, floor = asked.request, {}, 0.0
-        if request.sparsity is not None:
-            floor = self._space.reaching(self._removable(request.sparsity))
-        for kind, (cost, limit) in request.limits.items():
-            if cost not in asked.costs.names:
-                raise RequestError(
-                    f"{kind} cannot be asked of this profile, which knows {', '.join(asked.costs.names)} of a "
-                    f"strategy; ask for {self._instead} or max_divergence"
-                )
-            share = asked.costs.share(cost, limit)
-            if share is not None:
-                floor = max(floor, self._space.reaching(share))
-                continue
-            if not self._space.physical:
-                raise RequestError(
-                    f"{kind} cannot be asked of space {self._space.name!r}: zeros in a dense file do not shrink "
-                    "it; ask for sparsity or max_divergence"
-                )
-            counted[kind] = (cost, limit)
+        floor, counted = asked.split()
         if not counted:
             return floor
         if floor:
             best = yield floor
             if not asked.exceeded(best, counted):
                 return floor
+        if self._space.smooth:
+            return (yield from self._just_within(asked, counted, floor))
         rungs = [(budget, best) for budget, best in zip(self._rungs, self._best, strict=True) if budget > floor]
         fits = [budget for budget, best in rungs if not asked.exceeded(best, counted)]
         if not fits:
-            self._refuse(asked, counted)
-        within = self._just_within if self._space.smooth else self._next_within
-        return (yield from within(asked, counted, floor, min(fits)))
+            self._refuse(asked, counted, self._best)
+        return (yield from self._next_within(asked, counted, floor, min(fits)))
 
-    def _refuse(self, asked: Asked, counted: Mapping[str, tuple[str, float]]) -> NoReturn:
-        """Say which limit is too low, or which exclude each other."""
+    def _refuse(self, asked: Asked, counted: Mapping[str, tuple[str, float]], heard: Sequence[Candidate]) -> NoReturn:
+        """Say which limit is too low, or which exclude each other; ``heard`` ends with the furthest that can be had."""
         last = "all units but one removed"
         if self._space.smooth:
             last = f"{self._rungs[-1]:.2%} of its units removed"
         if "bits" in asked.costs.names:
             last = f"{DENSE_BITS * (1.0 - self._rungs[-1]):.4g} mean bits"
         for kind, (_, limit) in counted.items():
-            left = [asked.cost(kind, best) for best in self._best]
+            left = [asked.cost(kind, best) for best in heard]
             if min(left) > limit:
                 raise RequestError(f"{kind} must be at least {left[-1]} for this profile, with {last}, got {limit}")
-        give = asked.give(asked.exceeded(self._best[-1], counted))
+        give = asked.give(asked.exceeded(heard[-1], counted))
         raise RequestError(f"{' and '.join(counted)} exclude each other in this profile: with {last}, give {give}")
-
-    @property
-    def _instead(self) -> str:
-        return "bits" if "bits" in self._costs.names else "sparsity"
-
-    def _removable(self, sparsity: float) -> float:
-        """Refuse to remove a share where bits are what is counted."""
-        if "bits" in self._costs.names:
-            why = "counts bits" if traits_of(self._space.name).whole else "removes no weight"
-            raise RequestError(
-                f"sparsity cannot be asked of space {self._space.name!r}, which {why}; ask for {self._instead} or "
-                f"max_bytes, got {sparsity:.6g}"
-            )
-        return sparsity
 
     def _next_within(
         self, asked: Asked, counted: Mapping[str, tuple[str, float]], floor: float, enough: float
@@ -165,19 +144,34 @@ class Limits:
             share = budget + _ONE / total
         return enough
 
-    def _just_within(
-        self, asked: Asked, counted: Mapping[str, tuple[str, float]], floor: float, enough: float
-    ) -> _Search:
-        """The least share whose best keeps limits, to one step; ``enough`` is a budget that does."""
-        share = max(floor, _LEAST)
-        for cost, limit in counted.values():
-            share = max(share, (self._dense(asked, cost) - limit) / asked.costs.falls(cost)[0])
+    def _just_within(self, asked: Asked, counted: Mapping[str, tuple[str, float]], floor: float) -> _Search:
+        """The least share whose best keeps limits, to one step."""
+        share, rates = max(floor, _LEAST), {}
+        for kind, (cost, limit) in counted.items():
+            about, most = asked.costs.falls(cost)
+            rates[kind] = about or most
+            share = max(share, (self._dense(asked, cost) - limit) / rates[kind])
+        # The first listed budget from there on that keeps them bounds the search; those before it cannot.
+        heard: list[Candidate] = []
+        for enough in [rung for rung in self._rungs if rung >= share] or self._rungs[-1:]:
+            heard.append((yield enough))
+            if not asked.exceeded(heard[-1], counted):
+                break
+        else:
+            self._refuse(asked, counted, heard)
+        if len(heard) > 1:
+            low = max(rung for rung in self._rungs if rung < enough)
+            for kind, (cost, _) in counted.items():
+                if not asked.costs.falls(cost)[0]:
+                    fallen = asked.cost(kind, heard[-2]) - asked.cost(kind, heard[-1])
+                    rates[kind] = max(fallen / (enough - low), _LEAST)
+            share = max(share, low + max(asked.over(rates, heard[-2]), _LEAST))
         before, correction = math.inf, 0.0
         for _ in range(_CORRECTIONS):
             if share >= enough:
                 break
             best = yield share
-            over = asked.over(counted, best)
+            over = asked.over(rates, best)
             if over <= 0:
                 return share
             correction = 2.0 * correction if over >= before else max(over, _LEAST)

@@ -40,17 +40,17 @@ class Preferences:
     limits: Limits
 
     @torch.no_grad()
-    def choose(self, request: Request, within: Candidate | None, costs: CostModel) -> Candidate:
+    def choose(self, request: Request, within: Candidate | None) -> Candidate:
         """Let each budget's best compete, and StratNet's answer where size and divergence are weighed.
 
         Args:
             request: With a preference.
             within: The best within its limits; None where it has none.
-            costs: What strategies cost.
 
         Raises:
             RequestError: If the profile does not know one of the costs, or all its strategies are alike in one.
         """
+        costs = self.limits.costs_of(request)
         lam = torch.tensor([request.preference], dtype=torch.float64)
         fixed = self.contest.best(self.space.budgets)
         candidates = fixed if within is None else [within, *(c for c in fixed if self.limits.holds(request, c))]

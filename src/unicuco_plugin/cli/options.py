@@ -74,6 +74,15 @@ compensation_option = click.option(
     "default), scale, linear, ridge, or another that unicuco plugins lists.",
 )
 
+_LOAD_OPTIONS = (
+    click.option("--context", type=int, help="Count memory with sequences of so many tokens, answers included."),
+    click.option("--batch", type=int, help="And so many sequences at once.  [default: 1]"),
+    click.option(
+        "--cache-dtype",
+        type=click.Choice(["float32", "bfloat16", "float16", "fp8"]),
+        help="What keys and values are kept in.  [default: the model's dtype]",
+    ),
+)
 _REQUEST_OPTIONS = (
     click.option("--sparsity", type=float, help="Remove at least this share of the prunable weights, in (0, 1)."),
     *(
@@ -92,6 +101,7 @@ _REQUEST_OPTIONS = (
         callback=_read_pair,
         help="Weights of size and quality, for instance 0.3,0.7; or of two costs: bytes=0.3,divergence=0.7.",
     ),
+    *_LOAD_OPTIONS,
 )
 
 
@@ -112,7 +122,7 @@ def read_request(fields: dict[str, Any]) -> Request | None:
     Raises:
         RequestError: If a value is out of range.
     """
-    values = {kind: fields.pop(kind) for kind in KINDS}
+    values = {name: fields.pop(name) for name in (*KINDS, "context", "batch", "cache_dtype")}
     given = {kind: value for kind, value in values.items() if value is not None}
     return Request.of(**given | given.pop("preference", {})) if given else None
 

@@ -20,10 +20,13 @@ def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> No
             the profile does not know of.
     """
     for strategy in strategies:
+        has = dict(found)
+        if strategy.memory is not None and "bytes" in found:
+            has["memory"] = strategy.memory.total - strategy.memory.weights + found["bytes"]
         for kind, (cost, most) in strategy.request.limits.items():
-            if found.get(cost, 0) > most:
+            if has.get(cost, 0) > most:
                 raise ExportError(
-                    f"{kind} must be met: {most:,} was requested, the checkpoint would have {found[cost]:,}. A profile "
+                    f"{kind} must be met: {most:,} was requested, the checkpoint would have {has[cost]:,}. A profile "
                     "counts the dtype and the biases it was trained with: leave out --dtype and --compensate, or "
                     "request less"
                 )
