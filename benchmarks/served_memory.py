@@ -109,29 +109,41 @@ def write_windows(folder: Path) -> None:
 def ask_vllm(folder: Path, name: str) -> dict[str, int]:
     """Load a checkpoint and look at what vLLM holds."""
     from vllm import LLM  # noqa: PLC0415 - an environment of its own
+    from vllm.model_executor.model_loader import base_loader  # noqa: PLC0415
     from vllm.v1.core.kv_cache_utils import get_max_concurrency_for_kv_cache_config  # noqa: PLC0415
 
-    engine = LLM(
-        model=str(folder),
-        dtype="float16" if "w4" in name else "bfloat16",  # vLLM's kernel of four bits on a CPU
-        max_model_len=CONTEXT,
-        max_num_seqs=BATCH,
-        max_num_batched_tokens=2048,
-        block_size=PAGE,
-        enforce_eager=True,
-        enable_prefix_caching=False,
-        skip_tokenizer_init=True,
-    )
-    core = engine.llm_engine.engine_core.engine_core
-    runner = core.model_executor.driver_worker.worker.model_runner
-    model, cache = runner.get_model(), runner.kv_cache_config
-    held = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tensor in (*model.parameters(), *model.buffers())
-    }
-    pool = sum(tensor.size for tensor in cache.kv_cache_tensors)
-    concurrency = get_max_concurrency_for_kv_cache_config(engine.llm_engine.vllm_config, cache)
-    return {"weights": sum(held.values()), "cache": round(BATCH * pool / concurrency)}
+    loaded, finish = [], base_loader.process_weights_after_loading
+
+    def look(model: Any, *rest: Any) -> Any:
+        # Afterwards linears are in the form of a CPU's kernels, which no parameter shows.
+        loaded.append(storages([*model.parameters(), *model.buffers()]))
+        return finish(model, *rest)
+
+    base_loader.process_weights_after_loading = look
+    try:
+        engine = LLM(
+            model=str(folder),
+            dtype="float16" if "w4" in name else "bfloat16",  # vLLM's kernel of four bits on a CPU
+            max_model_len=CONTEXT,
+            max_num_seqs=BATCH,
+            max_num_batched_tokens=2048,
+            block_size=PAGE,
+            enforce_eager=True,
+            enable_prefix_caching=False,
+            skip_tokenizer_init=True,
+        )
+    finally:
+        base_loader.process_weights_after_loading = finish
+    runner = engine.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+    config = engine.llm_engine.vllm_config
+    concurrency = get_max_concurrency_for_kv_cache_config(config, runner.kv_cache_config)
+    return {"weights": loaded[0], "cache": round(BATCH * storages(runner.kv_caches) / concurrency)}
+
+
+def storages(tensors: list[Any]) -> int:
+    """Bytes of tensors, memory that several share counted once."""
+    found = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in found}.values())
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ ROOMS = [
     "preferences",
     "views",
     "answering",
+    "collection",
     "training",
     "benchmark",
     "serving",

@@ -113,6 +113,7 @@ class Strategy(Frozen):
             scheme for all units, the units' own harms added up, a method that we compare with, or a file written by
             EvoPress.
         peer: The name of that method.
+        profile: Which of several profiles answered; None where one alone was asked.
         levels: The level database that its divergence refers to; None if unknown, or none was used.
         divergence: None if it was neither measured nor predicted: peers and files do not give one.
     """
@@ -128,6 +129,7 @@ class Strategy(Frozen):
     memory: Memory | None = None
     source: Source
     peer: Name | None = None
+    profile: Name | None = None
     levels: Name | None = None
     divergence: Divergence | None
     units: dict[str, float | Name]
@@ -198,7 +200,7 @@ class Strategy(Frozen):
         data["request"] = self.request.to_dict()
         if self.divergence is not None and not self.divergence.carried_over:
             del data["divergence"]["carried_over"]
-        for name in ("bits", "memory", "peer", "levels"):
+        for name in ("bits", "memory", "peer", "profile", "levels"):
             if data[name] is None:
                 del data[name]
         return data

@@ -64,6 +64,33 @@ def test_limits_that_exclude_each_other_say_how_much_each_would_have_to_give(uni
     assert result.stderr.startswith("error: max_divergence ")
 
 
+def test_memory_is_shown_in_its_parts(unicuco, profile):
+    load = ["--context", "64", "--batch", "2", "--cache-dtype", "fp8"]
+    data = json.loads(unicuco("strategy", profile, "--sparsity", "0.3", *load, "--json").stdout)
+    assert data["request"] == {"sparsity": 0.3, "context": 64, "batch": 2, "cache_dtype": "fp8"}
+    memory = data["memory"]
+    assert memory["weights"] == data["bytes"]
+    assert memory["cache"] == 4 * 2 * 64 * 32  # four blocks stay, of 32 numbers a token
+    limit = sum(memory.values())
+    again = json.loads(unicuco("strategy", profile, "--max-memory", limit, *load, "--json").stdout)
+    assert again["units"] == data["units"]
+    lines = unicuco("strategy", profile, "--max-memory", limit, *load).stdout.splitlines()
+    assert lines[0].split()[-4:] == ["weights", "cache", "buffers", "memory"]
+    assert f"max_memory {limit:,}, context 64, batch 2, cache_dtype fp8" in lines[2]
+
+
+def test_a_folder_of_profiles_says_whose_answer_is_best(unicuco, profile, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(profile, tmp_path / name)
+    lines = unicuco("strategy", tmp_path, "--sparsity", "0.3").stdout.splitlines()
+    assert lines[0].endswith("profile")
+    assert lines[2].endswith("one")
+    (tmp_path / "two" / "profile.json").write_text("{}")
+    damaged = unicuco("strategy", tmp_path, "--sparsity", "0.3")
+    assert (damaged.exit_code, damaged.stdout) == (1, "")
+    assert "two/profile.json is damaged" in damaged.stderr
+
+
 def test_people_get_a_table_and_the_units(unicuco, profile):
     lines = unicuco("strategy", profile, "--sparsity", "0.3").stdout.splitlines()
     assert lines[0].split()[:4] == ["request", "units", "sparsity", "params"]

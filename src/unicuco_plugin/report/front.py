@@ -37,9 +37,13 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
     """Tabulate answers, each with its request; for a single one, name its units too."""
     stores = all(strategy.traits.stores for strategy in strategies)
     served = any(strategy.memory for strategy in strategies)
+    several = any(strategy.profile for strategy in strategies)
     header = (*(_BITS_HEADER if stores else _HEADER), *(_MEMORY_HEADER if served else ()))
     rows = [(_request(strategy), *_row(strategy), *(_memory(strategy) if served else ())) for strategy in strategies]
     numbers = (*_NUMBERS, *range(len(_HEADER), len(header)))
+    if several:
+        header = (*header, "profile")
+        rows = [(*row, escape_line(strategy.profile or "-")) for row, strategy in zip(rows, strategies, strict=True)]
     table = format_table(("request", *header), rows, right=[column + 1 for column in numbers])
     if len(strategies) != 1:
         return table
