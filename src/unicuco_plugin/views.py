@@ -95,12 +95,13 @@ class Views:
         costs = ServedCosts.under(self.costs, load)
         if costs.prices is None:
             return self.main
-        if load not in self._served:
+        found = self._served.get(load)
+        if found is None:
             space = record_space(self.record, costs.prices)
-            self._served[load] = self._view(space, self._contest(space))
+            found = self._served[load] = self._view(space, self._contest(space))
             while len(self._served) > _MOST:
                 self._served.popitem(last=False)
-        return self._served[load]
+        return found
 
     @cached_property
     def main(self) -> View:
