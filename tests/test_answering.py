@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unicuco_plugin.answering import PACKAGED, Profile, load_profile, packaged_profiles
+from unicuco_plugin.costs.table import KeptState, ServingTable
 from unicuco_plugin.errors import ProfileError, RequestError, UnknownNameError
 from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.profile import write_profile
@@ -27,6 +28,15 @@ def result():
 @pytest.fixture(scope="module")
 def profile(result):
     return Profile(*build(result))
+
+
+@pytest.fixture(scope="module")
+def served(result):
+    """The same with a table of caches: every block keeps one number of two bytes for a token."""
+    record, tensors = build(result)
+    kept = [KeptState(holder=f"{unit}.attn", numbers=1) for unit in SPACE.units]
+    sizes = record.sizes.model_copy(update={"serving": ServingTable(kept=kept, widest=1, logits=1)})
+    return Profile(record.model_copy(update={"sizes": sizes}), tensors)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +77,55 @@ def test_a_divergence_removes_the_most_whose_intervals_upper_end_stays_within(pr
     strategy = profile.answer(max_divergence=limit)
     assert strategy.divergence.interval90[1] <= limit
     assert removed(strategy) == max(k for k, end in enumerate(ends, start=1) if end <= limit)
+
+
+@given(share=st.floats(0.001, 0.9), params=st.integers(28, 80), size=st.integers(56, 160))
+def test_of_limits_together_all_hold_and_the_tightest_decides(profile, share, params, size):
+    alone = [profile.answer(sparsity=share), profile.answer(max_params=params), profile.answer(max_bytes=size)]
+    strategy = profile.answer(sparsity=share, max_params=params, max_bytes=size)
+    assert removed(strategy) == max(map(removed, alone))
+    assert strategy.units in [other.units for other in alone]
+    assert strategy.request == Request.of(sparsity=share, max_params=params, max_bytes=size)
+
+
+@given(limit=st.integers(28, 68), spare=st.floats(0.0, 20.0))
+def test_a_size_and_a_divergence_both_hold_or_say_by_how_much_either_would_have_to_give(profile, ends, limit, spare):
+    divergence = min(ends) + spare
+    least, most = profile.answer(max_params=limit), profile.answer(max_divergence=divergence)
+    try:
+        strategy = profile.answer(max_params=limit, max_divergence=divergence)
+    except RequestError as error:
+        assert not any(end <= divergence for end in ends[removed(least) - 1 :])
+        found = re.search(
+            r"give max_divergence ([0-9.]+) \(.* more\), or max_params ([0-9]+) \(([0-9]+) more\)$", str(error)
+        )
+        assert int(found[2]) == limit + int(found[3]) == most.params
+        assert profile.answer(max_params=limit, max_divergence=float(found[1])).params <= limit
+        assert profile.answer(max_params=int(found[2]), max_divergence=divergence) == most.model_copy(
+            update={"request": Request.of(max_params=int(found[2]), max_divergence=divergence)}
+        )
+        return
+    assert strategy.params <= limit
+    assert strategy.divergence.interval90[1] <= divergence
+    # The rest is as good as it gets: no less is removed than must be for both.
+    assert all(end > divergence for end in ends[removed(least) - 1 : removed(strategy) - 1])
+
+
+@given(size=st.floats(0.0, 1.0), limit=st.integers(28, 68), over=st.sampled_from([None, ("bytes", "divergence")]))
+def test_a_preference_chooses_among_what_keeps_the_limits(profile, size, limit, over):
+    strategy = profile.answer(preference=(size, 1.0 - size), over=over, max_params=limit, sparsity=0.1)
+    assert strategy.params <= limit
+    free = profile.answer(preference=(size, 1.0 - size), over=over)
+    assert removed(strategy) >= removed(free) or removed(strategy) == removed(profile.answer(max_params=limit))
+
+
+def test_a_preference_over_two_costs_leaves_divergence_to_a_limit(profile, ends):
+    strategy = profile.answer(preference=(0.5, 0.5), over=("bytes", "params"), max_divergence=ends[3])
+    assert removed(strategy) == max(k for k, end in enumerate(ends, start=1) if end <= ends[3])
+    with pytest.raises(
+        RequestError, match=r"^over must name two of params, bytes, divergence for this profile, got 'bits'$"
+    ):
+        profile.answer(preference=(1, 1), over=("bits", "bytes"))
 
 
 @given(low=st.floats(0.001, 0.9), high=st.floats(0.001, 0.9))
@@ -130,8 +189,50 @@ def test_the_refusals_are_exactly_these(profile):
         profile.answer(max_params=27)
     with pytest.raises(RequestError, match=r"^give a request or its field, not both; got "):
         profile.answer(Request.of(sparsity=0.5), sparsity=0.5)
-    with pytest.raises(RequestError, match=r"^a request has exactly one of "):
+    with pytest.raises(RequestError, match=r"^a request has one or more of "):
         profile.answer()
+
+
+@given(limit=st.integers(190, 300), context=st.integers(1, 64), batch=st.integers(1, 3))
+def test_memory_is_kept_to_and_shown_in_its_parts(served, limit, context, batch):
+    cache = batch * 16 * -(-context // 16) * 2
+    dense = TOTAL_BYTES + 10 * cache + 2 * context * batch + 14 * batch
+    try:
+        strategy = served.answer(max_memory=limit, context=context, batch=batch)
+    except RequestError as error:
+        least = dense - 9 * (10 + cache)
+        assert least > limit
+        assert re.match(rf"^max_memory must be at least {least} ", str(error))
+        return
+    assert strategy.memory.total == dense - (10 + cache) * removed(strategy) <= limit
+    assert removed(strategy) == 1 or strategy.memory.total + 10 + cache > limit
+    assert strategy.memory.weights == strategy.bytes
+    assert Strategy.from_dict(json.loads(strategy.to_json())) == strategy
+    assert served.answer(sparsity=0.3, context=context, batch=batch).memory.total == dense - 3 * (10 + cache)
+
+
+def test_memory_of_a_profile_that_knows_no_caches_says_what_to_do(profile):
+    with pytest.raises(
+        RequestError, match=r"^memory at context 8 cannot be told by this profile, which has no table of"
+    ):
+        profile.answer(max_memory=100, context=8)
+    with pytest.raises(
+        RequestError, match=r"train it again with --resume, which measures nothing anew, or ask for max_b"
+    ):
+        profile.answer(sparsity=0.3, context=8)
+
+
+@pytest.mark.slow
+def test_head_groups_go_rather_than_neurons_where_the_cache_is_large():
+    profile = load_profile("smollm2-135m-instruct-structured")
+    limits = {"max_memory": 600_000_000, "context": 8192, "batch": 2}
+    strategy = profile.answer(**limits, sparsity=0.02, max_bytes=268_000_000)
+    assert strategy.memory.total <= 600_000_000
+    assert strategy.sparsity >= 0.02
+    assert strategy.bytes <= 268_000_000
+    lighter = profile.answer(max_bytes=strategy.bytes)
+    heads = [sum(s for unit, s in one.units.items() if unit.endswith("attn")) for one in (strategy, lighter)]
+    assert heads[0] > heads[1]
 
 
 def test_sixty_four_requests_are_answered_as_one_by_one(profile, ends):

@@ -87,6 +87,33 @@ def test_a_limit_on_a_cost_that_nobody_counts_is_refused_and_says_what_is_known(
         limits.budget_of(Request.of(max_bytes=5))
 
 
+def test_limits_that_no_strategy_keeps_together_name_what_each_would_have_to_be():
+    space = UnevenBlocks(("a.0", "a.1", "a.2"), (10, 21, 30))
+
+    class Odd(TableCosts):  # whose bytes rise where parameters fall
+        def of(self, name, x):
+            return 100 - super().of("params", x) if name == "bytes" else super().of(name, x)
+
+    table = CostTable(
+        unit_params=(10, 21, 30), unit_bytes=(20, 42, 60), dtype="bfloat16", total_params=70, total_bytes=140
+    )
+    limits = Limits(space, Random(space, 0), Odd(space.units, table, physical=True), lambda _: 0.0)
+    with pytest.raises(RequestError) as caught:
+        limits.budget_of(Request.of(max_params=25, max_bytes=65))
+    assert str(caught.value) == (
+        "max_params and max_bytes exclude each other in this profile: with all units but one removed, give "
+        "max_bytes 81 (16 more)"
+    )
+
+
+@pytest.mark.parametrize("limit", [80_000_000, 120_000_000])
+def test_a_limit_on_bytes_and_one_on_parameters_both_hold_where_shares_come_in_steps(limit):
+    strategy = PROFILE.answer(max_params=limit, max_bytes=2 * limit + 10**6, sparsity=0.05)
+    assert strategy.params <= limit
+    assert strategy.bytes <= 2 * limit + 10**6
+    assert limit - strategy.params <= 2 * STEP
+
+
 class Random:
     """A contest that any set at the budget may win."""
 

@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from unicuco_plugin.cli.strategy import strategy
+from unicuco_plugin.costs.memory import ServedCosts
 from unicuco_plugin.costs.model import TableCosts
-from unicuco_plugin.costs.table import CostTable
+from unicuco_plugin.costs.table import CostTable, ServingTable
 from unicuco_plugin.errors import RequestError
-from unicuco_plugin.request import LIMITS, Request, parse_bytes, read_requests
+from unicuco_plugin.quantities import Load, parse_bytes
+from unicuco_plugin.request import LIMITS, Request, read_requests
 
-KINDS = "sparsity, max_params, max_bytes, bits, max_divergence, preference"
+COSTS = "params, bytes, bits, memory"
+KINDS = "sparsity, max_params, max_bytes, bits, max_memory, max_divergence, preference"
 POSITIVE = st.floats(1e-300, 1e300)
 
 valid_fields = st.one_of(
@@ -21,6 +24,10 @@ valid_fields = st.one_of(
     st.fixed_dictionaries({"max_bytes": st.integers(1, 10**14)}),
     st.fixed_dictionaries({"max_divergence": POSITIVE}),
     st.fixed_dictionaries({"preference": st.tuples(st.floats(0, 1e300), POSITIVE)}),
+    st.fixed_dictionaries({"max_memory": st.integers(1, 10**14), "sparsity": st.just(0.5)}).map(
+        lambda fields: fields | {"context": 8192, "batch": 8, "cache_dtype": "fp8"}
+    ),
+    st.fixed_dictionaries({"sparsity": st.just(0.5), "max_bytes": st.integers(1, 10**14), "max_divergence": POSITIVE}),
 )
 
 
@@ -53,7 +60,8 @@ def test_text_that_is_no_positive_number_of_bytes_is_refused(text):
 @given(fields=valid_fields)
 def test_a_request_survives_json(fields):
     request = Request.of(**fields)
-    assert request.to_dict().keys() == fields.keys() == {request.kind}
+    assert request.to_dict().keys() == fields.keys()
+    assert fields.keys() - {"context", "batch", "cache_dtype"} == set(request.kinds) == set(request.kind.split("+"))
     assert Request.of(**json.loads(json.dumps(request.to_dict()))) == request
 
 
@@ -101,14 +109,34 @@ def test_requests_are_frozen_and_hashable():
             {"preference": (-1, 2)},
             "preference must be two non-negative numbers (size, quality), not both 0, got (-1.0, 2.0)",
         ),
-        ({}, f"a request has exactly one of {KINDS}; got none"),
-        ({"sparsity": 0.5, "max_params": 9}, f"a request has exactly one of {KINDS}; got sparsity, max_params"),
-        ({"sparsity": None}, f"a request has exactly one of {KINDS}; got none"),
+        ({}, f"a request has one or more of {KINDS}; got none"),
+        ({"sparsity": None}, f"a request has one or more of {KINDS}; got none"),
+        ({"sparsity": 0.5, "max_params": 0}, "max_params must be positive, got 0"),
+        (
+            {"sparsity": 0.5, "over": ("bytes", "bits")},
+            "over says what a preference weighs, got ('bytes', 'bits') and no preference",
+        ),
+        (
+            {"preference": (1, 1), "over": ("bytes", "bytes")},
+            f"over must name two of {COSTS}, divergence, got ('bytes', 'bytes')",
+        ),
+        (
+            {"preference": (1, 1), "over": ("bytes", "price")},
+            f"over must name two of {COSTS}, divergence, got ('bytes', 'price')",
+        ),
+        ({"max_memory": 9}, "max_memory needs context, the tokens of a sequence, such as 8192; got none"),
+        ({"sparsity": 0.5, "batch": 2}, "batch needs context, the tokens of a sequence, such as 8192; got none"),
+        (
+            {"max_memory": "6 XB", "context": 9},
+            "max_memory must be a number of bytes such as 6000000, 6GB or 5.5GiB, got '6 XB'",
+        ),
+        ({"sparsity": 0.5, "context": 0}, "context: Input should be greater than 0, got 0"),
+        ({"context": 8192, "batch": 2}, f"a request has one or more of {KINDS}; got none"),
         ({"max_params": 10**18 + 1}, f"max_params must be at most 10**18, got {10**18 + 1}"),
         ({"max_params": 10**100}, "max_params must be at most 10**18, got 1" + 58 * "0" + "…"),
         ({"max_bytes": "1e99T"}, "max_bytes must be at most 10**18, got 1" + 58 * "0" + "…"),
-        ({"ratio": 0.5}, f"unknown field 'ratio'; a request has one of {KINDS}"),
-        ({"cls": 0.5}, f"unknown field 'cls'; a request has one of {KINDS}"),
+        ({"ratio": 0.5}, f"unknown field 'ratio'; a request has one or more of {KINDS}"),
+        ({"cls": 0.5}, f"unknown field 'cls'; a request has one or more of {KINDS}"),
     ],
 )
 def test_a_wrong_request_names_the_field_the_rule_and_the_value(fields, message):
@@ -212,16 +240,22 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
             read_requests(path)
 
 
-def test_a_request_that_limits_a_cost_says_which_and_what_and_others_say_nothing():
-    assert Request.of(max_params=7).limit == ("params", 7)
-    assert Request.of(max_bytes="2kB").limit == ("bytes", 2000)
-    assert all(request.limit is None for request in (Request.of(sparsity=0.5), Request.of(preference=(1, 1))))
+def test_a_request_that_limits_costs_says_which_and_what_and_others_say_nothing():
+    assert Request.of(max_params=7).limits == {"max_params": ("params", 7)}
+    assert Request.of(max_bytes="2kB", sparsity=0.5, bits=4).limits == {
+        "max_bytes": ("bytes", 2000),
+        "bits": ("bits", 4),
+    }
+    assert not any(request.limits for request in (Request.of(sparsity=0.5), Request.of(preference=(1, 1))))
 
 
 @pytest.mark.parametrize("field", LIMITS)
 def test_every_cost_that_a_request_limits_is_counted_by_profiles_and_asked_on_the_command_line(field):
     plain = {"unit_params": (4,), "unit_bytes": (8,), "total_params": 9, "total_bytes": 18, "dtype": "bfloat16"}
     tables = (CostTable(**plain), CostTable(**plain, choices=((("dense", 16.0, 8), ("W4A16", 4.125, 3)),)))
-    assert LIMITS[field].cost in {name for table in tables for name in TableCosts(("a",), table, physical=True).names}
+    known = [TableCosts(("a",), table, physical=True) for table in tables]
+    serving = ServingTable(kept=(), widest=1, logits=1)
+    known += [ServedCosts(**vars(costs), serving=serving, load=Load(1)) for costs in known]
+    assert LIMITS[field].cost in {name for costs in known for name in costs.names}
     [option] = [option for option in strategy.params if option.name == field]
     assert option.help == LIMITS[field].text

@@ -14,6 +14,7 @@ from unicuco_plugin.traits import Effect, SpaceTraits, ask_plugins
 
 if TYPE_CHECKING:
     from unicuco_plugin.answering import Profile, load_profile
+    from unicuco_plugin.collection import load_profiles
     from unicuco_plugin.errors import UnicucoError
     from unicuco_plugin.levels.build import build_levels
     from unicuco_plugin.levels.scheme_levels import SchemeLevels
@@ -80,6 +81,7 @@ __all__ = [
     "hookimpl",
     "load",
     "load_profile",
+    "load_profiles",
     "load_tokenizer",
     "load_windows",
     "plugin_manager",
@@ -121,6 +123,7 @@ _HOMES = {
     "hookimpl": "plugins.hookspecs",
     "load": "models.loading",
     "load_profile": "answering",
+    "load_profiles": "collection",
     "load_tokenizer": "models.loading",
     "load_windows": "texts.calibration",
     "plugin_manager": "plugins.manager",

@@ -8,25 +8,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unicuco_plugin.costs.model import TableCosts, objective_cost
-from unicuco_plugin.divergences import Divergences
+from unicuco_plugin.costs.memory import ServedCosts
+from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
 from unicuco_plugin.levels.settings import identify_levels
-from unicuco_plugin.limits import Limits
 from unicuco_plugin.payload import Payload
-from unicuco_plugin.plugins.manager import make_scalarization, make_space
-from unicuco_plugin.policy.contest import Candidate, Contest, safest
-from unicuco_plugin.policy.evidence import Evidence
+from unicuco_plugin.policy.contest import Candidate, safest
 from unicuco_plugin.policy.posterior import Posterior
-from unicuco_plugin.policy.scalarization import Z_STAR, Scaling
+from unicuco_plugin.policy.scalarization import Scaling
 from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.profile import PACKAGED, find_profile, packaged_profiles, read_profile
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import check_key
-from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
+from unicuco_plugin.strategy import Divergence, Memory, ModelReference, Source, Strategy
 from unicuco_plugin.traits import traits_of
+from unicuco_plugin.views import Views, record_space
 
 if TYPE_CHECKING:
     from unicuco_plugin.scores.ranked_parts import RankedParts
@@ -57,20 +55,12 @@ class Profile:
     def __init__(self, record: ProfileRecord, tensors: dict[str, dict[str, Tensor]]) -> None:
         self.record = record
         try:
-            self.search_space = make_space(
-                record.space,
-                record.units,
-                record.sizes.unit_params,
-                record.bounds,
-                record.sizes.parts,
-                needed=record.needed,
-                choices=record.sizes.choices,
-            )
+            self.search_space = record_space(record)
             self.posterior = Posterior.from_tensors(tensors["surrogate"], record.target)
             self.posterior.check_units(len(record.units))
             self.net = StratNet(len(record.units), torch.Generator().manual_seed(0))
             self.net.load_finite({name: value.double() for name, value in tensors["stratnet"].items()})
-            self._scaling = Scaling(record.ideal, record.nadir)
+            scaling = Scaling(record.ideal, record.nadir)
             for entry in record.archive:
                 check_key(self.search_space, entry.strategy)
         except (KeyError, ValueError, RuntimeError) as error:
@@ -78,14 +68,10 @@ class Profile:
                 raise
             raise ProfileError(f"profile {record.name:.60} is damaged: {error}") from error
         self._tensors = tensors
-        archive = {entry.strategy: entry.reranked for entry in record.archive}
-        evidence = Evidence(record.reranked_shift, record.noise)
         self._plain = {entry.strategy: entry.plain for entry in record.archive if entry.plain}
-        confirmed = {entry.strategy for entry in record.archive if entry.confirmed}
-        self._contest = Contest(self.search_space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
         self.costs = TableCosts(record.units, record.sizes, physical=self.search_space.physical)
-        self.divergences = Divergences(record, self.search_space, self._contest)
-        self._limits = Limits(self.search_space, self._contest, self.costs, self.divergences.upper)
+        self._views = Views(record, self.search_space, self.net, self.posterior, scaling, self.costs)
+        self.divergences = self._views.divergences
 
     @property
     def name(self) -> str:
@@ -163,11 +149,12 @@ class Profile:
         budgets, stored = self.search_space.budgets, self.record.sizes.choices
         requests = [Request.of(bits=DENSE_BITS * (1.0 - b)) if stored else Request.of(sparsity=b) for b in budgets]
         return [
-            self._strategy(request, best) for request, best in zip(requests, self._contest.best(budgets), strict=True)
+            self._strategy(request, best)
+            for request, best in zip(requests, self._views.main.contest.best(budgets), strict=True)
         ]
 
     def answer(self, request: Request | None = None, **fields: Any) -> Strategy:  # noqa: ANN401 - checked by Request
-        """Answer one request, given whole or as one field: ``answer(sparsity=0.25)``.
+        """Answer one request, given whole or as its fields: ``answer(sparsity=0.25)``.
 
         Deterministic. The divergence is measured if the strategy was confirmed in training, otherwise predicted.
 
@@ -181,12 +168,24 @@ class Profile:
     def answer_many(self, requests: Iterable[Request]) -> list[Strategy]:
         """Answer many requests, in order; what they share is computed once."""
         requests = list(requests)
-        places = [place for place, request in enumerate(requests) if request.kind != "preference"]
-        budgets = dict(zip(places, self._limits.budgets_of([requests[place] for place in places]), strict=True))
-        best = dict(zip(budgets, self._contest.best(list(budgets.values())), strict=True))
+        found: dict[int, Candidate] = {}
+        by_view: dict[int, list[int]] = {}
+        views = [self._views.of(request) for request in requests]
+        for place, view in enumerate(views):
+            by_view.setdefault(id(view), []).append(place)
+        for places in by_view.values():
+            view = views[places[0]]
+            limited = [place for place in places if requests[place].limited]
+            budgets = view.limits.budgets_of([requests[place] for place in limited])
+            found |= zip(limited, view.contest.best(budgets), strict=True)
         return [
-            self._strategy(request, best[index] if index in best else self._preferred(request))
-            for index, request in enumerate(requests)
+            self._strategy(
+                request,
+                found[place]
+                if request.preference is None
+                else views[place].preferences.choose(request, found.get(place)),
+            )
+            for place, request in enumerate(requests)
         ]
 
     def proposals(self, request: Request, source: Source) -> Strategy:
@@ -195,34 +194,21 @@ class Profile:
         Raises:
             RequestError: As ``answer``; also for ``preference``, or if the source has nothing at that budget.
         """
-        if request.kind == "preference":
+        if request.preference is not None:
             raise RequestError("proposals of one source need a budget, got a preference")
-        [race] = self._contest.candidates([self._limits.budget_of(request)])
+        view = self._views.of(request)
+        [race] = view.contest.candidates([view.limits.budget_of(request)])
         found = [candidate for candidate in race if candidate.source == source]
         if not found:
             raise RequestError(f"{source} has no strategy for {request.to_dict()}")
         return self._strategy(request, safest(found))
 
-    @torch.no_grad()
-    def _preferred(self, request: Request) -> Candidate:
-        """The candidate with the least scalarized objective: StratNet's answer competes with each budget's best."""
-        lam = torch.tensor([request.preference], dtype=torch.float64)
-        own = self.search_space.relax(self.net(lam)).round(decimals=6)
-        if self.search_space.stepped:  # whole steps, where rounding to six digits left thirds
-            own = torch.stack([self.search_space.parse(self.search_space.key(row)) for row in own])
-        candidates = self._contest.predict(own, "stratnet")
-        candidates += self._contest.best(self.search_space.budgets)
-        quality = torch.tensor([c.mean for c in candidates], dtype=torch.float64)
-        if self.record.quality == "raw":
-            quality = quality.exp()
-        f = torch.stack([objective_cost(self.costs)(torch.stack([c.x for c in candidates])), quality], -1)
-        f = self._scaling.scale(f)
-        scalarization = make_scalarization(self.record.scalarization)
-        g = scalarization(f, lam.expand(len(f), 2), torch.full((2,), Z_STAR, dtype=torch.float64))
-        return candidates[int(g.argmin())]
-
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         x, stored = candidate.x[None], bool(self.record.sizes.choices)
+        size, memory = int(self.costs.of("bytes", x)), None
+        if request.load is not None:
+            served = ServedCosts.under(self.costs, request.load)
+            memory = Memory(weights=size, cache=int(served.cache(x)), buffers=served.buffers)
         return Strategy(
             space=self.record.space,
             model=self.record.model,
@@ -230,7 +216,8 @@ class Profile:
             sparsity=self.search_space.sparsity((x >= 1.0).double() if stored else x).item(),
             bits=round(self.costs.of("bits", x).item(), 9) if stored else None,
             params=int(self.costs.of("params", x)),
-            bytes=int(self.costs.of("bytes", x)),
+            bytes=size,
+            memory=memory,
             source=self._plain.get(candidate.key) or candidate.source,
             levels=self._levels,
             compensation=self.record.compensation,

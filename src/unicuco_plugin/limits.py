@@ -1,19 +1,20 @@
-"""Which sparsity a request comes down to: the share itself, or the least or most that a limit allows."""
+"""Which sparsity a request comes down to: the share itself, or the least or most that its limits allow."""
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import torch
 
-from unicuco_plugin.costs.model import CostModel
+from unicuco_plugin.asked import Asked
+from unicuco_plugin.costs.memory import ServedCosts
+from unicuco_plugin.costs.model import CostModel, TableCosts
 from unicuco_plugin.errors import RequestError, round_up
 from unicuco_plugin.policy.contest import Candidate, Contest
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import Space
-from unicuco_plugin.traits import traits_of
 
 __all__ = ["Limits"]
 
@@ -48,7 +49,7 @@ class Limits:
         return self.budgets_of([request])[0]
 
     def budgets_of(self, requests: Sequence[Request]) -> list[float]:
-        """The sparsities that requests come down to, each as if it were alone; not for ``preference``.
+        """The sparsities that requests come down to, each as if it were alone; a ``preference`` is left out.
 
         Raises:
             RequestError: If one cannot be met; the message says what can.
@@ -66,81 +67,138 @@ class Limits:
             heard = dict(zip(asked, self._contest.best(list(asked.values())), strict=True))
         return list(found.values())
 
+    def holds(self, request: Request, candidate: Candidate) -> bool:
+        """Whether a candidate keeps every limit of a request."""
+        within = request.max_divergence is None or self._upper(candidate) <= request.max_divergence
+        return within and not self._asked(request).exceeded(candidate)
+
+    def costs_of(self, request: Request) -> CostModel:
+        """What strategies cost under a request's load, if it has one.
+
+        Raises:
+            RequestError: If the profile does not know what is kept.
+        """
+        if request.load is None or not isinstance(self._costs, TableCosts):
+            return self._costs
+        return ServedCosts.under(self._costs, request.load)
+
+    def _asked(self, request: Request) -> Asked:
+        return Asked(request, self._space, self.costs_of(request))
+
     def _search(self, request: Request) -> _Search:
         """Yield budgets, hear of the best of each, and return the one that a request comes down to."""
-        if request.sparsity is not None:
-            return self._space.reaching(self._removable(request.sparsity))
-        if request.max_divergence is not None:
-            return (yield from self._within(request.max_divergence))
-        cost, limit = request.limit or ("", 0.0)
-        if cost not in self._costs.names:
-            raise RequestError(
-                f"{request.kind} cannot be asked of this profile, which knows {', '.join(self._costs.names)} of a "
-                f"strategy; ask for {self._instead} or max_divergence"
-            )
-        share = self._costs.share(cost, limit)
-        if share is not None:
-            return self._space.reaching(share)
-        if not self._space.physical:
-            raise RequestError(
-                f"{request.kind} cannot be asked of space {self._space.name!r}: zeros in a dense file do not shrink "
-                "it; ask for sparsity or max_divergence"
-            )
-        left = [self._cost(cost, best) for best in self._best]
-        fits = [budget for budget, found in zip(self._rungs, left, strict=True) if found <= limit]
+        if request.sparsity is None and not request.limits:
+            return (yield from self._within(request.max_divergence or math.inf))
+        asked = self._asked(request)
+        budget = yield from self._costing(asked)
+        if request.max_divergence is None:
+            return budget
+        return (yield from self._both(asked, request.max_divergence, budget))
+
+    def _costing(self, asked: Asked) -> _Search:
+        """The least budget whose best keeps all limits on costs."""
+        floor, counted = asked.split()
+        if not counted:
+            return floor
+        if floor:
+            best = yield floor
+            if not asked.exceeded(best, counted):
+                return floor
+        if self._space.smooth:
+            return (yield from self._just_within(asked, counted, floor))
+        rungs = [(budget, best) for budget, best in zip(self._rungs, self._best, strict=True) if budget > floor]
+        fits = [budget for budget, best in rungs if not asked.exceeded(best, counted)]
         if not fits:
-            last = "all units but one removed"
-            if self._space.smooth:
-                last = f"{self._rungs[-1]:.2%} of its units removed"
-            if "bits" in self._costs.names:
-                last = f"{DENSE_BITS * (1.0 - self._rungs[-1]):.4g} mean bits"
-            raise RequestError(f"{request.kind} must be at least {left[-1]} for this profile, with {last}, got {limit}")
-        within = self._just_within if self._space.smooth else self._next_within
-        return (yield from within(limit, cost, min(fits)))
+            self._refuse(asked, counted, self._best)
+        return (yield from self._next_within(asked, counted, floor, min(fits)))
 
-    @property
-    def _instead(self) -> str:
-        return "bits" if "bits" in self._costs.names else "sparsity"
+    def _refuse(self, asked: Asked, counted: Mapping[str, tuple[str, float]], heard: Sequence[Candidate]) -> NoReturn:
+        """Say which limit is too low, or which exclude each other; ``heard`` ends with the furthest that can be had."""
+        last = "all units but one removed"
+        if self._space.smooth:
+            last = f"{self._rungs[-1]:.2%} of its units removed"
+        if "bits" in asked.costs.names:
+            last = f"{DENSE_BITS * (1.0 - self._rungs[-1]):.4g} mean bits"
+        for kind, (_, limit) in counted.items():
+            left = [asked.cost(kind, best) for best in heard]
+            if min(left) > limit:
+                raise RequestError(f"{kind} must be at least {left[-1]} for this profile, with {last}, got {limit}")
+        give = asked.give(asked.exceeded(heard[-1], counted))
+        raise RequestError(f"{' and '.join(counted)} exclude each other in this profile: with {last}, give {give}")
 
-    def _removable(self, sparsity: float) -> float:
-        """Refuse to remove a share where bits are what is counted."""
-        if "bits" in self._costs.names:
-            why = "counts bits" if traits_of(self._space.name).whole else "removes no weight"
-            raise RequestError(
-                f"sparsity cannot be asked of space {self._space.name!r}, which {why}; ask for {self._instead} or "
-                f"max_bytes, got {sparsity:.6g}"
-            )
-        return sparsity
-
-    def _next_within(self, limit: float, cost: str, enough: float) -> _Search:
-        """The least share of whole units whose best leaves no more than a limit; ``enough`` is a budget that does."""
-        _, most = self._costs.falls(cost)
-        if not most:  # a plugin's units, whose weight nobody knows
-            return enough
+    def _next_within(
+        self, asked: Asked, counted: Mapping[str, tuple[str, float]], floor: float, enough: float
+    ) -> _Search:
+        """The least share of whole units whose best keeps limits; ``enough`` is a budget that does."""
         total = self._space.params.sum().item()
-        share = (self._dense(cost) - limit) / most
+        share = floor + _ONE / total if floor else -math.inf
+        for cost, limit in counted.values():
+            _, most = asked.costs.falls(cost)
+            if not most:  # a plugin's units, whose weight nobody knows
+                return enough
+            share = max(share, (self._dense(asked, cost) - limit) / most)
         while (budget := self._space.reaching(share)) < enough - _ONE / total:
             best = yield budget
-            if self._cost(cost, best) <= limit:
+            if not asked.exceeded(best, counted):
                 return budget
             share = budget + _ONE / total
         return enough
 
-    def _just_within(self, limit: float, cost: str, enough: float) -> _Search:
-        """The least share whose best leaves no more than a limit, to one step; ``enough`` is a budget that does."""
-        unit, _ = self._costs.falls(cost)
-        share = max((self._dense(cost) - limit) / unit, _LEAST)
+    def _just_within(self, asked: Asked, counted: Mapping[str, tuple[str, float]], floor: float) -> _Search:
+        """The least share whose best keeps limits, to one step."""
+        share, rates = max(floor, _LEAST), {}
+        for kind, (cost, limit) in counted.items():
+            about, most = asked.costs.falls(cost)
+            rates[kind] = about or most
+            share = max(share, (self._dense(asked, cost) - limit) / rates[kind])
+        # The first listed budget from there on that keeps them bounds the search; those before it cannot.
+        heard: list[Candidate] = []
+        for enough in [rung for rung in self._rungs if rung >= share] or self._rungs[-1:]:
+            heard.append((yield enough))
+            if not asked.exceeded(heard[-1], counted):
+                break
+        else:
+            self._refuse(asked, counted, heard)
+        if len(heard) > 1:
+            low = max(rung for rung in self._rungs if rung < enough)
+            for kind, (cost, _) in counted.items():
+                if not asked.costs.falls(cost)[0]:
+                    fallen = asked.cost(kind, heard[-2]) - asked.cost(kind, heard[-1])
+                    rates[kind] = max(fallen / (enough - low), _LEAST)
+            share = max(share, low + max(asked.over(rates, heard[-2]), _LEAST))
         before, correction = math.inf, 0.0
         for _ in range(_CORRECTIONS):
             if share >= enough:
                 break
             best = yield share
-            over = self._cost(cost, best) - limit
+            over = asked.over(rates, best)
             if over <= 0:
                 return share
-            correction = 2.0 * correction if over >= before else max(over / unit, _LEAST)
+            correction = 2.0 * correction if over >= before else max(over, _LEAST)
             share, before = share + correction, over
         return enough
+
+    def _both(self, asked: Asked, divergence: float, budget: float) -> _Search:
+        """The least budget from one on whose best is within a divergence too."""
+        best = yield budget
+        race = [(budget, best)] + [
+            (rung, best)
+            for rung, best in zip(self._rungs, self._best, strict=True)
+            if rung > budget and not asked.exceeded(best)
+        ]
+        for rung, best in race:
+            if self._upper(best) <= divergence:
+                return rung
+        furthest = yield from self._within(divergence)
+        best = yield furthest
+        exceeded = asked.exceeded(best)
+        if not exceeded:
+            return furthest
+        least = min(self._upper(best) for _, best in race)
+        raise RequestError(
+            f"max_divergence {divergence:.6g} cannot be met with {' and '.join(exceeded)} in this profile: give "
+            f"max_divergence {round_up(least)} ({least - divergence:.2g} more), or {asked.give(exceeded)}"
+        )
 
     def _within(self, divergence: float) -> _Search:
         """The largest budget whose best has its interval's upper end within so many nats per token."""
@@ -174,8 +232,5 @@ class Limits:
         """At each of them."""
         return self._contest.best(self._rungs)
 
-    def _cost(self, name: str, candidate: Candidate) -> int:
-        return int(self._costs.of(name, candidate.x[None]))
-
-    def _dense(self, name: str) -> int:
-        return int(self._costs.of(name, torch.zeros(1, len(self._space.units), dtype=torch.float64)))
+    def _dense(self, asked: Asked, cost: str) -> float:
+        return asked.costs.of(cost, torch.zeros(1, len(self._space.units), dtype=torch.float64)).item()

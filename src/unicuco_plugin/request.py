@@ -1,43 +1,25 @@
-"""A request: exactly one wish about a cost or about quality."""
+"""A request: limits on costs and on divergence, all of which hold, or a preference; the rest is as good as it gets."""
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from unicuco_plugin.errors import RequestError, explain, quoted
 from unicuco_plugin.files.received import parse_json, read_text
+from unicuco_plugin.quantities import Load, parse_bytes
 
-__all__ = ["KINDS", "LIMITS", "CostLimit", "Request", "parse_bytes", "read_requests"]
+__all__ = ["DIVERGENCE", "KINDS", "LIMITS", "CostLimit", "Request", "read_requests"]
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _ROUNDING = 1e-15  # two correctly rounded shares of one total sum to 1 within 2 units in the last place, 4.4e-16
 
-_LONGEST_NUMBER = 40  # characters of a number of bytes; what is longer is no number that anybody means
+DIVERGENCE = "divergence"
+"""What ``over`` calls the divergence beside costs."""
 # A file of requests: far more than a table of answers is read for.
 _MOST_BYTES, _MOST_LINES, _LONGEST_LINE = 64 * 2**20, 100_000, 10_000
-
-
-def parse_bytes(text: str) -> int:
-    """Read ``6000000``, ``6GB`` or ``5.5 GiB`` as a number of bytes.
-
-    Raises:
-        RequestError: If the text is not a positive number with an optional unit (kB … TB are powers of 1000,
-            KiB … TiB powers of 1024), in at most 40 characters.
-    """
-    pattern = r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*([kmgt]?i?)b?\s*"
-    # The pattern tries every way to split a run of digits: the time it takes grows with the square of their number.
-    match = re.fullmatch(pattern, text, flags=re.IGNORECASE) if len(text) <= _LONGEST_NUMBER else None
-    # Decimal, because a float would round counts above 2**53.
-    count = int(Decimal(match[1]) * _UNITS.get(match[2].lower(), 0)) if match else 0
-    if count <= 0:
-        raise RequestError(f"max_bytes must be a number of bytes such as 6000000, 6GB or 5.5GiB, got {quoted(text)}")
-    return count
 
 
 @dataclass(frozen=True)
@@ -47,28 +29,36 @@ class CostLimit:
     Attributes:
         cost: The cost's name, see ``costs.model``.
         text: What the command line says of it.
-        read: Turns text, such as a number with a unit, into the number; None where there is only the number.
+        read: Turns text, such as a number with a unit, and the field's name into the number; None where there is only
+            the number.
         most: The largest that makes sense.
         number: What it is.
     """
 
     cost: str
     text: str
-    read: Callable[[str], int] | None = None
+    read: Callable[[str, str], int] | None = None
     most: float = 10**18  # parameters or bytes: a million times the largest models of today
     number: type[int] | type[float] = int
 
 
 class Request(BaseModel):
-    """What a user asks of a profile: exactly one of the fields is set.
+    """What a user asks of a profile: limits, any of them together, or a preference among what keeps them.
+
+    Of strategies within all limits on costs the one of least divergence is the answer, which is refused where that
+    exceeds ``max_divergence``. That limit alone asks for the smallest model within it.
 
     Attributes:
         sparsity: The least share of prunable weights to remove, in (0, 1).
         max_params: The most parameters that the whole exported checkpoint may have.
         max_bytes: The most bytes of exported weight files, before any later quantisation; also ``"6GB"``.
         bits: The most mean bits of a weight of the quantised linears, their scales counted.
-        max_divergence: The most mean KL(dense‖pruned), in nats per token; the smallest model within it is the answer.
-        preference: The paper's lambda, always (size, quality); non-negative, scaled to sum to one.
+        max_memory: The most bytes that a server needs for the weights, ``batch`` sequences of ``context`` tokens, and a
+            step; also ``"24GB"``.
+        max_divergence: The most mean KL(dense‖pruned), in nats per token, at the upper end of its interval.
+        preference: The paper's lambda, (size, quality); non-negative, scaled to sum to one.
+        context, batch, cache_dtype: The load that memory is counted under; see :class:`Load`.
+        over: What ``preference`` weighs instead: two costs, or a cost and ``divergence``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,28 +79,41 @@ class Request(BaseModel):
             number=float,
         ),
     ] = None
+    max_memory: Annotated[
+        int | None,
+        CostLimit(
+            "memory",
+            "At most this many bytes while it is served, under the load of --context and --batch.",
+            parse_bytes,
+        ),
+    ] = None
     max_divergence: float | None = None
     preference: tuple[float, float] | None = None
+    over: tuple[str, str] | None = None
+    context: Annotated[int | None, Field(gt=0, le=10**7)] = None
+    batch: Annotated[int | None, Field(gt=0, le=10**4)] = None
+    cache_dtype: Literal["float32", "bfloat16", "float16", "fp8"] | None = None
 
     @classmethod
     def of(cls, /, **fields: Any) -> Self:  # noqa: ANN401 - validated right here
         """Build a request from keyword fields.
 
         Raises:
-            RequestError: If not exactly one field is given, or a value is out of its range.
+            RequestError: If no field is given, or a value is out of its range.
         """
         try:
             return cls(**fields)
         except ValidationError as error:
             unknown = any(entry["type"] == "extra_forbidden" for entry in error.errors())
-            hint = f"; a request has one of {', '.join(KINDS)}" if unknown else ""
+            hint = f"; a request has one or more of {', '.join(KINDS)}" if unknown else ""
             raise RequestError(explain(error) + hint) from error
 
     @field_validator("*", mode="before")
     @classmethod
     def _read_unit(cls, value: object, info: ValidationInfo) -> object:
-        limit = LIMITS.get(info.field_name or "")
-        return limit.read(value) if limit is not None and limit.read is not None and isinstance(value, str) else value
+        field = info.field_name or ""
+        limit = LIMITS.get(field)
+        return limit.read(value, field) if limit and limit.read and isinstance(value, str) else value
 
     @field_validator("sparsity")
     @classmethod
@@ -151,29 +154,55 @@ class Request(BaseModel):
         return value if abs(total - 1.0) < _ROUNDING else (value[0] / total, value[1] / total)
 
     @model_validator(mode="after")
-    def _check_one(self) -> Self:
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a request has exactly one of {', '.join(KINDS)}; got {', '.join(given) or 'none'}")
+    def _check_any(self) -> Self:
+        if not self.kinds:
+            raise ValueError(f"a request has one or more of {', '.join(KINDS)}; got none")
+        asks = "max_memory" if self.max_memory is not None else "over" if "memory" in (self.over or ()) else ""
+        detail = next((name for name in ("batch", "cache_dtype") if getattr(self, name) is not None), asks)
+        if self.context is None and detail:
+            raise ValueError(f"{detail} needs context, the tokens of a sequence, such as 8192; got none")
+        if self.over is not None:
+            known = [*dict.fromkeys(limit.cost for limit in LIMITS.values()), DIVERGENCE]
+            if self.preference is None:
+                raise ValueError(f"over says what a preference weighs, got {quoted(self.over)} and no preference")
+            if len(set(self.over)) < 2 or not set(self.over) <= set(known):
+                raise ValueError(f"over must name two of {', '.join(known)}, got {quoted(self.over)}")
         return self
 
     @property
-    def kind(self) -> str:
-        """The name of the one field that is set."""
-        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the fields that are set."""
+        return tuple(kind for kind in KINDS if getattr(self, kind) is not None)
 
     @property
-    def limit(self) -> tuple[str, float] | None:
-        """The cost that is limited, and the most of it; None where the wish is another."""
-        limit = LIMITS.get(self.kind)
-        return None if limit is None else (limit.cost, getattr(self, self.kind))
+    def kind(self) -> str:
+        """The same as one word: ``bits``, or ``max_bytes+max_divergence``."""
+        return "+".join(self.kinds)
+
+    @property
+    def limited(self) -> bool:
+        """Whether something must hold, beside a preference or without one."""
+        return self.kinds != ("preference",)
+
+    @property
+    def load(self) -> Load | None:
+        """What memory is counted under; None where it is not asked."""
+        return None if self.context is None else Load(self.context, self.batch or 1, self.cache_dtype)
+
+    @property
+    def limits(self) -> dict[str, tuple[str, float]]:
+        """The fields that limit a cost, each with the cost and the most of it."""
+        return {kind: (LIMITS[kind].cost, getattr(self, kind)) for kind in self.kinds if kind in LIMITS}
 
     def to_dict(self) -> dict[str, Any]:
-        """The one field as plain JSON data."""
+        """The fields that are set as plain JSON data."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
-KINDS: tuple[str, ...] = tuple(Request.model_fields)
+# Fields that say how another one is meant.
+_BESIDE = ("over", "context", "batch", "cache_dtype")
+KINDS: tuple[str, ...] = tuple(name for name in Request.model_fields if name not in _BESIDE)
+"""The fields that can stand alone."""
 LIMITS: Mapping[str, CostLimit] = {
     name: found
     for name, field in Request.model_fields.items()

@@ -17,15 +17,9 @@ from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
 __all__ = [
-    "CompensationName",
-    "Divergence",
-    "Interval",
-    "ModelReference",
-    "Plain",
-    "Source",
-    "Strategy",
+    "CompensationName", "Divergence", "Interval", "Memory", "ModelReference", "Plain", "Source", "Strategy",
     "split_halves",
-]
+]  # fmt: skip
 
 # Of a strategy's JSON; raised when an older reader would misread a newer file.
 SCHEMA = 1
@@ -91,6 +85,25 @@ class Divergence(Frozen):
     carried_over: bool = False
 
 
+class Memory(Frozen):
+    """Bytes that a server needs under the load of the request.
+
+    Attributes:
+        weights: As many as the checkpoint's.
+        cache: What is kept for all sequences.
+        buffers: For one step: the states where it is widest, and the logits.
+    """
+
+    weights: int = Field(ge=0)
+    cache: int = Field(ge=0)
+    buffers: int = Field(ge=0)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.cache + self.buffers
+
+
 class Strategy(Frozen):
     """Unit name → share of the unit's weights removed, or the scheme that stores them, with the request it answers.
 
@@ -102,10 +115,12 @@ class Strategy(Frozen):
             weights as they are.
         params: Parameters of the whole exported checkpoint.
         bytes: Bytes of its weights, in the dtype of the dense checkpoint where they are not stored by schemes.
+        memory: What a server needs under the request's load; None where the request has none.
         source: What proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, one
             scheme for all units, the units' own harms added up, a method that we compare with, or a file written by
             EvoPress.
         peer: The name of that method.
+        profile: Which of several profiles answered; None where one alone was asked.
         levels: The level database that its divergence refers to; None if unknown, or none was used.
         compensation: What the model is corrected with to have that divergence; None for nothing.
         divergence: None if it was neither measured nor predicted: peers and files do not give one.
@@ -119,8 +134,10 @@ class Strategy(Frozen):
     bits: float | None = Field(default=None, gt=0.0, le=DENSE_BITS)
     params: int = Field(gt=0)
     bytes: int = Field(gt=0)
+    memory: Memory | None = None
     source: Source
     peer: Name | None = None
+    profile: Name | None = None
     levels: Name | None = None
     compensation: CompensationName | None = None
     divergence: Divergence | None
@@ -192,7 +209,7 @@ class Strategy(Frozen):
         data["request"] = self.request.to_dict()
         if self.divergence is not None and not self.divergence.carried_over:
             del data["divergence"]["carried_over"]
-        for name in ("bits", "peer", "levels", "compensation"):
+        for name in ("bits", "memory", "peer", "profile", "levels", "compensation"):
             if data[name] is None:
                 del data[name]
         return data

@@ -195,8 +195,8 @@ def test_text_calibrates_the_modifiers_of_a_recipe_that_need_it(prune, recipe, t
         ),
         (["--profile", "PROFILE"], "--profile needs one request, for instance --sparsity 0.25"),
         (
-            ["--profile", "PROFILE", "--sparsity", "0.3", "--max-params", "9"],
-            "give one request, got --sparsity and --max-params",
+            ["--peer", "owl", "--sparsity", "0.3", "--max-params", "9"],
+            "--peer goes with --sparsity or --bits, not with --sparsity and --max-params",
         ),
         (
             ["--strategy", "STRATEGY", "--sparsity", "0.3"],

@@ -8,6 +8,8 @@ import pytest
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.strategy import Strategy
 
+TWO = "is not two numbers such as 0.3,0.7 or bytes=0.3,divergence=0.7"
+
 
 def test_json_is_the_answer_of_the_profile_on_one_line(unicuco, profile):
     result = unicuco("strategy", profile, "--sparsity", "0.3", "--json")
@@ -24,6 +26,7 @@ def test_json_is_the_answer_of_the_profile_on_one_line(unicuco, profile):
         ("--max-bytes", "120kB", {"max_bytes": 120000}),
         ("--max-divergence", "1000", {"max_divergence": 1000.0}),
         ("--preference", "1,3", {"preference": [0.25, 0.75]}),
+        ("--preference", "params=1,divergence=3", {"preference": [0.25, 0.75], "over": ["params", "divergence"]}),
     ],
 )
 def test_every_kind_of_request_has_its_option(unicuco, profile, option, value, request_data):
@@ -41,6 +44,53 @@ def test_a_file_of_requests_gives_one_line_each(unicuco, profile, tmp_path):
     assert [len(answer["units"]) for answer in answers] == [1, 2, 3]
 
 
+def test_limits_are_given_together_in_options_or_a_line(unicuco, profile, tmp_path):
+    (tmp_path / "requests.jsonl").write_text('{"sparsity": 0.1, "max_bytes": "120kB", "max_divergence": 1000}')
+    asked = ["--sparsity", "0.1", "--max-bytes", "120kB", "--max-divergence", "1000"]
+    results = [
+        unicuco("strategy", profile, *how, "--json") for how in (asked, ["--request-file", tmp_path / "requests.jsonl"])
+    ]
+    assert results[0].stdout == results[1].stdout
+    answer = json.loads(results[0].stdout)
+    assert answer["request"] == {"sparsity": 0.1, "max_bytes": 120000, "max_divergence": 1000.0}
+    assert answer["bytes"] <= 120000
+    shown = unicuco("strategy", profile, *asked).stdout.splitlines()[2]
+    assert shown.startswith("sparsity 0.1, max_bytes 120,000, max_divergence 1,000.0  ")
+
+
+def test_limits_that_exclude_each_other_say_how_much_each_would_have_to_give(unicuco, profile):
+    result = unicuco("strategy", profile, "--max-params", "12000", "--max-divergence", "0.01")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: max_divergence ")
+
+
+def test_memory_is_shown_in_its_parts(unicuco, profile):
+    load = ["--context", "64", "--batch", "2", "--cache-dtype", "fp8"]
+    data = json.loads(unicuco("strategy", profile, "--sparsity", "0.3", *load, "--json").stdout)
+    assert data["request"] == {"sparsity": 0.3, "context": 64, "batch": 2, "cache_dtype": "fp8"}
+    memory = data["memory"]
+    assert memory["weights"] == data["bytes"]
+    assert memory["cache"] == 4 * 2 * 64 * 32  # four blocks stay, of 32 numbers a token
+    limit = sum(memory.values())
+    again = json.loads(unicuco("strategy", profile, "--max-memory", limit, *load, "--json").stdout)
+    assert again["units"] == data["units"]
+    lines = unicuco("strategy", profile, "--max-memory", limit, *load).stdout.splitlines()
+    assert lines[0].split()[-4:] == ["weights", "cache", "buffers", "memory"]
+    assert f"max_memory {limit:,}, context 64, batch 2, cache_dtype fp8" in lines[2]
+
+
+def test_a_folder_of_profiles_says_whose_answer_is_best(unicuco, profile, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(profile, tmp_path / name)
+    lines = unicuco("strategy", tmp_path, "--sparsity", "0.3").stdout.splitlines()
+    assert lines[0].endswith("profile")
+    assert lines[2].endswith("one")
+    (tmp_path / "two" / "profile.json").write_text("{}")
+    damaged = unicuco("strategy", tmp_path, "--sparsity", "0.3")
+    assert (damaged.exit_code, damaged.stdout) == (1, "")
+    assert "two/profile.json is damaged" in damaged.stderr
+
+
 def test_people_get_a_table_and_the_units(unicuco, profile):
     lines = unicuco("strategy", profile, "--sparsity", "0.3").stdout.splitlines()
     assert lines[0].split()[:4] == ["request", "units", "sparsity", "params"]
@@ -52,16 +102,16 @@ def test_people_get_a_table_and_the_units(unicuco, profile):
     ("arguments", "message"),
     [
         ([], "give one request (--sparsity, --max-params, …) or --request-file"),
-        (["--sparsity", "0.3", "--max-params", "9"], "give one request, got --sparsity and --max-params"),
         (
             ["--sparsity", "0.3", "--request-file", "f"],
             "give one request (--sparsity, --max-params, …) or --request-file",
         ),
-        (["--preference", "1"], "Invalid value for '--preference': '1' is not two numbers such as 0.3,0.7"),
+        (["--preference", "1"], f"Invalid value for '--preference': '1' {TWO}"),
+        (["--preference", "bytes=1,2,3"], f"Invalid value for '--preference': 'bytes=1,2,3' {TWO}"),
         (["--sparsity", "a quarter"], "Invalid value for '--sparsity': 'a quarter' is not a valid float."),
         (["--max-params", "1.5"], "Invalid value for '--max-params': '1.5' is not a valid integer."),
     ],
-    ids=["none", "two", "and a file", "half a preference", "words", "half a parameter"],
+    ids=["none", "and a file", "half a preference", "three weights", "words", "half a parameter"],
 )
 def test_a_command_line_without_one_request_is_refused(unicuco, profile, arguments, message):
     result = unicuco("strategy", profile, *arguments)
@@ -101,10 +151,10 @@ def test_a_request_that_cannot_be_met_is_one_line(unicuco, profile, arguments, m
     [
         ("{sparsity: 0.3}", "Expecting property name enclosed in double quotes"),
         ("0.3", """expected an object such as {"sparsity": 0.25}, got '0.3'"""),
-        ('{"sparsity": 0.3, "max_params": 5}', "a request has exactly one of"),
+        ('{"sparsity": 0.3, "max_params": 0}', "max_params must be positive, got 0"),
         ('{"spasity": 0.3}', "unknown field 'spasity'"),
     ],
-    ids=["not JSON", "a number", "two requests", "a typing error"],
+    ids=["not JSON", "a number", "a limit of nothing", "a typing error"],
 )
 def test_a_bad_line_of_a_request_file_is_named(unicuco, profile, tmp_path, line, message):
     requests = tmp_path / "requests.jsonl"

@@ -26,14 +26,15 @@ __all__ = [
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _read_pair(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
+def _read_pair(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
     if value is None:
         return None
+    names, amounts = zip(*(part.rpartition("=")[::2] for part in value.split(",")), strict=True)
     try:
-        size, quality = (float(part) for part in value.split(","))
+        size, quality = map(float, amounts)
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not two numbers such as 0.3,0.7") from error
-    return size, quality
+        raise click.BadParameter(f"{value!r} is not two numbers such as 0.3,0.7 or bytes=0.3,divergence=0.7") from error
+    return {"preference": (size, quality), **({"over": names} if any(names) else {})}
 
 
 def _check_device(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -73,6 +74,15 @@ compensation_option = click.option(
     "default), scale, linear, ridge, or another that unicuco plugins lists.",
 )
 
+_LOAD_OPTIONS = (
+    click.option("--context", type=int, help="Count memory with sequences of so many tokens, answers included."),
+    click.option("--batch", type=int, help="And so many sequences at once.  [default: 1]"),
+    click.option(
+        "--cache-dtype",
+        type=click.Choice(["float32", "bfloat16", "float16", "fp8"]),
+        help="What keys and values are kept in.  [default: the model's dtype]",
+    ),
+)
 _REQUEST_OPTIONS = (
     click.option("--sparsity", type=float, help="Remove at least this share of the prunable weights, in (0, 1)."),
     *(
@@ -89,8 +99,9 @@ _REQUEST_OPTIONS = (
         "--preference",
         metavar="SIZE,QUALITY",
         callback=_read_pair,
-        help="Weights of size and quality, for instance 0.3,0.7.",
+        help="Weights of size and quality, for instance 0.3,0.7; or of two costs: bytes=0.3,divergence=0.7.",
     ),
+    *_LOAD_OPTIONS,
 )
 
 
@@ -109,15 +120,11 @@ def read_request(fields: dict[str, Any]) -> Request | None:
         The request, or None where no option was given.
 
     Raises:
-        click.UsageError: If there is more than one.
-        RequestError: If its value is out of range.
+        RequestError: If a value is out of range.
     """
-    values = {kind: fields.pop(kind) for kind in KINDS}
+    values = {name: fields.pop(name) for name in (*KINDS, "context", "batch", "cache_dtype")}
     given = {kind: value for kind, value in values.items() if value is not None}
-    if len(given) > 1:
-        names = " and ".join(f"--{kind.replace('_', '-')}" for kind in given)
-        raise click.UsageError(f"give one request, got {names}")
-    return Request.of(**given) if given else None
+    return Request.of(**given | given.pop("preference", {})) if given else None
 
 
 def model_options(function: Function) -> Function:

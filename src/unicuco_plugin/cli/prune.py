@@ -128,7 +128,8 @@ def _check_source(fields: dict[str, Any], request: Request | None) -> None:
     fitting = ("sparsity", "bits") if source == "peer" else ("sparsity",)
     if request is not None and source != "profile" and request.kind not in fitting:
         names = " or ".join(f"--{name}" for name in fitting)
-        raise click.UsageError(f"--{source} goes with {names}, not with --{request.kind.replace('_', '-')}")
+        others = " and ".join(f"--{kind.replace('_', '-')}" for kind in request.kinds)
+        raise click.UsageError(f"--{source} goes with {names}, not with {others}")
     for option in _PEER_OPTIONS if source != "peer" else ():
         if fields[option] is not None:
             raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{source}")

@@ -25,14 +25,19 @@ __all__ = ["strategy"]
 @json_option
 @debug_option
 def strategy(profile: str, request_file: Path | None, as_json: bool, **fields: Any) -> None:  # noqa: ANN401
-    """Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds."""
+    """Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds.
+
+    PROFILE may also be a folder of profiles of one model: the best of their answers is given, and says whose it is.
+    Limits may be given together: all hold, and the rest is as good as it gets.
+    """
     request = read_request(fields)
     if (request is None) == (request_file is None):
         raise click.UsageError("give one request (--sparsity, --max-params, …) or --request-file")
     requests = [request] if request is not None else read_requests(Path(str(request_file)).expanduser())
     from unicuco_plugin.answering import load_profile
+    from unicuco_plugin.collection import is_collection, load_profiles
 
-    loaded = load_profile(profile)
+    loaded = load_profiles(profile) if is_collection(profile) else load_profile(profile)
     answers = loaded.answer_many(requests)
     if as_json:
         for answer in answers:

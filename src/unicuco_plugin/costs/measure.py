@@ -1,21 +1,32 @@
 """What units weigh in the checkpoint of a model: the tables of costs, measured from shapes alone."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from unicuco_plugin.costs.model import TableCosts
-from unicuco_plugin.costs.table import CostTable
+from unicuco_plugin.costs.table import CostTable, KeptState, ServingTable
 from unicuco_plugin.errors import UnknownNameError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.sizes import ModelSizes, measure_sizes, tensor_bytes
 from unicuco_plugin.models.blocks.sublayers import sublayer_names, sublayer_params
+from unicuco_plugin.models.caches import served_sizes
 from unicuco_plugin.models.parts.parts import Parts, find_parts, leaving_blocks
 from unicuco_plugin.models.tensors.storage import count_parameters, kept_tensors
 from unicuco_plugin.spaces.structured import ROUND_TO
 from unicuco_plugin.traits import Effect, traits_of
 
-__all__ = ["block_costs", "half_costs", "linear_costs", "measure_costs", "part_costs", "plain_table", "uneven_costs"]
+__all__ = [
+    "block_costs",
+    "half_costs",
+    "linear_costs",
+    "measure_costs",
+    "part_costs",
+    "plain_table",
+    "uneven_costs",
+    "with_serving",
+]
 
 
 def block_costs(decoder: Decoder) -> TableCosts:
@@ -141,6 +152,21 @@ def measure_costs(decoder: Decoder, space: str) -> TableCosts:
     if count is None:
         raise UnknownNameError(f"nobody counts what strategies of the space {quoted(space)} cost from a model alone")
     return count(decoder)
+
+
+def with_serving(costs: TableCosts, decoder: Decoder) -> TableCosts:
+    """The same with what a server needs beside the weights, where that can be seen.
+
+    Args:
+        costs: Of strategies over the model.
+        decoder: The dense model; it is neither run nor changed.
+    """
+    found = served_sizes(decoder)
+    if found is None:
+        return costs
+    kept = tuple(KeptState(**vars(layer)) for layer in found.layers)
+    table = ServingTable(kept=kept, widest=found.widest, logits=found.logits)
+    return replace(costs, table=costs.table.model_copy(update={"serving": table}))
 
 
 def plain_table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -> CostTable:

@@ -49,7 +49,7 @@ class CostModel(Protocol):
         ...
 
     def falls(self, name: str) -> tuple[float, float]:
-        """How much of a cost goes with all prunable weights: about, and at the most, 0 where nobody knows."""
+        """How much of a cost goes with all prunable weights: about, and at the most; each 0 where nobody knows."""
         ...
 
     def share(self, name: str, limit: float) -> float | None:
@@ -131,7 +131,7 @@ class TableCosts:
 
     def share(self, name: str, limit: float) -> float | None:
         """The share that has to go for a limit, where a cost is one number with it; None where it is not."""
-        return 1.0 - limit / DENSE_BITS if name == _BITS else None
+        return {_KEPT: 1.0 - limit, _BITS: 1.0 - limit / DENSE_BITS}.get(name)
 
     def in_dtype(self, dtype: torch.dtype) -> "TableCosts":
         """The costs of the same checkpoint saved in another dtype; see :meth:`CostTable.in_dtype`."""

@@ -9,14 +9,55 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.schemes import DENSE, DENSE_BITS, REMOVED, parse_scheme
 
-__all__ = ["CostTable"]
+__all__ = ["CostTable", "KeptState", "ServingTable"]
 
 _MOST = 2**60  # parameters or bytes; what is added up from a few such numbers still fits into 64 bits
+# Numbers for a token, and for a sequence: times the bytes and tokens of the largest load they still fit into 64 bits.
+_MOST_KEPT, _MOST_STATE = 10**7, 10**10
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Pair = tuple[Count, Count]
 Change = Annotated[int, Field(ge=-_MOST, le=_MOST)]
 _Name = Annotated[str, Field(min_length=1, max_length=1000)]
 _Choice = tuple[_Name, Annotated[float, Field(ge=0, le=DENSE_BITS)], Count]
+
+
+class KeptState(Frozen):
+    """What a layer keeps for each sequence while a model is served.
+
+    Attributes:
+        holder: Full name of the module that it goes with.
+        numbers: Numbers for each token: keys and values.
+        window: Most tokens that are kept; 0 where all are.
+        state: Numbers that are kept whatever the length.
+    """
+
+    holder: _Name
+    numbers: Annotated[int, Field(ge=0, le=_MOST_KEPT)]
+    window: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    state: Annotated[int, Field(ge=0, le=_MOST_STATE)] = 0
+
+
+class ServingTable(Frozen):
+    """What a model needs beside its weights while it is served; numbers of bytes follow from a dtype and a load.
+
+    Attributes:
+        kept: Of each layer that keeps something.
+        widest: Numbers for each token of a step, where it is widest.
+        logits: Numbers for each sequence, before a token is drawn.
+    """
+
+    kept: tuple[KeptState, ...] = Field(max_length=100_000)
+    widest: Annotated[int, Field(gt=0, le=_MOST_KEPT)]
+    logits: Annotated[int, Field(gt=0, le=_MOST_KEPT)]
+
+    @model_validator(mode="after")
+    def _check_kept(self) -> Self:
+        numbers, state = sum(entry.numbers for entry in self.kept), sum(entry.state for entry in self.kept)
+        if numbers > _MOST_KEPT or state > _MOST_STATE:
+            raise ValueError(
+                f"kept must be what one model keeps, got {numbers:.3g} numbers a token, {state:.3g} beside"
+            )
+        return self
 
 
 class CostTable(Frozen):
@@ -35,6 +76,7 @@ class CostTable(Frozen):
         biases: Parameters and bytes that a unit gains which loses some of its parts: of the bias that stands for them.
         choices: How each unit may be stored, where it is stored by a scheme: from most bits to least; where its block
             may leave, being gone is the last.
+        serving: What a server needs beside the weights; None where nobody has looked.
     """
 
     unit_params: tuple[Count, ...]
@@ -47,11 +89,12 @@ class CostTable(Frozen):
     rests: tuple[tuple[Change, Change], ...] = ()
     biases: tuple[Pair, ...] = ()
     choices: tuple[Annotated[tuple[_Choice, ...], Field(min_length=1)], ...] = ()
+    serving: ServingTable | None = None
 
     @model_serializer(mode="wrap")
     def _without(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Older readers know no such field.
-        return {name: value for name, value in dump(self).items() if name != "choices" or value}
+        return {name: value for name, value in dump(self).items() if name not in ("choices", "serving") or value}
 
     @model_validator(mode="after")
     def _check_totals(self) -> Self:

@@ -13,24 +13,22 @@ A few modules hand one tensor to more linears than vLLM packs. Those are listed 
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 from transformers import PreTrainedModel
 
 from unicuco_plugin.errors import UnsupportedModelError, clip
 from unicuco_plugin.models.blocks.mixtures import EXPERT_LINEARS, EXPERT_OUTPUT, find_fused
 from unicuco_plugin.models.checkpoints.loadability import build_sketch
 from unicuco_plugin.models.families.served import PACKED
+from unicuco_plugin.models.sketch import run_sketch
 
 __all__ = ["FusedUnit", "expert_linears", "fused_units"]
 
-_TOKENS = 2
 # Models whose units are remembered: a dense one and what is made of it, a few times over.
 _MOST = 8
 _EXPERT = re.compile(r"(.*experts)\.\d+\.")
@@ -78,7 +76,7 @@ def fused_units(model: PreTrainedModel) -> tuple[FusedUnit, ...]:
 def _find_units(sketch: PreTrainedModel) -> tuple[FusedUnit, ...]:
     stacks = find_fused(sketch)
     names = [name for name, module in sketch.named_modules() if isinstance(module, nn.Linear)]
-    inputs = _trace(sketch, stacks)
+    inputs = _trace(sketch)
     groups: dict[object, list[str]] = {}
     for name in names:
         parent, expert = name.rpartition(".")[0], _EXPERT.match(name)
@@ -117,7 +115,7 @@ def expert_linears(name: str, stack: nn.Module) -> Iterator[str]:
         yield from (f"{name}.{expert}.{leaf}" for leaf in leaves)
 
 
-def _trace(sketch: PreTrainedModel, stacks: Mapping[str, nn.Module]) -> dict[str, int]:
+def _trace(sketch: PreTrainedModel) -> dict[str, int]:
     """Which tensor each linear is handed, as a number; run without weights, experts left out."""
     seen: dict[str, int] = {}
     alive: list[object] = []  # a number is a tensor's only while the tensor lives
@@ -130,15 +128,8 @@ def _trace(sketch: PreTrainedModel, stacks: Mapping[str, nn.Module]) -> dict[str
     for name, module in sketch.named_modules():
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(partial(note, name), with_kwargs=True)
-    for stack in stacks.values():
-        stack.forward = _skip
-    # Kernels that others compiled look at their numbers.
-    sketch.config._attn_implementation = "eager"
-    sketch.config.output_router_logits = False  # and losses of routers count tokens
-    ids = torch.zeros(1, _TOKENS, dtype=torch.long, device="meta")
     try:
-        with torch.no_grad(), _NoNumbers():
-            sketch(input_ids=ids, use_cache=False)
+        run_sketch(sketch, use_cache=False)
     except Exception as error:  # whatever a family does with numbers that are not there
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UnsupportedModelError(
@@ -146,27 +137,3 @@ def _trace(sketch: PreTrainedModel, stacks: Mapping[str, nn.Module]) -> dict[str
             f"packs: {clip(reason, 120)}; take another space than precision"
         ) from error
     return seen
-
-
-def _skip(states: Tensor, *_: object, **__: object) -> Tensor:
-    return torch.empty_like(states)
-
-
-class _NoNumbers(TorchDispatchMode):
-    """Answers what is asked of numbers on the meta device with zeros, so that a forward pass goes on."""
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401 - PyTorch's signature
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        aten, given = torch.ops.aten, kwargs or {}
-        if func is aten._local_scalar_dense.default:
-            return torch.zeros((), dtype=args[0].dtype).item()
-        if func is aten._to_copy.default and args[0].is_meta and given.get("device") == torch.device("cpu"):
-            return torch.zeros(args[0].shape, dtype=given.get("dtype") or args[0].dtype)
-        if func is aten.nonzero.default:
-            return torch.empty(0, args[0].dim(), dtype=torch.long, device="meta")
-        return func(*args, **given)

@@ -65,7 +65,7 @@ class SparsityProfileModifier(Modifier):
 
     Args:
         profile: A profile folder, or the name of a packaged profile. With ``request``.
-        request: One field of a request: ``sparsity``, ``bits``, ``max_params``, ``max_bytes``, ``max_divergence`` …
+        request: One or more limits, ``sparsity``, ``bits``, ``max_params``, ``max_bytes``, ``max_divergence`` …
         strategy: A strategy file, a strategy as a mapping, or a list of these, one per space.
         profiles: Several profiles, one per space: a list of ``{profile: …, request: …}``.
         accept_other_weights: Whether to accept a model of the same structure with other weights (a fine-tune).

@@ -25,6 +25,7 @@ __all__ = [
 
 _HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
 _BITS_HEADER = ("units", "bits", *_HEADER[2:])
+_MEMORY_HEADER = ("weights", "cache", "buffers", "memory")
 _NUMBERS = tuple(range(6))
 # So many shares fit on one line of a usual terminal; more are summed up.
 _LISTED = 6
@@ -34,10 +35,16 @@ _NOT_SHOWN = {"settings"}
 
 def describe_strategies(strategies: Sequence[Strategy]) -> str:
     """Tabulate answers, each with its request; for a single one, name its units too."""
-    rows = [(_request(strategy), *_row(strategy)) for strategy in strategies]
     stores = all(strategy.traits.stores for strategy in strategies)
-    header = _BITS_HEADER if stores else _HEADER
-    table = format_table(("request", *header), rows, right=[column + 1 for column in _NUMBERS])
+    served = any(strategy.memory for strategy in strategies)
+    several = any(strategy.profile for strategy in strategies)
+    header = (*(_BITS_HEADER if stores else _HEADER), *(_MEMORY_HEADER if served else ()))
+    rows = [(_request(strategy), *_row(strategy), *(_memory(strategy) if served else ())) for strategy in strategies]
+    numbers = (*_NUMBERS, *range(len(_HEADER), len(header)))
+    if several:
+        header = (*header, "profile")
+        rows = [(*row, escape_line(strategy.profile or "-")) for row, strategy in zip(rows, strategies, strict=True)]
+    table = format_table(("request", *header), rows, right=[column + 1 for column in numbers])
     corrected = sorted({strategy.compensation for strategy in strategies if strategy.compensation})
     table += f"\n\ndivergences are with compensation {escape_line(', '.join(corrected))}" if corrected else ""
     if len(strategies) != 1:
@@ -140,10 +147,24 @@ def _row(strategy: Strategy) -> tuple[str, ...]:
     )
 
 
+def _memory(strategy: Strategy) -> tuple[str, ...]:
+    memory = strategy.memory
+    if memory is None:
+        return ("-",) * len(_MEMORY_HEADER)
+    return tuple(format_bytes(size) for size in (memory.weights, memory.cache, memory.buffers, memory.total))
+
+
 def _request(strategy: Strategy) -> str:
-    [(kind, value)] = strategy.request.to_dict().items()
-    shown = ",".join(f"{part:.4g}" for part in value) if isinstance(value, list | tuple) else f"{value:,}"
-    return f"{kind} {shown}"
+    return ", ".join(f"{kind} {_said(value)}" for kind, value in strategy.request.to_dict().items())
+
+
+def _said(value: object) -> str:
+    match value:
+        case list() | tuple():
+            return ",".join(part if isinstance(part, str) else f"{part:.4g}" for part in value)
+        case int() | float():
+            return f"{value:,}"
+    return str(value)
 
 
 def _split(name: str) -> tuple[str, int | None]:

@@ -13,7 +13,8 @@ from tiny_moe import tiny_mixture
 from unicuco_plugin.models.fused_units import fused_units
 from unicuco_plugin.modifiers.carriers.recount import recount
 from unicuco_plugin.pruning import apply_strategy
-from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.request import Request
+from unicuco_plugin.strategy import Memory, Strategy
 
 BYTES_OF_A_HEADER = 0.05  # of tiny tensors
 
@@ -46,6 +47,21 @@ def test_sizes_that_cannot_be_are_counted_and_told_once_each(make, warnings):
         f"{found.params} is reported"
     )
     assert found.model_copy(update={"params": 1000, "bytes": 4000}) == strategy
+
+
+@pytest.mark.parametrize("make", [whole_block_strategy, sublayer_strategy])
+def test_memory_is_counted_anew_whatever_a_file_says(make):
+    model = tiny_model("llama")
+    asked = Request.of(sparsity=0.5, context=32, batch=2)
+    claimed = make(model).model_copy(update={"request": asked, "memory": Memory(weights=1, cache=2, buffers=3)})
+    found = recount(model, claimed)
+    whole = [unit for unit in claimed.shares if unit.count(".") == 2]
+    halves = [unit.rpartition(".")[0] for unit in claimed.shares if unit.count(".") > 2]
+    gone = len(whole) + len({block for block in halves if halves.count(block) == 2})
+    # Two heads of eight in each of six blocks, keys and values, in float32.
+    assert found.memory.cache == (6 - gone) * 2 * 2 * 8 * 2 * 32 * 4
+    assert found.memory.weights == found.bytes
+    assert recount(model, claimed.model_copy(update={"request": Request.of(sparsity=0.5)})).memory is None
 
 
 def test_what_is_right_stays_also_in_another_dtype(warnings):

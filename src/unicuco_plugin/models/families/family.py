@@ -67,6 +67,9 @@ class Family:
         frequencies: Fields ``n`` that make every n-th block sparse by its place when the model is built; dropped blocks
             would shift that.
         heads: The field that counts query heads.
+        chosen: Fields that count the experts that a token goes through.
+        window: What a layer of a cache calls the most tokens that it keeps.
+        latent: Fields whose sum a server keeps of a token in place of keys and values, where attention is latent.
         drafts: Fields that count draft heads, whose sizes follow the dense model's.
         senses: Parts of a configuration that read something else than text.
         positions: The field that says after how many positions the model ends, where these are no embedding.
@@ -121,6 +124,9 @@ class Family:
     )
     frequencies: tuple[str, ...] = ("moe_layer_freq",)  # DeepSeek's own code
     heads: str = "num_attention_heads"
+    chosen: tuple[str, ...] = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+    window: str = "sliding_window"
+    latent: tuple[str, ...] = ("kv_lora_rank", "qk_rope_head_dim")
     # llm-compressor copies the tensors of multi-token prediction where there are any.
     drafts: frozenset[str] = frozenset({"mtp_num_hidden_layers", "num_mtp_layers", "num_nextn_predict_layers"})
     senses: frozenset[str] = frozenset({"vision_config", "audio_config", "audio_encoder_config"})

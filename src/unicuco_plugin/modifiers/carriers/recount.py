@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from loguru import logger
 
-from unicuco_plugin.costs.measure import measure_costs, part_costs, uneven_costs
+from unicuco_plugin.costs.measure import measure_costs, part_costs, uneven_costs, with_serving
+from unicuco_plugin.costs.memory import ServedCosts
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.costs.stored import scheme_costs
 from unicuco_plugin.errors import StrategyError, quoted
@@ -17,7 +18,7 @@ from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.modifiers.sources.packing import packed_schemes
 from unicuco_plugin.pruning import dropped_blocks
 from unicuco_plugin.schemes import DENSE_BITS
-from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.strategy import Memory, Strategy
 
 __all__ = ["recount"]
 
@@ -30,7 +31,7 @@ _ROUNDING = 1e-6
 
 
 def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Transformers model
-    """Count ``params``, ``bytes`` and ``bits`` anew where what a file says cannot be, and warn; nothing else changes.
+    """Count ``params``, ``bytes`` and ``bits`` anew where what a file says cannot be, and warn; ``memory`` always.
 
     Both sizes of a structured strategy are right: with biases for what goes, and without. So are all mean bits that
     leave some of the units without a scheme out of the mean, as a training with ``ignore`` does.
@@ -60,7 +61,19 @@ def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Tra
             f"strategy of the space {quoted(strategy.space)}: {name} says {getattr(strategy, name):.12g}, its units "
             f"leave {value:.12g} of this model; {value:.12g} is reported"
         )
+    if strategy.memory is not None:
+        right["memory"] = _memory(decoder, strategy, right.get("bytes", strategy.bytes))
     return strategy.model_copy(update=right)
+
+
+def _memory(decoder: Decoder, strategy: Strategy, size: int) -> Memory | None:
+    """What a server needs, counted here, whatever a file says; None where nobody knows or asks."""
+    # Schemes keep what the dense model keeps, but for blocks that go beside them.
+    costs = with_serving(measure_costs(decoder, "depth" if strategy.traits.stores else strategy.space), decoder)
+    if costs.table.serving is None or strategy.request.load is None:
+        return None
+    served = ServedCosts.under(costs, strategy.request.load)
+    return Memory(weights=size, cache=int(served.cache(served.row(strategy.shares))), buffers=served.buffers)
 
 
 def _count(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]], tuple[float, float]]:

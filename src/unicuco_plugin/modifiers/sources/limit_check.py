@@ -20,13 +20,16 @@ def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> No
             the profile does not know of.
     """
     for strategy in strategies:
-        cost, most = strategy.request.limit or ("", 0)
-        if found.get(cost, 0) > most:
-            raise ExportError(
-                f"{strategy.request.kind} must be met: {most:,} was requested, the checkpoint would have "
-                f"{found[cost]:,}. A profile counts the dtype and the biases it was trained with: leave out --dtype "
-                "and --compensate, or request less"
-            )
+        has = dict(found)
+        if strategy.memory is not None and "bytes" in found:
+            has["memory"] = strategy.memory.total - strategy.memory.weights + found["bytes"]
+        for kind, (cost, most) in strategy.request.limits.items():
+            if has.get(cost, 0) > most:
+                raise ExportError(
+                    f"{kind} must be met: {most:,} was requested, the checkpoint would have {has[cost]:,}. A profile "
+                    "counts the dtype and the biases it was trained with: leave out --dtype and --compensate, or "
+                    "request less"
+                )
 
 
 def check_shape(strategies: Sequence[Strategy], format: str) -> None:
@@ -36,8 +39,8 @@ def check_shape(strategies: Sequence[Strategy], format: str) -> None:
         RecipeError: If a structured strategy answers such a limit and ``format`` is ``stock``.
     """
     for strategy in strategies:
-        if format == "stock" and strategy.traits.cuts and strategy.request.limit is not None:
+        if format == "stock" and strategy.traits.cuts and strategy.request.limits:
             raise RecipeError(
-                f"{strategy.request.kind} cannot be met with format stock, which is as large as the dense model; take "
-                "format compact, or ask for sparsity"
+                f"{' and '.join(strategy.request.limits)} cannot be met with format stock, which is as large as the "
+                "dense model; take format compact, or ask for sparsity"
             )

@@ -1,7 +1,9 @@
 """Which subject a run over a space has, by what the space's strategies do to a model."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+from unicuco_plugin.costs.measure import with_serving
 from unicuco_plugin.errors import LevelsError, StrategyError, UnknownNameError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.spaces.units import GRANULARITIES
@@ -81,4 +83,5 @@ def find_subject(name: str, decoder: Decoder, fingerprint: str, units: UnitOptio
         raise UnknownNameError(
             f"space {quoted(name)} joins effects that nobody can train on: DROP | STORE alone may be"
         )
-    return make(Ask(name, decoder, fingerprint, units))
+    subject = make(Ask(name, decoder, fingerprint, units))
+    return replace(subject, costs=with_serving(subject.costs, decoder))

@@ -1,0 +1,44 @@
+"""What requests are measured in: numbers with a unit, as people write them, and a server's load."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+from unicuco_plugin.errors import RequestError, quoted
+
+__all__ = ["Load", "parse_bytes"]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_LONGEST_NUMBER = 40  # characters of a number of bytes; what is longer is no number that anybody means
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much a server holds at once.
+
+    Attributes:
+        context: Tokens of a sequence, those that are written included.
+        batch: Sequences.
+        cache_dtype: What keys and values are kept in; the model's own dtype if None.
+    """
+
+    context: int
+    batch: int = 1
+    cache_dtype: str | None = None
+
+
+def parse_bytes(text: str, field: str = "max_bytes") -> int:
+    """Read ``6000000``, ``6GB`` or ``5.5 GiB`` as a number of bytes.
+
+    Raises:
+        RequestError: If the text is not a positive number with an optional unit (kB … TB are powers of 1000,
+            KiB … TiB powers of 1024), in at most 40 characters.
+    """
+    pattern = r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*([kmgt]?i?)b?\s*"
+    # The pattern tries every way to split a run of digits: the time it takes grows with the square of their number.
+    match = re.fullmatch(pattern, text, flags=re.IGNORECASE) if len(text) <= _LONGEST_NUMBER else None
+    # Decimal, because a float would round counts above 2**53.
+    count = int(Decimal(match[1]) * _UNITS.get(match[2].lower(), 0)) if match else 0
+    if count <= 0:
+        raise RequestError(f"{field} must be a number of bytes such as 6000000, 6GB or 5.5GiB, got {quoted(text)}")
+    return count
