@@ -53,6 +53,7 @@ ROOMS = [
     "serving",
     "modifiers",
     "report",
+    "web",
     "cli",
 ]
 # Rooms within a room, in the same way; modules that lie beside them come where their names stand.
@@ -86,7 +87,11 @@ INNER = {
 }
 
 # The only rooms that may know these packages.
-HOSTS = {"transformers": {"models", "texts"}, "llmcompressor": {"levels", "modifiers", "cli"}}
+HOSTS = {
+    "transformers": {"models", "texts"},
+    "llmcompressor": {"levels", "modifiers", "cli"},
+    **dict.fromkeys(["fastapi", "starlette", "uvicorn", "prometheus_client"], {"web"}),
+}
 
 MOST_LINES = 250
 

@@ -8,7 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from unicuco_plugin.errors import RequestError, explain, quoted
 from unicuco_plugin.files.received import parse_json, read_text
@@ -57,6 +66,13 @@ class CostLimit:
     read: Callable[[str], int] | None = None
     most: float = 10**18  # parameters or bytes: a million times the largest models of today
     number: type[int] | type[float] = int
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Also says what the field means, and that it takes text."""
+        schema: dict[str, Any] = {**handler(core), "description": self.text}
+        if self.read is not None:
+            schema["anyOf"] = [*schema["anyOf"], {"type": "string", "maxLength": _LONGEST_NUMBER}]
+        return schema
 
 
 class Request(BaseModel):
