@@ -90,7 +90,10 @@ INNER = {
 HOSTS = {
     "transformers": {"models", "texts"},
     "llmcompressor": {"levels", "modifiers", "cli"},
-    **dict.fromkeys(["fastapi", "starlette", "uvicorn", "prometheus_client"], {"web"}),
+    "fastapi": {"web"},
+    "starlette": {"web"},
+    "uvicorn": {"web"},
+    "prometheus_client": {"web"},
 }
 
 MOST_LINES = 250

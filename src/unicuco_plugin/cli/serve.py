@@ -8,7 +8,7 @@ import click
 
 from unicuco_plugin.cli.options import debug_option
 from unicuco_plugin.cli.output import say
-from unicuco_plugin.errors import RequestError
+from unicuco_plugin.errors import RequestError, quoted
 
 __all__ = ["serve"]
 
@@ -36,9 +36,7 @@ def serve(profiles: tuple[str, ...], host: str, port: int, workers: int, token_e
     if missing:
         raise RequestError(f"unicuco serve needs {', '.join(missing)}: pip install 'unicuco-plugin[serve]'")
     if token_env is not None and not os.environ.get(token_env, "").strip():
-        raise RequestError(
-            f"--token-env must name a variable that holds a token; {token_env!r:.60} is empty or not set"
-        )
+        raise RequestError(f"--token-env must name a variable that holds a token, got {quoted(token_env)}: empty")
     if host not in _LOCAL and token_env is None:
         say(f"note: anyone who reaches {host} may ask; --token-env NAME lets only those who know a token", err=True)
     from unicuco_plugin.web.app import Service

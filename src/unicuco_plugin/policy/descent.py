@@ -79,7 +79,7 @@ def descend_alike(
     if isinstance(space, Refining) or not _vouches(space, "mixes_budgets", "project", "moved", "neighbours"):
         return torch.cat([descend(posterior, space, row, budget, kappa=kappa) for row, budget in pairs])
     lacking = count - len(x)
-    filled = torch.tensor([*budgets, *budgets[:1] * lacking], dtype=torch.float64)
+    filled = torch.tensor([*budgets, *[budgets[0]] * lacking], dtype=torch.float64)
     x = _follow_gradient(posterior, space, torch.cat([x, x[:1].expand(lacking, -1)]), filled, kappa)[: len(x)]
     if not space.stepped:
         return x

@@ -29,7 +29,7 @@ __all__ = ["Service", "make_app"]
 _LOG = logging.getLogger("unicuco_plugin.web")
 _EVERY = 1.0  # seconds between two looks at the profiles' files
 _VERSION = "1"  # of the paths and what they take
-_SENT = {"application/json": {}}
+_SENT: dict[str, Any] = {"application/json": {}}
 _FAULTS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem, "content": {"application/problem+json": {}}, "description": text}
     for code, text in {

@@ -86,22 +86,24 @@ class Bounds:
                 return describe(401, "no-token", "Authorization must be Bearer and the service's token")
         if scope["method"] in ("GET", "HEAD"):
             return b""
-        length = headers.get(b"content-length", b"0")
-        too_large = describe(413, "body-too-large", f"body must have at most {MOST_BYTES} bytes; send fewer requests")
-        if not length.isdigit() or int(length[:20]) > MOST_BYTES:
-            return too_large
-        body = bytearray()
         try:
             async with asyncio.timeout(_BODY_SECONDS):
-                while True:
-                    message = await receive()
-                    body += message.get("body", b"")
-                    if len(body) > MOST_BYTES:
-                        return too_large
-                    if message["type"] == "http.disconnect" or not message.get("more_body"):
-                        return bytes(body)
+                body = await _read(receive)
         except TimeoutError:
             return describe(408, "too-slow", f"body must arrive within {_BODY_SECONDS:g} seconds")
+        if body is None:
+            return describe(413, "body-too-large", f"body must have at most {MOST_BYTES} bytes; send fewer requests")
+        return body
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """A whole body; None of one that is too large, whatever it says of its length."""
+    body, more = b"", True
+    while more and len(body) <= MOST_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message["type"] == "http.request" and message.get("more_body", False)
+    return body if len(body) <= MOST_BYTES else None
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

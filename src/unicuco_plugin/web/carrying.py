@@ -1,5 +1,6 @@
 """How an answer is carried out: as a recipe, a command, or Python."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,13 +38,15 @@ def templates(space: str, profile: str) -> Mapping[str, str]:
     """
     traits = traits_of(space)
     text = " --calibration text.txt" if traits.on_levels else ""
-    needs = " --recipe recipe.yaml" if traits.zeroes or traits.stores else f" --profile {profile} {_OPTIONS}"
+    needs = (
+        " --recipe recipe.yaml" if traits.zeroes or traits.stores else f" --profile {shlex.quote(profile)} {_OPTIONS}"
+    )
     recipe = _dump(traits, {"profile": profile, "request": _REQUEST}, _SPARSITY)
     return {
-        "ask": f"unicuco strategy {profile} {_OPTIONS} --json",
+        "ask": f"unicuco strategy {shlex.quote(profile)} {_OPTIONS} --json",
         "command": f"unicuco prune --model MODEL{needs}{text} --output OUTPUT",
         "recipe": recipe,
-        "python": f'from unicuco_plugin import load_profile\n\nstrategy = load_profile("{profile}").answer(**{_REQUEST})\n',
+        "python": f"from unicuco_plugin import load_profile\n\nload_profile({profile!r}).answer(**{_REQUEST})\n",
     }
 
 

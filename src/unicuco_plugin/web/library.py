@@ -11,6 +11,7 @@ from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.errors import ProfileError, UnicucoError, quoted
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.profile import RECORD, find_profile
+from unicuco_plugin.schemes import DENSE, parse_scheme
 from unicuco_plugin.web.offers import Offer, find_offers
 
 __all__ = ["Library", "Served"]
@@ -44,7 +45,11 @@ class Served:
         Raises:
             ProfileError: If it is missing or damaged.
         """
-        profile = load_profile(folder)
+        return cls.of(name, load_profile(folder))
+
+    @classmethod
+    def of(cls, name: str, profile: Profile) -> "Served":
+        """The same of a profile that was read."""
         digest = hashlib.sha256(profile.record.model_dump_json().encode()).hexdigest()[:_DIGITS]
         front = profile.front()
         return cls(name, profile, digest, find_offers(profile, front), [strategy.to_dict() for strategy in front])
@@ -59,6 +64,8 @@ class Served:
             "digest": self.digest,
             "units": len(self.profile.units),
             "dense": {"params": sizes.total_params, "bytes": sizes.total_bytes},
+            "blocks": bool(sizes.blocks),
+            "schemes": {name: parse_scheme(name).bits for row in sizes.choices for name, *_ in row if name != DENSE},
             "offers": {field: offer.to_dict() for field, offer in self.offers.items()},
         }
 
