@@ -53,7 +53,7 @@ def register_handlers(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             told = str(first.get("ctx", {}).get("error", "it cannot be read"))
             return problem_response(describe(400, "not-json", f"body must be JSON: {told[:160]}"))
-        field = ".".join(map(str, first["loc"]))[:120] or "body"
+        field = ".".join(map(str, first["loc"]))[:120]
         return problem_response(
             describe(422, "invalid-request", explain_entries(entries), field=field, value=quoted(first["input"]))
         )
@@ -84,4 +84,4 @@ def register_handlers(app: FastAPI) -> None:
 def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry whose place is that within the request: ``body``, and which of two forms it has, say nothing."""
     place = [part for part in entry["loc"] if part not in ("body", "one", "several", "query")]
-    return {"input": None, **entry, "loc": tuple(place)}
+    return {"input": None, **entry, "loc": tuple(place) or ("body",)}

@@ -16,6 +16,7 @@ __all__ = ["ServiceError", "run_service"]
 # Kept by ``web/metrics.py`` under this name, which must be set before anything imports prometheus-client.
 _SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _MOST_CONNECTIONS = 1_024  # of a worker
+_WAITING = 1_024  # connections that no worker has taken yet
 # A worker that imports PyTorch does not answer its supervisor for seconds; one that hangs is replaced after so many.
 _HUNG = 60
 
@@ -58,6 +59,7 @@ def run_service(make: Callable[[], object], host: str, port: int, workers: int, 
     )
     try:
         socket = config.bind_socket()
+        socket.listen(_WAITING)  # until a worker is there, who asks waits
     except (OSError, SystemExit) as error:  # uvicorn tells why and exits
         raise ServiceError(f"port {port} of {host} cannot be listened on; choose another with --port") from error
     name = f"[{host}]" if ":" in host else host
