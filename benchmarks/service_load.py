@@ -110,7 +110,7 @@ def draw(name: str, count: int, chance: random.Random) -> list[dict[str, Any]]:
     """Distinct requests to one profile, over all that its front has."""
     front = load_profile(name).front()
     drawn: dict[str, dict[str, Any]] = {}
-    ends = {
+    ends: dict[str, list[float]] = {
         "sparsity": [strategy.sparsity for strategy in front],
         "max_params": [strategy.params for strategy in front],
         "max_bytes": [strategy.bytes for strategy in front],
@@ -128,11 +128,11 @@ def draw(name: str, count: int, chance: random.Random) -> list[dict[str, Any]]:
     while len(drawn) < count:
         [field] = chance.choices(fields, weights)
         if field == "preference":
-            fields_of = {field: [round(chance.random(), 9), 1.0]}
+            asked: dict[str, Any] = {field: [round(chance.random(), 9), 1.0]}
         else:
             value = chance.uniform(min(ends[field]), max(ends[field]))
-            fields_of = {field: round(value) if field in ("max_params", "max_bytes") else round(value, 9)}
-        drawn[json.dumps(fields_of)] = fields_of
+            asked = {field: round(value) if field in ("max_params", "max_bytes") else round(value, 9)}
+        drawn[json.dumps(asked)] = asked
     return list(drawn.values())
 
 
@@ -284,8 +284,8 @@ async def replace_a_profile(port: int, folder: Path, count: int, chance: random.
     kinds = [(text == old[0], text == old[1]) for text, old in zip(texts, zip(*expected, strict=True), strict=True)]
     return {
         "requests": len(asks), **found, "written": written,
-        "as_the_first": sum(kind == (True, False) for kind in kinds), "as_the_second": sum(kind == (False, True) for kind in kinds),
-        "as_both": sum(kind == (True, True) for kind in kinds), "as_neither": sum(kind == (False, False) for kind in kinds),
+        "as_the_first": kinds.count((True, False)), "as_the_second": kinds.count((False, True)),
+        "as_both": kinds.count((True, True)), "as_neither": kinds.count((False, False)),
     }  # fmt: skip
 
 

@@ -26,6 +26,8 @@ async def talk(*parts, pause=0.0):
     port = server.servers[0].sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for part in parts:
+        if reader.at_eof():
+            break
         writer.write(part)
         await asyncio.sleep(pause)
     try:

@@ -63,8 +63,13 @@ def test_what_is_offered_can_be_asked_and_nothing_else(service, offers, profile,
         (b"{", 400, "not-json", "body must be JSON: "),
         (b"[" * 50_000, 400, "bad-request", "There was an error parsing the body"),
         (b"", 422, "invalid-request", "body: Field required"),
-        ([], 422, "invalid-request", "List should have at least 1 item"),
-        ([ask(DEPTH, sparsity=0.5)] * (MOST_REQUESTS + 1), 422, "invalid-request", "List should have at most 256 items"),
+        ([], 422, "invalid-request", "body: List should have at least 1 item"),
+        (
+            [ask(DEPTH, sparsity=0.5)] * (MOST_REQUESTS + 1),
+            422,
+            "invalid-request",
+            "body: List should have at most 256 items",
+        ),
         (ask(DEPTH, sparsity=2), 422, "invalid-request", "sparsity must be in (0, 1), got 2.0"),
         (ask(DEPTH, sparsty=0.2), 422, "invalid-request", "unknown field 'request.sparsty'"),
         (ask(DEPTH), 422, "invalid-request", "a request has exactly one of"),
@@ -93,8 +98,8 @@ def test_what_is_wrong_is_a_problem_with_field_rule_and_value(service, body, sta
     ("path", "status"),
     [
         ("/none", 404), (f"/v1/profiles/{DEPTH}/../x", 404), ("/v1/profiles/%2e%2e%2fetc/front", 404),
-        ("/v1/strategies", 405), (f"/v1/profiles/{DEPTH}/recipe", 422), (f"/v1/profiles/{DEPTH}/recipe?sparsity=x", 422),
-        (f"/v1/profiles/{DEPTH}/recipe?sparsity=0.1&sparsity=0.2", 422), ("/?" + "x" * 3000, 414),
+        ("/v1/strategies", 405), (f"/v1/profiles/{DEPTH}/recipe", 422),
+        (f"/v1/profiles/{DEPTH}/recipe?sparsity=x", 422), (f"/v1/profiles/{DEPTH}/recipe?sparsity=0.1&sparsity=0.2", 422), ("/?" + "x" * 3000, 414),
     ],
 )  # fmt: skip
 def test_a_wrong_path_is_a_problem(service, path, status):
@@ -123,7 +128,9 @@ def test_openapi_has_every_field_of_a_request_and_examples_that_hold(service):
     own = data["components"]["schemas"]["Request"]["properties"]
     assert tuple(own) == KINDS
     assert {"type": "string", "maxLength": 40} in own["max_bytes"]["anyOf"]
-    assert [one["name"] for one in data["paths"]["/v1/profiles/{name}/recipe"]["get"]["parameters"]][-len(KINDS) :] == list(KINDS)
+    assert [one["name"] for one in data["paths"]["/v1/profiles/{name}/recipe"]["get"]["parameters"]][
+        -len(KINDS) :
+    ] == list(KINDS)
     content = data["paths"]["/v1/strategies"]["post"]["requestBody"]["content"]["application/json"]
     assert content["examples"] == EXAMPLES
     asked = [EXAMPLES["one"]["value"], *EXAMPLES["several"]["value"]]
@@ -156,7 +163,12 @@ def test_a_token_opens_all_but_the_page_and_the_sign_of_life(service, monkeypatc
     assert (wrong.status_code, wrong.json()["code"], wrong.headers["www-authenticate"]) == (401, "no-token", "Bearer")
     right = client.ask(ask(DEPTH, sparsity=0.25), {"Authorization": "Bearer tökén".encode()})
     assert right.status_code == 200
-    assert [client.get(path).status_code for path in ("/", "/healthz", "/metrics", "/openapi.json")] == [200, 200, 401, 401]
+    assert [client.get(path).status_code for path in ("/", "/healthz", "/metrics", "/openapi.json")] == [
+        200,
+        200,
+        401,
+        401,
+    ]
 
 
 def test_a_service_reads_its_token_where_it_starts(monkeypatch):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,21 +28,24 @@ __all__ = ["Candidate", "Contest", "safest"]
 _NEAREST = 16
 # Neighbours of a budget's best: so many are screened by the posterior's slope, and the best few of those join the
 # contest. Choices for the same speed, not tuned.
-_SCREENED = 24
-_NEIGHBOURS = 4
+_SCREENED, _NEIGHBOURS = 24, 4
 # At a budget that the space does not list, so many of each listed budget beside it are moved there: moving may change
 # their order. A choice, not a measurement.
 _BESIDE = 5
 # Answers between winners are sought so many together, and predicted so many; descents of smooth spaces, too.
 _TOGETHER, _ALIKE = 256, 16
-# Budgets whose races are kept: a server is asked for new ones without end, and each is some ten strategies.
-_KEPT = 512
+# Budgets whose races are kept, and of how many the winner: a server is asked for new ones without end. A race is some
+# ten strategies; limits on divergence halve the steps between budgets, and meet the same ones again and again.
+_KEPT, _WON = 128, 8_192
 # What an unconfirmed strategy must promise beyond a confirmed one, in log divergence: in a smooth space descents always
 # find a little more, and two per cent of a prediction are not worth giving up a measurement.
 _MARGIN = 0.02
 # How far a strategy that the journal rounded may be from its budget: the journal's own step for shares. Whole steps
 # are journaled as they are.
 _ROUNDING = 1e-4
+
+
+_Found = TypeVar("_Found")
 
 
 class Contest:
@@ -68,9 +72,9 @@ class Contest:
         confirmed: Collection[str] = (),
     ) -> None:
         self._space, self._net, self._posterior = space, net, posterior
-        self._known, self._evidence = archive, evidence
-        self._confirmed = confirmed
+        self._known, self._evidence, self._confirmed = archive, evidence, confirmed
         self._races: dict[float, list[Candidate]] = {}
+        self._won: dict[float, Candidate] = {}
 
     def candidates(self, budgets: Sequence[float]) -> list[list[Candidate]]:
         """For every budget: the archive's strategies, StratNet's best, and a few neighbours of the best of those.
@@ -84,12 +88,10 @@ class Contest:
         for together in self._groups(new):
             run = self._settle if self._settled else self._run
             races |= zip(together, run(together), strict=True)
-        self._races |= {budget: races[budget] for budget in new}
-        for old in list(self._races)[:-_KEPT]:
-            del self._races[old]
+        _keep(self._races, {budget: races[budget] for budget in new}, _KEPT)
         return [races[budget] for budget in budgets]
 
-    @cached_property
+    @property
     def _settled(self) -> bool:
         """Whether winners were confirmed, between which answers are sought; see :class:`Winners`."""
         return bool(self._confirmed) and isinstance(self._space, Refining)
@@ -134,7 +136,11 @@ class Contest:
 
     def best(self, budgets: Sequence[float]) -> list[Candidate]:
         """The winner of each budget."""
-        return [self.winner(race) for race in self.candidates(budgets)]
+        new = [budget for budget in dict.fromkeys(budgets) if budget not in self._won]
+        won = {budget: self._won[budget] for budget in budgets if budget in self._won}
+        won |= zip(new, map(self.winner, self.candidates(new)), strict=True)
+        _keep(self._won, {budget: won[budget] for budget in new}, _WON)
+        return [won[budget] for budget in budgets]
 
     def winner(self, race: Sequence[Candidate]) -> Candidate:
         """The safest candidate, but one that was confirmed where none other promises clearly more."""
@@ -235,3 +241,10 @@ class Contest:
             moves = self._space.neighbours(start[None])[0]
             screened.append(moves[(moves @ gradient).argsort(stable=True)[:_SCREENED]])
         return screened
+
+
+def _keep(known: dict[float, _Found], new: Mapping[float, _Found], most: int) -> None:
+    """Remember what was found, and forget what was found first."""
+    known |= new
+    for old in list(known)[:-most]:
+        del known[old]

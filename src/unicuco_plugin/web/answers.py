@@ -122,9 +122,9 @@ class Answers:
         while self._lines:
             self._heard(sum(map(len, self._lines.values())))
             served, line = self._lines.popitem(last=False)
-            batch = [waiting for _ in range(min(TOGETHER, len(line))) if not (waiting := line.popleft()).future.done()]
-            if line:
-                self._lines[served] = line  # behind the others
+            batch, rest = _split(line)
+            if rest:
+                self._lines[served] = rest  # behind the others
             try:
                 answers = await loop.run_in_executor(
                     self.thread, answer_each, served.profile, [waiting.request for waiting in batch]
@@ -141,3 +141,11 @@ class Answers:
                 if not waiting.future.done():
                     waiting.future.set_result(answer)
         self._heard(0)
+
+
+def _split(line: deque[_Waiting]) -> tuple[list[_Waiting], deque[_Waiting]]:
+    """The first few of one kind, and the rest: other kinds may take longer, and all of a batch is done at once."""
+    waiting = [one for one in line if not one.future.done()]
+    batch = [one for one in waiting if one.request.kind == waiting[0].request.kind][:TOGETHER]
+    taken = set(map(id, batch))
+    return batch, deque(one for one in waiting if id(one) not in taken)
