@@ -14,6 +14,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import statistics
@@ -37,8 +38,8 @@ CHANGING = "changing"
 CLIENTS, WORKERS, LIST = 64, 2, 100
 # Of requests: most limit a size, as users do; a divergence in a smooth space takes eight descents.
 WEIGHTS = {"max_divergence": 0.15, "preference": 0.15}
-# Of the many, by profile: what takes longest is asked least.
-SHARES = (0.90, 0.08, 0.02)
+# By profile, of those that are compared and of the many: what takes longest is asked least.
+SHARES, MANY_SHARES = (0.6, 0.3, 0.1), (0.94, 0.05, 0.01)
 COMMANDS = 6  # processes of the command line that are timed, two at once
 COMMAND = [sys.executable, "-c", "from unicuco_plugin.cli.main import main; main()"]
 
@@ -85,25 +86,24 @@ def serving(sources: Sequence[str | Path], log: Path) -> Iterator[tuple[int, int
             while not (found := re.search(r":(\d+)$", log.read_text(encoding="utf8"), re.MULTILINE)):
                 assert process.poll() is None, log.read_text(encoding="utf8")
                 time.sleep(0.2)
-            asyncio.run(_until_it_answers(int(found[1])))
+            asyncio.run(_until_all_answer(int(found[1])))
             yield int(found[1]), process.pid
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
 
 
-async def _until_it_answers(port: int) -> None:
-    """Ask both workers often enough that each has its profiles."""
-    clients = [Client(port) for _ in range(4 * WORKERS)]
-    await asyncio.gather(
-        *(
-            client.ask({"profile": name, "request": {"preference": [0.5, 0.5]}})
-            for client in clients
-            for name in PROFILES[:1]
-        )
-    )
-    for client in clients:
-        client.close()
+async def _until_all_answer(port: int) -> None:
+    """Wait until every worker has read the profiles, which their metrics tell."""
+    pattern = rf'unicuco_profile_reads_total{{outcome="done",profile="{PROFILES[-1]}"}} {WORKERS}.0'
+    while True:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        text = (await reader.read()).decode()
+        writer.close()
+        if pattern in text:
+            return
+        await asyncio.sleep(0.5)
 
 
 def draw(name: str, count: int, chance: random.Random) -> list[dict[str, Any]]:
@@ -139,16 +139,19 @@ def draw(name: str, count: int, chance: random.Random) -> list[dict[str, Any]]:
 async def load(port: int, bodies: Sequence[Any], during: Callable[[int], Any] | None = None) -> dict[str, Any]:
     """Send bodies from all clients at once; every client sends its next one when it has its answer."""
     answers: list[tuple[int, bytes] | None] = [None] * len(bodies)
-    seconds, lost = [], 0
+    seconds, lost, again = [], 0, 0
     line = iter(range(len(bodies)))
 
     async def work() -> None:
-        nonlocal lost
+        nonlocal lost, again
         client = Client(port)
         for place in line:
             began = time.perf_counter()
             try:
-                answers[place] = await client.ask(bodies[place])
+                while (answer := await client.ask(bodies[place]))[0] == 503:  # as Retry-After says
+                    again += 1
+                    await asyncio.sleep(5)
+                answers[place] = answer
             except (OSError, EOFError):
                 lost += 1
                 continue
@@ -164,6 +167,7 @@ async def load(port: int, bodies: Sequence[Any], during: Callable[[int], Any] | 
     return {
         "answers": answers,
         "lost": lost,
+        "asked_again_when_busy": again,
         "seconds": round(wall, 1),
         "per_second": round(len(seconds) / wall, 1),
         "p50_ms": round(1000 * statistics.median(seconds), 1),
@@ -185,9 +189,19 @@ def by_command_line(asks: Sequence[dict[str, Any]], folder: Path) -> list[str]:
     return [texts[place] for place in range(len(asks))]
 
 
-def time_commands(asks: Sequence[dict[str, Any]]) -> float:
-    """Requests a second of the command line, a process for each, as many at once as the service has workers."""
-    began = time.perf_counter()
+def cpu_of(pids: Sequence[int]) -> float:
+    """Seconds of a processor that processes have had."""
+    ticks = [Path(f"/proc/{pid}/stat").read_text(encoding="utf8").rpartition(")")[2].split()[11:13] for pid in pids]
+    return sum(int(tick) for pair in ticks for tick in pair) / os.sysconf("SC_CLK_TCK")
+
+
+def time_commands(asks: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """The command line, a process for each request, as many at once as the service has workers.
+
+    Returns:
+        Requests a second, and seconds of a processor a request.
+    """
+    began, spent = time.perf_counter(), sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     for start in range(0, COMMANDS, WORKERS):
         running = []
         for ask in asks[start : start + WORKERS]:
@@ -196,7 +210,8 @@ def time_commands(asks: Sequence[dict[str, Any]]) -> float:
             option = f"--{field.replace('_', '-')}"
             running.append(subprocess.Popen([*COMMAND, "strategy", ask["profile"], option, text, "--json"], stdout=-3))
         assert all(process.wait() == 0 for process in running)
-    return COMMANDS / (time.perf_counter() - began)
+    cpu = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - spent
+    return COMMANDS / (time.perf_counter() - began), cpu / COMMANDS
 
 
 def workers_of(pid: int) -> list[int]:
@@ -214,7 +229,7 @@ def memory_of(pid: int) -> float:
 async def watch_memory(port: int, pid: int, many: int, chance: random.Random) -> dict[str, Any]:
     """Ask very many distinct requests in lists, and look at the workers' memory in between."""
     asks = []
-    for name, share in zip(PROFILES, SHARES, strict=True):
+    for name, share in zip(PROFILES, MANY_SHARES, strict=True):
         asks += [{"profile": name, "request": one} for one in draw(name, round(many * share), chance)]
     chance.shuffle(asks)
     bodies = [asks[start : start + LIST] for start in range(0, len(asks), LIST)]
@@ -297,11 +312,10 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=100_000, help="Distinct ones during which memory is watched.")
     args = parser.parse_args()
     chance = random.Random(0)  # noqa: S311 - drawn again alike
-    counts = [args.requests // 3 + (place < args.requests % 3) for place in range(3)]
     asks = [
         {"profile": name, "request": one}
-        for name, n in zip(PROFILES, counts, strict=True)
-        for one in draw(name, n, chance)
+        for name, share in zip(PROFILES, SHARES, strict=True)
+        for one in draw(name, round(args.requests * share), chance)
     ]
     chance.shuffle(asks)
     with tempfile.TemporaryDirectory() as text:
@@ -311,7 +325,11 @@ def main() -> None:
             print("serving", flush=True)
             result: dict[str, Any] = {"clients": CLIENTS, "workers": WORKERS, "profiles": list(PROFILES)}
             result["load_average_before"] = round(os.getloadavg()[0], 1)  # of other work on the machine
+            result["shares"] = dict(zip(PROFILES, SHARES, strict=True))
+            workers = workers_of(pid)
+            before = cpu_of(workers)
             found = asyncio.run(load(port, asks))
+            cpu = (cpu_of(workers) - before) / len(asks)
             answers = found.pop("answers")
             result["load"] = {"requests": len(asks), **found, "errors": sum(a is None or a[0] != 200 for a in answers)}
             print(result["load"], flush=True)
@@ -319,10 +337,13 @@ def main() -> None:
             result["load"]["differ_from_the_command_line"] = sum(
                 a is None or a[1].decode() != line for a, line in zip(answers, expected, strict=True)
             )
-            rate = time_commands(asks)
+            result["load"]["cpu_ms_each"] = round(1000 * cpu, 2)
+            rate, own = time_commands(asks)
             result["command_line"] = {
                 "per_second": round(rate, 3),
-                "service_is_faster": round(found["per_second"] / rate, 1),
+                "cpu_ms_each": round(1000 * own),
+                "service_answers_more_by": round(found["per_second"] / rate, 1),
+                "and_by_processor_time": round(own / cpu, 1),
             }
             print(result["load"], result["command_line"], flush=True)
             result["memory"] = asyncio.run(watch_memory(port, pid, args.many, chance))

@@ -1,4 +1,4 @@
-"""Ask a running ``unicuco serve`` for one strategy: python examples/ask_service.py PROFILE '{"sparsity": 0.25}' [URL]."""
+"""Ask a running ``unicuco serve``: python examples/ask_service.py PROFILE '{"sparsity": 0.25}' [URL]."""
 
 import json
 import sys

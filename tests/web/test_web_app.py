@@ -99,7 +99,8 @@ def test_what_is_wrong_is_a_problem_with_field_rule_and_value(service, body, sta
     [
         ("/none", 404), (f"/v1/profiles/{DEPTH}/../x", 404), ("/v1/profiles/%2e%2e%2fetc/front", 404),
         ("/v1/strategies", 405), (f"/v1/profiles/{DEPTH}/recipe", 422),
-        (f"/v1/profiles/{DEPTH}/recipe?sparsity=x", 422), (f"/v1/profiles/{DEPTH}/recipe?sparsity=0.1&sparsity=0.2", 422), ("/?" + "x" * 3000, 414),
+        (f"/v1/profiles/{DEPTH}/recipe?sparsity=x", 422), ("/?" + "x" * 3000, 414),
+        (f"/v1/profiles/{DEPTH}/recipe?sparsity=0.1&sparsity=0.2", 422),
     ],
 )  # fmt: skip
 def test_a_wrong_path_is_a_problem(service, path, status):
