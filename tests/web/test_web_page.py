@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+import yaml
 from asgi import BITS, DEPTH
 
 from unicuco_plugin.answering import load_profile
@@ -147,7 +148,8 @@ def test_the_service_shows_the_command_lines_answer(page, address):
     assert shown(page, "bits a weight") == f"{answer.bits:.3f}"
     assert shown(page, "divergence") == f"{answer.divergence.mean:.4g}"
     page.click("button:text-is('Recipe')")
-    assert f'request: {{"bits":{bits}}}' in page.inner_text("#text")
+    source = yaml.safe_load(page.inner_text("#text"))["quantization_stage"]["quantization_modifiers"]
+    assert source["SparsityProfileModifier"] == {"profile": BITS, "request": {"bits": float(bits)}}
     assert page.locator("#front .dot").count() + page.locator("#front .guess").count() == 20
     assert fits(page)
     if folder := os.environ.get("UNICUCO_PICTURES"):  # docs/figures/page-*.png are made so
