@@ -1,6 +1,7 @@
 """The service as processes: one, or several that share a port."""
 
 import os
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,18 +59,19 @@ def run_service(make: Callable[[], object], host: str, port: int, workers: int, 
         timeout_worker_healthcheck=_HUNG,
     )
     try:
-        socket = config.bind_socket()
-        socket.listen(_WAITING)  # until a worker is there, who asks waits
-    except (OSError, SystemExit) as error:  # uvicorn tells why and exits
-        raise ServiceError(f"port {port} of {host} cannot be listened on; choose another with --port") from error
+        # It listens before there is a worker: who asks meanwhile waits.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=_WAITING)
+    except OSError as error:
+        raise ServiceError(f"port {port} of {host} cannot be listened on ({error.strerror}); choose another") from error
     name = f"[{host}]" if ":" in host else host
-    ready(f"http://{name}:{socket.getsockname()[1]}")
+    ready(f"http://{name}:{listening.getsockname()[1]}")
     # Small matrices: a worker's threads would only get in each other's way, and in the other workers'.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with socket:
+    with listening:
         if workers == 1:
-            Server(config).run([socket])
+            Server(config).run([listening])
             return
         with tempfile.TemporaryDirectory(prefix="unicuco-serve-") as folder:
             os.environ[_SHARED] = str(Path(folder))
-            Multiprocess(config, [socket]).run()
+            Multiprocess(config, [listening]).run()
