@@ -150,6 +150,7 @@ async def load(port: int, bodies: Sequence[Any], during: Callable[[int], Any] | 
             try:
                 while (answer := await client.ask(bodies[place]))[0] == 503:  # as Retry-After says
                     again += 1
+                    client.close()  # the service would close it meanwhile
                     await asyncio.sleep(5)
                 answers[place] = answer
             except (OSError, EOFError):
