@@ -58,6 +58,8 @@ def test_a_damaged_profile_keeps_its_last_state_and_a_whole_one_replaces_it(fold
     library.refresh()
     assert library.find("one") is before
     assert isinstance(heard[-1], ProfileError)
+    library.refresh()
+    assert len(heard) == 3  # it is tried again
     record.unlink()
     library.refresh()
     assert "one" not in library.served  # it is gone

@@ -8,7 +8,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 __all__ = ["HEAD_SECONDS", "TimedProtocol"]
 
-HEAD_SECONDS = 10.0  # from the connection, or the last answer, until a request's head is there
+HEAD_SECONDS = 30  # from the connection, or the last answer, until a request's head is there
 
 
 class TimedProtocol(H11Protocol):

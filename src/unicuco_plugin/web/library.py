@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.errors import ProfileError, UnicucoError, quoted
+from unicuco_plugin.errors import ProfileError, quoted
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.profile import RECORD, find_profile
 from unicuco_plugin.schemes import DENSE, parse_scheme
@@ -89,7 +89,7 @@ class Library:
         self, sources: Sequence[str | Path], heard: Callable[[str, Exception | None], None] = lambda _name, _error: None
     ) -> None:
         self._sources, self._heard = tuple(sources), heard
-        self._seen: dict[str, tuple[int, ...]] = {}
+        self._seen: dict[str, tuple[int, ...] | None] = {}
         self.served: Mapping[str, Served] = {}
         self.refresh(strict=True)
 
@@ -120,17 +120,18 @@ class Library:
         """
         found: dict[str, Served] = {}
         for name, folder in self._folders(strict=strict).items():
-            mark = _mark(folder)
+            mark: tuple[int, ...] | None = _mark(folder)
             if name in self.served and mark in (self._seen.get(name), ()):
                 found[name] = self.served[name]
                 continue
             try:
                 found[name] = Served.read(name, folder)
                 self._heard(name, None)
-            except (UnicucoError, OSError) as error:
+            except Exception as error:  # of one profile; the others are served all the same
                 if strict:
                     raise
                 self._heard(name, error)
+                mark = None  # it is tried again
                 if name in self.served:
                     found[name] = self.served[name]
             self._seen[name] = mark
@@ -141,7 +142,7 @@ class Library:
         folders: dict[str, Path] = {}
         for source in self._sources:
             for folder in _profiles_at(source, strict=strict):
-                name = folder.resolve().name
+                name = Path(os.path.abspath(folder)).name  # noqa: PTH100 - a link is called by its own name
                 if strict and name in folders:
                     raise ProfileError(f"profiles must have folders of different names, got {quoted(name)} twice")
                 folders.setdefault(name, folder)

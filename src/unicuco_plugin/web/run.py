@@ -10,14 +10,13 @@ from uvicorn import Config, Server
 from uvicorn.supervisors import Multiprocess
 
 from unicuco_plugin.errors import UnicucoError
-from unicuco_plugin.web.connection import TimedProtocol
+from unicuco_plugin.web.connection import HEAD_SECONDS, TimedProtocol
 
 __all__ = ["ServiceError", "run_service"]
 
 # Kept by ``web/metrics.py`` under this name, which must be set before anything imports prometheus-client.
 _SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _MOST_CONNECTIONS = 1_024  # of a worker
-_IDLE = 30  # seconds that a connection stays open without a request
 _WAITING = 1_024  # connections that no worker has taken yet
 # A worker that imports PyTorch does not answer its supervisor for seconds; one that hangs is replaced after so many.
 _HUNG = 60
@@ -56,7 +55,7 @@ def run_service(make: Callable[[], object], host: str, port: int, workers: int, 
         proxy_headers=False,
         server_header=False,
         limit_concurrency=_MOST_CONNECTIONS,
-        timeout_keep_alive=_IDLE,
+        timeout_keep_alive=HEAD_SECONDS,
         timeout_graceful_shutdown=10,
         timeout_worker_healthcheck=_HUNG,
     )
