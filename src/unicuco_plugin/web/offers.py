@@ -59,13 +59,12 @@ _TEXTS = {
 def _values(kind: str, profile: Profile, front: Sequence[Strategy]) -> Sequence[float | None]:
     """What the strategies of a front have of a field; nothing where the profile cannot be asked for it."""
     stored = bool(profile.record.sizes.choices)
-    match kind:
-        case "preference":
-            return (0.0, 1.0)
-        case "max_divergence":
-            return [strategy.divergence.interval90[1] for strategy in front if strategy.divergence]
-        case "sparsity":
-            return [] if stored else [strategy.sparsity for strategy in front]
+    if kind == "preference":
+        return (0.0, 1.0)
+    if kind == "max_divergence":
+        return [strategy.divergence.interval90[1] for strategy in front if strategy.divergence]
+    if kind == "sparsity":
+        return [] if stored else [strategy.sparsity for strategy in front]
     cost = LIMITS[kind].cost if kind in LIMITS else ""
     if cost not in profile.costs.names or not (profile.search_space.physical or profile.costs.share(cost, 1.0)):
         return []
