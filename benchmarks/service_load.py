@@ -276,7 +276,8 @@ async def kill_a_worker(port: int, pid: int, asks: Sequence[dict[str, Any]], exp
 async def replace_a_profile(port: int, folder: Path, count: int, chance: random.Random) -> dict[str, Any]:
     """Replace a profile again and again while it is asked: each answer must be one of the two profiles'."""
     record, tensors = read_profile(folder)
-    versions = [record, record.model_copy(update={"shift": record.shift + 0.1, "name": "other"})]
+    other = record.model.model_copy(update={"name": "other"})  # which every answer names
+    versions = [record, record.model_copy(update={"model": other})]
     requests = draw(PROFILES[0], count, chance)
     asks = [{"profile": CHANGING, "request": one} for one in requests]
     expected = []
