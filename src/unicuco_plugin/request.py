@@ -71,7 +71,7 @@ class CostLimit:
         """Also says what the field means, and that it takes text."""
         schema: dict[str, Any] = {**handler(core), "description": self.text}
         if self.read is not None:
-            schema["anyOf"] = [*schema["anyOf"], {"type": "string", "maxLength": _LONGEST_NUMBER}]
+            schema["anyOf"] = [*schema["anyOf"], {"type": "string", "maxLength": 40}]
         return schema
 
 
