@@ -58,6 +58,7 @@ ROOMS = [
     "serving",
     "modifiers",
     "report",
+    "web",
     "cli",
 ]
 # Rooms within a room, in the same way; modules that lie beside them come where their names stand.
@@ -92,7 +93,14 @@ INNER = {
 }
 
 # The only rooms that may know these packages.
-HOSTS = {"transformers": {"models", "texts"}, "llmcompressor": {"levels", "modifiers", "cli"}}
+HOSTS = {
+    "transformers": {"models", "texts"},
+    "llmcompressor": {"levels", "modifiers", "cli"},
+    "fastapi": {"web"},
+    "starlette": {"web"},
+    "uvicorn": {"web"},
+    "prometheus_client": {"web"},
+}
 
 MOST_LINES = 250
 

@@ -1,7 +1,8 @@
 """Every error this package raises on purpose: one small tree, each message naming field, rule and value."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -24,6 +25,7 @@ __all__ = [
     "UnsupportedModelError",
     "clip",
     "explain",
+    "explain_entries",
     "listed",
     "quoted",
     "round_down",
@@ -139,8 +141,13 @@ def listed(items: Sequence[str], most: int = 3, *, between: str = ", ", rest: st
 
 def explain(error: ValidationError) -> str:
     """Say which fields pydantic refused, by which rule and with which value, in one line of at most 300 characters."""
+    return explain_entries(error.errors(include_url=False))
+
+
+def explain_entries(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The same of a list of what pydantic found, as its errors have one."""
     reasons = []
-    for entry in error.errors(include_url=False)[:_REASONS]:
+    for entry in entries[:_REASONS]:
         where = clip(".".join(str(part) for part in entry["loc"]))
         match entry["type"]:
             case "value_error":  # a validator of ours, whose message names all three already
@@ -152,7 +159,7 @@ def explain(error: ValidationError) -> str:
             case _:
                 reason = f"{where}: {clip(entry['msg'], 160)}, got {quoted(entry['input'])}".removeprefix(": ")
         reasons.append(reason)
-    more = error.error_count() - len(reasons)
+    more = len(entries) - len(reasons)
     return clip("; ".join([*reasons, *([f"and {more} more"] if more else [])]), LONGEST, middle=True)
 
 

@@ -1,12 +1,17 @@
-"""What requests are measured in: numbers with a unit, as people write them, and a server's load."""
+"""What requests are measured in: limits on costs, numbers with a unit, as people write them, and a server's load."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
+
+from pydantic import GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from unicuco_plugin.errors import RequestError, quoted
 
-__all__ = ["Load", "parse_bytes"]
+__all__ = ["CostLimit", "Load", "parse_bytes"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _LONGEST_NUMBER = 40  # characters of a number of bytes; what is longer is no number that anybody means
@@ -25,6 +30,33 @@ class Load:
     context: int
     batch: int = 1
     cache_dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class CostLimit:
+    """Says of a request's field that it limits a cost; with the field itself, all that a new limit takes here.
+
+    Attributes:
+        cost: The cost's name, see ``costs.model``.
+        text: What the command line says of it.
+        read: Turns text, such as a number with a unit, and the field's name into the number; None where there is only
+            the number.
+        most: The largest that makes sense.
+        number: What it is.
+    """
+
+    cost: str
+    text: str
+    read: Callable[[str, str], int] | None = None
+    most: float = 10**18  # parameters or bytes: a million times the largest models of today
+    number: type[int] | type[float] = int
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Also says what the field means, and that it takes text."""
+        schema: dict[str, Any] = {**handler(core), "description": self.text}
+        if self.read is not None:
+            schema["anyOf"] = [*schema["anyOf"], {"type": "string", "maxLength": _LONGEST_NUMBER}]
+        return schema
 
 
 def parse_bytes(text: str, field: str = "max_bytes") -> int:

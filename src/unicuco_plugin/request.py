@@ -1,18 +1,25 @@
 """A request: limits on costs and on divergence, all of which hold, or a preference; the rest is as good as it gets."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from unicuco_plugin.errors import RequestError, explain, quoted
 from unicuco_plugin.files.received import parse_json, read_text
-from unicuco_plugin.quantities import Load, parse_bytes
+from unicuco_plugin.quantities import CostLimit, Load, parse_bytes
 
-__all__ = ["DIVERGENCE", "KINDS", "LIMITS", "CostLimit", "Request", "read_requests"]
+__all__ = ["DIVERGENCE", "KINDS", "LIMITS", "Request", "read_requests"]
 
 _ROUNDING = 1e-15  # two correctly rounded shares of one total sum to 1 within 2 units in the last place, 4.4e-16
 
@@ -20,26 +27,6 @@ DIVERGENCE = "divergence"
 """What ``over`` calls the divergence beside costs."""
 # A file of requests: far more than a table of answers is read for.
 _MOST_BYTES, _MOST_LINES, _LONGEST_LINE = 64 * 2**20, 100_000, 10_000
-
-
-@dataclass(frozen=True)
-class CostLimit:
-    """Says of a request's field that it limits a cost; with the field itself, all that a new limit takes here.
-
-    Attributes:
-        cost: The cost's name, see ``costs.model``.
-        text: What the command line says of it.
-        read: Turns text, such as a number with a unit, and the field's name into the number; None where there is only
-            the number.
-        most: The largest that makes sense.
-        number: What it is.
-    """
-
-    cost: str
-    text: str
-    read: Callable[[str, str], int] | None = None
-    most: float = 10**18  # parameters or bytes: a million times the largest models of today
-    number: type[int] | type[float] = int
 
 
 class Request(BaseModel):

@@ -17,6 +17,7 @@ __all__ = ["CommandGroup", "main"]
 _COMMANDS = {
     "train": "Train a profile: measure strategies on the model, and learn to answer any request from them.",
     "strategy": "Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds.",
+    "serve": "Answer requests from profiles for many clients over HTTP, with a page that shows them.",
     "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
     "levels": "Build or show a level database: every linear of a model, pruned at a ladder of sparsities or quantised.",
     "prune": "Prune a model with a profile, a peer, a strategy or a recipe, and write the checkpoint.",

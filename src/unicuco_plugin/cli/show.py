@@ -21,8 +21,14 @@ __all__ = ["show"]
     type=click.Path(dir_okay=False, path_type=Path),
     help="Also draw the front, and which units go at each budget (.png, .svg or .pdf).",
 )
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the page of unicuco serve as one file that needs no server (.html).",
+)
 @debug_option
-def show(profile: str, as_json: bool, plot: Path | None) -> None:
+def show(profile: str, as_json: bool, plot: Path | None, html: Path | None) -> None:
     """Show the best strategy of PROFILE at every budget, and how the profile was made."""
     from unicuco_plugin.answering import load_profile
 
@@ -32,4 +38,10 @@ def show(profile: str, as_json: bool, plot: Path | None) -> None:
 
         plot_front(loaded.front(), loaded.units, plot.expanduser(), title=f"{loaded.name}, space {loaded.space}")
         say(f"drawn to {plot}", err=True)
+    if html is not None:
+        from unicuco_plugin.web.embedded import save_page
+        from unicuco_plugin.web.library import Served
+
+        save_page(Served.of(Path(profile).name, loaded), html.expanduser())
+        say(f"written to {html}", err=True)
     say(json_text(profile_data(loaded)) if as_json else describe_profile(loaded))

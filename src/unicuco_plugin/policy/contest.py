@@ -5,14 +5,15 @@ The one rule of who is best: training confirms its winners, and a profile answer
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from unicuco_plugin.policy.descent import descend, move_onto
+from unicuco_plugin.policy.candidate import Candidate, safest
+from unicuco_plugin.policy.descent import descend, descend_alike, move_onto
 from unicuco_plugin.policy.evidence import Evidence
 from unicuco_plugin.policy.posterior import Posterior
 from unicuco_plugin.policy.stratnet import GRID, StratNet, preference_grid
@@ -27,13 +28,15 @@ __all__ = ["Candidate", "Contest", "safest"]
 _NEAREST = 16
 # Neighbours of a budget's best: so many are screened by the posterior's slope, and the best few of those join the
 # contest. Choices for the same speed, not tuned.
-_SCREENED = 24
-_NEIGHBOURS = 4
+_SCREENED, _NEIGHBOURS = 24, 4
 # At a budget that the space does not list, so many of each listed budget beside it are moved there: moving may change
 # their order. A choice, not a measurement.
 _BESIDE = 5
-# Answers between winners are sought so many together, and predicted so many.
+# Answers between winners are sought so many together, and predicted so many; descents of smooth spaces, too.
 _TOGETHER, _ALIKE = 256, 16
+# Budgets whose races are kept, and of how many the winner: a server is asked for new ones without end. A race is some
+# ten strategies; limits on divergence halve the steps between budgets, and meet the same ones again and again.
+_KEPT, _WON = 128, 8_192
 # What an unconfirmed strategy must promise beyond a confirmed one, in log divergence: in a smooth space descents always
 # find a little more, and two per cent of a prediction are not worth giving up a measurement.
 _MARGIN = 0.02
@@ -42,33 +45,7 @@ _MARGIN = 0.02
 _ROUNDING = 1e-4
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One strategy in the race.
-
-    Attributes:
-        x: ``d`` shares.
-        source: Who proposed it.
-        mean: Logarithm of its divergence on the ranking windows, where all candidates compare.
-        std: Standard deviation of that.
-        key: Its identity.
-    """
-
-    x: Tensor
-    source: Source
-    mean: float
-    std: float
-    key: str
-
-    @property
-    def cautious(self) -> float:
-        """The mean and one standard deviation: among many predictions the lowest is the luckiest."""
-        return self.mean + self.std
-
-
-def safest(candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate with the lowest cautious estimate; the first among equals."""
-    return min(candidates, key=lambda candidate: candidate.cautious)
+_Found = TypeVar("_Found")
 
 
 class Contest:
@@ -95,30 +72,40 @@ class Contest:
         confirmed: Collection[str] = (),
     ) -> None:
         self._space, self._net, self._posterior = space, net, posterior
-        self._known, self._evidence = archive, evidence
-        self._confirmed = confirmed
+        self._known, self._evidence, self._confirmed = archive, evidence, confirmed
         self._races: dict[float, list[Candidate]] = {}
+        self._won: dict[float, Candidate] = {}
 
     def candidates(self, budgets: Sequence[float]) -> list[list[Candidate]]:
         """For every budget: the archive's strategies, StratNet's best, and a few neighbours of the best of those.
 
-        In a smooth space each budget is worked out alone, else all of the space's together, whichever are asked for:
-        matrix products of other shapes round differently, and answers must not depend on their company. A budget that
-        a space can meet and does not list is worked out alone, too.
+        Matrix products of other shapes round differently, and answers must not depend on their company. So budgets of
+        a smooth space descend in groups of one size, filled up, and are worked out alone but for that; all that another
+        space lists are worked out together, whichever are asked for, and one that it can meet and does not list alone.
         """
-        if self._confirmed and isinstance(self._space, Refining):
-            new = [budget for budget in dict.fromkeys(budgets) if budget not in self._races]
-            for start in range(0, len(new), _TOGETHER):
-                self._settle(new[start : start + _TOGETHER])
-            return [self._races[budget] for budget in budgets]
-        listed = () if self._space.smooth else self._space.budgets
-        groups = [listed] if any(budget in listed for budget in budgets) else []
-        for together in [*groups, *((budget,) for budget in budgets if budget not in listed)]:
-            if not all(budget in self._races for budget in together):
-                self._races |= zip(together, self._run(together), strict=True)
-        return [self._races[budget] for budget in budgets]
+        new = [budget for budget in dict.fromkeys(budgets) if budget not in self._races]
+        races = {budget: self._races[budget] for budget in budgets if budget in self._races}
+        for together in self._groups(new):
+            run = self._settle if self._settled else self._run
+            races |= zip(together, run(together), strict=True)
+        _keep(self._races, {budget: races[budget] for budget in new}, _KEPT)
+        return [races[budget] for budget in budgets]
 
-    def _settle(self, budgets: Sequence[float]) -> None:
+    @property
+    def _settled(self) -> bool:
+        """Whether winners were confirmed, between which answers are sought; see :class:`Winners`."""
+        return bool(self._confirmed) and isinstance(self._space, Refining)
+
+    def _groups(self, new: Sequence[float]) -> list[Sequence[float]]:
+        """Which budgets are worked out together."""
+        if self._settled or self._space.smooth:
+            size = _TOGETHER if self._settled else _ALIKE
+            return [new[start : start + size] for start in range(0, len(new), size)]
+        listed = self._space.budgets
+        groups: list[Sequence[float]] = [listed] if any(budget in listed for budget in new) else []
+        return [*groups, *((budget,) for budget in new if budget not in listed)]
+
+    def _settle(self, budgets: Sequence[float]) -> list[list[Candidate]]:
         """The races for budgets once the winners of the listed ones were confirmed; see :class:`Winners`."""
         keys, rows = self._winners.at(budgets)
         additive = self._winners.additive(budgets)
@@ -130,7 +117,7 @@ class Contest:
         if additive is not None:
             for place, candidate in zip(led, self._predict_alike(additive[led], "additive"), strict=True):
                 races[place].append(candidate)
-        self._races |= {budget: races[place] for place, budget in enumerate(budgets)}
+        return [races[place] for place in range(len(budgets))]
 
     def _predict_alike(self, x: Tensor, source: Source, keys: Sequence[str] | None = None) -> list[Candidate]:
         """As ``predict``, in products of one shape, so that no row depends on its company."""
@@ -149,7 +136,11 @@ class Contest:
 
     def best(self, budgets: Sequence[float]) -> list[Candidate]:
         """The winner of each budget."""
-        return [self.winner(race) for race in self.candidates(budgets)]
+        new = [budget for budget in dict.fromkeys(budgets) if budget not in self._won]
+        won = {budget: self._won[budget] for budget in budgets if budget in self._won}
+        won |= zip(new, map(self.winner, self.candidates(new)), strict=True)
+        _keep(self._won, {budget: won[budget] for budget in new}, _WON)
+        return [won[budget] for budget in budgets]
 
     def winner(self, race: Sequence[Candidate]) -> Candidate:
         """The safest candidate, but one that was confirmed where none other promises clearly more."""
@@ -165,9 +156,10 @@ class Contest:
         proposed = self._split("stratnet", self._proposed(budgets))
         for race, candidates in zip(found, proposed, strict=True):
             race.append(safest(candidates))
-        moves = self._neighbours([safest(race).x for race in found], budgets)
-        means = self._posterior.mean(torch.cat(moves)).split([len(part) for part in moves])
-        best = [part[mean.argsort(stable=True)[:_NEIGHBOURS]] for part, mean in zip(moves, means, strict=True)]
+        best = self._neighbours([safest(race).x for race in found], budgets)
+        if not self._space.smooth:
+            means = self._posterior.mean(torch.cat(best)).split([len(part) for part in best])
+            best = [part[mean.argsort(stable=True)[:_NEIGHBOURS]] for part, mean in zip(best, means, strict=True)]
         for race, candidates in zip(found, self._split("neighbour", best), strict=True):
             race += [candidate for candidate in candidates if candidate.key not in self._known]
         return found
@@ -196,7 +188,9 @@ class Contest:
         return descend(self._posterior, self._space, torch.cat(begin), budget)
 
     def _split(self, source: Source, groups: Sequence[Tensor]) -> list[list[Candidate]]:
-        """Predict all groups at once."""
+        """Predict all groups at once; those of a smooth space each in a product of its own, see ``candidates``."""
+        if self._space.smooth:
+            return [self.predict(group, source) for group in groups]
         candidates = iter(self.predict(torch.cat(list(groups)), source))
         return [list(islice(candidates, len(group))) for group in groups]
 
@@ -237,8 +231,8 @@ class Contest:
     def _neighbours(self, starts: Sequence[Tensor], budgets: Sequence[float]) -> list[Tensor]:
         """Where each start leads: down the posterior of a smooth space, else the moves that its slope likes best."""
         if self._space.smooth:
-            pairs = zip(starts, budgets, strict=True)
-            return [descend(self._posterior, self._space, start[None], budget, kappa=1.0) for start, budget in pairs]
+            x = torch.stack(list(starts))
+            return list(descend_alike(self._posterior, self._space, x, budgets, kappa=1.0, count=_ALIKE)[:, None])
         with torch.enable_grad():
             x = torch.stack(list(starts)).requires_grad_(True)
             (slope,) = torch.autograd.grad(self._posterior.mean(x).sum(), x)
@@ -247,3 +241,10 @@ class Contest:
             moves = self._space.neighbours(start[None])[0]
             screened.append(moves[(moves @ gradient).argsort(stable=True)[:_SCREENED]])
         return screened
+
+
+def _keep(known: dict[float, _Found], new: Mapping[float, _Found], most: int) -> None:
+    """Remember what was found, and forget what was found first."""
+    known |= new
+    for old in list(known)[:-most]:
+        del known[old]

@@ -3,7 +3,7 @@
 Notation: ``p`` starts, ``d`` units, ``moves`` neighbours of one strategy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from unicuco_plugin.policy.posterior import Bound, Posterior
 from unicuco_plugin.policy.screening import LEAST_GAIN, Screening
 from unicuco_plugin.spaces.space import Flips, Refining, Sketches, Space
 
-__all__ = ["descend", "move_beside", "move_onto", "propose_neighbours"]
+__all__ = ["descend", "descend_alike", "move_beside", "move_onto", "propose_neighbours"]
 
 # Descents start from so many measured strategies at a budget, and at the budgets on either side: the posterior is known
 # best there, and their basins are the likeliest. Random starts find basins that nothing has been measured in. They end
@@ -57,6 +57,34 @@ def descend(posterior: Posterior, space: Space, x: Tensor, budget: float | Tenso
         else:
             found[rows] = _descend(posterior, space, x[rows], one, kappa)
     return found
+
+
+def descend_alike(
+    posterior: Posterior, space: Space, x: Tensor, budgets: Sequence[float], *, kappa: float, count: int
+) -> Tensor:
+    """The same in a smooth space for starts that each have a budget; no row depends on those beside it.
+
+    Gradients are followed by ``count`` rows at a time, the last ones repeated: products of one shape round alike, and
+    so many cost little more than one.
+
+    Args:
+        posterior: Of the measurements.
+        space: Of the strategies.
+        x: ``p x d``, at most ``count`` starts.
+        budgets: ``p`` of them.
+        kappa: As ``descend``.
+        count: Rows of every product.
+    """
+    pairs = zip(x.split(1), budgets, strict=True)
+    if isinstance(space, Refining) or not _vouches(space, "mixes_budgets", "project", "moved", "neighbours"):
+        return torch.cat([descend(posterior, space, row, budget, kappa=kappa) for row, budget in pairs])
+    lacking = count - len(x)
+    filled = torch.tensor([*budgets, *[budgets[0]] * lacking], dtype=torch.float64)
+    x = _follow_gradient(posterior, space, torch.cat([x, x[:1].expand(lacking, -1)]), filled, kappa)[: len(x)]
+    if not space.stepped:
+        return x
+    pairs = zip(x.split(1), budgets, strict=True)
+    return torch.cat([space.moved(_swap(posterior, space, row, kappa, _FEW), budget) for row, budget in pairs])
 
 
 def _vouches(space: object, name: str, *methods: str) -> bool:

@@ -1,6 +1,7 @@
 """A picture from first to last: made without a display, written whole or not at all."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,19 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E
 MARKERS = ("o", "D", "s", "^", "v", "P", "X", "<", ">")
 
 
-def check_picture(path: Path) -> None:
-    """Refuse a file that no picture can be written to.
+def check_picture(path: Path, endings: Sequence[str] = _FORMATS, kind: str = "picture") -> None:
+    """Refuse a file that no picture can be written to, or nothing else that says who drew it.
 
     Raises:
-        ExportError: If the ending is none of .png, .svg and .pdf, the folder does not exist, or there is something
-            that we did not draw.
+        ExportError: If the ending is none of .png, .svg and .pdf, or of those given, the folder does not exist, or
+            there is something that we did not draw.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise ExportError(f"{path}: a picture's name must end in {', '.join(_FORMATS)}")
+    if path.suffix.lower() not in endings:
+        raise ExportError(f"{path}: a {kind}'s name must end in {', '.join(endings)}")
     if not path.parent.is_dir():
         raise ExportError(f"{path}: no such folder {path.parent}")
     if os.path.lexists(path) and not _is_ours(path):
-        raise ExportError(f"{path}: is not a picture of unicuco's; it will not be replaced: choose another name")
+        raise ExportError(f"{path}: is not a {kind} of unicuco's; it will not be replaced: choose another name")
 
 
 def new_figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib is untyped

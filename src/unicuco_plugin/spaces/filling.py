@@ -51,7 +51,8 @@ def _find_constant(
 ) -> Tensor:
     """The ``c`` of each row: Newton's steps, halvings of the bracket where these leave it or shrink too slowly.
 
-    A row that has met its budget rests, so that none depends on the rows beside it.
+    A row that has met its budget rests, and sums are taken row by row, where a product's rounding depends on how many
+    rows there are: so none depends on the rows beside it.
     """
     left, right = -_REACH - z.amax(-1), _REACH - z.amin(-1)
     c = torch.zeros_like(left).clamp(left, right)
@@ -60,7 +61,7 @@ def _find_constant(
     for _ in range(_ITERATIONS):
         s = (z + c[rows, None]).sigmoid()
         clipped = s.clamp(*bounds)
-        error = clipped @ weights - share
+        error = (clipped * weights).sum(-1) - share
         if not bool((open_ := error.abs() >= exact).all()):
             state = (rows, z, share, s, clipped, error, left, right, last, before)
             rows, z, share, s, clipped, error, left, right, last, before = (part[open_] for part in state)
@@ -68,7 +69,7 @@ def _find_constant(
                 break
         at, over = c[rows], error > 0
         left, right = torch.where(over, left, at), torch.where(over, at, right)
-        step = error / ((s * (1.0 - s) * (s == clipped)) @ weights).clamp_min(1e-300)
+        step = error / (s * (1.0 - s) * (s == clipped) * weights).sum(-1).clamp_min(1e-300)
         newton, middle = at - step, 0.5 * (left + right)
         # Clipped units bend the curve: Newton's steps alone may jump between two pieces without end.
         good = (newton >= left) & (newton <= right) & (step.abs() <= 0.5 * before)

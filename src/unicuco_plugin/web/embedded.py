@@ -1,0 +1,81 @@
+"""The page as one file that needs no server: a profile's front, and a grid of its answers to each kind of request."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unicuco_plugin.errors import ExportError
+from unicuco_plugin.files.draft import remove_drafts, write_whole
+from unicuco_plugin.files.json_text import json_text
+from unicuco_plugin.files.received import parse_json
+from unicuco_plugin.report.figure import check_picture
+from unicuco_plugin.request import Request
+from unicuco_plugin.web.answers import answer_each
+from unicuco_plugin.web.carrying import templates
+from unicuco_plugin.web.library import Served
+from unicuco_plugin.web.offers import Offer
+from unicuco_plugin.web.page import Page
+
+__all__ = ["save_page"]
+
+_STEPS = 40  # of a grid: finer than a slider on a phone is moved
+_DIGITS = 4  # of shares in it, which are most of the file
+_LOOSER = 1.0005  # than an end of an interval: a limit that its strategy keeps
+
+
+def save_page(served: Served, path: Path) -> None:
+    """Write the page of one profile, replacing one that we wrote.
+
+    Raises:
+        ExportError: If the file's name does not end in .html, there is something else, or it cannot be written.
+    """
+    check_picture(path, (".html",), "page")
+    text = Page(json_text({"profiles": [_content(served)]})).text
+    try:
+        remove_drafts(path.parent, path.name)
+        write_whole(path, text.encode())
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error}") from error
+
+
+def _content(served: Served) -> dict[str, Any]:
+    strategies: dict[str, int] = {}
+    grids = {field: _grid(served, field, offer, strategies) for field, offer in served.offers.items()}
+    return {
+        **served.describe(),
+        "offers": {field: served.offers[field].to_dict() for field, grid in grids.items() if grid["values"]},
+        "templates": templates(served.profile.space, served.name),
+        "unit_names": list(served.profile.units),
+        "front": [_shown(strategy) for strategy in served.front],
+        "grids": grids,
+        "strategies": [_shown(parse_json(text)) for text in strategies],
+    }
+
+
+def _grid(served: Served, field: str, offer: Offer, strategies: dict[str, int]) -> dict[str, Sequence[object]]:
+    """Values of a field that have an answer, and the answers' places among all strategies."""
+    values = [_value(field, offer, step / _STEPS) for step in range(_STEPS + 1)]
+    found = answer_each(served.profile, [Request.of(**{field: value}) for value in values])
+    texts = [answer.text for answer in found]
+    # Several requests have one answer; what differs is the request itself.
+    plain = [json_text({**parse_json(text), "request": None}) if text else "" for text in texts]
+    for text in filter(None, plain):
+        strategies.setdefault(text, len(strategies))
+    kept = [(value, strategies[text]) for value, text in zip(values, plain, strict=True) if text]
+    return {"values": [value for value, _ in kept], "answers": [place for _, place in kept]}
+
+
+def _value(field: str, offer: Offer, place: float) -> Any:  # noqa: ANN401 - as the request has it
+    """What the page asks for at a place of its slider, from 0 to 1."""
+    if field == "preference":
+        return (round(place, 3), round(1.0 - place, 3))
+    if field == "max_divergence":
+        low = max(offer.low, 1e-6)
+        return float(f"{low * (offer.high / low) ** place * _LOOSER:.4g}")
+    value = offer.low + (offer.high - offer.low) * place
+    return round(value) if offer.whole else value
+
+
+def _shown(strategy: Mapping[str, Any]) -> dict[str, Any]:
+    units = {name: v if isinstance(v, str) else round(v, _DIGITS) for name, v in strategy["units"].items()}
+    return {**strategy, "units": units}

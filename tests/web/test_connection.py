@@ -1,0 +1,62 @@
+"""A server of its own, on the loopback address: what comes slowly or in halves is let go."""
+
+import asyncio
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def talk(*parts, pause=0.0):
+    """What a server answers to parts of a request, until it closes the connection."""
+    from uvicorn import Config, Server
+
+    from unicuco_plugin.web.connection import TimedProtocol
+
+    server = Server(Config(app, port=0, http=TimedProtocol, lifespan="off", ws="none", log_level="critical"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for part in parts:
+        if reader.at_eof():
+            break
+        writer.write(part)
+        await asyncio.sleep(pause)
+    try:
+        return await asyncio.wait_for(reader.read(), 10)
+    except ConnectionResetError:  # what was still sent met a closed connection
+        return b""
+    finally:
+        writer.close()
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    monkeypatch.setattr("unicuco_plugin.web.connection.HEAD_SECONDS", 0.2)
+
+
+def test_half_a_head_is_waited_for_only_so_long():
+    assert asyncio.run(talk(b"GET / HTTP/1.1\r\nHost: x\r\n")) == b""
+
+
+def test_a_head_that_drips_is_not_waited_for_longer():
+    assert asyncio.run(talk(*(b"G", b"E", b"T", b" ", b"/", b" "), pause=0.05)) == b""
+
+
+def test_a_second_request_on_the_same_connection_is_answered():
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert asyncio.run(talk(request, request, pause=0.1)).count(b"200 OK") == 2
+
+
+def test_what_is_no_http_is_refused():
+    assert asyncio.run(talk(b"\x16\x03\x01\x02\x00\x01\r\n\r\n")).startswith(b"HTTP/1.1 400")
