@@ -155,6 +155,17 @@ def test_peers_of_structured_pruning_are_compared_with_the_same_parts(data, tmp_
     assert all(row["divergence"]["b"]["mean"] > 0 for row in rows)
 
 
+def test_answers_are_the_same_where_blocks_wait_in_files(data, tmp_path):
+    fields = {"seeds": [0], "ablations": {}, "budgets": [0.3]}
+    held, streamed = (
+        run_benchmark(BenchmarkPlan.model_validate(data | fields | {"offload": offload}), tmp_path / offload)["rows"]
+        for offload in ("none", "disk")
+    )
+    assert [(row["units"], row["divergence"]) for row in streamed] == [
+        (row["units"], row["divergence"]) for row in held
+    ]
+
+
 def test_code_of_the_models_own_runs_when_it_is_trusted_and_else_is_refused(data, tmp_path):
     fields = {"model": str(write_own_code(tmp_path / "dense")), "seeds": [0], "ablations": {}, "budgets": [0.3]}
     plan = BenchmarkPlan.model_validate(data | fields)

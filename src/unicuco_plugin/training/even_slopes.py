@@ -27,6 +27,7 @@ from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.objectives.sensitivity import TOKEN_COST, measure_slopes
 from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.spaces.plan import plan_counts
@@ -66,14 +67,14 @@ def structural_starts(
     Returns:
         First strategies ``n x d``, the prior, and the evaluation tokens spent.
     """
-    spent = 0
+    spent, fitting = 0, Fitting(1)
 
     def slopes_at(x: Tensor) -> Tensor:
         nonlocal spent
         spent += windows.numel() * TOKEN_COST
         plan = plan_counts(space.to_units(x), levels.sizes)
         note = f"slopes {space.key(x)}"
-        slopes = note_once(journal, note, lambda: measure_slopes(decoder, levels, windows, plan))
+        slopes = note_once(journal, note, lambda: fitting(lambda _: measure_slopes(decoder, levels, windows, plan)))
         return _by_unit(slopes, levels, space)
 
     low, high = space.budgets[0], space.budgets[-1]

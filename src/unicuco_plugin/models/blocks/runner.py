@@ -140,7 +140,7 @@ class BlockRunner:
             return False
         return torch.equal(self._outputs[index].states(output), expected)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, windows: Tensor) -> Tensor:
         """Return the states that enter the first block.
 
@@ -166,7 +166,7 @@ class BlockRunner:
             self._calls.popitem(last=False)
         return entering[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def run(self, index: int, states: Tensor) -> Tensor:
         """Run block ``index`` on ``b x length x hidden`` states; returns states of the same shape.
 
@@ -174,24 +174,23 @@ class BlockRunner:
             EvaluationError: If they, or states of an earlier call, are not finite. On an accelerator that is found out
                 after some calls, or in :meth:`check`.
         """
+        result = self.call(index, states)
+        self._finite.add(index, result)
+        return result
+
+    def call(self, index: int, states: Tensor) -> Tensor:
+        """As :meth:`run`, with gradients where the caller wants them; nobody looks at what leaves the block."""
         states, shape = self._here(states), (states.shape[0], states.shape[1])
         if shape not in self._calls:
             self.embed(torch.zeros(shape, dtype=torch.long))
         self._calls.move_to_end(shape)
         output = self._calls[shape][index](self.decoder.blocks[index], states)
-        result = self._outputs[index].states(output)
-        self._finite.add(index, result)
-        return result
+        return self._outputs[index].states(output)
 
     def check(self) -> None:
-        """Make sure that whatever has left a block so far is finite.
-
-        Raises:
-            EvaluationError: If it is not; the message names the block.
-        """
+        """Raise an :class:`EvaluationError` that names the block if what has left a block so far is not finite."""
         self._finite.check()
 
-    @torch.inference_mode()
     def logits(self, states: Tensor) -> Tensor:
         """Return the model's own logits (final norm, head, scaling, capping) for states that leave the last block.
 
@@ -199,7 +198,7 @@ class BlockRunner:
             states: ``b x p x hidden`` states, at any positions.
 
         Returns:
-            ``b x p x vocabulary`` logits in the model's dtype.
+            ``b x p x vocabulary`` logits in the model's dtype, with gradients where the caller wants them.
         """
         logits: Tensor = self._finish(self.decoder.model, states).logits
         return logits
