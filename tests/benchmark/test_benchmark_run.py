@@ -161,9 +161,8 @@ def test_answers_are_the_same_where_blocks_wait_in_files(data, tmp_path):
         run_benchmark(BenchmarkPlan.model_validate(data | fields | {"offload": offload}), tmp_path / offload)["rows"]
         for offload in ("none", "disk")
     )
-    assert [(row["units"], row["divergence"]) for row in streamed] == [
-        (row["units"], row["divergence"]) for row in held
-    ]
+    kept = [[(row["units"], row["divergence"]) for row in rows] for rows in (held, streamed)]
+    assert kept[0] == kept[1]
 
 
 def test_code_of_the_models_own_runs_when_it_is_trusted_and_else_is_refused(data, tmp_path):
