@@ -5,10 +5,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.block_call import BlockCall, same_numbers
@@ -78,7 +79,7 @@ class BlockRunner:
         left: list[Tensor] = []
         names, label = self.decoder.block_names, type(self.decoder.model).__name__
 
-        def before(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def before(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             states, call = BlockCall.split(args, kwargs)
             if left and not same_numbers(states, left[-1]):
                 raise UnsupportedModelError(
@@ -88,15 +89,15 @@ class BlockRunner:
             calls.append(call)
             order.append(index)
 
-        def after(index: int, output: object) -> None:
+        def after(index: int, _: nn.Module, __: tuple[Any, ...], output: object) -> None:
             self._outputs.append(BlockOutput.read(output, names[index]))
             left.append(self._outputs[-1].states(output))
             self._finite.add(index, left[-1])
 
         hooks = []
         for index, block in enumerate(self.decoder.blocks):
-            hooks.append(block.register_forward_pre_hook(_at(index, before), with_kwargs=True))
-            hooks.append(block.register_forward_hook(_after(index, after)))
+            hooks.append(block.register_forward_pre_hook(partial(before, index), with_kwargs=True))
+            hooks.append(block.register_forward_hook(partial(after, index)))
         try:
             self.decoder.model.base_model(input_ids=some, **self._options)
         finally:
@@ -150,21 +151,28 @@ class BlockRunner:
         Returns:
             ``b x length x hidden`` states in the model's dtype.
         """
-        entering: list[Tensor] = []
-        calls: list[BlockCall] = []
+        states, self._calls[tuple(windows.shape)], _ = self.enter(windows)
+        if len(self._calls) > _SHAPES:
+            self._calls.popitem(last=False)
+        return states
+
+    def enter(self, tokens: Tensor, **options: Any) -> tuple[Tensor, list[BlockCall], Any]:  # noqa: ANN401 - the model's
+        """The states that enter the first block, how each block is to be called, and what the model then gives.
+
+        Args:
+            tokens: ``b x p`` token ids.
+            options: What the model is given beside them, such as a cache.
+        """
+        entering, calls = list[Tensor](), list[BlockCall]()
 
         def keep(states: Tensor, call: BlockCall) -> Tensor:
-            if not calls:
-                entering.append(states)
+            entering.append(states)
             calls.append(call)
             return states
 
         with self._replaced(keep):
-            self.decoder.model.base_model(input_ids=sent(windows, self.device), **self._options)
-        self._calls[tuple(windows.shape)] = calls
-        if len(self._calls) > _SHAPES:
-            self._calls.popitem(last=False)
-        return entering[0]
+            output = self.decoder.model.base_model(input_ids=sent(tokens, self.device), **self._options | options)
+        return entering[0], calls, output
 
     @torch.no_grad()
     def run(self, index: int, states: Tensor) -> Tensor:
@@ -178,14 +186,15 @@ class BlockRunner:
         self._finite.add(index, result)
         return result
 
-    def call(self, index: int, states: Tensor) -> Tensor:
-        """As :meth:`run`, with gradients where the caller wants them; nobody looks at what leaves the block."""
+    def call(self, index: int, states: Tensor, call: BlockCall | None = None) -> Tensor:
+        """As :meth:`run`, with gradients where the caller wants them, or as :meth:`enter` said; nobody looks at it."""
         states, shape = self._here(states), (states.shape[0], states.shape[1])
-        if shape not in self._calls:
-            self.embed(torch.zeros(shape, dtype=torch.long))
-        self._calls.move_to_end(shape)
-        output = self._calls[shape][index](self.decoder.blocks[index], states)
-        return self._outputs[index].states(output)
+        if call is None:
+            if shape not in self._calls:
+                self.embed(torch.zeros(shape, dtype=torch.long))
+            self._calls.move_to_end(shape)
+            call = self._calls[shape][index]
+        return self._outputs[index].states(call(self.decoder.blocks[index], states))
 
     def check(self) -> None:
         """Raise an :class:`EvaluationError` that names the block if what has left a block so far is not finite."""
@@ -239,11 +248,3 @@ class BlockRunner:
         finally:
             for put_back in undo:
                 put_back()
-
-
-def _at(index: int, look: Callable[[int, tuple[Any, ...], dict[str, Any]], None]) -> Callable[..., None]:
-    return lambda _, args, kwargs: look(index, args, kwargs)
-
-
-def _after(index: int, look: Callable[[int, object], None]) -> Callable[..., None]:
-    return lambda _, __, output: look(index, output)
