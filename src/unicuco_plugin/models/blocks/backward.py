@@ -85,14 +85,14 @@ def backpropagate(
     with resident():  # nothing but the head is run
         for place, final in enumerate(finals):
             of = partial(_loss, runner, partial(loss, place), dense[place] if inside else final)
-            gradients.append(_pulled(of, final, runner.device))
+            gradients.append(_pulled(of, runner.here(final)))
     with _watching(modules, note, of_inputs):
         for index in reversed(range(count)):
             tell(count - 1 - index)
             run = partial(runner.call, index)
             with resident(), inside(index) if inside else nullcontext():
                 pairs = zip(entering.pop(), gradients, strict=True)
-                gradients = [_pulled(run, states, runner.device, gradient) for states, gradient in pairs]
+                gradients = [_pulled(run, runner.here(states), gradient) for states, gradient in pairs]
     tell(count)
 
 
@@ -107,13 +107,12 @@ def _loss(
 
 
 @torch.enable_grad()
-def _pulled(
-    function: Callable[[Tensor], Tensor], states: Tensor, device: torch.device, gradient: Tensor | None = None
-) -> Tensor:
+def _pulled(function: Callable[[Tensor], Tensor], states: Tensor, gradient: Tensor | None = None) -> Tensor:
     """The gradient with respect to ``states`` of what a function makes of them, given that of its result."""
-    x = sent(states, device).detach().requires_grad_(True)
+    x = states.detach().requires_grad_(True)
     # A copy: some families change states in place, which is forbidden to what itself asks for a gradient.
-    (found,) = torch.autograd.grad(function(x.clone()), x, gradient)
+    result = function(x.clone())
+    (found,) = torch.autograd.grad(result, x, None if gradient is None else gradient.to(result.device))
     return found
 
 

@@ -63,7 +63,7 @@ class BlockRunner:
         """Where the model lives."""
         return compute_device(self.decoder.model)
 
-    def _here(self, states: Tensor) -> Tensor:
+    def here(self, states: Tensor) -> Tensor:
         """States on a device; those that wait on the host are sent to the model's."""
         return sent(states, self.device) if states.device.type == "cpu" else states
 
@@ -188,7 +188,7 @@ class BlockRunner:
 
     def call(self, index: int, states: Tensor, call: BlockCall | None = None) -> Tensor:
         """As :meth:`run`, with gradients where the caller wants them, or as :meth:`enter` said; nobody looks at it."""
-        states, shape = self._here(states), (states.shape[0], states.shape[1])
+        states, shape = self.here(states), (states.shape[0], states.shape[1])
         if call is None:
             if shape not in self._calls:
                 self.embed(torch.zeros(shape, dtype=torch.long))
@@ -227,7 +227,7 @@ class BlockRunner:
 
     def _finish(self, model: Any, states: Tensor) -> Any:  # noqa: ANN401 - Transformers is untyped
         """What a model gives once ``states`` have left its last block."""
-        states = self._here(states)
+        states = self.here(states)
         positions = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
         with self._replaced(lambda _, __: states), self._masks(self.decoder.config):
             return model(input_ids=positions, **self._options)
