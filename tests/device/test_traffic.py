@@ -12,6 +12,7 @@ from unicuco_plugin.journal.measuring import RANK, JournaledMeasure
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.record import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.objectives import prefixes
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.objectives.objective import ObjectiveRequest
@@ -70,7 +71,7 @@ def test_slopes_wait_once_a_window_beside_the_first_look_at_the_model(traffic, w
     decoder.model.to(DEVICE)
     traffic.waits.clear()
     windows = windows.repeat(3, 1)
-    measure_slopes(decoder, levels, windows, uniform_plan(levels, 1))
+    measure_slopes(BlockRunner(decoder, windows.shape[1]), levels, windows, uniform_plan(levels, 1))
     look = ("levels/linear", "models/blocks/block_call")
     besides = sum(count for (_, where), count in traffic.waits.items() if where.startswith(look))
     assert traffic.count - besides <= len(windows) + 5, traffic.waits

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from unicuco_plugin.levels.exchange import Stitching
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.backward import backpropagate
-from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.finite import check_finite
 
 __all__ = ["TOKEN_COST", "measure_slopes", "uniform_plan"]
@@ -38,12 +38,12 @@ def uniform_plan(levels: Levels, level: int) -> dict[str, int]:
 
 
 def measure_slopes(
-    decoder: Decoder, levels: Levels, windows: Tensor, plan: Mapping[str, int], *, cache_bytes: int = 2**31
+    runner: BlockRunner, levels: Levels, windows: Tensor, plan: Mapping[str, int], *, cache_bytes: int = 2**31
 ) -> dict[str, float]:
     """Measure slopes of every linear of a database at a model that carries a plan, block by block.
 
     Args:
-        decoder: The dense model; dense again afterwards, however it ends.
+        runner: The dense model, not yet used in inference mode; dense again afterwards, however it ends.
         levels: The database built from it, of two levels or more.
         windows: ``m x L`` token ids; one passes at a time.
         plan: Zeros by the full name of the linear; those it does not name are dense.
@@ -55,9 +55,9 @@ def measure_slopes(
 
     Raises:
         LevelsError: If the database or the plan does not fit the model.
-        UnsupportedModelError: If the model's blocks cannot be run one by one.
         EvaluationError: If states or a slope are not finite.
     """
+    decoder = runner.decoder
     exchange = Stitching(decoder, levels)
     exchange.check(plan)
     linears = exchange.linears
@@ -83,7 +83,7 @@ def measure_slopes(
         slope = torch.sum(gradient.float() * moved.float()).double()
         found[name] = found[name] + slope if name in found else slope
 
-    backpropagate(decoder, windows, _divergence, linears, note, inside=inside)
+    backpropagate(runner, windows, _divergence, linears, note, inside=inside)
     sums = dict.fromkeys(levels.sizes, 0.0)  # that of a linear which no token reached
     if found:
         place = next(iter(found.values())).device

@@ -19,6 +19,7 @@ from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.levels.stored import round_inputs
 from unicuco_plugin.models.blocks.backward import backpropagate, next_token_loss
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.progress import Progress
 
 __all__ = ["changes_tokens", "output_changes"]
@@ -69,7 +70,8 @@ def output_changes(
         progress(Progress("scoring schemes", done, len(decoder.blocks)))
 
     watched = {name: linears[name] for name, offered in schemes.items() if offered}
-    backpropagate(decoder, windows, next_token_loss(windows), watched, note, tell=tell)
+    runner = BlockRunner(decoder, windows.shape[1])
+    backpropagate(runner, windows, next_token_loss(windows), watched, note, tell=tell)
     return {
         name: dict(zip(of, found[name].tolist() if name in found else [0.0] * len(of), strict=True))
         for name, of in schemes.items()

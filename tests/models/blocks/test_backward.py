@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from unicuco_plugin.models.blocks import backward
 from unicuco_plugin.models.blocks.backward import backpropagate, next_token_loss
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.tensors.gradients import gradients_inside
 from unicuco_plugin.models.tensors.storage import kept_tensors
@@ -24,7 +25,15 @@ def by_blocks(decoder, *, of_inputs=False, **options):
         found[name].append((x, gradient.clone()))
 
     loss = next_token_loss(WINDOWS)
-    backpropagate(decoder, WINDOWS, loss, decoder.all_linears(), note, of_inputs=of_inputs, **options)
+    backpropagate(
+        BlockRunner(decoder, WINDOWS.shape[1]),
+        WINDOWS,
+        loss,
+        decoder.all_linears(),
+        note,
+        of_inputs=of_inputs,
+        **options,
+    )
     return found
 
 
@@ -110,7 +119,7 @@ def test_states_that_are_changed_inside_reach_the_loss(tmp_path):
         def __exit__(self, *_):
             self.weight.data *= 2
 
-    backpropagate(decoder, WINDOWS, loss, {}, print, inside=Halved)
+    backpropagate(BlockRunner(decoder, WINDOWS.shape[1]), WINDOWS, loss, {}, print, inside=Halved)
     with torch.no_grad():
         dense = decoder.model(WINDOWS, use_cache=False).logits
         for block in decoder.blocks:
@@ -123,11 +132,12 @@ def test_states_that_are_changed_inside_reach_the_loss(tmp_path):
 
 def test_the_model_is_left_as_it_was():
     decoder = find_decoder(tiny_model("llama", blocks=2))
+    runner = BlockRunner(decoder, WINDOWS.shape[1])
 
     def fails(*_):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        backpropagate(decoder, WINDOWS, next_token_loss(WINDOWS), decoder.all_linears(), fails)
+        backpropagate(runner, WINDOWS, next_token_loss(WINDOWS), decoder.all_linears(), fails)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in decoder.model.parameters())
     assert not any(module._forward_hooks for module in decoder.model.modules())

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.memory import spare_memory
 from unicuco_plugin.models.tensors.storage import resident, sent
@@ -41,7 +40,7 @@ def next_token_loss(windows: Tensor) -> Loss:
 
 
 def backpropagate(
-    decoder: Decoder,
+    runner: BlockRunner,
     windows: Tensor,
     loss: Loss,
     modules: Mapping[str, nn.Module],
@@ -56,7 +55,7 @@ def backpropagate(
     No gradient of a weight is made.
 
     Args:
-        decoder: The dense model; it is only read.
+        runner: The dense model, not yet used in inference mode; it is only read.
         windows: ``m x L`` token ids, at least one; one passes at a time.
         loss: Of a window.
         modules: By any name, those to look at; one that no token reaches is not told of.
@@ -66,10 +65,9 @@ def backpropagate(
         tell: Called with how many blocks were gone back through, before each and at the end.
 
     Raises:
-        UnsupportedModelError: If the model's blocks cannot be run one by one.
         EvaluationError: If states between blocks are not finite.
     """
-    runner, count = BlockRunner(decoder, windows.shape[1]), len(decoder.blocks)
+    count = len(runner.decoder.blocks)
     dense = [runner.embed(window[None]) for window in windows]
     on_host = (count + 1) * sum(states.nbytes for states in dense) > spare_memory(dense[0].device)
     put = (lambda states: states.cpu()) if on_host else (lambda states: states)

@@ -120,7 +120,8 @@ def measure_effects(
         found[name] = found[name] + effect if name in found else effect
 
     outputs = {name: decoder.model.get_submodule(part.output) for name, part in parts.items()}
-    backpropagate(decoder, windows, next_token_loss(windows), outputs, note, of_inputs=True)
+    runner = BlockRunner(decoder, windows.shape[1])
+    backpropagate(runner, windows, next_token_loss(windows), outputs, note, of_inputs=True)
     return {name: replace(known, effect=found[name].cpu() / len(windows)) for name, known in statistics.items()}
 
 
