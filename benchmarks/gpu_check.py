@@ -60,6 +60,7 @@ from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.modifiers.export.oneshot import prune
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
@@ -298,7 +299,10 @@ def levels(check: Check, found: Found) -> None:
         compare(check, space, torch.float32, found)
     base = check.databases["cpu"]["sparsities"]
     assert isinstance(base, Levels)
-    slopes = [measure_slopes(check.load(p), base, windows[:2], uniform_plan(base, 2)) for p in check.places]
+    slopes = [
+        measure_slopes(BlockRunner(check.load(p), windows.shape[1]), base, windows[:2], uniform_plan(base, 2))
+        for p in check.places
+    ]
     sums = [sum(slope.values()) for slope in slopes]
     found["slopes_gap"] = gap(sums[1:], sums[:1])
     # Rounding decides a few zeros and codes, and each of those moves what is solved behind it.

@@ -33,6 +33,7 @@ from unicuco_plugin.levels.exchange import Stitching
 from unicuco_plugin.levels.settings import Inputs, LevelSettings
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.objectives.levelled import LevelEvaluator
 from unicuco_plugin.objectives.sensitivity import measure_slopes, uniform_plan
 from unicuco_plugin.progress import Progress
@@ -112,7 +113,7 @@ def measure_levels(
     evaluator.evaluate(plans[1:])
     candidate = (clock() - started) / 2
     started = clock()
-    measure_slopes(decoder, levels, windows[:2], uniform_plan(levels, 4))
+    measure_slopes(BlockRunner(decoder, windows.shape[1]), levels, windows[:2], uniform_plan(levels, 4))
     slopes = clock() - started
     return {
         "clock": clock.__name__,

@@ -252,12 +252,12 @@ def main() -> None:
             else:
                 found[key] = one_round(name, d, parts.get(key, 1))
             print(json.dumps({k: v for k, v in found.items() if k.startswith(key)}), flush=True)
-    result = {"rounds" if not args.searches else "searches": found}
-    if args.before:
-        pinned = json.loads(args.before.read_text(encoding="utf8"))
-        kind = next(iter(result))
-        result |= {"before": pinned[kind], "ratios": compare(found, pinned[kind])}
-    write_result(args.output, result)
+            kind = "searches" if args.searches else "rounds"
+            result: dict[str, Any] = {kind: found}
+            if args.before:
+                pinned = json.loads(args.before.read_text(encoding="utf8"))[kind]
+                result |= {"before": pinned, "ratios": compare(found, pinned)}
+            write_result(args.output, result)  # each time: a run that is stopped keeps what it has
 
 
 if __name__ == "__main__":

@@ -174,6 +174,13 @@ def test_peers_of_structured_pruning_are_compared_with_the_same_parts(data, tmp_
     assert all(row["divergence"]["b"]["mean"] > 0 for row in rows)
 
 
+def test_answers_are_the_same_where_blocks_wait_in_files(data, unbroken, tmp_path):
+    some = {"seeds": data["seeds"][:1], "ablations": {}, "budgets": data["budgets"][:1], "offload": "disk"}
+    streamed = untimed(run_benchmark(BenchmarkPlan.model_validate(data | some), tmp_path))
+    assert {row["method"] for row in streamed} == set(data["methods"])
+    assert all(row in untimed(unbroken) for row in streamed)
+
+
 def test_code_of_the_models_own_runs_when_it_is_trusted_and_else_is_refused(data, tmp_path):
     fields = {"model": str(write_own_code(tmp_path / "dense")), "seeds": [0], "ablations": {}, "budgets": [0.3]}
     plan = BenchmarkPlan.model_validate(data | fields)

@@ -21,6 +21,7 @@ from tiny_moe import tiny_mixture
 
 from unicuco_plugin.errors import LevelsError, UnsupportedModelError
 from unicuco_plugin.levels import build as building
+from unicuco_plugin.levels import stream
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.gather import gather_hessians
@@ -114,7 +115,7 @@ def test_a_build_that_was_broken_off_ends_as_an_unbroken_one(
 def test_resuming_a_finished_build_computes_nothing(decoder, windows, settings, tmp_path, monkeypatch):
     arguments = {"name": "tiny", "settings": settings}
     first = build_levels(decoder, windows, tmp_path / "db", **arguments)
-    monkeypatch.setattr(building, "BlockRunner", None)
+    monkeypatch.setattr(stream, "BlockRunner", None)
     again = build_levels(decoder, windows, tmp_path / "db", **arguments, resume=True)
     assert again.record == first.record
 
@@ -224,7 +225,7 @@ def test_a_replacement_takes_away_the_file_that_a_killed_build_had_not_yet_recor
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(decoder, windows, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    monkeypatch.setattr(building, "BlockRunner", None)
+    monkeypatch.setattr(stream, "BlockRunner", None)
     with pytest.raises(LevelsError, match=r"needs [\d,]+ bytes, the disk has 1,000 free; make room"):
         build_levels(decoder, windows, tmp_path / "db", name="tiny")
     assert not (tmp_path / "db" / RECORD).exists()

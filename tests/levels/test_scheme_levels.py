@@ -12,7 +12,7 @@ from tiny import VOCABULARY, tiny_model, tiny_tokenizer
 from tiny_moe import tiny_mixture
 
 from unicuco_plugin.errors import LevelsError, ModelMismatchError
-from unicuco_plugin.levels import build as building
+from unicuco_plugin.levels import stream
 from unicuco_plugin.levels.build import build_levels
 from unicuco_plugin.levels.packed import predict_packed_bytes
 from unicuco_plugin.levels.record import RECORD, read_record, write_record
@@ -209,7 +209,7 @@ def test_a_group_that_does_not_divide_is_refused_before_anything_is_made(schemes
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_computed(decoder, tmp_path, monkeypatch, scheme_settings):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    monkeypatch.setattr(building, "BlockRunner", None)
+    monkeypatch.setattr(stream, "BlockRunner", None)
     shapes = {name: tuple(linear.weight.shape) for name, linear in decoder.all_linears().items()}
     need = f"{predict_packed_bytes(shapes, SCHEMES, 'bfloat16'):,}"
     with pytest.raises(LevelsError, match=rf"needs {need} bytes, the disk has 1,000 free; .* or fewer schemes"):

@@ -13,6 +13,7 @@ from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.levels.stitch import stitch
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.objectives.divergence import DivergenceObjective
@@ -153,7 +154,7 @@ def check_slopes(levels, plan, brackets):
     model = dense()
     with torch.no_grad():
         log_p = model(input_ids=WINDOWS, use_cache=False).logits.double().log_softmax(-1)
-    slopes = measure_slopes(find_decoder(model), levels, WINDOWS, plan)
+    slopes = measure_slopes(BlockRunner(find_decoder(model), WINDOWS.shape[1]), levels, WINDOWS, plan)
     assert all(parameter.requires_grad for parameter in model.parameters())
     stitched = dense()
     stitch(find_decoder(stitched), levels, plan)

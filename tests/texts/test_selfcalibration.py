@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from compressed_tensors.offload.cache import DiskCache
 from tiny import tiny_model, tiny_tokenizer
 
 from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.models.tensors.storage import kept_tensors
 from unicuco_plugin.texts import selfcalibration
 from unicuco_plugin.texts.selfcalibration import generate_windows
 
@@ -35,6 +39,31 @@ def test_windows_begin_with_the_first_token_and_repeat_with_their_seed(tokenizer
 @pytest.mark.parametrize("family", ["opt", "gemma3", "gpt_neox"])
 def test_other_families_write_too(family, tokenizer, tmp_path):
     assert _generate(tokenizer, tmp_path, model=tiny_model(family)).shape == (3, 10)
+
+
+# Plain attention, windows that slide, states beside attention; and a model of which blocks alone give other numbers.
+@pytest.mark.parametrize("family", ["llama", "gemma3", "bamba", None])
+def test_a_model_in_files_writes_the_same_and_reads_each_block_once_for_all_batches(
+    family, tokenizer, tmp_path, monkeypatch
+):
+    by_blocks, family, streaming = family is not None, family or "llama", selfcalibration._streamed
+    if not by_blocks:
+        monkeypatch.setattr(selfcalibration, "_streamed", lambda *given: [2 * found for found in streaming(*given)])
+    tiny_model(family, blocks=4).save_pretrained(tmp_path / "model")
+    asked = {"count": 2 * BATCH + 1, "length": 6}
+    expected = _generate(tokenizer, tmp_path / "a", model=load_model(tmp_path / "model"), **asked)
+    streamed = load_model(tmp_path / "model", offload="disk")
+    norm = find_decoder(streamed).blocks[1].input_layernorm
+    with kept_tensors():
+        weight = norm.weight
+    read, onload = [], DiskCache.onload
+    monkeypatch.setattr(DiskCache, "onload", lambda cache, kept: (read.append(kept is weight), onload(cache, kept))[1])
+    assert torch.equal(_generate(tokenizer, tmp_path / "b", model=streamed, **asked), expected)
+    # The hash and the first look at the model; what is tried out, by either way; then once a position, or a batch.
+    assert (sum(read) <= 2 + 2 * 3 + 5) == by_blocks
+    read.clear()
+    _generate(tokenizer, tmp_path / "b", model=streamed, **asked)
+    assert sum(read) <= 1
 
 
 def test_more_windows_extend_those_already_cached(tokenizer, tmp_path, monkeypatch):

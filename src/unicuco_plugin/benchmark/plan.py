@@ -14,6 +14,7 @@ from unicuco_plugin.benchmark.method import Method, Text, check_values, read_bit
 from unicuco_plugin.errors import RecipeError, UnicucoError, explain, quoted
 from unicuco_plugin.files.yaml_tree import compose_yaml, plain_values, read_yaml
 from unicuco_plugin.frozen import Frozen
+from unicuco_plugin.models.placement import Offload
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.traits import SPACES, traits_of
 
@@ -56,7 +57,7 @@ class BenchmarkPlan(Frozen):
 
     Attributes:
         model: Folder or hub name of the dense model.
-        dtype, device: As in ``unicuco train``.
+        dtype, device, offload: As in ``unicuco train``.
         space: Of all answers.
         levels: A level database, for the spaces ``sparsity`` and ``precision``.
         calibration: What peers calibrate on, and the sources that training draws its own windows from.
@@ -73,6 +74,7 @@ class BenchmarkPlan(Frozen):
     model: str
     dtype: str = "auto"
     device: str = "cpu"
+    offload: Offload = "auto"
     space: str = "depth"
     levels: Path | None = None
     calibration: Text

@@ -20,6 +20,7 @@ from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import display_name, load_config, load_model
+from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult, ask_peer
 from unicuco_plugin.plugins.manager import corrects, make_peer
 from unicuco_plugin.progress import Progress
@@ -60,13 +61,21 @@ def run_benchmark(
     texts = Texts(plan, **code)
     output.mkdir(parents=True, exist_ok=True)
     progress(Progress("loading the model", 0, 1))
-    decoder = find_decoder(load_model(plan.model, dtype=plan.dtype, device=plan.device, **code))
+    model = load_model(
+        plan.model,
+        dtype=plan.dtype,
+        device=plan.device,
+        offload=plan.offload,
+        tell=lambda text: progress(Progress("loading the model", 0, 1, message=text)),
+        **code,
+    )
+    decoder = find_decoder(model)
     if traits_of(plan.space).on_levels:
         split_experts(decoder.model)
     header = {
         "model": str(fingerprint(decoder.model)),
         "dtype": str(decoder.model.dtype).removeprefix("torch."),
-        "device": plan.device,
+        "device": plan.device if plan.device != "auto" else compute_device(model).type,
         "space": plan.space,
     }
     with Journal.open(output / JOURNAL, header, resume=True) as journal:
@@ -201,12 +210,7 @@ class _Run:
         measuring: list[float] = []
         started = time.perf_counter()
         profile = train_profile(
-            ModelSource(
-                self.plan.model,
-                device=self.plan.device,
-                dtype=self.plan.dtype,
-                trust_remote_code=self.trust_remote_code,
-            ),
+            ModelSource(self.plan.model, trust_remote_code=self.trust_remote_code),  # loaded it is already
             folder,
             space=self.plan.space,
             units=UnitOptions(levels=self.plan.levels, granularity=self.plan.granularity) if self.plan.levels else None,

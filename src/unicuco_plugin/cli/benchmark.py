@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from unicuco_plugin.cli.options import debug_option
+from unicuco_plugin.cli.options import debug_option, place_options
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.errors import ExportError
@@ -22,12 +22,13 @@ _TEXTS = ("results.json", "results.md")
 @click.argument("plan", type=click.Path(path_type=Path), metavar="FILE.yaml")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder for everything it makes.")
 @click.option("--trust-remote-code", is_flag=True, help="Let code in the model's own repository run.")
+@place_options(plan=True)
 @debug_option
-def benchmark(plan: Path, output: Path, trust_remote_code: bool) -> None:
+def benchmark(plan: Path, output: Path, trust_remote_code: bool, **place: str | None) -> None:
     """Compare methods: run FILE.yaml's methods at its budgets and seeds, and write tables and pictures.
 
     Every result is kept at once. After Ctrl-C, or anything worse, the same command continues from there, and does
-    again only what has changed in the YAML.
+    again only what has changed in the YAML. Where the model is may stand in the YAML, too.
     """
     from unicuco_plugin.benchmark.plan import read_plan
     from unicuco_plugin.benchmark.provenance import provenance
@@ -36,6 +37,8 @@ def benchmark(plan: Path, output: Path, trust_remote_code: bool) -> None:
     from unicuco_plugin.report.benchmark_figures import draw_benchmark
 
     read = read_plan(plan)
+    given = {field: value for field, value in place.items() if value is not None}
+    read = read.model_copy(update=given)
     output = output.expanduser()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -51,7 +54,9 @@ def benchmark(plan: Path, output: Path, trust_remote_code: bool) -> None:
         say(f"\nstopped; {output} keeps what is done, go on with the same command", err=True)
         raise
     text = describe_benchmark(result)
-    made = provenance(shlex.join(["unicuco", "benchmark", str(plan), "--output", str(output)]), read.device)
+    options = [word for field, value in given.items() for word in (f"--{field}", value)]
+    command = shlex.join(["unicuco", "benchmark", str(plan), "--output", str(output), *options])
+    made = provenance(command, result["device"])
     record = made | result | {"plan": read.model_dump(mode="json")}
     for name, content in zip(_TEXTS, (json_text(record, indent=1, ascii_only=True), text), strict=True):
         write_whole(output / name, f"{content}\n".encode())

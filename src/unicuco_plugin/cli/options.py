@@ -18,6 +18,7 @@ __all__ = [
     "model_options",
     "overwrite_option",
     "peer_options",
+    "place_options",
     "read_request",
     "request_options",
     "window_options",
@@ -37,8 +38,8 @@ def _read_pair(_ctx: click.Context, _parameter: click.Parameter, value: str | No
     return {"preference": (size, quality), **({"over": names} if any(names) else {})}
 
 
-def _check_device(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if value not in ("cpu", "auto"):
+def _check_device(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value not in (None, "cpu", "auto"):
         import torch
 
         try:
@@ -136,24 +137,32 @@ def model_options(function: Function) -> Function:
             click.option(
                 "--dtype", default="auto", show_default=True, help="Such as bfloat16; auto is the checkpoint's own."
             ),
-            click.option(
-                "--device",
-                default="cpu",
-                show_default=True,
-                callback=_check_device,
-                help="Such as cpu, cuda or cuda:1; auto takes all accelerators that there are.",
-            ),
-            click.option(
-                "--offload",
-                type=click.Choice(["auto", "cpu", "disk", "none"]),
-                default="auto",
-                show_default=True,
-                help="Where blocks wait until they are needed: on the device (none), in memory (cpu), or in the "
-                "model's own files (disk); auto takes the first that has room, and says which.",
-            ),
+            place_options(),
         ),
         function,
     )
+
+
+def place_options(*, plan: bool = False) -> Callable[[Function], Function]:
+    """Add where a model is; where a ``plan`` in a file says so too, that counts for options that are left out."""
+    options = (
+        click.option(
+            "--device",
+            default=None if plan else "cpu",
+            show_default=True,
+            callback=_check_device,
+            help="Such as cpu, cuda or cuda:1; auto takes all accelerators that there are.",
+        ),
+        click.option(
+            "--offload",
+            type=click.Choice(["auto", "cpu", "disk", "none"]),
+            default=None if plan else "auto",
+            show_default=True,
+            help="Where blocks wait until they are needed: on the device (none), in memory (cpu), or in the "
+            "model's own files (disk); auto takes the first that has room, and says which.",
+        ),
+    )
+    return lambda function: _apply(options, function)
 
 
 def peer_options(function: Function) -> Function:

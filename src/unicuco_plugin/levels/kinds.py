@@ -1,6 +1,6 @@
 """What differs between databases of sparsities and of schemes: one class for each, chosen by the settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -42,14 +42,16 @@ class Kind(Protocol):
     def predict(self, shapes: Shapes, dtype: str) -> int:
         """Bytes of the files of these linears, at most."""
 
-    def make(self, folder: Path, name: str, group: Mapping[str, Tensor], factor: Factor) -> LinearEntry:
-        """Solve and store one linear at all levels.
+    def solve(self, name: str, group: Mapping[str, Tensor], factor: Factor) -> Callable[[Path], LinearEntry]:
+        """Solve one linear at all levels.
 
         Args:
-            folder: The database.
             name: Of the linear.
             group: The dense ``R x C`` weights of all linears that are given the same inputs.
             factor: Of these inputs' Hessian.
+
+        Returns:
+            What packs the levels and writes them into a database's folder.
         """
 
     def read(self, path: Path, entry: LinearEntry, level: int, like: Tensor) -> Tensor | None:
@@ -76,10 +78,10 @@ class _Sparsities:
             shapes, self._settings.sparsities, getattr(torch, dtype).itemsize, self._settings.block_size
         )
 
-    def make(self, folder: Path, name: str, group: Mapping[str, Tensor], factor: Factor) -> LinearEntry:
+    def solve(self, name: str, group: Mapping[str, Tensor], factor: Factor) -> Callable[[Path], LinearEntry]:
         dense = group[name]
         solved = solve_levels(dense, factor, self._settings.sparsities, block_size=self._settings.block_size)
-        return write_linear(folder, name, dense, solved, invertible=factor.invertible)
+        return lambda folder: write_linear(folder, name, dense, solved, invertible=factor.invertible)
 
     def read(self, path: Path, entry: LinearEntry, level: int, like: Tensor) -> Tensor:
         return LinearLevels.open(path, entry.shape, len(entry.zeros)).decode(level, like.device)
@@ -110,7 +112,7 @@ class _Schemes:
     def predict(self, shapes: Shapes, dtype: str) -> int:
         return predict_packed_bytes(shapes, self._settings.schemes, dtype)
 
-    def make(self, folder: Path, name: str, group: Mapping[str, Tensor], factor: Factor) -> LinearEntry:
+    def solve(self, name: str, group: Mapping[str, Tensor], factor: Factor) -> Callable[[Path], LinearEntry]:
         dense = group[name]
         # A server packs linears of one module that read the same tensor; a scale of scales is then one for all of them.
         packed = [weight for other, weight in group.items() if other.rpartition(".")[0] == name.rpartition(".")[0]]
@@ -121,7 +123,7 @@ class _Schemes:
             largest=torch.stack([weight.abs().max() for weight in packed]).max(),
             block_size=self._settings.block_size,
         )
-        return write_packed(folder, name, solved, invertible=factor.invertible)
+        return lambda folder: write_packed(folder, name, solved, invertible=factor.invertible)
 
     def read(self, path: Path, entry: LinearEntry, level: int, like: Tensor) -> Tensor | None:
         [scheme] = resolve_schemes(self._settings.schemes[level - 1 : level], entry.shape[1]) or [None]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unicuco_plugin.levels.exchange import Exchange
 from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.models.tensors.memory import free_memory, letting_go
+from unicuco_plugin.models.tensors.memory import letting_go, spare_memory
 from unicuco_plugin.objectives.evaluator import evaluate_choices
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.kl import Direction
@@ -20,8 +20,6 @@ from unicuco_plugin.objectives.work import ignore
 
 __all__ = ["LevelEvaluator"]
 
-# Share of a device's free memory that one block's levels may take: a choice, as large as that of dense states.
-_SHARE = 0.25
 # What a block that is skipped gets in place of a plan.
 _GONE = "gone"
 
@@ -88,8 +86,7 @@ class LevelEvaluator:
         levels = self._exchange.levels
         sizes = levels.sizes
         block = max(sum(sizes[name] * levels.entry(name).levels for name in names) for names in self._blocks)
-        free = _SHARE * free_memory(self._runner.device)
-        return max(self._decoded_bytes, int(min(block * levels.weight_bytes, free)))
+        return max(self._decoded_bytes, int(min(block * levels.weight_bytes, spare_memory(self._runner.device))))
 
     @torch.inference_mode()
     def evaluate(

@@ -18,14 +18,11 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.models.tensors.memory import free_memory
+from unicuco_plugin.models.tensors.memory import spare_memory
 from unicuco_plugin.models.tensors.storage import resident
 from unicuco_plugin.objectives.work import Tell, ignore
 
 __all__ = ["RUN", "SKIP", "Change", "Prefix", "PrefixWalk", "inside"]
-
-# Share of a device's free memory that dense states may take: a choice, blocks and candidates' states need the rest.
-_SHARE = 0.25
 
 Prefix = tuple[Hashable, ...]
 _Block = Callable[[Tensor], Tensor]
@@ -129,7 +126,7 @@ class PrefixWalk:
             raise ValueError(f"candidates must have one number for each of {blocks} blocks")
         if not dense:
             first = torch.cat([self._runner.embed(part) for part in self._windows.split(self._batch_windows)])
-            self._on_host = (blocks + 1) * first.nbytes > _SHARE * free_memory(first.device)
+            self._on_host = (blocks + 1) * first.nbytes > spare_memory(first.device)
             dense.append(self._put(first))
         nodes: list[Prefix | None] = [None] * len(candidates)
         states: dict[Prefix, Tensor] = {}

@@ -1,4 +1,4 @@
-r"""How fast the divergence rises with the sparsity of every linear, all of them from one backward pass.
+r"""How fast the divergence rises with the sparsity of every linear, all of them from one backward pass by blocks.
 
 Notation
     s_e: sparsity of level e of the database, s_0 = 0 the dense weight; W_e: a linear's weight at that level
@@ -20,12 +20,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from unicuco_plugin.levels.stitch import Stitcher
+from unicuco_plugin.levels.exchange import Stitching
 from unicuco_plugin.levels.store import Levels
-from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.backward import backpropagate
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.finite import check_finite
-from unicuco_plugin.models.tensors.gradients import gradients_inside
-from unicuco_plugin.models.tensors.storage import compute_device, read_kept, sent
 
 __all__ = ["TOKEN_COST", "measure_slopes", "uniform_plan"]
 
@@ -39,12 +38,12 @@ def uniform_plan(levels: Levels, level: int) -> dict[str, int]:
 
 
 def measure_slopes(
-    decoder: Decoder, levels: Levels, windows: Tensor, plan: Mapping[str, int], *, cache_bytes: int = 2**31
+    runner: BlockRunner, levels: Levels, windows: Tensor, plan: Mapping[str, int], *, cache_bytes: int = 2**31
 ) -> dict[str, float]:
-    """Measure slopes of every linear of a database at a model that carries a plan.
+    """Measure slopes of every linear of a database at a model that carries a plan, block by block.
 
     Args:
-        decoder: The dense model; dense again afterwards, however it ends.
+        runner: The dense model, not yet used in inference mode; dense again afterwards, however it ends.
         levels: The database built from it, of two levels or more.
         windows: ``m x L`` token ids; one passes at a time.
         plan: Zeros by the full name of the linear; those it does not name are dense.
@@ -56,27 +55,46 @@ def measure_slopes(
 
     Raises:
         LevelsError: If the database or the plan does not fit the model.
-        EvaluationError: If a slope is not finite.
+        EvaluationError: If states or a slope are not finite.
     """
-    linears = decoder.all_linears()
+    decoder = runner.decoder
+    exchange = Stitching(decoder, levels)
+    exchange.check(plan)
+    linears = exchange.linears
+    dense: dict[str, Tensor] = {}  # weights of one block
+    changes: dict[str, Tensor] = {}
     found: dict[str, Tensor] = {}
-    with gradients_inside(decoder.model), Stitcher(decoder, levels, cache_bytes=cache_bytes) as stitcher:
-        # Made when a linear is reached: all of them together are as large as the model.
-        changes = {
-            name: partial(_change, levels, read_kept(linears[name], "weight"), name, plan.get(name, 0), cache_bytes)
-            for name in levels.sizes
-        }
-        dense = [_log_probabilities(decoder, window) for window in windows]
-        stitcher.apply(plan)
-        with _watched(linears, changes, found):
-            for window, log_p in zip(windows, dense, strict=True):
-                _backward(decoder, window, log_p)
+
+    @contextmanager
+    def inside(index: int) -> Iterator[None]:
+        names = [name for name in decoder.linears(index) if name in linears]
+        dense.update({name: linears[name].weight.detach() for name in names})
+        try:
+            with exchange.inside({name: plan[name] for name in names if plan.get(name)}, cache_bytes):
+                yield
+        finally:
+            dense.clear()
+            changes.clear()
+
+    def note(name: str, x: Tensor, gradient: Tensor) -> None:
+        if name not in changes:
+            changes[name] = _change(levels, dense[name], name, plan.get(name, 0), cache_bytes)
+        moved = nn.functional.linear(x, changes[name])
+        slope = torch.sum(gradient.float() * moved.float()).double()
+        found[name] = found[name] + slope if name in found else slope
+
+    backpropagate(runner, windows, _divergence, linears, note, inside=inside)
     sums = dict.fromkeys(levels.sizes, 0.0)  # that of a linear which no token reached
     if found:
         place = next(iter(found.values())).device
         sums |= zip(found, torch.stack([total.to(place) for total in found.values()]).tolist(), strict=True)
     check_finite("slope", sums, decoder.model.dtype)
     return {name: value / len(windows) for name, value in sums.items()}
+
+
+def _divergence(_: int, logits: Tensor, dense: Callable[[], Tensor]) -> Tensor:
+    log_p, log_q = dense().log_softmax(-1), logits.log_softmax(-1)
+    return nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
 
 
 def _change(levels: Levels, dense: Tensor, name: str, count: int, cache_bytes: int) -> Tensor:
@@ -94,38 +112,3 @@ def _change(levels: Levels, dense: Tensor, name: str, count: int, cache_bytes: i
     lower = decoded(below) if below else dense
     share = (zeros[above] - zeros[below]).item() / dense.numel()
     return (decoded(above) - lower) / max(share, 1e-9)
-
-
-@torch.no_grad()
-def _log_probabilities(decoder: Decoder, window: Tensor) -> Tensor:
-    ids = sent(window[None], compute_device(decoder.model))
-    logits: Tensor = decoder.model(input_ids=ids, use_cache=False).logits[0]
-    return logits.float().log_softmax(-1)
-
-
-@torch.enable_grad()
-def _backward(decoder: Decoder, window: Tensor, log_p: Tensor) -> None:
-    ids = sent(window[None], compute_device(decoder.model))
-    log_q = decoder.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
-    torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean").backward()
-
-
-@contextmanager
-def _watched(
-    linears: Mapping[str, nn.Linear], changes: Mapping[str, Callable[[], Tensor]], found: dict[str, Tensor]
-) -> Iterator[None]:
-    def add(name: str, moved: Tensor, gradient: Tensor) -> None:
-        slope = torch.sum(gradient.float() * moved.float()).double()
-        found[name] = found[name] + slope if name in found else slope
-
-    def watch(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.requires_grad:
-            moved = nn.functional.linear(inputs[0].detach(), changes[name]())
-            output.register_hook(partial(add, name, moved))
-
-    hooks = [linears[name].register_forward_hook(partial(watch, name)) for name in changes]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

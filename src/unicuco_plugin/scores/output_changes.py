@@ -11,17 +11,15 @@ g      t x r gradient of a window's summed next-token loss with respect to ``y``
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.levels.stored import round_inputs
+from unicuco_plugin.models.blocks.backward import backpropagate, next_token_loss
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.tensors.gradients import gradients_inside
-from unicuco_plugin.models.tensors.storage import compute_device, sent
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.progress import Progress
 
 __all__ = ["changes_tokens", "output_changes"]
@@ -40,11 +38,11 @@ def output_changes(
     """Score every linear in every scheme by ``sum_t sum_r g^2 dy^2``, the diagonal of a Fisher matrix.
 
     Args:
-        decoder: The dense model; its parameters ask for no gradient meanwhile.
+        decoder: The dense model; it is only read.
         levels: Its database.
         schemes: Linear → schemes to score.
         windows: ``m x L`` token ids, ``L`` at least 2; one passes at a time.
-        progress: Called before each window and at the end.
+        progress: Called before each block is gone back through, and at the end.
 
     Returns:
         Linear → scheme → score, in squared nats; :func:`changes_tokens` says what they cost.
@@ -53,36 +51,31 @@ def output_changes(
         ModelOpt's ``auto_quantize``, method ``gradient``.
     """
     linears = decoder.all_linears()
-    found = {name: torch.zeros(len(of), dtype=torch.float64) for name, of in schemes.items()}
+    found: dict[str, Tensor] = {}  # on the device
 
     def note(name: str, x: Tensor, gradient: Tensor) -> None:
         g2, linear = gradient.flatten(0, -2).float().square(), linears[name]
-        dense = linear.weight.float()
-        for place, scheme in enumerate(schemes[name]):
+        dense, scores = linear.weight.float(), []
+        for scheme in schemes[name]:
             decode = partial(levels.decode, name, scheme, dense.device)
             stored = levels.decoded.get(name, scheme, dense.device, decode, _CACHE_BYTES).float()
             rounded = round_inputs(scheme, linear, x)
             dy = rounded.float() @ (stored - dense).T
             if rounded is not x:
                 dy += (rounded - x).float() @ dense.T
-            found[name][place] += (g2 * dy.flatten(0, -2).square()).sum().item()
+            scores.append((g2 * dy.flatten(0, -2).square()).sum().double())
+        found[name] = found[name] + torch.stack(scores) if name in found else torch.stack(scores)
 
-    def watch(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        output.register_hook(partial(note, name, args[0].detach()))
+    def tell(done: int) -> None:
+        progress(Progress("scoring schemes", done, len(decoder.blocks)))
 
-    hooks = [linears[name].register_forward_hook(partial(watch, name)) for name in schemes]
-    try:
-        with gradients_inside(decoder.model), torch.enable_grad():
-            for index, window in enumerate(windows):
-                progress(Progress("scoring schemes", index, len(windows)))
-                ids = sent(window[None], compute_device(decoder.model))
-                logits = decoder.model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-                cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="sum").backward()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    progress(Progress("scoring schemes", len(windows), len(windows)))
-    return {name: dict(zip(of, found[name].tolist(), strict=True)) for name, of in schemes.items()}
+    watched = {name: linears[name] for name, offered in schemes.items() if offered}
+    runner = BlockRunner(decoder, windows.shape[1])
+    backpropagate(runner, windows, next_token_loss(windows), watched, note, tell=tell)
+    return {
+        name: dict(zip(of, found[name].tolist() if name in found else [0.0] * len(of), strict=True))
+        for name, of in schemes.items()
+    }
 
 
 def changes_tokens(schemes: Mapping[str, Sequence[str]], windows: Tensor) -> int:

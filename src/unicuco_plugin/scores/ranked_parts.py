@@ -13,6 +13,7 @@ from unicuco_plugin.models.parts.channels import measure_channels, measure_effec
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import Parts, find_parts, spread
 from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import sent
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranking import Ranking
@@ -131,10 +132,11 @@ def rank_parts(
         UnsupportedModelError: If the model's modules cannot be split into parts.
         EvaluationError: If states or scores are not finite.
     """
-    statistics = measure_channels(decoder, windows, batch_windows=batch_windows)
+    statistics = moments = measure_channels(decoder, windows, batch_windows=batch_windows)
     tokens = windows.numel()
     if ranking.effects:
-        statistics, tokens = measure_effects(decoder, windows, statistics), 4 * tokens
+        statistics = Fitting(1)(lambda _: measure_effects(decoder, windows, moments))
+        tokens *= 4
     scores = {}
     for name, part in find_parts(decoder).items():
         W = decoder.model.get_submodule(part.output).get_parameter("weight").detach().float().cpu()

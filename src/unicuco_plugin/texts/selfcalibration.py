@@ -4,8 +4,11 @@ Source: Williams, Chrysostomou and Aletras, "Self-calibration for Language Model
 (arXiv 2410.17170): sample from the dense model, from the beginning-of-sequence token alone. The temperatures are ours.
 """
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -17,22 +20,30 @@ from unicuco_plugin.errors import CalibrationError
 from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.names import check_own_folder
 from unicuco_plugin.files.received import read_bytes
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import Tokenizer
 from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.tensors.memory import Fitting
-from unicuco_plugin.models.tensors.storage import compute_device
+from unicuco_plugin.models.tensors.storage import compute_device, is_offloaded, resident
 
 __all__ = ["generate_windows", "own_cache"]
 
 # Windows sampled together, and the unit of the cache. Sampling a token reads all weights once however many windows
 # there are: SmolLM2 on one core takes 0.12 s for 8 and 0.17 s for 32. A small request still waits for a whole batch.
 _BATCH = 16
+# Batches sampled together where weights wait in memory or files, each block of which is then read once for all: as many
+# as the default number of windows takes. Positions on which that is tried out.
+_TOGETHER, _PROBED = 8, 3
 # Bytes of a batch of windows of a million tokens.
 _LARGEST = 2**28
 # Temperature falls linearly from the first to the second over the first tokens, then stays: otherwise most windows
 # would begin alike. A plain choice, not tuned: the model's own distribution from the tenth token on.
 _HOT, _COOL, _COOLING = 2.0, 1.0, 10
+
+# From the last tokens of some batches, ``b x 1`` each, and their caches, which it brings up to date, to logits.
+_Step: TypeAlias = Callable[[Sequence[Tensor], list[Any]], list[Tensor]]
 
 
 def generate_windows(
@@ -73,15 +84,21 @@ def generate_windows(
     folder = Path(cache_dir).expanduser()
     stem = f"self-{fingerprint(model)}-{seed}-{length}"
     lower = "the tokens of a window, or give calibration text"
-    fitting, batches = Fitting(1, (f"batch of {_BATCH} windows", "batches are sampled"), lower), []
-    for index in range(-(-count // _BATCH)):
-        path = folder / f"{stem}-{index}.safetensors"
-        batch = _read(path, length, model.get_input_embeddings().num_embeddings)
-        if batch is None:
-            batch = fitting(partial(_sample, model, tokenizer, length, _mix(seed, index)))
-            _write(path, batch)
-        batches.append(batch)
-    return torch.cat(batches)[:count]
+    paths = [folder / f"{stem}-{index}.safetensors" for index in range(-(-count // _BATCH))]
+    batches = [_read(path, length, model.get_input_embeddings().num_embeddings) for path in paths]
+    missing = [index for index, batch in enumerate(batches) if batch is None]
+    together, step = (missing and _by_blocks(model)) or (1, partial(_whole, model))
+    fitting = Fitting(together, (f"batch of {_BATCH} windows", "batches are sampled"), lower)
+
+    def sample(size: int) -> list[Tensor]:
+        return _sample(model, tokenizer, length, [_mix(seed, index) for index in missing[:size]], step)
+
+    while missing:
+        for batch in fitting(sample, len(missing)):
+            index = missing.pop(0)
+            batches[index] = batch
+            _write(paths[index], batch)
+    return torch.cat([batch for batch in batches if batch is not None])[:count]
 
 
 def own_cache(output: Path) -> Path:
@@ -97,20 +114,60 @@ def own_cache(output: Path) -> Path:
 
 
 @torch.inference_mode()
-def _sample(model: PreTrainedModel, tokenizer: Tokenizer, length: int, seed: int, _: int = 1) -> Tensor:
-    """Sample a ``_BATCH x length`` tensor of token ids, one position at a time."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.full((_BATCH, length), _first_token(model, tokenizer), dtype=torch.int64)
-    cache = None
+def _sample(
+    model: PreTrainedModel, tokenizer: Tokenizer, length: int, seeds: Sequence[int], step: _Step
+) -> list[Tensor]:
+    """Sample a ``_BATCH x length`` tensor of token ids for each seed, all of them one position at a time."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    ids = [torch.full((_BATCH, length), _first_token(model, tokenizer), dtype=torch.int64) for _ in seeds]
+    caches: list[Any] = [None for _ in seeds]
     for position in range(1, length):
-        tokens = ids[:, position - 1 : position].to(compute_device(model))
-        output = model(input_ids=tokens, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        # Drawn on the CPU, so that one seed means one sequence of draws on every device.
-        logits = output.logits[:, -1, : len(tokenizer)].float().cpu()
         temperature = _HOT + (_COOL - _HOT) * min(position / _COOLING, 1.0)
-        ids[:, position] = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+        tokens = [own[:, position - 1 : position].to(compute_device(model)) for own in ids]
+        for own, found, generator in zip(ids, step(tokens, caches), generators, strict=True):
+            # Drawn on the CPU, so that one seed means one sequence of draws on every device.
+            logits = found[:, -1, : len(tokenizer)].float().cpu()
+            own[:, position] = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
     return ids
+
+
+def _whole(model: PreTrainedModel, tokens: Sequence[Tensor], caches: list[Any]) -> list[Tensor]:
+    """Logits of the next position of each batch, from the model's own forward."""
+    outputs = [
+        model(input_ids=own, past_key_values=cache, use_cache=True) for own, cache in zip(tokens, caches, strict=True)
+    ]
+    caches[:] = [output.past_key_values for output in outputs]
+    return [output.logits for output in outputs]
+
+
+def _streamed(runner: BlockRunner, tokens: Sequence[Tensor], caches: list[Any]) -> list[Tensor]:
+    """The same, where each block is read once for all batches."""
+    entered = [
+        runner.enter(own, past_key_values=cache, use_cache=True) for own, cache in zip(tokens, caches, strict=True)
+    ]
+    caches[:] = [output.past_key_values for _, _, output in entered]
+    states = [own for own, _, _ in entered]
+    for index in range(len(runner.decoder.blocks)):
+        with resident():  # nothing but this block is run
+            states = [runner.call(index, own, calls[index]) for own, (_, calls, _) in zip(states, entered, strict=True)]
+    return [runner.logits(own) for own in states]
+
+
+@torch.inference_mode()
+def _by_blocks(model: PreTrainedModel) -> tuple[int, _Step] | None:
+    """How many batches are sampled together where blocks wait, and how; None where that gives other numbers.
+
+    Some models note in a cache, behind their last block, that it has been filled.
+    """
+    if not is_offloaded(model):
+        return None
+    with suppress(Exception):  # whatever a family raises whose blocks cannot be run one by one
+        step = partial(_streamed, BlockRunner(find_decoder(model), _PROBED))
+        caches: tuple[list[Any], list[Any]] = ([None], [None])
+        tokens = torch.arange(2 * _PROBED, device=compute_device(model)).view(_PROBED, 2, 1)
+        if all(torch.equal(_whole(model, [own], caches[0])[0], step([own], caches[1])[0]) for own in tokens):
+            return _TOGETHER, step
+    return None
 
 
 def _first_token(model: PreTrainedModel, tokenizer: Tokenizer) -> int:

@@ -17,8 +17,7 @@ from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.levels.scheme_levels import SchemeLevels
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.tensors.memory import LOWER, Fitting
-from unicuco_plugin.models.tensors.storage import is_offloaded
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.objectives.floor import LEAST
 from unicuco_plugin.objectives.room import Room
 from unicuco_plugin.objectives.units import UnitsEvaluator
@@ -88,16 +87,13 @@ def additive_starts(
     alone = measure_alone(measure, f"units {narrow} alone", uniform[0], uniform[narrow])
     losses, steps = unit_losses(levels, space, units), (space.places(uniform[0]), space.places(uniform[narrow]))
     measured = unit_costs(at_least(alone), losses, *steps)
-    costs = {"both": measured}
-    if not is_offloaded(decoder.model):  # gradients take the whole model at once
-        schemes = linear_schemes(space, units)
-        fitting = Fitting(1, lower=f"{LOWER}, or let blocks wait (--offload)")
-        scores = note_once(
-            journal, "output changes", lambda: fitting(lambda _: output_changes(decoder, levels, schemes, windows))
-        )
-        spent += changes_tokens(schemes, windows)
-        gradient = unit_scores(space, units, scores)
-        costs = {"both": (measured * gradient).sqrt(), "measured": measured, "gradient": gradient}
+    schemes, fitting = linear_schemes(space, units), Fitting(1)
+    scores = note_once(
+        journal, "output changes", lambda: fitting(lambda _: output_changes(decoder, levels, schemes, windows))
+    )
+    spent += changes_tokens(schemes, windows)
+    gradient = unit_scores(space, units, scores)
+    costs = {"both": (measured * gradient).sqrt(), "measured": measured, "gradient": gradient}
     alone_costs, more = costs["both"], None
     if isinstance(space, CompoundSpace):
         order, leaves = measure_rounds(measure, "blocks", space, uniform[0], 0.0)

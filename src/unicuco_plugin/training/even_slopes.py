@@ -19,6 +19,7 @@ n      d     prunable weights of a unit
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.once import note_once
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.objectives.sensitivity import TOKEN_COST, measure_slopes
 from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.spaces.plan import plan_counts
@@ -66,14 +69,15 @@ def structural_starts(
     Returns:
         First strategies ``n x d``, the prior, and the evaluation tokens spent.
     """
-    spent = 0
+    spent, fitting = 0, Fitting(1)
+    runner = cache(lambda: BlockRunner(decoder, windows.shape[1]))  # made when something is left to measure
 
     def slopes_at(x: Tensor) -> Tensor:
         nonlocal spent
         spent += windows.numel() * TOKEN_COST
         plan = plan_counts(space.to_units(x), levels.sizes)
         note = f"slopes {space.key(x)}"
-        slopes = note_once(journal, note, lambda: measure_slopes(decoder, levels, windows, plan))
+        slopes = note_once(journal, note, lambda: fitting(lambda _: measure_slopes(runner(), levels, windows, plan)))
         return _by_unit(slopes, levels, space)
 
     low, high = space.budgets[0], space.budgets[-1]

@@ -9,11 +9,14 @@ import textwrap
 import pytest
 import torch
 import transformers as tf
+from compressed_tensors.offload import set_onload_device
 from tiny import FAMILIES, tiny_model
 
 from unicuco_plugin.errors import StrategyError, UnsupportedModelError
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.surgery import drop_blocks, dropped
+
+on_both_machines = pytest.mark.usefixtures("machine")
 
 IDS = torch.randint(4, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 
@@ -71,8 +74,10 @@ OTHERS = {"qwen3_moe_sparse_step": _sparse_step, "deepseek_v3": _deepseek, "gpt2
 CASES = [*FAMILIES, *OTHERS]
 
 
-def _build(case):
-    return OTHERS[case]() if case in OTHERS else tiny_model(case)
+def _build(case, machine="host"):
+    if case not in OTHERS:
+        return tiny_model(case)
+    return set_onload_device(OTHERS[case](), "cpu") if machine == "accelerator" else OTHERS[case]()
 
 
 @torch.no_grad()
@@ -108,8 +113,8 @@ def test_a_fresh_process_reads_the_same_model(case, report):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_everything_is_restored_after_an_exception(case):
-    model = _build(case)
+def test_everything_is_restored_after_an_exception(case, machine):
+    model = _build(case, machine)
     before, config, dense = fingerprint(model), model.config.to_dict(), logits(model)
     modules = dict(model.named_modules())
     places = {name: getattr(module, "layer_idx", None) for name, module in modules.items()}
@@ -123,6 +128,7 @@ def test_everything_is_restored_after_an_exception(case):
     assert torch.equal(logits(model), dense)
 
 
+@on_both_machines
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layer_indices_and_configuration_follow(family):
     model = tiny_model(family)
@@ -132,6 +138,7 @@ def test_layer_indices_and_configuration_follow(family):
     assert {m.config.num_hidden_layers for m in model.modules() if hasattr(m, "config")} == {4}
 
 
+@on_both_machines
 def test_blocks_can_be_dropped_twice_in_a_row():
     model, once = tiny_model("gemma3"), tiny_model("gemma3")
     drop_blocks(model, [1])
@@ -141,6 +148,7 @@ def test_blocks_can_be_dropped_twice_in_a_row():
     assert model.config.layer_types == once.config.layer_types
 
 
+@on_both_machines
 def test_dropping_nothing_changes_nothing():
     model = tiny_model("llama")
     before = fingerprint(model)
@@ -148,6 +156,7 @@ def test_dropping_nothing_changes_nothing():
     assert fingerprint(model) == before
 
 
+@on_both_machines
 @pytest.mark.parametrize("indices", [[6], [0, 0], range(6)], ids=str)
 def test_wrong_indices_leave_the_model_alone(indices):
     model = tiny_model("llama")
@@ -157,6 +166,7 @@ def test_wrong_indices_leave_the_model_alone(indices):
     assert fingerprint(model) == before
 
 
+@on_both_machines
 def test_a_model_that_its_configuration_cannot_describe_is_restored():
     model = tiny_model("llama")
     model.model.layers[2].mlp.up_proj.bias = torch.nn.Parameter(torch.zeros(48))
@@ -167,6 +177,7 @@ def test_a_model_that_its_configuration_cannot_describe_is_restored():
     assert len(model.model.layers) == 6
 
 
+@on_both_machines
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "gemma3"])

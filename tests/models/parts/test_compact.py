@@ -5,8 +5,10 @@ import json
 import sys
 
 import pytest
+import tiny
 import torch
 from compact_fresh import read_fresh
+from llmcompressor.transformers.compression.compressed_tensors_utils import modify_save_pretrained
 from structured_parts import FAMILIES, A, mixed_parts, uniform_parts
 from tiny import tiny_model
 
@@ -15,6 +17,8 @@ from unicuco_plugin.models.blocks.fingerprint import config_fingerprint
 from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.modeling_compact import FILE, RemovedAttention
+
+on_both_machines = pytest.mark.usefixtures("machine")
 
 IDS = torch.randint(4, 128, (2, 24), generator=torch.Generator().manual_seed(1))
 
@@ -65,6 +69,19 @@ def test_stock_tools_load_one_size_and_refuse_many(saved, tmp_path):
             assert "error" in found, folder.name
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_saved_does_not_depend_on_the_machine(family, machine, tmp_path):
+    made = {"here": tiny_model, "plain": tiny.tiny_model}
+    for name, make in made.items():
+        model = make(family)
+        apply_parts(model, mixed_parts(biases=True))
+        modify_save_pretrained(model)  # as the toolkit saves it: Transformers' own way repeats tied weights
+        model.save_pretrained(tmp_path / name)
+    for path in (tmp_path / "plain").iterdir():
+        assert (tmp_path / "here" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@on_both_machines
 @torch.no_grad()
 def test_loading_runs_our_code_and_not_the_folders(tmp_path):
     model = tiny_model("llama")
@@ -75,6 +92,7 @@ def test_loading_runs_our_code_and_not_the_folders(tmp_path):
     assert torch.equal(loaded(IDS).logits, model(IDS).logits)
 
 
+@on_both_machines
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 @torch.no_grad()
 def test_a_removed_first_attention_still_counts_positions(cache):
@@ -88,6 +106,7 @@ def test_a_removed_first_attention_still_counts_positions(cache):
     assert torch.equal(model.generate(IDS, **given, **options), expected)
 
 
+@on_both_machines
 @torch.no_grad()
 def test_padding_beams_and_eager_attention_work():
     model = tiny_model("gemma3")
@@ -103,6 +122,7 @@ def test_padding_beams_and_eager_attention_work():
     assert torch.equal(model.generate(IDS, **options), padded)
 
 
+@on_both_machines
 def test_the_configuration_tells_sizes_in_transformers_schema(tmp_path):
     model = tiny_model("qwen3")
     apply_parts(model, mixed_parts(biases=True))
@@ -129,6 +149,7 @@ def test_the_configuration_tells_sizes_in_transformers_schema(tmp_path):
     assert (written["num_key_value_heads"], written["intermediate_size"], written["model_type"]) == (2, 48, "qwen3")
 
 
+@on_both_machines
 def test_other_sizes_have_another_fingerprint():
     prints = set()
     for parts in (mixed_parts(biases=False), KeptParts({A.format(0): (0,)}), KeptParts({A.format(1): (0,)})):

@@ -5,10 +5,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.block_call import BlockCall, same_numbers
@@ -62,7 +63,7 @@ class BlockRunner:
         """Where the model lives."""
         return compute_device(self.decoder.model)
 
-    def _here(self, states: Tensor) -> Tensor:
+    def here(self, states: Tensor) -> Tensor:
         """States on a device; those that wait on the host are sent to the model's."""
         return sent(states, self.device) if states.device.type == "cpu" else states
 
@@ -78,7 +79,7 @@ class BlockRunner:
         left: list[Tensor] = []
         names, label = self.decoder.block_names, type(self.decoder.model).__name__
 
-        def before(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def before(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             states, call = BlockCall.split(args, kwargs)
             if left and not same_numbers(states, left[-1]):
                 raise UnsupportedModelError(
@@ -88,15 +89,15 @@ class BlockRunner:
             calls.append(call)
             order.append(index)
 
-        def after(index: int, output: object) -> None:
+        def after(index: int, _: nn.Module, __: tuple[Any, ...], output: object) -> None:
             self._outputs.append(BlockOutput.read(output, names[index]))
             left.append(self._outputs[-1].states(output))
             self._finite.add(index, left[-1])
 
         hooks = []
         for index, block in enumerate(self.decoder.blocks):
-            hooks.append(block.register_forward_pre_hook(_at(index, before), with_kwargs=True))
-            hooks.append(block.register_forward_hook(_after(index, after)))
+            hooks.append(block.register_forward_pre_hook(partial(before, index), with_kwargs=True))
+            hooks.append(block.register_forward_hook(partial(after, index)))
         try:
             self.decoder.model.base_model(input_ids=some, **self._options)
         finally:
@@ -140,7 +141,7 @@ class BlockRunner:
             return False
         return torch.equal(self._outputs[index].states(output), expected)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, windows: Tensor) -> Tensor:
         """Return the states that enter the first block.
 
@@ -150,23 +151,30 @@ class BlockRunner:
         Returns:
             ``b x length x hidden`` states in the model's dtype.
         """
-        entering: list[Tensor] = []
-        calls: list[BlockCall] = []
+        states, self._calls[tuple(windows.shape)], _ = self.enter(windows)
+        if len(self._calls) > _SHAPES:
+            self._calls.popitem(last=False)
+        return states
+
+    def enter(self, tokens: Tensor, **options: Any) -> tuple[Tensor, list[BlockCall], Any]:  # noqa: ANN401 - the model's
+        """The states that enter the first block, how each block is to be called, and what the model then gives.
+
+        Args:
+            tokens: ``b x p`` token ids.
+            options: What the model is given beside them, such as a cache.
+        """
+        entering, calls = list[Tensor](), list[BlockCall]()
 
         def keep(states: Tensor, call: BlockCall) -> Tensor:
-            if not calls:
-                entering.append(states)
+            entering.append(states)
             calls.append(call)
             return states
 
         with self._replaced(keep):
-            self.decoder.model.base_model(input_ids=sent(windows, self.device), **self._options)
-        self._calls[tuple(windows.shape)] = calls
-        if len(self._calls) > _SHAPES:
-            self._calls.popitem(last=False)
-        return entering[0]
+            output = self.decoder.model.base_model(input_ids=sent(tokens, self.device), **self._options | options)
+        return entering[0], calls, output
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def run(self, index: int, states: Tensor) -> Tensor:
         """Run block ``index`` on ``b x length x hidden`` states; returns states of the same shape.
 
@@ -174,24 +182,24 @@ class BlockRunner:
             EvaluationError: If they, or states of an earlier call, are not finite. On an accelerator that is found out
                 after some calls, or in :meth:`check`.
         """
-        states, shape = self._here(states), (states.shape[0], states.shape[1])
-        if shape not in self._calls:
-            self.embed(torch.zeros(shape, dtype=torch.long))
-        self._calls.move_to_end(shape)
-        output = self._calls[shape][index](self.decoder.blocks[index], states)
-        result = self._outputs[index].states(output)
+        result = self.call(index, states)
         self._finite.add(index, result)
         return result
 
-    def check(self) -> None:
-        """Make sure that whatever has left a block so far is finite.
+    def call(self, index: int, states: Tensor, call: BlockCall | None = None) -> Tensor:
+        """As :meth:`run`, with gradients where the caller wants them, or as :meth:`enter` said; nobody looks at it."""
+        states, shape = self.here(states), (states.shape[0], states.shape[1])
+        if call is None:
+            if shape not in self._calls:
+                self.embed(torch.zeros(shape, dtype=torch.long))
+            self._calls.move_to_end(shape)
+            call = self._calls[shape][index]
+        return self._outputs[index].states(call(self.decoder.blocks[index], states))
 
-        Raises:
-            EvaluationError: If it is not; the message names the block.
-        """
+    def check(self) -> None:
+        """Raise an :class:`EvaluationError` that names the block if what has left a block so far is not finite."""
         self._finite.check()
 
-    @torch.inference_mode()
     def logits(self, states: Tensor) -> Tensor:
         """Return the model's own logits (final norm, head, scaling, capping) for states that leave the last block.
 
@@ -199,7 +207,7 @@ class BlockRunner:
             states: ``b x p x hidden`` states, at any positions.
 
         Returns:
-            ``b x p x vocabulary`` logits in the model's dtype.
+            ``b x p x vocabulary`` logits in the model's dtype, with gradients where the caller wants them.
         """
         logits: Tensor = self._finish(self.decoder.model, states).logits
         return logits
@@ -219,7 +227,7 @@ class BlockRunner:
 
     def _finish(self, model: Any, states: Tensor) -> Any:  # noqa: ANN401 - Transformers is untyped
         """What a model gives once ``states`` have left its last block."""
-        states = self._here(states)
+        states = self.here(states)
         positions = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
         with self._replaced(lambda _, __: states), self._masks(self.decoder.config):
             return model(input_ids=positions, **self._options)
@@ -240,11 +248,3 @@ class BlockRunner:
         finally:
             for put_back in undo:
                 put_back()
-
-
-def _at(index: int, look: Callable[[int, tuple[Any, ...], dict[str, Any]], None]) -> Callable[..., None]:
-    return lambda _, args, kwargs: look(index, args, kwargs)
-
-
-def _after(index: int, look: Callable[[int, object], None]) -> Callable[..., None]:
-    return lambda _, __, output: look(index, output)

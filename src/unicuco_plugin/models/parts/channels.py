@@ -15,14 +15,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from unicuco_plugin.models.blocks.backward import backpropagate, next_token_loss
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.parts.parts import Parts, find_parts
-from unicuco_plugin.models.tensors.gradients import gradients_inside
 from unicuco_plugin.models.tensors.memory import Fitting
-from unicuco_plugin.models.tensors.storage import compute_device, resident, sent
+from unicuco_plugin.models.tensors.storage import resident
 
 __all__ = ["ChannelStatistics", "measure_channels", "measure_effects"]
 
@@ -99,10 +98,10 @@ def _moments(means: Tensor, count: int) -> ChannelStatistics:
 def measure_effects(
     decoder: Decoder, windows: Tensor, statistics: Mapping[str, ChannelStatistics]
 ) -> dict[str, ChannelStatistics]:
-    """Add first-order effects on the next-token loss, from one backward pass for each window.
+    """Add first-order effects on the next-token loss, from one backward pass by blocks.
 
     Args:
-        decoder: The model; its parameters ask for no gradient meanwhile.
+        decoder: The model; it is only read.
         windows: ``m x L`` token ids, ``L`` at least 2; one passes at a time.
         statistics: What to add them to.
 
@@ -120,14 +119,9 @@ def measure_effects(
         effect = (x.float() * gradient.float()).flatten(0, -2).sum(0).abs()
         found[name] = found[name] + effect if name in found else effect
 
-    def watch(name: str, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        args[0].register_hook(partial(note, name, args[0].detach()))
-
-    with gradients_inside(decoder.model), _watched(decoder, parts, watch), torch.enable_grad():
-        for window in windows:
-            ids = sent(window[None], compute_device(decoder.model))
-            logits = decoder.model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="sum").backward()
+    outputs = {name: decoder.model.get_submodule(part.output) for name, part in parts.items()}
+    runner = BlockRunner(decoder, windows.shape[1])
+    backpropagate(runner, windows, next_token_loss(windows), outputs, note, of_inputs=True)
     return {name: replace(known, effect=found[name].cpu() / len(windows)) for name, known in statistics.items()}
 
 

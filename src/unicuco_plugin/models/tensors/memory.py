@@ -11,7 +11,7 @@ import torch
 
 from unicuco_plugin.errors import EvaluationError, clip
 
-__all__ = ["LOWER", "Fitting", "free_memory", "lacks_memory", "letting_go", "warn"]
+__all__ = ["LOWER", "Fitting", "free_memory", "lacks_memory", "letting_go", "spare_memory", "warn"]
 
 _Found = TypeVar("_Found")
 
@@ -109,6 +109,11 @@ def free_memory(device: torch.device | str = "cpu") -> float:
     if kind == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return _free_on_host() if kind == "cpu" else float("inf")
+
+
+def spare_memory(device: torch.device | str) -> float:
+    """Bytes that may be taken for states or weights that could wait elsewhere: a quarter of what is free, a choice."""
+    return 0.25 * free_memory(device)
 
 
 def _free_on_host() -> float:
