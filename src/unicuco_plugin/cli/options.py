@@ -1,7 +1,6 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -10,14 +9,15 @@ from unicuco_plugin.cli.failure import DEBUG, one_line
 from unicuco_plugin.request import KINDS, LIMITS, Request
 
 __all__ = [
+    "Function",
     "accept_option",
+    "apply_options",
     "calibration_option",
     "compensation_option",
     "debug_option",
     "json_option",
     "model_options",
     "overwrite_option",
-    "peer_options",
     "place_options",
     "read_request",
     "request_options",
@@ -108,7 +108,7 @@ _REQUEST_OPTIONS = (
 
 def request_options(function: Function) -> Function:
     """Add one option for each kind of request; :func:`read_request` reads them."""
-    return _apply(_REQUEST_OPTIONS, function)
+    return apply_options(_REQUEST_OPTIONS, function)
 
 
 def read_request(fields: dict[str, Any]) -> Request | None:
@@ -130,7 +130,7 @@ def read_request(fields: dict[str, Any]) -> Request | None:
 
 def model_options(function: Function) -> Function:
     """Add what every command that loads a model takes; ``--model`` itself is the command's own."""
-    return _apply(
+    return apply_options(
         (
             click.option("--revision", help="Branch, tag or commit on the hub."),
             click.option("--trust-remote-code", is_flag=True, help="Let code in the model's own repository run."),
@@ -162,62 +162,7 @@ def place_options(*, plan: bool = False) -> Callable[[Function], Function]:
             "model's own files (disk); auto takes the first that has room, and says which.",
         ),
     )
-    return lambda function: _apply(options, function)
-
-
-def peer_options(function: Function) -> Function:
-    """Add ``--peer`` and ``--evopress``, and what goes with them."""
-    file = click.Path(path_type=Path)
-    return _apply(
-        (
-            click.option("--peer", help="Or: a method that we compare with (see unicuco plugins); with --sparsity."),
-            click.option(
-                "--space",
-                help="For a peer that serves several spaces: sparsity, depth, sublayer or structured.",
-            ),
-            click.option(
-                "--setting",
-                type=click.Choice(["official", "super_fast"]),
-                help="For evopress: how long and carefully it searches (official by default).",
-            ),
-            click.option("--token-budget", type=int, help="For evopress: the most evaluation tokens to spend."),
-            click.option("--journal", type=file, help="For long-running peers: a file to resume from."),
-            click.option(
-                "--evopress",
-                type=file,
-                help="Or: EvoPress's layer_drop_config.txt, or its file of levels and, as --sparsity, their mean.",
-            ),
-            click.option("--step", type=int, help="Weights per level of that file.  [default: 1000000]"),
-        ),
-        function,
-    )
-
-
-def structured_options(function: Function) -> Function:
-    """How a strategy of the space ``structured`` is carried out."""
-    return _apply(
-        (
-            click.option(
-                "--format",
-                type=click.Choice(["auto", "compact", "deci", "stock"]),
-                help="For the space structured: compact (the default) is physically smaller; deci too, in the form "
-                "that vLLM loads (Llama's mathematics alone), also for the space sublayer; auto takes deci where it is "
-                "the smallest that vLLM loads; stock has zeros in the full shape, loads everywhere and is no smaller.",
-            ),
-            click.option(
-                "--kept-parts",
-                type=click.Path(path_type=Path),
-                help="For the space structured: an export's structured.parts, instead of ranking parts.",
-            ),
-            click.option("--ranking", help="For the space structured: how to rank parts; see unicuco plugins."),
-            click.option(
-                "--compensate/--no-compensate",
-                default=None,
-                help="For the space structured: add the mean output of removed parts as biases (the default).",
-            ),
-        ),
-        function,
-    )
+    return lambda function: apply_options(options, function)
 
 
 def window_options(count_name: str, count: int, length: int) -> Callable[[Function], Function]:
@@ -242,7 +187,7 @@ def window_options(count_name: str, count: int, length: int) -> Callable[[Functi
             help="Decides where windows lie and all else that is random.",
         ),
     )
-    return lambda function: _apply(options, function)
+    return lambda function: apply_options(options, function)
 
 
 def calibration_option(text: str) -> Callable[[Function], Function]:
@@ -250,7 +195,8 @@ def calibration_option(text: str) -> Callable[[Function], Function]:
     return click.option("--calibration", multiple=True, metavar="FILE...", help=text)
 
 
-def _apply(options: tuple[Callable[[Function], Function], ...], function: Function) -> Function:
+def apply_options(options: tuple[Callable[[Function], Function], ...], function: Function) -> Function:
+    """Add several options to a command, which are shown in their order."""
     for option in reversed(options):
         function = option(function)
     return function

@@ -17,14 +17,13 @@ from unicuco_plugin.cli.options import (
     json_option,
     model_options,
     overwrite_option,
-    peer_options,
     read_request,
     request_options,
-    structured_options,
     window_options,
 )
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.cli.prune_options import peer_options, structured_options
 from unicuco_plugin.files.cache import cache_folder
 from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
