@@ -24,6 +24,5 @@ OUTSIDE: Mapping[str, str] = {
         _WRAPPERS.split(), "a wrapper of several kinds of input or output; its text model, where it has one, is here"
     ),
     **dict.fromkeys(_DRAFTS.split(), "drafts for another model, from whose states it reads"),
-    "nemotron-nas": "ours: what the form deci makes of Llama, Mistral and Qwen2",
     "blt": "works on patches of bytes, between transformers of its own",
 }

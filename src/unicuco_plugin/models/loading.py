@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -20,7 +18,7 @@ from unicuco_plugin.errors import UnsupportedModelError, clip, listed, quoted
 from unicuco_plugin.models.blocks.support import check_config
 from unicuco_plugin.models.checkpoints.demo import materialise_smollm2
 from unicuco_plugin.models.checkpoints.source import locate, one_line
-from unicuco_plugin.models.parts.modeling_compact import FILE, compact_class
+from unicuco_plugin.models.parts.builders import config_reader, model_builder
 from unicuco_plugin.models.placement import Offload, Placement, place_model, place_whole
 from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.models.tensors.finite import check_weights
@@ -146,7 +144,7 @@ def _floating(dtype: str | torch.dtype) -> str | torch.dtype:
 def _read_config(name_or_path: str | Path, **hub: Any) -> PreTrainedConfig:  # noqa: ANN401 - the hub's options
     where = locate(name_or_path)
     with one_line(name_or_path, "its configuration"):
-        config = AutoConfig.from_pretrained(**where, **hub)
+        config = config_reader(where, hub).from_pretrained(**where, **hub)
     if not hub.get("trust_remote_code"):
         _refuse_kernels(name_or_path, config)
     return config
@@ -176,7 +174,7 @@ def _load(
 ) -> PreTrainedModel:
     where = locate(name_or_path)
     with one_line(name_or_path, "its weights"):
-        kind = _class_for(config)
+        kind = model_builder(config)
     placement = Placement(str(device))
     if offload != "none" or str(device) == "auto":
         if getattr(config, "quantization_config", None) is None:
@@ -222,14 +220,6 @@ def _width(config: PreTrainedConfig, dtype: str | torch.dtype) -> torch.dtype:
     asked = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     own = getattr(config, "dtype", None) or getattr(config.get_text_config(decoder=True), "dtype", None)
     return asked or own or torch.get_default_dtype()
-
-
-def _class_for(config: PreTrainedConfig) -> Any:  # noqa: ANN401 - Transformers' classes are untyped
-    """Who builds the model: for a compact one our own code, never that which lies in its folder."""
-    code = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM", "")
-    if not str(code).rpartition("--")[2].startswith(f"{Path(FILE).stem}."):
-        return AutoModelForCausalLM
-    return compact_class(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
 
 
 def load_tokenizer(

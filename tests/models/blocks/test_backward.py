@@ -5,6 +5,7 @@ import torch
 from compressed_tensors.offload.cache import DiskCache
 from tiny import VOCABULARY, tiny_model
 from torch.nn.functional import cross_entropy
+from zoo.families import build
 
 from unicuco_plugin.models.blocks import backward
 from unicuco_plugin.models.blocks.backward import backpropagate, next_token_loss
@@ -141,3 +142,11 @@ def test_the_model_is_left_as_it_was():
         backpropagate(runner, WINDOWS, next_token_loss(WINDOWS), decoder.all_linears(), fails)
     assert all(parameter.requires_grad and parameter.grad is None for parameter in decoder.model.parameters())
     assert not any(module._forward_hooks for module in decoder.model.modules())
+
+
+def test_what_a_family_runs_without_gradients_has_none():
+    decoder = find_decoder(build("deepseek_v32"))
+    found = by_blocks(decoder)
+    unseen = {name for name, calls in found.items() if not calls}
+    assert unseen
+    assert all("indexer" in name for name in unseen)

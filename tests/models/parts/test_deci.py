@@ -6,6 +6,7 @@ import pytest
 import torch
 from compact_fresh import read_fresh
 from structured_parts import A, M, masked_logits
+from transformers import CONFIG_MAPPING
 from zoo.families import build
 
 import unicuco_plugin
@@ -158,6 +159,17 @@ def test_biases_are_refused():
 def test_a_configuration_of_other_makers_is_refused(ffn):
     with pytest.raises(ValueError, match=r"block_configs\[0\]\.ffn must have no_op: true or intermediate_size"):
         DeciLMConfig(num_hidden_layers=1, block_configs=[{"attention": {"no_op": True}, "ffn": ffn}])
+
+
+def test_other_makers_models_are_left_to_their_own_code():
+    assert DeciLMConfig.model_type not in CONFIG_MAPPING
+
+
+def test_an_attention_of_which_all_groups_stay_stays():
+    model = build("llama")
+    heads = model.config.num_key_value_heads
+    apply_parts(model, KeptParts({A.format(1): tuple(range(heads)), M.format(2): ()}), format="deci")
+    assert isinstance(model, DeciLMForCausalLM)
 
 
 def test_a_configuration_survives_its_file(tmp_path):

@@ -117,7 +117,9 @@ def _pulled(function: Callable[[Tensor], Tensor], states: Tensor, gradient: Tens
 @contextmanager
 def _watching(modules: Mapping[str, nn.Module], note: Note, of_inputs: bool) -> Iterator[None]:
     def watch(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        (args[0] if of_inputs else output).register_hook(partial(note, name, args[0].detach()))
+        seen = args[0] if of_inputs else output
+        if seen.requires_grad:  # not so what a family runs without gradients, such as DeepSeek-V3.2's choice of tokens
+            seen.register_hook(partial(note, name, args[0].detach()))
 
     hooks = [module.register_forward_hook(partial(watch, name)) for name, module in modules.items()]
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
+from transformers import LlamaConfig, PreTrainedConfig
 
 from unicuco_plugin.errors import StrategyError, UnsupportedModelError, quoted
 from unicuco_plugin.models.blocks.as_configured import check_structure
@@ -18,19 +18,15 @@ from unicuco_plugin.models.blocks.surgery import drop_blocks
 from unicuco_plugin.models.parts.configuration_deci import DeciLMConfig
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.modeling_deci import AUTO_MAP, DeciLMForCausalLM, leave_out
+from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.models.parts.shrink import NAMES, gone_blocks
-from unicuco_plugin.models.tensors.storage import settle
+from unicuco_plugin.models.tensors.storage import kept_tensors, settle
 
 __all__ = ["check_deci", "check_deci_family", "close_deci"]
 
 _OTHERWISE = "take --format compact or stock (in a recipe format: compact)"
 # What Transformers writes that is no field of Llama's.
 _OWN = frozenset({"architectures", "auto_map", "model_type", "transformers_version"})
-
-if DeciLMConfig.model_type not in CONFIG_MAPPING:
-    # So that our loaders build such a checkpoint without running the code that lies beside it.
-    AutoConfig.register(DeciLMConfig.model_type, DeciLMConfig)
-    AutoModelForCausalLM.register(DeciLMConfig, DeciLMForCausalLM)
 
 
 def check_deci_family(decoder: Decoder) -> None:
@@ -72,7 +68,9 @@ def check_deci(decoder: Decoder, parts: KeptParts) -> None:
             "compensate: false)"
         )
     attention, mlp = NAMES["attention"], NAMES["mlp"]
-    halved = [name for name, kept in parts.kept.items() if kept and name.endswith(f".{attention}")]
+    found = find_parts(decoder)
+    halved = [name for name, kept in parts.kept.items() if name.endswith(f".{attention}")]
+    halved = [name for name in halved if 0 < len(parts.kept[name]) < found[name].count]
     if halved:
         raise UnsupportedModelError(
             f"{halved[0]}: loses some of its head groups, and in the form deci attentions have as many query heads or "
@@ -103,7 +101,8 @@ def close_deci(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
     model, gone, names = decoder.model, gone_blocks(decoder, parts), decoder.block_names
     kinds = {name: kind for kind, name in NAMES.items()}
     # Qwen2's queries, keys and values always have biases, and its configuration does not say so.
-    biased = any(name.endswith("q_proj.bias") for name in model.state_dict())
+    with kept_tensors():
+        biased = any(name.endswith("q_proj.bias") for name, _ in model.named_parameters())
     embedding = model.get_input_embeddings()
     for name in parts.removed:
         parent, _, child = name.rpartition(".")
