@@ -64,3 +64,9 @@ def test_the_papers_preset_has_the_papers_numbers():
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_returns_from_json(name):
     assert Settings.model_validate_json(PRESETS[name].model_dump_json()) == PRESETS[name]
+
+
+def test_a_journal_from_before_a_setting_came_resumes_without_it():
+    assert "negligible" not in Settings().header
+    assert Settings(negligible=0.005).header["negligible"] == 0.005
+    assert Settings().header == {name: value for name, value in Settings().model_dump().items() if name != "negligible"}

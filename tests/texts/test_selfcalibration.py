@@ -66,6 +66,16 @@ def test_a_model_in_files_writes_the_same_and_reads_each_block_once_for_all_batc
     assert sum(read) <= 1
 
 
+def test_no_more_batches_are_sampled_together_than_memory_has_room_for(tmp_path, monkeypatch):
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    streamed = load_model(tmp_path / "model", offload="disk")
+    # Six blocks, two heads of eight numbers for keys and as many for values, float32.
+    batch = 6 * 2 * 2 * 8 * 4 * BATCH * 100
+    for room, expected in ((0.5, 1), (1.5, 1), (3.5, 3), (100, selfcalibration._TOGETHER)):
+        monkeypatch.setattr(selfcalibration, "spare_memory", lambda _, room=room: room * batch)
+        assert selfcalibration._by_blocks(streamed, 100)[0] == expected
+
+
 def test_more_windows_extend_those_already_cached(tokenizer, tmp_path, monkeypatch):
     few = _generate(tokenizer, tmp_path)
     more = _generate(tokenizer, tmp_path, count=BATCH + 2)

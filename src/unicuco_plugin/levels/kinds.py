@@ -81,7 +81,8 @@ class _Sparsities:
     def solve(self, name: str, group: Mapping[str, Tensor], factor: Factor) -> Callable[[Path], LinearEntry]:
         dense = group[name]
         solved = solve_levels(dense, factor, self._settings.sparsities, block_size=self._settings.block_size)
-        return lambda folder: write_linear(folder, name, dense, solved, invertible=factor.invertible)
+        invertible = factor.invertible  # the factor itself is let go before the file is written
+        return lambda folder: write_linear(folder, name, dense, solved, invertible=invertible)
 
     def read(self, path: Path, entry: LinearEntry, level: int, like: Tensor) -> Tensor:
         return LinearLevels.open(path, entry.shape, len(entry.zeros)).decode(level, like.device)
@@ -123,7 +124,8 @@ class _Schemes:
             largest=torch.stack([weight.abs().max() for weight in packed]).max(),
             block_size=self._settings.block_size,
         )
-        return lambda folder: write_packed(folder, name, solved, invertible=factor.invertible)
+        invertible = factor.invertible
+        return lambda folder: write_packed(folder, name, solved, invertible=invertible)
 
     def read(self, path: Path, entry: LinearEntry, level: int, like: Tensor) -> Tensor | None:
         [scheme] = resolve_schemes(self._settings.schemes[level - 1 : level], entry.shape[1]) or [None]

@@ -1,6 +1,6 @@
 """Everything that controls a training run, with its ranges, and the named presets."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -10,6 +10,10 @@ from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.policy.posterior import Bound, Target
 
 __all__ = ["PRESETS", "Settings"]
+
+
+# Settings that came later → the value that a journal without them stands for.
+_LATER = {"negligible": 0.0}
 
 
 class Settings(Frozen):
@@ -56,6 +60,12 @@ class Settings(Frozen):
                     f"{tokens} must be a multiple of {length} = {getattr(self, length)}, got {getattr(self, tokens)}"
                 )
         return self
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What a journal is known by; one that was begun before a setting came resumes without it."""
+        known = self.model_dump(mode="json")
+        return {name: value for name, value in known.items() if name not in _LATER or value != _LATER[name]}
 
     def generator(self, *stream: int) -> Generator:
         """An independent random stream per use, so that a resumed run draws what an uninterrupted one draws."""

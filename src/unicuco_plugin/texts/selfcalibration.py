@@ -25,7 +25,7 @@ from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import Tokenizer
 from unicuco_plugin.models.reach import Reach
-from unicuco_plugin.models.tensors.memory import Fitting
+from unicuco_plugin.models.tensors.memory import Fitting, spare_memory
 from unicuco_plugin.models.tensors.storage import compute_device, is_offloaded, resident
 
 __all__ = ["generate_windows", "own_cache"]
@@ -87,7 +87,7 @@ def generate_windows(
     paths = [folder / f"{stem}-{index}.safetensors" for index in range(-(-count // _BATCH))]
     batches = [_read(path, length, model.get_input_embeddings().num_embeddings) for path in paths]
     missing = [index for index, batch in enumerate(batches) if batch is None]
-    together, step = (missing and _by_blocks(model)) or (1, partial(_whole, model))
+    together, step = (missing and _by_blocks(model, length)) or (1, partial(_whole, model))
     fitting = Fitting(together, (f"batch of {_BATCH} windows", "batches are sampled"), lower)
 
     def sample(size: int) -> list[Tensor]:
@@ -154,10 +154,11 @@ def _streamed(runner: BlockRunner, tokens: Sequence[Tensor], caches: list[Any]) 
 
 
 @torch.inference_mode()
-def _by_blocks(model: PreTrainedModel) -> tuple[int, _Step] | None:
+def _by_blocks(model: PreTrainedModel, length: int) -> tuple[int, _Step] | None:
     """How many batches are sampled together where blocks wait, and how; None where that gives other numbers.
 
-    Some models note in a cache, behind their last block, that it has been filled.
+    Some models note in a cache, behind their last block, that it has been filled. Caches of all batches exist at a
+    time, so there are as many as there is memory to spare: a host that is full kills who asks for more.
     """
     if not is_offloaded(model):
         return None
@@ -166,8 +167,16 @@ def _by_blocks(model: PreTrainedModel) -> tuple[int, _Step] | None:
         caches: tuple[list[Any], list[Any]] = ([None], [None])
         tokens = torch.arange(2 * _PROBED, device=compute_device(model)).view(_PROBED, 2, 1)
         if all(torch.equal(_whole(model, [own], caches[0])[0], step([own], caches[1])[0]) for own in tokens):
-            return _TOGETHER, step
+            batch = _cache_bytes(caches[1][0]) / tokens[0].numel() / _PROBED * _BATCH * length
+            room = spare_memory(compute_device(model)) / max(batch, 1.0)
+            return max(1, int(min(room, _TOGETHER))), step
     return None
+
+
+def _cache_bytes(cache: Any) -> int:  # noqa: ANN401 - Transformers' caches are of many kinds
+    """Bytes of the keys and values that a cache holds."""
+    held = [value for layer in getattr(cache, "layers", ()) for value in vars(layer).values()]
+    return sum(value.numel() * value.element_size() for value in held if isinstance(value, Tensor))
 
 
 def _first_token(model: PreTrainedModel, tokenizer: Tokenizer) -> int:

@@ -144,7 +144,7 @@ def train_profile(
         "device": site.device,
         **correcting(corrections),
         **subject.header,
-        **settings.model_dump(mode="json"),
+        **settings.header,
     }
     resumed = resume and os.path.lexists(output / JOURNAL)
     with Journal.open(output / JOURNAL, header, resume=resume, overwrite=overwrite) as journal:
