@@ -117,3 +117,12 @@ def test_kept_parts_must_be_those_of_the_shares(units, message):
     parts = KeptParts({A.format(1): (0,), M.format(0): tuple(range(32))} if A.format(1) in units else {})
     with pytest.raises(StrategyError, match=message):
         check_parts(find_decoder(model), structured_strategy(model, parts, units=units), parts)
+
+
+def test_a_compensation_that_is_not_folded_in_is_said(caplog):
+    model = tiny_model("llama")
+    strategy = whole_block_strategy(model)
+    apply_strategy(tiny_model("llama"), strategy)
+    assert not caplog.records
+    apply_strategy(model, strategy.model_copy(update={"compensation": "ridge"}))
+    assert "divergence is with compensation 'ridge'" in caplog.text

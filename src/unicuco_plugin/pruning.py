@@ -14,6 +14,7 @@ from unicuco_plugin.models.blocks.surgery import drop_blocks
 from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.tensors.memory import warn
 from unicuco_plugin.strategy import ModelReference, Strategy, split_halves
 
 __all__ = [
@@ -195,6 +196,7 @@ def apply_strategy(
     """Remove what a strategy names from a model in memory, for good.
 
     If a sub-layer goes and its block keeps the other half, its output projection is zeroed, which saves no parameter.
+    Nothing is corrected for what goes: where the strategy's divergence is with a compensation, that is said in the log.
 
     Args:
         model: A causal language model, on any device; it is changed in place.
@@ -212,6 +214,11 @@ def apply_strategy(
         UnsupportedModelError: If the model cannot be pruned. After any error the model is unchanged.
     """
     decoder = find_decoder(model)
+    if strategy.compensation is not None:
+        warn(
+            f"strategy: its divergence is with compensation {quoted(strategy.compensation)}, which apply_strategy does "
+            "not fold in: unicuco prune, or SparsityProfileModifier, solves it from calibration text"
+        )
     if strategy.traits.stores:
         raise StrategyError(
             f"space must be one that only removes, got {quoted(strategy.space)}, which also stores weights by schemes: "

@@ -1,7 +1,7 @@
 """Corrections of cuts that many candidates share: each is solved once, from the dense model's states."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -140,12 +140,15 @@ class Corrections:
             self._projections[index] = find_projection(self.dense.runner, index, self.dense.width)
         return self._projections[index]
 
-    def _inputs(self, index: int, projection: Projection) -> list[Tensor]:
-        """What the projection of a block is given; a search meets the block before many cuts."""
+    def _inputs(self, index: int, projection: Projection) -> Iterable[Tensor]:
+        """What the projection of a block is given; a search meets the block before many cuts, one model before one."""
         if index in self._seen:
             self._seen.move_to_end(index)
             return self._seen[index]
-        found = self._seen[index] = observe_inputs(self.dense, index, projection)
+        given = observe_inputs(self.dense.runner, index, self.dense.at(index), projection)
+        if not self.dense.keep:
+            return given
+        found = self._seen[index] = list(given)
         self._bytes += sum(batch.nbytes for batch in found)
         self._shed()
         return found
@@ -161,9 +164,10 @@ class Corrections:
         if self._method.solve is None:
             return Corrected()
         dense, projection = self.dense, None if self._method.stream else self._projection(index)
-        inputs = [] if projection is None else self._inputs(index, projection)
+        inputs: Iterable[Tensor] = () if projection is None else self._inputs(index, projection)
         between = dense.at(index + 1), dense.at(following)
-        inputs = inputs or [states[..., :0] for states in between[0]]
+        if projection is None:
+            inputs = [states[..., :0] for states in between[0]]
         cut = observe_cut(dense, between, projection, inputs, self._method.weigh)
         try:
             correction = self._method.solve(cut)

@@ -34,7 +34,7 @@ class DenseStates:
             not, ask for places in ascending order.
 
     Attributes:
-        runner, windows: As given.
+        runner, windows, keep: As given.
         held: How many batches are of windows held out: they come first.
         tokens: Of all windows.
         width: Of states.
@@ -47,7 +47,7 @@ class DenseStates:
     def __init__(self, runner: BlockRunner, windows: Tensor, *, batch: int = 8, keep: bool = False) -> None:
         if len(windows) < 2:
             raise CalibrationError(f"compensation needs at least 2 windows, one of them held out, got {len(windows)}")
-        self.runner, self.windows, self.tokens, self._keep = runner, windows, windows.numel(), keep
+        self.runner, self.windows, self.tokens, self.keep = runner, windows, windows.numel(), keep
         out = torch.arange(len(windows)) % _HELD == 0
         held, fit = windows[out].split(batch), windows[~out].split(batch)
         self.counts = int(out.sum()), len(windows)
@@ -62,8 +62,8 @@ class DenseStates:
             last = max(known for known in self._known if known < place)
             for index in range(last, place):
                 left = run_blocks(self.runner, [index], self._known[index])
-                self._known[index + 1] = [batch.cpu() for batch in left] if self._keep else left
-                if not self._keep:
+                self._known[index + 1] = [batch.cpu() for batch in left] if self.keep else left
+                if not self.keep:
                     del self._known[index]
         return self._known[place]
 
@@ -71,7 +71,7 @@ class DenseStates:
         """States behind the last block on the windows held out, ``m x L x d``."""
         if self._finals is None:
             count, first = len(self.runner.decoder.blocks), min(self._known)
-            known = self.at(count) if self._keep else self._known[first]
-            rest = range(count if self._keep else first, count)
+            known = self.at(count) if self.keep else self._known[first]
+            rest = range(count if self.keep else first, count)
             self._finals = torch.cat(run_blocks(self.runner, rest, known[: self.held]))
         return self._finals

@@ -1,5 +1,7 @@
 """What is seen of one cut: moments of what passes the block before it, and of the target behind it."""
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,34 +9,42 @@ from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.methods import Cut
 from unicuco_plugin.compensation.moments import Moments, Weigh
 from unicuco_plugin.compensation.projection import Projection
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.storage import resident, sent
 
 __all__ = ["observe_cut", "observe_inputs"]
 
 
-def observe_inputs(dense: DenseStates, index: int, projection: Projection) -> list[Tensor]:
-    """Run a block on the dense model's states, and keep what its projection is given.
+def observe_inputs(
+    runner: BlockRunner, index: int, entered: Sequence[Tensor], projection: Projection
+) -> Iterator[Tensor]:
+    """Run a block on states, and tell what its projection is given.
 
-    Returns:
+    Args:
+        runner: The dense model's.
+        index: The block.
+        entered: ``b x L x d`` for each batch.
+        projection: Of the block.
+
+    Yields:
         ``b x L x c`` for each batch, in the host's memory.
     """
     given: list[Tensor] = []
     hook = projection.module.register_forward_pre_hook(lambda _, args: given.append(args[0]))
     try:
         with resident():
-            for states in dense.at(index):
-                dense.runner.run(index, states)
-                given[-1] = given[-1].reshape(*states.shape[:2], -1).cpu()
+            for states in entered:
+                runner.run(index, states)
+                yield given.pop().reshape(*states.shape[:2], -1).cpu()
     finally:
         hook.remove()
-    return given
 
 
 def observe_cut(
     dense: DenseStates,
     between: tuple[list[Tensor], list[Tensor]],
     projection: Projection | None,
-    inputs: list[Tensor],
+    inputs: Iterable[Tensor],
     weigh: Weigh,
 ) -> Cut:
     """Gather the moments of a cut.
