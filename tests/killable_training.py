@@ -16,7 +16,7 @@ import torch
 
 from unicuco_plugin import training
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import run
+from unicuco_plugin.training import makers
 
 SETTINGS = {
     "tokens": 32, "seq_length": 16, "rank_tokens": 16, "rank_seq_length": 8, "initial": 120, "epochs": 3, "steps": 10,
@@ -40,8 +40,8 @@ class Logged:
 
 def train(model, text, job):
     """Train one profile as the job says."""
-    build = run.build_objective
-    run.build_objective = lambda *what: Logged(build(*what), job["log"])
+    build = makers.build_objective
+    makers.build_objective = lambda *what: Logged(build(*what), job["log"])
     settings = Settings(seed=job["seed"], **SETTINGS)
     training.train_profile(
         model, Path(job["output"]), calibration=[text], settings=settings, resume=job["resume"], overwrite=False

@@ -220,5 +220,5 @@ def test_options_without_such_a_strategy_are_refused(checkpoint, tmp_path, depth
         match=r"structured \(format\) goes with a strategy of the space 'structured', got depth; leave it out",
     ):
         prune_with_recipe(checkpoint("llama"), modifier(structured={"format": "stock"}), tmp_path / "out")
-    with pytest.raises(RecipeError, match="Input should be 'compact' or 'stock'"):
+    with pytest.raises(RecipeError, match="Input should be 'auto', 'compact', 'deci' or 'stock'"):
         modifier(structured={"format": "zip"})

@@ -32,7 +32,7 @@ from unicuco_plugin.profile import RECORD
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.texts.calibration import calibration_hash, load_windows
 from unicuco_plugin.texts.selfcalibration import own_cache
-from unicuco_plugin.training import JOURNAL, ModelSource, run, train_profile
+from unicuco_plugin.training import JOURNAL, ModelSource, makers, train_profile
 
 TINY = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=10, epochs=1, steps=5, pool=32, picks=2,
@@ -161,7 +161,7 @@ def test_the_same_arguments_give_the_same_profile(trained, dense, text, tmp_path
 def test_resuming_a_finished_run_measures_nothing_and_changes_nothing(trained, dense, text, monkeypatch):
     output, _ = trained
     before = facts_of(output)
-    monkeypatch.setattr(run, "build_objective", lambda *_: pytest.fail("nothing is left to measure"))
+    monkeypatch.setattr(makers, "build_objective", lambda *_: pytest.fail("nothing is left to measure"))
     train_profile(dense, output, calibration=[text], settings=TINY, resume=True)
     assert facts_of(output) == before
 
@@ -176,7 +176,7 @@ def test_every_measurement_can_be_made_again_from_the_specification_of_its_objec
         sent[spec.windows] = (json.dumps(spec.to_dict()), windows)
         return build_objective(spec, site, windows)
 
-    monkeypatch.setattr(run, "build_objective", spy)
+    monkeypatch.setattr(makers, "build_objective", spy)
     profile = train_profile(dense, tmp_path / "p", calibration=[text], settings=TINY)
     assert len(sent) == 3
     with contextlib.closing(sqlite3.connect(tmp_path / "p" / JOURNAL)) as journal:
