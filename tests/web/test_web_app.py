@@ -95,6 +95,24 @@ def test_what_is_wrong_is_a_problem_with_field_rule_and_value(service, body, sta
 
 
 @pytest.mark.parametrize(
+    ("request_data", "field", "value", "rule"),
+    [
+        (
+            {"max_bytes": 200000000, "max_divergence": 0.7}, "max_divergence", "0.7",
+            "max_divergence 0.7 cannot be met with max_bytes in this profile",
+        ),
+        (
+            {"sparsity": 0.5, "bits": 5}, "bits", "5.0",
+            "bits cannot be asked of this profile, which knows kept, params, bytes of a strategy",
+        ),
+    ],
+)  # fmt: skip
+def test_of_several_limits_the_one_is_named_that_cannot_be_met(service, request_data, field, value, rule):
+    problem = service.ask(ask(DEPTH, **request_data)).json()
+    assert (problem["field"], problem["value"], problem["rule"]) == (field, value, rule)
+
+
+@pytest.mark.parametrize(
     ("path", "status"),
     [
         ("/none", 404), (f"/v1/profiles/{DEPTH}/../x", 404), ("/v1/profiles/%2e%2e%2fetc/front", 404),
@@ -158,11 +176,11 @@ def test_the_page_runs_its_own_script_and_asks_its_own_host_only(service):
 
 
 def test_a_token_opens_all_but_the_page_and_the_sign_of_life(service, monkeypatch):
-    client = Client(Bounds(service.app._app, "tökén", lambda *_: None))
+    client = Client(Bounds(service.app._app, "tökén\n", lambda *_: None))
     wrong = client.ask(ask(DEPTH, sparsity=0.25))
     assert (wrong.status_code, wrong.json()["code"], wrong.headers["www-authenticate"]) == (401, "no-token", "Bearer")
-    right = client.ask(ask(DEPTH, sparsity=0.25), {"Authorization": "Bearer tökén".encode()})
-    assert right.status_code == 200
+    for sent, status in [("Bearer tökén", 200), ("bearer  tökén", 200), ("tökén", 401), ("Basic tökén", 401)]:
+        assert client.ask(ask(DEPTH, sparsity=0.25), {"Authorization": sent.encode()}).status_code == status
     assert [client.get(path).status_code for path in ("/", "/healthz", "/metrics", "/openapi.json")] == [
         200,
         200,
