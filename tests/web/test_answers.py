@@ -1,7 +1,9 @@
 """Requests that wait together are answered as if alone."""
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 from asgi import BITS, DEPTH
@@ -29,6 +31,23 @@ def test_those_that_cannot_be_met_do_not_touch_the_others():
     assert [answer.error is None for answer in found] == [True, False, True, True, False]
     assert isinstance(found[1].error, RequestError)
     assert found[3].text == profile.answer(sparsity=0.3).to_json()
+
+
+def test_a_refusal_that_is_kept_holds_no_profile():
+    class Refusing:
+        def answer_many(self, requests):
+            try:
+                raise KeyError
+            except KeyError as error:
+                raise RequestError("no") from error
+
+    refusing = Refusing()
+    gone = weakref.ref(refusing)
+    [answer] = answer_each(refusing, sparsities(0.1))
+    del refusing
+    gc.collect()
+    assert str(answer.error) == "no"
+    assert gone() is None
 
 
 def test_clients_that_wait_for_one_profile_are_answered_together_and_profiles_take_turns(library, monkeypatch):

@@ -48,9 +48,15 @@ def answer_each(profile: Profile, requests: Sequence[Request]) -> list[Answer]:
         return [Answer(strategy.to_json()) for strategy in profile.answer_many(requests)]
     except UnicucoError as error:
         if len(requests) == 1:
-            return [Answer(error=error)]
+            return [Answer(error=_bare(error))]
     middle = len(requests) // 2
     return answer_each(profile, requests[:middle]) + answer_each(profile, requests[middle:])
+
+
+def _bare(error: UnicucoError) -> UnicucoError:
+    """An error that may be kept: without the frames that it came through, which hold the whole profile."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 @dataclass(frozen=True, eq=False)
