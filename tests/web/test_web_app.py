@@ -126,6 +126,19 @@ def test_a_wrong_path_is_a_problem(service, path, status):
     assert (got.status_code, got.json()["status"]) == (status, status)
 
 
+@pytest.mark.parametrize(
+    ("query", "field", "value"),
+    [
+        ("sparsity=2", "sparsity", "'2'"), ("x=1", "x", "'1'"), ("bits=-1&context=0", "bits", "'-1'"),
+        ("sparsity=0.1&sparsity=0.2", "sparsity", "['0.1', '0.2']"), ("", "query", "{}"),
+    ],
+)  # fmt: skip
+def test_a_wrong_query_is_a_problem_with_field_rule_and_value(service, query, field, value):
+    problem = service.get(f"/v1/profiles/{DEPTH}/recipe?{query}").json()
+    assert (problem["code"], problem["field"], problem["value"]) == ("invalid-request", field, value)
+    assert problem["detail"].startswith(problem["rule"])
+
+
 def test_the_front_is_the_profiles(service):
     data = service.get(f"/v1/profiles/{DEPTH}/front").json()
     assert data["front"] == [strategy.to_dict() for strategy in load_profile(DEPTH).front()]

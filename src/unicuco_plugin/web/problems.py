@@ -89,4 +89,4 @@ def register_handlers(app: FastAPI) -> None:
 def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry whose place is that within the request: ``body``, and which of two forms it has, say nothing."""
     place = [part for part in entry["loc"] if part not in ("body", "one", "several", "query")]
-    return {"input": None, **entry, "loc": tuple(place) or ("body",)}
+    return {"input": None, **entry, "loc": tuple(place) or entry["loc"][:1]}
