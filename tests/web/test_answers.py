@@ -1,7 +1,9 @@
 """Requests that wait together are answered as if alone."""
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 from asgi import BITS, DEPTH
@@ -10,7 +12,7 @@ from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.request import Request
 from unicuco_plugin.web import answers as module
-from unicuco_plugin.web.answers import Answers, BusyError, answer_each
+from unicuco_plugin.web.answers import Answer, Answers, BusyError, answer_each
 from unicuco_plugin.web.library import Library
 
 
@@ -29,6 +31,23 @@ def test_those_that_cannot_be_met_do_not_touch_the_others():
     assert [answer.error is None for answer in found] == [True, False, True, True, False]
     assert isinstance(found[1].error, RequestError)
     assert found[3].text == profile.answer(sparsity=0.3).to_json()
+
+
+def test_a_refusal_that_is_kept_holds_no_profile():
+    class Refusing:
+        def answer_many(self, requests):
+            try:
+                raise KeyError
+            except KeyError as error:
+                raise RequestError("no") from error
+
+    refusing = Refusing()
+    gone = weakref.ref(refusing)
+    [answer] = answer_each(refusing, sparsities(0.1))
+    del refusing
+    gc.collect()
+    assert str(answer.error) == "no"
+    assert gone() is None
 
 
 def test_clients_that_wait_for_one_profile_are_answered_together_and_profiles_take_turns(library, monkeypatch):
@@ -56,6 +75,21 @@ def test_clients_that_wait_for_one_profile_are_answered_together_and_profiles_ta
     assert [answer.text for [answer] in found[:40]] == [
         strategy.to_json() for strategy in depth.profile.answer_many(sparsities(*(0.1 + i / 100 for i in range(40))))
     ]
+
+
+def test_each_load_waits_for_its_own_turn(library, monkeypatch):
+    depth, bits, loads = library.find(DEPTH), library.find(BITS), []
+    monkeypatch.setattr(
+        module, "answer_each", lambda _, some: loads.append({r.load for r in some}) or [Answer("{}")] * len(some)
+    )
+    answers = Answers()
+    asked = [Request.of(max_memory=10**9, context=1024 * (1 + place % 3)) for place in range(6)]
+
+    async def asking():
+        await asyncio.gather(*(answers.ask(served, asked) for served in (depth, bits)))
+
+    asyncio.run(asking())
+    assert loads == [{asked[place].load} for place in (0, 0, 1, 1, 2, 2)]
 
 
 def test_what_was_answered_is_kept_and_no_more_than_so_much(library, monkeypatch):

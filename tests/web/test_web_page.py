@@ -152,6 +152,15 @@ def test_the_service_shows_the_command_lines_answer(page, address):
     assert source["SparsityProfileModifier"] == {"profile": BITS, "request": {"bits": float(bits)}}
     assert page.locator("#front .dot").count() + page.locator("#front .guess").count() == 20
     assert fits(page)
+    page.fill("#context", "8192")
+    wait(page, "#answer", "of it cache")
+    memory = load_profile(BITS).answer(bits=float(bits), context=8192).memory
+    for row, count in {"memory": memory.total, "of it cache": memory.cache, "of it weights": memory.weights}.items():
+        assert shown(page, row) == f"{count / 1e6:.4g} MB"
+    page.click("button:text-is('Ask only')")
+    assert page.inner_text("#text") == f"unicuco strategy {BITS} --bits {bits} --context 8192 --json"
+    assert fits(page)
+    page.fill("#context", "")
     if folder := os.environ.get("UNICUCO_PICTURES"):  # docs/figures/page-*.png are made so
         page.click("#keep")
         page.focus("#slider")

@@ -48,9 +48,15 @@ def answer_each(profile: Profile, requests: Sequence[Request]) -> list[Answer]:
         return [Answer(strategy.to_json()) for strategy in profile.answer_many(requests)]
     except UnicucoError as error:
         if len(requests) == 1:
-            return [Answer(error=error)]
+            return [Answer(error=_bare(error))]
     middle = len(requests) // 2
     return answer_each(profile, requests[:middle]) + answer_each(profile, requests[middle:])
+
+
+def _bare(error: UnicucoError) -> UnicucoError:
+    """An error that may be kept: without the frames that it came through, which hold the whole profile."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +150,13 @@ class Answers:
 
 
 def _split(line: deque[_Waiting]) -> tuple[list[_Waiting], deque[_Waiting]]:
-    """The first few of one kind, and the rest: other kinds may take longer, and all of a batch is done at once."""
+    """The first few of one kind and load, and the rest: others may take longer, and all of a batch is done at once."""
     waiting = [one for one in line if not one.future.done()]
-    batch = [one for one in waiting if one.request.kind == waiting[0].request.kind][:TOGETHER]
+    batch = [one for one in waiting if _alike(one.request, waiting[0].request)][:TOGETHER]
     taken = set(map(id, batch))
     return batch, deque(one for one in waiting if id(one) not in taken)
+
+
+def _alike(one: Request, other: Request) -> bool:
+    """Whether two requests are met in one race: memory has one of its own under every load."""
+    return (one.kind, one.load) == (other.kind, other.load)

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import QueryParams
 
-from unicuco_plugin.errors import RequestError, UnicucoError
+from unicuco_plugin.errors import RequestError, UnicucoError, clip, quoted
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.request import Request as Wish
 from unicuco_plugin.strategy import SCHEMA, Strategy
@@ -140,8 +143,12 @@ def _add_routes(app: FastAPI, library: Library, answers: Answers, metrics: Metri
         served = library.find(name)
         fields = dict(request.query_params)
         if len(fields) < len(request.query_params.multi_items()):
-            raise RequestError("query must have each field of the request once; write preference=0.3,0.7")
-        wish = Wish.of(**{field: _parted(value) for field, value in fields.items()})
+            raise RequestValidationError([_repeated(request.query_params)])
+        try:
+            wish = Wish(**{field: _parted(value) for field, value in fields.items()})
+        except ValidationError as error:
+            told = [{**entry, "loc": ("query", *entry["loc"])} for entry in error.errors()]
+            raise RequestValidationError(told) from error
         [answer] = await answers.ask(served, [wish])
         if answer.error is not None:
             return problem_response(refusal(answer.error, wish, served))
@@ -189,6 +196,13 @@ def _json(text: str) -> Response:
 
 def _parted(value: str) -> object:
     return tuple(value.split(",")) if "," in value else value
+
+
+def _repeated(query: QueryParams) -> dict[str, Any]:
+    """What is wrong with a query that has a field more than once, as pydantic tells it."""
+    field, values = next((name, values) for name in query if len(values := query.getlist(name)) > 1)
+    text = f"{clip(field)} must be given once; write two numbers as preference=0.3,0.7, got {quoted(values)}"
+    return {"type": "value_error", "loc": ("query", field), "msg": text, "input": values}
 
 
 def _query() -> list[dict[str, Any]]:

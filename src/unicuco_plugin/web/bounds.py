@@ -9,7 +9,7 @@ from typing import Any
 from unicuco_plugin.web.problems import describe, problem_response
 from unicuco_plugin.web.schemas import Problem
 
-__all__ = ["MOST_BYTES", "Bounds"]
+__all__ = ["MOST_BYTES", "SECONDS", "Bounds"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -19,7 +19,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_BYTES = 2**18  # of a body: 256 requests have some twenty thousand
 _MOST_PATH = 2_000  # characters, query and all
-_BODY_SECONDS, _SECONDS = 10.0, 60.0
+_BODY_SECONDS, SECONDS = 10.0, 60.0  # until a body is there; until an answer was sent
 # Without the token: the page, which holds no profile and asks for it, and what says that the service lives.
 _OPEN = ("/", "/healthz")
 _HEADERS = [
@@ -34,13 +34,13 @@ class Bounds:
 
     Args:
         app: What answers.
-        token: What clients must send as bearer token; None where they need none.
+        token: What clients must send as bearer token, white space around it left out; None where they need none.
         heard: Called with the route, the status and the seconds of every request.
     """
 
     def __init__(self, app: App, token: str | None, heard: Callable[[str, int, float], None]) -> None:
         self._app, self._heard = app, heard
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.strip().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI has it."""
@@ -58,7 +58,7 @@ class Bounds:
             await send(message)
 
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(SECONDS):
                 body = await self._admit(scope, receive)
                 if isinstance(body, Problem):
                     extra = {"WWW-Authenticate": "Bearer"} if body.status == 401 else {"Connection": "close"}
@@ -68,7 +68,7 @@ class Bounds:
         except TimeoutError:
             if started:  # a client that does not read; there is nothing left to tell it
                 raise
-            await problem_response(describe(503, "busy", f"must be done within {_SECONDS:g} seconds; ask again later"))(
+            await problem_response(describe(503, "busy", f"must be done within {SECONDS:g} seconds; ask again later"))(
                 scope, receive, sending
             )
         finally:
@@ -81,8 +81,8 @@ class Bounds:
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > _MOST_PATH:
             return describe(414, "path-too-long", f"path must have at most {_MOST_PATH} characters with its query")
         if self._token is not None and scope["path"] not in _OPEN:
-            sent = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(sent, self._token):
+            scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
+            if not (hmac.compare_digest(sent.strip(), self._token) and scheme.lower() == b"bearer"):
                 return describe(401, "no-token", "Authorization must be Bearer and the service's token")
         if scope["method"] in ("GET", "HEAD"):
             return b""

@@ -1,10 +1,11 @@
-"""Connections that may not keep a worker waiting for the rest of a request's head."""
+"""Connections that may not keep a worker waiting: for the rest of a request, or for a client that does not read."""
 
 import asyncio
 from typing import Any
 
-import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from unicuco_plugin.web.bounds import SECONDS
 
 __all__ = ["HEAD_SECONDS", "TimedProtocol"]
 
@@ -12,14 +13,18 @@ HEAD_SECONDS = 30  # from the connection, or the last answer, until a request's 
 
 
 class TimedProtocol(H11Protocol):
-    """Uvicorn's own protocol, which waits for ever once a request's first byte has come."""
+    """Uvicorn's own protocol, with a last moment for every connection.
+
+    Uvicorn waits for ever once a byte has come after an answer, be it of the next head or of a body that nobody reads,
+    and whatever closes a connection waits until the client has read what was sent.
+    """
 
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - asyncio's
-        """Begin to wait."""
+        """Begin to wait for a head."""
         super().connection_made(transport)
-        self._wait()
+        self._wait(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing."""
@@ -27,20 +32,21 @@ class TimedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """Stop waiting once a head is there."""
+        """Wait for the answer once a head is there."""
+        before = self.cycle
         super().handle_events()
-        if self.conn.their_state is not h11.IDLE:
-            self._rest()
+        if self.cycle is not before:
+            self._wait(SECONDS + HEAD_SECONDS)
 
     def on_response_complete(self) -> None:
-        """Wait for the next one."""
+        """Wait for the next head, unless it is there, and until the answer was read."""
         super().on_response_complete()
-        if self.conn.their_state is h11.IDLE:
-            self._wait()
+        if self.cycle.response_complete:
+            self._wait(HEAD_SECONDS)
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         self._rest()
-        self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._late = self.loop.call_later(seconds, self.transport.abort)
 
     def _rest(self) -> None:
         if self._late is not None:

@@ -65,6 +65,7 @@ class Served:
             "units": len(self.profile.units),
             "dense": {"params": sizes.total_params, "bytes": sizes.total_bytes},
             "blocks": bool(sizes.blocks),
+            "memory": sizes.serving is not None,
             "schemes": {name: parse_scheme(name).bits for row in sizes.choices for name, *_ in row if name != DENSE},
             "offers": {field: offer.to_dict() for field, offer in self.offers.items()},
         }

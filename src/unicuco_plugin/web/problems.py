@@ -1,6 +1,7 @@
 """Errors as problem+json: what is wrong, and never how our code came to know."""
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -19,12 +20,13 @@ from unicuco_plugin.web.schemas import Problem
 __all__ = ["describe", "problem_response", "refusal", "register_handlers"]
 
 _LOG = logging.getLogger("unicuco_plugin.web")
+_RULE_ENDS = re.compile(r"[,;] got |; |: (?=give |with )")
 
 
 def describe(status: int, code: str, detail: str, **more: Any) -> Problem:  # noqa: ANN401 - fields of a problem
-    """A problem of one kind; its rule is what its one line says before the value."""
+    """A problem of one kind; its rule is what its one line says before the value, and before what to do."""
     if more.get("field") is not None:
-        more.setdefault("rule", detail.rpartition(", got ")[0] or detail)
+        more.setdefault("rule", _RULE_ENDS.split(detail, 1)[0])
     title = code.replace("-", " ")
     return Problem(type=f"urn:unicuco:problem:{code}", title=title, status=status, detail=detail, code=code, **more)
 
@@ -33,7 +35,10 @@ def refusal(error: UnicucoError, wish: Wish, served: Served) -> Problem:
     """Why a profile cannot meet a request, and what it can."""
     offers = {field: offer.to_dict() for field, offer in served.offers.items()}
     asked = wish.to_dict()
-    field = next((name for name in asked if name in str(error)), next(iter(asked)))
+    # It begins with the limit that cannot be met; others that it names could be given up, or asked for instead.
+    rule = _RULE_ENDS.split(str(error), 1)[0]
+    named = [(found.start(), name) for name in asked if (found := re.search(rf"\b{name}\b", rule))]
+    field = min(named)[1] if named else wish.kinds[0]
     return describe(422, "cannot-be-met", str(error), field=field, value=quoted(asked[field]), offers=offers)
 
 
@@ -84,4 +89,4 @@ def register_handlers(app: FastAPI) -> None:
 def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry whose place is that within the request: ``body``, and which of two forms it has, say nothing."""
     place = [part for part in entry["loc"] if part not in ("body", "one", "several", "query")]
-    return {"input": None, **entry, "loc": tuple(place) or ("body",)}
+    return {"input": None, **entry, "loc": tuple(place) or entry["loc"][:1]}

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn import Config, Server
 from uvicorn.supervisors import Multiprocess
 
@@ -75,4 +76,18 @@ def run_service(make: Callable[[], object], host: str, port: int, workers: int, 
             return
         with tempfile.TemporaryDirectory(prefix="unicuco-serve-") as folder:
             os.environ[_SHARED] = str(Path(folder))
-            Multiprocess(config, [listening]).run()
+            _Workers(config, [listening]).run()
+
+
+class _Workers(Multiprocess):
+    """Uvicorn's own, of which Prometheus hears no more once they are gone: what waits in them is not waited for."""
+
+    _known: frozenset[int | None] = frozenset()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace who is dead or hangs, and forget who was replaced since the last look."""
+        known = self._known.union(process.pid for process in self.processes)
+        super().keep_subprocess_alive()
+        self._known = frozenset(process.pid for process in self.processes)
+        for gone in known - self._known:
+            mark_process_dead(gone)
