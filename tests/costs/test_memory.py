@@ -93,6 +93,14 @@ def test_buffers_hold_a_step_of_at_most_2048_tokens_and_the_samplers_numbers():
     assert served(block_costs, model, Load(10_000, 3)).buffers == 2048 * wide * 2 + 3 * VOCABULARY * 14
 
 
+def test_a_load_alone_changes_nothing_of_what_other_limits_come_down_to():
+    costs = served(part_costs, tiny_model("llama"), round_to=8)
+    plain = TableCosts(costs.units, costs.table, costs.physical)
+    assert costs.share("kept", 0.75) == plain.share("kept", 0.75) == 0.25
+    assert [costs.falls(name) for name in plain.names] == [plain.falls(name) for name in plain.names]
+    assert ServedCosts.under(plain, LOAD, priced=True).share("kept", 0.75) is None
+
+
 @given(st.lists(st.integers(0, 2), min_size=6, max_size=6), st.integers(1, 5000), st.integers(1, 9))
 def test_prices_are_what_parts_free(taken, context, batch):
     table = CostTable(

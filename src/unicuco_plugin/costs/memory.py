@@ -41,13 +41,15 @@ class ServedCosts(TableCosts):
     Attributes:
         serving: The table of what is kept; also in ``table``.
         load: How many sequences of how many tokens are held at once.
+        priced: Whether shares are counted in ``prices``, as in a space whose units weigh that much.
     """
 
     serving: ServingTable
     load: Load
+    priced: bool = False
 
     @classmethod
-    def under(cls, costs: TableCosts, load: Load) -> "ServedCosts":
+    def under(cls, costs: TableCosts, load: Load, *, priced: bool = False) -> "ServedCosts":
         """The same costs under a load.
 
         Raises:
@@ -60,7 +62,7 @@ class ServedCosts(TableCosts):
                 "--resume, which measures nothing anew, or ask for max_bytes"
             )
         own = {field.name: getattr(costs, field.name) for field in fields(TableCosts)}
-        return cls(**own, serving=costs.table.serving, load=load)
+        return cls(**own, serving=costs.table.serving, load=load, priced=priced)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ class ServedCosts(TableCosts):
 
     def share(self, name: str, limit: float) -> float | None:
         """See :meth:`TableCosts.share`; none where shares are counted in memory."""
-        return super().share(name, limit) if self.prices is None else None
+        return super().share(name, limit) if not self.priced else None
 
     @cached_property
     def prices(self) -> tuple[int, ...] | None:
@@ -94,7 +96,7 @@ class ServedCosts(TableCosts):
 
         Of memory nobody knows about how much where units are not priced by it: it depends on what goes.
         """
-        if self.prices is not None:
+        if self.priced and self.prices:
             total = float(sum(self.prices))
             return (total, total) if name == MEMORY else (0.0, total)
         if name != MEMORY:
