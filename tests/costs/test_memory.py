@@ -115,6 +115,25 @@ def test_prices_are_what_parts_free(taken, context, batch):
     assert int(costs.of("memory", torch.zeros_like(x))) - int(costs.of("memory", x)) == freed
 
 
+@given(st.lists(st.integers(0, 2), min_size=6, max_size=6), st.integers(1, 5000))
+def test_no_cost_falls_faster_than_with_the_unit_that_has_most_of_it_for_its_price(taken, context):
+    sizes = (30, 60, 90, 0, 30, 60)
+    table = CostTable(
+        unit_params=sizes, unit_bytes=tuple(2 * n + 3 for n in sizes), parts=((3, 1),) * 6, rests=((0, 0),) * 6,
+        biases=((0, 0),) * 6, total_params=400, total_bytes=900, dtype="bfloat16",
+        serving=ServingTable(**SERVING | {"kept": [KeptState(holder=f"a.{i}.attn", numbers=6 * i) for i in range(3)]}),
+    )  # fmt: skip
+    units = tuple(f"a.{i // 2}.{('attn', 'mlp')[i % 2]}" for i in range(6))
+    costs = ServedCosts.under(TableCosts(units, table, physical=True), Load(context), priced=True)
+    x = torch.cat([torch.tensor([taken], dtype=torch.float64) / 3, torch.eye(6, dtype=torch.float64)])
+    shares = x @ torch.tensor(costs.prices, dtype=torch.float64) / sum(costs.prices)
+    for name in costs.names:
+        fallen = costs.of(name, torch.zeros(1, 6)) - costs.of(name, x)
+        _, most = costs.falls(name)
+        assert (fallen <= most * shares + 1e-9).all()
+        assert (fallen[1:] / shares[1:]).max().item() == pytest.approx(most)
+
+
 def test_a_table_without_caches_says_what_to_do():
     plain = TableCosts(
         ("a",), CostTable(unit_params=(4,), unit_bytes=(8,), total_params=9, total_bytes=18, dtype="bfloat16"), True

@@ -98,7 +98,10 @@ class ServedCosts(TableCosts):
         """
         if self.priced and self.prices:
             total = float(sum(self.prices))
-            return (total, total) if name == MEMORY else (0.0, total)
+            if name == MEMORY:
+                return total, total
+            pairs = zip(self._freed(name), self.prices, strict=True)
+            return 0.0, max((freed / price for freed, price in pairs if price), default=0.0) * total
         if name != MEMORY:
             return super().falls(name)
         _, most = super().falls("bytes")
@@ -107,6 +110,12 @@ class ServedCosts(TableCosts):
             own = sum(self.table.unit_params[unit] for unit in units)
             densest = max(densest, kept / own if own else 0.0)
         return 0.0, most and most + densest * params
+
+    def _freed(self, name: str) -> Sequence[float]:
+        """How much of a cost that is not memory goes with all of each unit; without what goes or comes beside parts."""
+        if name == self.objective:
+            return (self.params / self.params.sum()).tolist()
+        return self.table.unit_params if name == "params" else self.table.unit_bytes
 
     @property
     def buffers(self) -> int:
