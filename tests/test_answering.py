@@ -235,6 +235,19 @@ def test_head_groups_go_rather_than_neurons_where_the_cache_is_large():
     assert heads[0] > heads[1]
 
 
+@pytest.mark.slow
+def test_a_limit_on_memory_that_does_not_bind_changes_no_answer_by_weights():
+    profile = load_profile("smollm2-135m-instruct-structured")
+    loose = {"max_memory": 10**12, "context": 8192, "batch": 8}
+    requests = [{"sparsity": 0.1}, {"max_bytes": 240_000_000}, {"preference": (0.5, 0.5)}]
+    answers = profile.answer_many([Request.of(**fields, **loose) for fields in requests])
+    assert [one.units for one in answers] == [profile.answer(**fields).units for fields in requests]
+    with pytest.raises(RequestError, match=r"^max_memory must be at least \d+ for this profile"):
+        profile.answer(sparsity=0.1, **loose | {"max_memory": 10**6})
+    # One that weights cannot meet is left to the race by memory, and keeps no other from its answer.
+    assert [*profile._views._met({7: Request.of(sparsity=0.1), 8: Request.of(max_bytes=1000)})] == [7]
+
+
 def test_sixty_four_requests_are_answered_as_one_by_one(profile, ends):
     requests = [Request.of(sparsity=0.01 + 0.88 * i / 16) for i in range(16)]
     requests += [Request.of(max_params=30 + i) for i in range(16)]

@@ -57,6 +57,11 @@ def test_what_no_profile_can_do_gives_the_reason_of_one_that_knows_what_is_asked
     assert str(caught.value).startswith(
         f"none of 3 profiles can answer; {NAMES[0]} says: max_bytes must be at least 63"
     )
+    backwards = Collection(
+        {name: several.profiles[name] for name in reversed(NAMES)}
+    )  # only the last counts parameters
+    with pytest.raises(RequestError, match=rf"; {NAMES[0]} says: max_divergence 0\.7 cannot be met with max_params "):
+        backwards.answer(max_divergence=0.7, max_params=100_000_000)
     with pytest.raises(
         RequestError, match=r"^preference weighs the front of one profile, got a folder of them: name one$"
     ):

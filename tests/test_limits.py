@@ -114,6 +114,13 @@ def test_a_limit_on_bytes_and_one_on_parameters_both_hold_where_shares_come_in_s
     assert limit - strategy.params <= 2 * STEP
 
 
+@pytest.mark.slow
+def test_a_load_that_limits_nothing_only_shows_memory():
+    plain, shown = PROFILE.answer(sparsity=0.02), PROFILE.answer(sparsity=0.02, context=8192, batch=8)
+    assert (shown.units, shown.divergence) == (plain.units, plain.divergence)
+    assert (plain.memory, shown.memory.weights) == (None, plain.bytes)
+
+
 class Random:
     """A contest that any set at the budget may win."""
 

@@ -168,25 +168,8 @@ class Profile:
     def answer_many(self, requests: Iterable[Request]) -> list[Strategy]:
         """Answer many requests, in order; what they share is computed once."""
         requests = list(requests)
-        found: dict[int, Candidate] = {}
-        by_view: dict[int, list[int]] = {}
-        views = [self._views.of(request) for request in requests]
-        for place, view in enumerate(views):
-            by_view.setdefault(id(view), []).append(place)
-        for places in by_view.values():
-            view = views[places[0]]
-            limited = [place for place in places if requests[place].limited]
-            budgets = view.limits.budgets_of([requests[place] for place in limited])
-            found |= zip(limited, view.contest.best(budgets), strict=True)
-        return [
-            self._strategy(
-                request,
-                found[place]
-                if request.preference is None
-                else views[place].preferences.choose(request, found.get(place)),
-            )
-            for place, request in enumerate(requests)
-        ]
+        best = self._views.answers(requests)
+        return [self._strategy(request, candidate) for request, candidate in zip(requests, best, strict=True)]
 
     def proposals(self, request: Request, source: Source) -> Strategy:
         """Answer a request from one source alone, for comparison.

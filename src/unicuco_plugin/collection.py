@@ -14,6 +14,8 @@ __all__ = ["Collection", "is_collection", "load_profiles"]
 
 # Profiles of one folder: each is read and kept whole.
 _MOST = 64
+# What a profile says that knows nothing of what is asked.
+_UNKNOWN = ("cannot be asked", "cannot be told")
 # Characters of one profile's reason where none can answer.
 _REASON = 160
 
@@ -66,7 +68,7 @@ class Collection:
                 reasons[name] = str(error)
         if not found:
             # What a profile could do with other numbers says more than what it knows nothing of.
-            name = min(reasons, key=lambda name: "cannot be " in reasons[name])
+            name = min(reasons, key=lambda name: any(word in reasons[name] for word in _UNKNOWN))
             why = clip(reasons[name], _REASON, middle=True)
             raise RequestError(f"none of {len(reasons)} profiles can answer; {clip(name)} says: {why}")
         if request.kinds == ("max_divergence",):

@@ -37,7 +37,7 @@ class Limits:
     Args:
         space: Of the strategies.
         contest: Knows the best of each budget.
-        costs: What strategies cost.
+        costs: What strategies cost; under one load where ``space`` weighs units by what they free in memory.
         upper: The upper end of the interval of a candidate's divergence.
     """
 
@@ -78,7 +78,7 @@ class Limits:
         Raises:
             RequestError: If the profile does not know what is kept.
         """
-        if request.load is None or not isinstance(self._costs, TableCosts):
+        if request.load is None or not isinstance(self._costs, TableCosts) or isinstance(self._costs, ServedCosts):
             return self._costs
         return ServedCosts.under(self._costs, request.load)
 

@@ -5,15 +5,17 @@ takes head groups rather than neurons where the cache is large. The surrogate an
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from unicuco_plugin.costs.memory import MEMORY, ServedCosts
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.divergences import Divergences
+from unicuco_plugin.errors import RequestError
 from unicuco_plugin.limits import Limits
 from unicuco_plugin.plugins.manager import make_space
-from unicuco_plugin.policy.contest import Contest
+from unicuco_plugin.policy.contest import Candidate, Contest
 from unicuco_plugin.policy.evidence import Evidence
 from unicuco_plugin.policy.posterior import Posterior
 from unicuco_plugin.policy.scalarization import Scaling
@@ -61,6 +63,20 @@ class View:
     limits: Limits
     preferences: Preferences
 
+    def answers(self, requests: Sequence[Request]) -> list[Candidate]:
+        """The best for each request; what they share is computed once.
+
+        Raises:
+            RequestError: If one cannot be met.
+        """
+        limited = [place for place, request in enumerate(requests) if request.limited]
+        budgets = self.limits.budgets_of([requests[place] for place in limited])
+        found = dict(zip(limited, self.contest.best(budgets), strict=True))
+        return [
+            found[place] if request.preference is None else self.preferences.choose(request, found.get(place))
+            for place, request in enumerate(requests)
+        ]
+
 
 @dataclass(frozen=True)
 class Views:
@@ -83,6 +99,39 @@ class Views:
     costs: TableCosts
     _served: OrderedDict[Load, View] = field(default_factory=OrderedDict)
 
+    def answers(self, requests: Sequence[Request]) -> list[Candidate]:
+        """The best for each request, in order.
+
+        Where the best by weights keeps a limit on memory unasked, that limit changes nothing.
+
+        Raises:
+            RequestError: If one cannot be met, or asks for memory of a profile that does not know what is kept.
+        """
+        views = [self.of(request) for request in requests]
+        free = {place: _free(request) for place, request in enumerate(requests) if views[place] is not self.main}
+        found = {
+            place: best
+            for place, best in self._met({place: request for place, request in free.items() if request}).items()
+            if self.main.limits.holds(requests[place], best)
+        }
+        by_view: dict[int, list[int]] = {}
+        for place, view in enumerate(views):
+            if place not in found:
+                by_view.setdefault(id(view), []).append(place)
+        for places in by_view.values():
+            own = [requests[place] for place in places]
+            found |= zip(places, views[places[0]].answers(own), strict=True)
+        return [found[place] for place in range(len(requests))]
+
+    def _met(self, requests: Mapping[int, Request]) -> dict[int, Candidate]:
+        """The best by weights for those requests that can be met."""
+        try:
+            return dict(zip(requests, self.main.answers(list(requests.values())), strict=True))
+        except RequestError:
+            if len(requests) == 1:
+                return {}
+            return {place: best for one in requests for place, best in self._met({one: requests[one]}).items()}
+
     def of(self, request: Request) -> View:
         """Who answers a request.
 
@@ -92,21 +141,22 @@ class Views:
         load = request.load
         if load is None or (request.max_memory is None and MEMORY not in (request.over or ())):
             return self.main
-        costs = ServedCosts.under(self.costs, load)
+        costs = ServedCosts.under(self.costs, load, priced=True)
         if costs.prices is None:
             return self.main
         found = self._served.get(load)
         if found is None:
             space = record_space(self.record, costs.prices)
-            found = self._served[load] = self._view(space, self._contest(space))
+            found = self._served[load] = self._view(space, self._contest(space), costs)
             while len(self._served) > _MOST:
                 self._served.popitem(last=False)
+        self._served.move_to_end(load)
         return found
 
     @cached_property
     def main(self) -> View:
         """The race for shares of weights."""
-        return self._view(self.space, self._main)
+        return self._view(self.space, self._main, self.costs)
 
     @cached_property
     def divergences(self) -> Divergences:
@@ -117,8 +167,8 @@ class Views:
     def _main(self) -> Contest:
         return self._contest(self.space)
 
-    def _view(self, space: Space, contest: Contest) -> View:
-        limits = Limits(space, contest, self.costs, self.divergences.upper)
+    def _view(self, space: Space, contest: Contest, costs: TableCosts) -> View:
+        limits = Limits(space, contest, costs, self.divergences.upper)
         return View(contest, limits, Preferences(self.record, self.scaling, space, self.net, contest, limits))
 
     def _contest(self, space: Space) -> Contest:
@@ -126,3 +176,10 @@ class Views:
         evidence = Evidence(self.record.reranked_shift, self.record.noise)
         confirmed = {entry.strategy for entry in self.record.archive if entry.confirmed}
         return Contest(space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
+
+
+def _free(request: Request) -> Request | None:
+    """The request without its limit on memory; None where nothing else says how much has to go."""
+    free = request.model_copy(update={"max_memory": None})
+    asked = free.limits or free.sparsity is not None or free.preference is not None
+    return free if asked and MEMORY not in (request.over or ()) else None

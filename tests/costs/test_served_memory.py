@@ -93,6 +93,14 @@ def test_buffers_hold_a_step_of_at_most_2048_tokens_and_the_samplers_numbers():
     assert served(block_costs, model, Load(10_000, 3)).buffers == 2048 * wide * 2 + 3 * VOCABULARY * 14
 
 
+def test_a_load_alone_changes_nothing_of_what_other_limits_come_down_to():
+    costs = served(part_costs, tiny_model("llama"), round_to=8)
+    plain = TableCosts(costs.units, costs.table, costs.physical)
+    assert costs.share("kept", 0.75) == plain.share("kept", 0.75) == 0.25
+    assert [costs.falls(name) for name in plain.names] == [plain.falls(name) for name in plain.names]
+    assert ServedCosts.under(plain, LOAD, priced=True).share("kept", 0.75) is None
+
+
 @given(st.lists(st.integers(0, 2), min_size=6, max_size=6), st.integers(1, 5000), st.integers(1, 9))
 def test_prices_are_what_parts_free(taken, context, batch):
     table = CostTable(
@@ -105,6 +113,25 @@ def test_prices_are_what_parts_free(taken, context, batch):
     x = torch.tensor([taken], dtype=torch.float64) / 3
     freed = sum(price // 3 * count for price, count in zip(costs.prices, taken, strict=True))
     assert int(costs.of("memory", torch.zeros_like(x))) - int(costs.of("memory", x)) == freed
+
+
+@given(st.lists(st.integers(0, 2), min_size=6, max_size=6), st.integers(1, 5000))
+def test_no_cost_falls_faster_than_with_the_unit_that_has_most_of_it_for_its_price(taken, context):
+    sizes = (30, 60, 90, 0, 30, 60)
+    table = CostTable(
+        unit_params=sizes, unit_bytes=tuple(2 * n + 3 for n in sizes), parts=((3, 1),) * 6, rests=((0, 0),) * 6,
+        biases=((0, 0),) * 6, total_params=400, total_bytes=900, dtype="bfloat16",
+        serving=ServingTable(**SERVING | {"kept": [KeptState(holder=f"a.{i}.attn", numbers=6 * i) for i in range(3)]}),
+    )  # fmt: skip
+    units = tuple(f"a.{i // 2}.{('attn', 'mlp')[i % 2]}" for i in range(6))
+    costs = ServedCosts.under(TableCosts(units, table, physical=True), Load(context), priced=True)
+    x = torch.cat([torch.tensor([taken], dtype=torch.float64) / 3, torch.eye(6, dtype=torch.float64)])
+    shares = x @ torch.tensor(costs.prices, dtype=torch.float64) / sum(costs.prices)
+    for name in costs.names:
+        fallen = costs.of(name, torch.zeros(1, 6)) - costs.of(name, x)
+        _, most = costs.falls(name)
+        assert (fallen <= most * shares + 1e-9).all()
+        assert (fallen[1:] / shares[1:]).max().item() == pytest.approx(most)
 
 
 def test_a_table_without_caches_says_what_to_do():

@@ -41,13 +41,15 @@ class ServedCosts(TableCosts):
     Attributes:
         serving: The table of what is kept; also in ``table``.
         load: How many sequences of how many tokens are held at once.
+        priced: Whether shares are counted in ``prices``, as in a space whose units weigh that much.
     """
 
     serving: ServingTable
     load: Load
+    priced: bool = False
 
     @classmethod
-    def under(cls, costs: TableCosts, load: Load) -> "ServedCosts":
+    def under(cls, costs: TableCosts, load: Load, *, priced: bool = False) -> "ServedCosts":
         """The same costs under a load.
 
         Raises:
@@ -60,7 +62,7 @@ class ServedCosts(TableCosts):
                 "--resume, which measures nothing anew, or ask for max_bytes"
             )
         own = {field.name: getattr(costs, field.name) for field in fields(TableCosts)}
-        return cls(**own, serving=costs.table.serving, load=load)
+        return cls(**own, serving=costs.table.serving, load=load, priced=priced)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ class ServedCosts(TableCosts):
 
     def share(self, name: str, limit: float) -> float | None:
         """See :meth:`TableCosts.share`; none where shares are counted in memory."""
-        return super().share(name, limit) if self.prices is None else None
+        return super().share(name, limit) if not self.priced else None
 
     @cached_property
     def prices(self) -> tuple[int, ...] | None:
@@ -94,9 +96,12 @@ class ServedCosts(TableCosts):
 
         Of memory nobody knows about how much where units are not priced by it: it depends on what goes.
         """
-        if self.prices is not None:
+        if self.priced and self.prices:
             total = float(sum(self.prices))
-            return (total, total) if name == MEMORY else (0.0, total)
+            if name == MEMORY:
+                return total, total
+            pairs = zip(self._freed(name), self.prices, strict=True)
+            return 0.0, max((freed / price for freed, price in pairs if price), default=0.0) * total
         if name != MEMORY:
             return super().falls(name)
         _, most = super().falls("bytes")
@@ -105,6 +110,12 @@ class ServedCosts(TableCosts):
             own = sum(self.table.unit_params[unit] for unit in units)
             densest = max(densest, kept / own if own else 0.0)
         return 0.0, most and most + densest * params
+
+    def _freed(self, name: str) -> Sequence[float]:
+        """How much of a cost that is not memory goes with all of each unit; without what goes or comes beside parts."""
+        if name == self.objective:
+            return (self.params / self.params.sum()).tolist()
+        return self.table.unit_params if name == "params" else self.table.unit_bytes
 
     @property
     def buffers(self) -> int:
