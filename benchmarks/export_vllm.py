@@ -86,18 +86,23 @@ def read_arguments() -> argparse.Namespace:
     return arguments
 
 
-def run_apart(arguments: argparse.Namespace, model: Path, dtype: str, *options: str) -> dict[str, Any]:
-    """Measure one model in a process of its own."""
-    command = [sys.executable, __file__, "--measure", str(model), "--engine", arguments.engine, "--dtype", dtype]
-    command += options
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(arguments.threads),
+def engine_environment(threads: int) -> dict[str, str]:
+    """What vLLM on the CPU is told by its environment."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, so that its peak memory is the whole
         "VLLM_LOGGING_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",
     }
+
+
+def run_apart(arguments: argparse.Namespace, model: Path, dtype: str, *options: str) -> dict[str, Any]:
+    """Measure one model in a process of its own."""
+    command = [sys.executable, __file__, "--measure", str(model), "--engine", arguments.engine, "--dtype", dtype]
+    command += options
+    environment = os.environ | engine_environment(arguments.threads)
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
         raise SystemExit(f"{model} failed in {arguments.engine}:\n{run.stderr[-4000:]}")

@@ -25,7 +25,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from export_vllm import CONTINUED, PROMPTS, describe_run, with_transformers, with_vllm
+from export_vllm import CONTINUED, PROMPTS, describe_run, engine_environment, with_transformers, with_vllm
 
 
 def main() -> None:
@@ -40,14 +40,7 @@ def main() -> None:
     if arguments.engine == "none":
         write_strategies(Path(arguments.checkpoints[0]), arguments.output)
         return
-    os.environ |= {
-        "OMP_NUM_THREADS": str(arguments.threads),
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "HF_HUB_OFFLINE": "1",
-    }
+    os.environ |= engine_environment(arguments.threads)
     results: dict[str, Any] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     found = {}
     for checkpoint in arguments.checkpoints:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from export_vllm import describe_run
+from export_vllm import describe_run, engine_environment
 
 CONTEXT, BATCH = 8192, 8
 WINDOWS = "random-gemma3"
@@ -43,14 +43,7 @@ def main() -> None:
         results = {"context": CONTEXT, "batch": BATCH}
         results["counted"] = {name: count(folder, arguments.model) for name, folder in folders.items()}
     else:
-        os.environ |= {
-            "OMP_NUM_THREADS": str(arguments.threads),
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "HF_HUB_OFFLINE": "1",
-        }
+        os.environ |= engine_environment(arguments.threads)
         results.setdefault("vllm", {})
         for name, folder in folders.items():
             if name not in results["vllm"]:
