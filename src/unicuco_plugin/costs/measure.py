@@ -56,15 +56,14 @@ def uneven_costs(decoder: Decoder) -> TableCosts:
         UnsupportedModelError: If a half lies in no module of its own.
     """
     sizes, params = measure_sizes(decoder), sublayer_params(decoder)
-    halves = sublayer_names(decoder)
-    unit_params, unit_bytes = [], []
-    for name in params:
-        index = next(names.index(name) for names in halves if name in names)
-        norms = sizes.block_params[index] - sum(params[names[index]] for names in halves)
-        unit_params.append(params[name] + norms // len(halves))
-        # Of the block's bytes its share, headers of tensors included.
-        unit_bytes.append(sizes.block_bytes[index] * unit_params[-1] // sizes.block_params[index])
-    return TableCosts(tuple(params), plain_table(sizes, unit_params, unit_bytes), physical=True)
+    leave: dict[str, tuple[int, int]] = {}
+    for *halves, block, size in zip(*sublayer_names(decoder), sizes.block_params, sizes.block_bytes, strict=True):
+        norms = block - sum(params[name] for name in halves)
+        for name in halves:
+            count = params[name] + norms // len(halves)
+            leave[name] = count, size * count // block  # of the block's bytes its share, headers of tensors included
+    counts, bytes_ = zip(*(leave[name] for name in params), strict=True)
+    return TableCosts(tuple(params), plain_table(sizes, counts, bytes_), physical=True)
 
 
 def linear_costs(decoder: Decoder, weights: Mapping[str, int] | None = None) -> TableCosts:
