@@ -372,5 +372,5 @@ def test_the_packaged_compound_profile_drops_blocks_where_bits_alone_do_not_reac
         assert answer.bytes <= limit < answer.bytes + 1_000_000
         assert 1.0 in answer.units.values()
     assert bits.answer(max_bytes=100_000_000).divergence.mean > compound.answer(max_bytes=100_000_000).divergence.mean
-    with pytest.raises(RequestError, match="^max_bytes must be at least 576"):
+    with pytest.raises(RequestError, match=r"^max_bytes must be at least 576"):
         compound.answer(max_bytes=50_000_000)
