@@ -8,6 +8,7 @@ import torch
 from tiny import tiny_model
 
 from unicuco_plugin.compensation.dense_states import DenseStates
+from unicuco_plugin.errors import CalibrationError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 
@@ -57,5 +58,5 @@ def test_a_full_disk_is_an_error_and_no_end_of_the_process(runner, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(CalibrationError, match=r"no room in .* \(No space left on device\): set TMPDIR"):
         DenseStates(runner, WINDOWS, keep=True)

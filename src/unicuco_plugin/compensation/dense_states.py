@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import CalibrationError
+from unicuco_plugin.errors import CalibrationError, quoted
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.scratch import make_scratch, remove_scratch
 from unicuco_plugin.models.tensors.storage import resident
@@ -46,8 +46,7 @@ class DenseStates:
         counts: How many windows are held out, and how many there are.
 
     Raises:
-        CalibrationError: If there are too few windows.
-        OSError: If states are to stay and the disk has no room for them.
+        CalibrationError: If there are too few windows, or states are to stay and the disk has no room for them.
     """
 
     def __init__(self, runner: BlockRunner, windows: Tensor, *, batch: int = 8, keep: bool = False) -> None:
@@ -93,8 +92,14 @@ class DenseStates:
             return states
         file = self._folder / f"{place}.states"
         flat = torch.cat([batch.cpu().flatten() for batch in states])
-        with file.open("wb") as opened:  # room is asked for here: a mapped page without any would end the process
-            os.posix_fallocate(opened.fileno(), 0, flat.nbytes)
+        try:  # room is asked for here: a mapped page without any would end the process
+            with file.open("wb") as opened:
+                os.posix_fallocate(opened.fileno(), 0, flat.nbytes)
+        except OSError as error:
+            raise CalibrationError(
+                f"compensation keeps {flat.nbytes:,} bytes of states for each block, and there is no room in "
+                f"{quoted(self._folder.parent)} ({error.strerror}): set TMPDIR to another disk, or give less calibration text"
+            ) from error
         kept = torch.from_file(str(file), shared=True, size=flat.numel(), dtype=flat.dtype).copy_(flat)
         sizes = [batch.numel() for batch in states]
         return [part.view_as(batch) for part, batch in zip(kept.split(sizes), states, strict=True)]
