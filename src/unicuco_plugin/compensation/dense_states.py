@@ -98,7 +98,7 @@ class DenseStates:
         except OSError as error:
             raise CalibrationError(
                 f"compensation keeps {flat.nbytes:,} bytes of states for each block, and there is no room in "
-                f"{quoted(self._folder.parent)} ({error.strerror}): set TMPDIR to another disk, or give less calibration text"
+                f"{quoted(self._folder.parent)} ({error.strerror}): set TMPDIR to another disk, or give less text"
             ) from error
         kept = torch.from_file(str(file), shared=True, size=flat.numel(), dtype=flat.dtype).copy_(flat)
         sizes = [batch.numel() for batch in states]
