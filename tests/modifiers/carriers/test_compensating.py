@@ -67,6 +67,7 @@ def test_a_strategy_that_was_measured_with_one_is_corrected_unless_another_is_as
         prune_with_recipe(checkpoint("llama"), SparsityProfileModifier(strategy=strategy), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_none_is_the_checkpoint_without_and_needs_no_text(checkpoint, tmp_path, token_ids):
     done = prune(checkpoint, "llama", tmp_path / "none", None, compensation="none")
     prune(checkpoint, "llama", tmp_path / "without", None)
