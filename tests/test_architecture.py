@@ -39,6 +39,7 @@ ROOMS = [
     "compensation",
     "objectives",
     "evaluation",
+    "healing",
     "journal",
     "policy",
     "search",
@@ -96,6 +97,7 @@ INNER = {
 HOSTS = {
     "transformers": {"models", "texts"},
     "llmcompressor": {"levels", "modifiers", "cli"},
+    "peft": {"healing"},
     "fastapi": {"web"},
     "starlette": {"web"},
     "uvicorn": {"web"},
