@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from llmcompressor.modifiers import Modifier
 from torch import nn
 
+from unicuco_plugin.costs.measure import half_costs
 from unicuco_plugin.errors import RecipeError, quoted
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.parts.formats import smallest_served
@@ -78,11 +79,15 @@ class Task:
 
 
 def _removal(task: Task) -> SpaceHandler:
-    if task.strategy.traits.halves and task.options.format in ("auto", "deci"):
-        decoder = find_decoder(task.model)
+    if task.strategy.traits.halves:
+        decoder, wanted = find_decoder(task.model), task.options.format
         removed_parts(decoder, task.strategy)
         parts = KeptParts(dict.fromkeys(task.strategy.units, ()), measured=True)
-        if task.options.format == "deci" or smallest_served(decoder, parts) == "deci":
+        counted = half_costs(decoder)
+        # Of a profile that was trained for it; a form that is named otherwise is not for halves.
+        if int(counted.of("params", counted.row(task.strategy.shares))) > task.strategy.params:
+            wanted = "deci"
+        if wanted == "deci" or (wanted == "auto" and smallest_served(decoder, parts) == "deci"):
             return StructuredHandler(task.model, parts, "deci", beside=False)
     return RemovalHandler(task.model, task.strategy, task.compensation, task.batches)
 
