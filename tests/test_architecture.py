@@ -40,6 +40,7 @@ ROOMS = [
     "compensation",
     "objectives",
     "evaluation",
+    "healing",
     "journal",
     "policy",
     "search",
@@ -97,6 +98,7 @@ INNER = {
 HOSTS = {
     "transformers": {"models", "texts"},
     "llmcompressor": {"levels", "modifiers", "cli"},
+    "peft": {"healing"},
     "fastapi": {"web"},
     "starlette": {"web"},
     "uvicorn": {"web"},

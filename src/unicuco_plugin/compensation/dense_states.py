@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import CalibrationError, quoted
+from unicuco_plugin.models.blocks.halves import step_names
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.scratch import make_scratch, remove_scratch
 from unicuco_plugin.models.tensors.storage import resident
@@ -80,7 +81,7 @@ class DenseStates:
     def finals(self) -> Tensor:
         """States behind the last block on the windows held out, ``m x L x d``."""
         if self._finals is None:
-            count, first = len(self.runner.decoder.blocks), min(self._known)
+            count, first = len(step_names(self.runner)), min(self._known)
             known = self.at(count) if self.keep else self._known[first]
             rest = range(count if self.keep else first, count)
             self._finals = torch.cat(run_blocks(self.runner, rest, known[: self.held]))
