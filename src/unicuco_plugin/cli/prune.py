@@ -1,6 +1,7 @@
 """``unicuco prune``: a pruned checkpoint that stock tools load."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,9 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
         )
     say(export_data(done) if as_json else describe_export(done))
     if fields["verify_latency"]:
-        say(_verify(done, fields["device_table"]), err=as_json)
+        alone = replace(done, model=None)
+        del done
+        say(_verify(alone, fields["device_table"]), err=as_json)
 
 
 def _check_source(fields: dict[str, Any], request: Request | None) -> None:
@@ -208,11 +211,10 @@ def _source(fields: dict[str, Any], request: Request | None) -> dict[str, Any]:
 
 
 def _verify(done: "Export", table: Path) -> str:
-    """Time the checkpoint, alone in memory."""
+    """Time the checkpoint."""
     from unicuco_plugin.report.device import describe_verified
     from unicuco_plugin.timing.verify import verify_latency
 
-    done.model.to("meta")
     found = verify_latency(done.path, done.strategies[0], table)
     return f"{describe_verified(found)}\n{'':11} written to {table}, which corrects later predictions"
 

@@ -104,7 +104,7 @@ class DeviceTable(Frozen):
 
     Attributes:
         device: Which.
-        model: The dense model; its structure counts, not its weights.
+        model: The dense model.
         modules: Full name of every half, or block without halves → index in ``shapes``.
         shapes: What was timed.
         points: One for each phase, batch and context.
@@ -180,16 +180,17 @@ class DeviceTable(Frozen):
             raise DeviceTableError(f"device table {path} cannot be written: {error}") from error
 
     def check_model(self, model: ModelReference) -> None:
-        """Refuse a model of another structure.
-
-        Raises:
-            ModelMismatchError: If it is one.
-        """
+        """Refuse a model of another structure with a ``ModelMismatchError``; weights do not matter."""
         if _structure(self.model) != _structure(model):
             raise ModelMismatchError(
                 f"the device table is for {clip(self.model.name)} with structure {_structure(self.model):.40}, not for "
                 f"{clip(model.name)} with {_structure(model):.40}: profile the device with that model"
             )
+
+    def reaches(self, batch: int, context: int) -> bool:
+        """Whether a load lies within those that were measured."""
+        pairs = (batch, self.batches), (context, self.contexts)
+        return all(known[0] <= value <= known[-1] for value, known in pairs)
 
     def at(self, phase: Phase, batch: int, context: int) -> tuple[float, list[list[float]]]:
         """Times under a load, in ms: of the dense model, and by shape and width; between loads they are interpolated.

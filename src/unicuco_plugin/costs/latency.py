@@ -93,11 +93,14 @@ class TimedCosts:
         gone = (left * self._counts).round().long()
         saved = savings.parts.gather(1, gone.T).sum(0)
         if self.costs.table.blocks:
-            saved = saved + ((1.0 - (left >= 1.0).double()) @ self._inside == 0.0) @ savings.rests
+            staying = (left < 1.0).double() @ self._inside
+            saved = saved + (staying == 0.0).double() @ savings.rests
         return (savings.whole - saved) * (savings.scale if corrected else 1.0)
 
-    def latency(self, x: Tensor) -> Latency:
-        """What one strategy's model takes, ``1 x d``."""
+    def latency(self, x: Tensor) -> Latency | None:
+        """What one strategy's model takes, ``1 x d``; None where the load was not timed."""
+        if not self.device.reaches(self.load.batch, self.load.context):
+            return None
         return Latency(
             decode=self.milliseconds("decode", x).item(),
             prefill=self.milliseconds("prefill", x).item(),
@@ -112,7 +115,7 @@ class TimedCosts:
         return None if self.price or name in _TIMED else self.costs.share(name, limit)
 
     def falls(self, name: str) -> tuple[float, float]:
-        """How much of a cost goes with all that shares are counted in; of times only the most that it could be."""
+        """How much of a cost goes with all that shares are counted in; see :meth:`TableCosts.falls`."""
         total = self._weights.sum().item()
         if name in _TIMED:
             phase: Phase = "decode" if name == LATENCY else self.load.phase
@@ -121,7 +124,10 @@ class TimedCosts:
             if self.costs.table.blocks:
                 steepest = steepest + (savings.rests / (self._weights @ self._inside).clamp_min(1.0)).max()
             most = steepest.item() * total * savings.scale
-            return 0.0, most / savings.whole if name == TIME else most
+            # What all parts save between them, where that is what they are priced by: the last ones save most.
+            about = savings.parts[:, -1].sum().item() * savings.scale if name == self.price else 0.0
+            whole = savings.whole if name == TIME else 1.0
+            return about / whole, most / whole
         if not self.price:
             return self.costs.falls(name)
         pairs = zip(self.costs.freed(name), self._weights.tolist(), strict=True)
@@ -132,11 +138,11 @@ class TimedCosts:
         """What goes with all parts of each unit of what shares are counted in; None where that is weights."""
         if not self.price:
             return self.costs.prices if isinstance(self.costs, ServedCosts) and self.costs.priced else None
-        if not self.costs.table.parts:
-            return None
         saved = self._savings("decode" if self.price == LATENCY else self.load.phase).parts[:, -1]
         counts = self._counts.long().tolist()
-        return tuple(count * max(1, round(_PER_MS * ms / count)) for ms, count in zip(saved, counts, strict=True))
+        return tuple(
+            count * max(1, round(_PER_MS * ms / count)) for ms, count in zip(saved.tolist(), counts, strict=True)
+        )
 
     @cached_property
     def _weights(self) -> Tensor:
@@ -156,9 +162,7 @@ class TimedCosts:
         return torch.tensor([[name == b for b in self.costs.table.blocks] for name in own], dtype=torch.float64)
 
     def _savings(self, phase: Phase) -> _Savings:
-        if phase not in self._known:
-            self._known[phase] = self._read(phase)
-        return self._known[phase]
+        return self._known.get(phase) or self._known.setdefault(phase, self._read(phase))
 
     @cached_property
     def _known(self) -> dict[str, _Savings]:
@@ -241,4 +245,5 @@ def under_load(costs: TableCosts, load: Load, price: str = "") -> ServedCosts | 
         costs = served = ServedCosts.under(costs, load, priced=price == MEMORY)
     if costs.device is None or not timed:
         return served
-    return TimedCosts(costs, costs.device, costs.space, load, price if price in _TIMED else "")
+    priced = price in _TIMED and costs.table.parts
+    return TimedCosts(costs, costs.device, costs.space, load, price if priced else "")

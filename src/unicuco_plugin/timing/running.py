@@ -2,12 +2,12 @@
 
 import inspect
 import platform
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter as clock
 from typing import Any
 
 import torch
@@ -171,10 +171,10 @@ class Generation:
         last = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         options = {"logits_to_keep": 1} if last else {}
         _settle(where)
-        began = time.perf_counter()
+        began = clock()
         output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
         _settle(where)
-        return output.past_key_values, 1e3 * (time.perf_counter() - began)
+        return output.past_key_values, 1e3 * (clock() - began)
 
 
 def _settle(where: torch.device) -> None:
@@ -185,7 +185,7 @@ def _settle(where: torch.device) -> None:
 
 def _now(where: torch.device) -> Any:  # noqa: ANN401 - seconds, or an event of an accelerator
     if where.type == "cpu":
-        return time.perf_counter()
+        return clock()
     event = torch.Event(where, enable_timing=True)
     event.record()
     return event

@@ -102,6 +102,9 @@ def narrowed(decoder: Decoder, timed: Timed, widths: Mapping[str, int]) -> Itera
         timed: What was found in it.
         widths: Name of a module → parts that it has, fewer than all.
     """
+    if not widths:
+        yield
+        return
     hidden, where = decoder.config.hidden_size, compute_device(decoder.model)
     bias = torch.zeros(hidden, dtype=decoder.model.dtype, device=where)
     kept = {name: tuple(range(width)) for name, width in widths.items() if width}
