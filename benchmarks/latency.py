@@ -73,7 +73,7 @@ def main() -> None:
         del dense
         exported = [(*_export(model, number, file, args, Path(folder)), *ASKED[number]) for number in range(len(ASKED))]
         measured = _take_turns([Path(folder) / "dense", *(path for path, *_ in exported)], args)
-    rows = [{"asked": "dense"} | {"times": _compare(table, None, None, measured[0])}]
+    rows: list[dict[str, Any]] = [{"asked": "dense"} | {"times": _compare(table, None, None, measured[0])}]
     for (_, strategy, name, request), times in zip(exported, measured[1:], strict=True):
         loaded = unicuco_plugin.load_profile(name)
         row = {"profile": name, "asked": request, "sparsity": round(strategy.sparsity, 4)}

@@ -50,6 +50,9 @@ def test_without_a_table_or_a_load_an_error_says_what_is_missing(unicuco, profil
     assert "unicuco profile-device --model M" in result.stderr
     result = unicuco("strategy", profile, "--max-latency", "1s", "--device-table", table)
     assert "max_latency needs context" in result.stderr
+    result = unicuco("strategy", profile, "--sparsity", "0.3", "--device-table", table)
+    assert result.exit_code == 2
+    assert "--device-table needs the load whose times are asked: --context N" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -59,10 +62,10 @@ def test_without_a_table_or_a_load_an_error_says_what_is_missing(unicuco, profil
             ["--strategy", "s.json", "--device-table", "t.json"],
             "--device-table goes with --profile, not with --strategy",
         ),
-        (["--sparsity", "0.3", "--verify-latency"], "--verify-latency needs --device-table FILE and the load"),
+        (["--sparsity", "0.3", "--verify-latency"], "--verify-latency needs --device-table FILE"),
         (
             ["--sparsity", "0.3", "--verify-latency", "--device-table", "t.json"],
-            "needs --device-table FILE and the load",
+            "--device-table needs the load whose times",
         ),
     ],
 )

@@ -69,7 +69,9 @@ def test_times_fall_by_no_more_for_a_share_than_they_say(answering, price):
         assert (fallen <= most * (x @ weights) / weights.sum() + 1e-6).all() or name in ("params", "bytes"), name
 
 
-@pytest.mark.parametrize("answering", [DEPTH, STRUCTURED], ids=["depth", "structured"])
+@pytest.mark.parametrize(
+    "answering", [DEPTH, pytest.param(STRUCTURED, marks=pytest.mark.slow)], ids=["depth", "structured"]
+)
 def test_an_answer_keeps_milliseconds_and_says_what_it_takes(answering):
     answer = answering.answer(max_latency="80ms", **LOAD)
     assert 75.0 < answer.latency.decode <= 80.0
@@ -109,6 +111,7 @@ def test_a_limit_that_the_best_of_the_others_keeps_anyhow_changes_nothing():
     assert STRUCTURED.answer(sparsity=0.25, max_latency="99ms", **LOAD).units == free.units
 
 
+@pytest.mark.slow  # for races of their own
 def test_units_are_priced_by_time_where_it_binds():
     slow = profile("structured", attention={0: 0.1, 1: 6.0, 2: 8.0, 3: 10.0})
     answer = slow.answer(min_speedup=1.2, **LOAD)

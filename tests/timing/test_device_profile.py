@@ -22,7 +22,7 @@ from unicuco_plugin.strategy import ModelReference, Strategy
 from unicuco_plugin.timing.profile import check_output, profile_device
 from unicuco_plugin.timing.running import Generation
 from unicuco_plugin.timing.shapes import find_timed, narrowed
-from unicuco_plugin.timing.verify import time_checkpoint, verify_latency
+from unicuco_plugin.timing.verify import check_here, time_checkpoint, verify_latency
 
 SIZES = {"batches": [1, 2], "contexts": [8, 16], "repeats": 2}
 
@@ -70,7 +70,7 @@ def test_a_model_without_blocks_takes_what_was_predicted(model, table, load, tmp
     said = predicted(block_costs(find_decoder(model)), table, {"model.layers.1": 1.0, "model.layers.2": 1.0}, load)
     drop_blocks(model, [1, 2])
     model.save_pretrained(tmp_path / "out")
-    measured = time_checkpoint(tmp_path / "out", table, tmp_path / "t.json", load.batch, load.context)
+    measured = time_checkpoint(tmp_path / "out", table.device, load)
     assert measured == pytest.approx(said)
 
 
@@ -83,7 +83,7 @@ def test_a_compact_checkpoint_takes_what_was_predicted(model, table, tmp_path):
     said = predicted(costs, table, shares, Load(8), "structured")
     apply_parts(model, KeptParts({name: tuple(range(width)) for name, width in names.items()}))
     model.save_pretrained(tmp_path / "out")
-    assert time_checkpoint(tmp_path / "out", table, tmp_path / "t.json", 1, 8) == pytest.approx(said)
+    assert time_checkpoint(tmp_path / "out", table.device, Load(8)) == pytest.approx(said)
 
 
 def test_modules_are_narrow_for_a_while_and_then_as_they_were(model):
@@ -146,8 +146,7 @@ def test_another_device_or_model_does_not_go_on(model, table, tmp_path):
     with pytest.raises(DeviceTableError, match="was measured with threads 99, here it is"):
         measure(model, tmp_path / "t.json", resume=True)
     with pytest.raises(DeviceTableError, match="was measured with threads 99"):
-        model.save_pretrained(tmp_path / "dense")
-        time_checkpoint(tmp_path / "dense", DeviceTable.read(tmp_path / "t.json"), tmp_path / "t.json", 1, 8)
+        check_here(tmp_path / "t.json", Load(8))
 
 
 def test_what_is_no_table_is_never_replaced(tmp_path):

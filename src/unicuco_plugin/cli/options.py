@@ -14,6 +14,7 @@ __all__ = [
     "accept_option",
     "apply_options",
     "calibration_option",
+    "check_load",
     "compensation_option",
     "debug_option",
     "device_table_option",
@@ -140,6 +141,16 @@ device_table_option = click.option(
     type=click.Path(path_type=Path),
     help="Times of the model where it will run, from unicuco profile-device: for --max-latency and --min-speedup.",
 )
+
+
+def check_load(device_table: Path | None, *requests: Request | None) -> None:
+    """Refuse a table of times where nothing is asked of it.
+
+    Raises:
+        click.UsageError: If no request has a load.
+    """
+    if device_table is not None and not any(request is not None and request.load is not None for request in requests):
+        raise click.UsageError("--device-table needs the load whose times are asked: --context N")
 
 
 def model_options(function: Function) -> Function:

@@ -14,6 +14,7 @@ from unicuco_plugin.cli.failure import QUIET
 from unicuco_plugin.cli.options import (
     accept_option,
     calibration_option,
+    check_load,
     compensation_option,
     debug_option,
     json_option,
@@ -94,6 +95,10 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 
     model = fields["model"]
+    if fields["verify_latency"] and request is not None and request.load is not None:
+        from unicuco_plugin.timing.verify import check_here
+
+        check_here(fields["device_table"], request.load)
     inputs = [*(fields[name] for name in _INPUTS), *fields["calibration"]]
     check_output(output, overwrite=overwrite, source=Path(model) if Path(model).is_dir() else None, inputs=inputs)
     modifiers = [] if fields["recipe"] else _modifiers(fields, request)
@@ -139,8 +144,9 @@ def _check_source(fields: dict[str, Any], request: Request | None) -> None:
             raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{source}")
     if fields["device_table"] is not None and source != "profile":
         raise click.UsageError(f"--device-table goes with --profile, not with --{source}")
-    if fields["verify_latency"] and (fields["device_table"] is None or request is None or request.load is None):
-        raise click.UsageError("--verify-latency needs --device-table FILE and the load: --context N")
+    if fields["verify_latency"] and fields["device_table"] is None:
+        raise click.UsageError("--verify-latency needs --device-table FILE")
+    check_load(fields["device_table"], request)
     if fields["step"] is not None and source != "evopress":
         raise click.UsageError(f"--step goes with --evopress, not with --{source}")
     for option in ("engine", "levels", "space", "accept_other_weights", "compensation", *_STRUCTURED):

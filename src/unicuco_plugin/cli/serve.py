@@ -47,9 +47,7 @@ def serve(
     from unicuco_plugin.web.run import run_service
 
     sources = tuple(str(Path(source).expanduser()) for source in profiles)
-    names = sorted(
-        Library(sources, device_table=device_table).served
-    )  # what cannot be read is said before a worker starts
+    names = sorted(Library(sources, device_table=device_table).served)
     shown = f"{len(names)} profiles" if len(names) > 1 else names[0]
     made = Service(sources, token_env, device_table)
     run_service(made, host, port, workers, lambda url: say(f"serving {shown} at {url}", err=True))

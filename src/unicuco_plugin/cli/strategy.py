@@ -5,7 +5,14 @@ from typing import Any
 
 import click
 
-from unicuco_plugin.cli.options import debug_option, device_table_option, json_option, read_request, request_options
+from unicuco_plugin.cli.options import (
+    check_load,
+    debug_option,
+    device_table_option,
+    json_option,
+    read_request,
+    request_options,
+)
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.report.front import describe_strategies
 from unicuco_plugin.request_file import read_requests
@@ -41,6 +48,7 @@ def strategy(
     if (request is None) == (request_file is None):
         raise click.UsageError("give one request (--sparsity, --max-params, …) or --request-file")
     requests = [request] if request is not None else read_requests(Path(str(request_file)).expanduser())
+    check_load(device_table, *requests)
     from unicuco_plugin.answering import load_profile
     from unicuco_plugin.collection import is_collection, load_profiles
 

@@ -84,7 +84,7 @@ class Point(Frozen):
     phase: Phase
     batch: _Count
     context: _Count
-    rest: Samples = ()
+    rest: tuple[Milliseconds, ...] = ()
     times: tuple[tuple[Samples, ...], ...]
 
 
@@ -114,7 +114,7 @@ class DeviceTable(Frozen):
 
     device: Device
     model: ModelReference
-    modules: dict[_Name, Annotated[int, Field(ge=0)]] = Field(max_length=10**6)
+    modules: dict[_Name, Annotated[int, Field(ge=0)]] = Field(max_length=10**5)
     shapes: tuple[Shape, ...] = Field(min_length=1, max_length=10**4)
     points: tuple[Point, ...] = Field(min_length=1, max_length=10**4)
     done: int = Field(ge=0)

@@ -29,8 +29,8 @@ __all__ = ["LATENCY", "TIME", "TimedCosts", "under_load", "why_untimed"]
 
 LATENCY, TIME = "latency", "time"
 _TIMED = (LATENCY, TIME)
-# Prices are whole numbers: picoseconds.
-_PER_MS = 10**9
+_LEAST = 1e-9  # ms that are saved altogether, at the least: 0 would say that nobody knows
+_PER_MS = 10**9  # prices are whole numbers: picoseconds
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class TimedCosts:
             steepest = (savings.parts.diff(dim=1).amax(1) / (self._weights / self._counts))[self._weights > 0].max()
             if self.costs.table.blocks:
                 steepest = steepest + (savings.rests / (self._weights @ self._inside).clamp_min(1.0)).max()
-            most = steepest.item() * total * savings.scale
+            most = max(steepest.item() * total * savings.scale, _LEAST)
             # What all parts save between them, where that is what they are priced by: the last ones save most.
             about = savings.parts[:, -1].sum().item() * savings.scale if name == self.price else 0.0
             whole = savings.whole if name == TIME else 1.0
@@ -241,7 +241,7 @@ def under_load(costs: TableCosts, load: Load, price: str = "") -> ServedCosts | 
         RequestError: If neither memory nor time is known.
     """
     timed = costs.device is not None and not why_untimed(costs)
-    if costs.table.serving is not None or not timed:
+    if costs.table.serving is not None or not timed or price == MEMORY:
         costs = served = ServedCosts.under(costs, load, priced=price == MEMORY)
     if costs.device is None or not timed:
         return served

@@ -15,6 +15,7 @@ from statistics import median
 from unicuco_plugin.costs.device_table import DeviceTable, Point, is_device_table
 from unicuco_plugin.errors import DeviceTableError
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Phase
 from unicuco_plugin.strategy import ModelReference
@@ -24,6 +25,8 @@ from unicuco_plugin.timing.shapes import Timed, find_timed, narrowed
 __all__ = ["check_output", "profile_device"]
 
 _PHASES: tuple[Phase, ...] = ("decode", "prefill")
+# Milliseconds: all that a clock of nanoseconds can tell from nothing.
+_LEAST = 1e-6
 # Modules of each width that are timed at each load, at the least.
 _SAMPLES = 3
 
@@ -108,7 +111,7 @@ def _begin(decoder: Decoder, timed: Timed, model: ModelReference, steps: Sequenc
     empty = tuple(tuple(() for _ in shape.widths) for shape in timed.shapes)
     loads = sorted({(step.batch, step.context) for step in steps})
     return DeviceTable(
-        device=describe_device(decoder.model),
+        device=describe_device(compute_device(decoder.model), str(decoder.model.dtype)),
         model=model,
         modules=dict(timed.modules),
         shapes=timed.shapes,
@@ -147,7 +150,7 @@ def _measure(
         taken = marks.take()
         if number < 0:
             return
-        rest[phase].append(max(milliseconds - sum(taken.values()), 0.0))
+        rest[phase].append(max(milliseconds - sum(taken.values()), _LEAST))
         for name, ms in taken.items():
             width = widths.get(name, full[name])
             if bool(widths) == (width != full[name]):

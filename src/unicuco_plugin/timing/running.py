@@ -20,7 +20,7 @@ from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.quantities import Phase
 
-__all__ = ["STEPS", "Generation", "Marks", "describe_device"]
+__all__ = ["STEPS", "Generation", "Marks", "clock", "describe_device"]
 
 # Tokens that are written after a prompt, timed one by one: few enough that the cache stays about as long as it was.
 STEPS = 8
@@ -30,15 +30,14 @@ _PACKAGES = ("torch", "transformers")
 _WARM = 16
 
 
-def describe_device(model: Any) -> Device:  # noqa: ANN401 - a Transformers model
+def describe_device(where: torch.device, dtype: str) -> Device:
     """Say where and how a model runs."""
-    where = compute_device(model)
     processor = where.type == "cpu"
     return Device(
         name=_processor() if processor else str(torch.get_device_module(where).get_device_name(where)),
         kind=where.type,
         threads=torch.get_num_threads(),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=dtype.removeprefix("torch."),
         versions={name: version(name) for name in _PACKAGES},
     )
 
@@ -111,10 +110,10 @@ class Generation:
     model: Any
 
     def __post_init__(self) -> None:
-        kinds = {parameter.device.type for parameter in self.model.parameters()}
-        if kinds != {compute_device(self.model).type}:
+        places = sorted({str(parameter.device) for parameter in self.model.parameters()})
+        if len(places) > 1 or torch.device(places[0]).type != compute_device(self.model).type:
             raise DeviceTableError(
-                f"a model is timed where all of it lies on its device, got parts on {', '.join(sorted(kinds))}: take "
+                f"a model is timed where all of it lies on one device, got parts on {', '.join(places)}: take "
                 "--offload none, and a device that it fits"
             )
 

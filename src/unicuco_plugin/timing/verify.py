@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from unicuco_plugin.costs.device_table import DeviceTable, Observation
+import torch
+
+from unicuco_plugin.costs.device_table import Device, DeviceTable, Observation
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.loading import load
 from unicuco_plugin.quantities import Load, Phase
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.timing.running import STEPS, Generation, describe_device
 
-__all__ = ["Verified", "check_verifiable", "time_checkpoint", "verify_latency"]
+__all__ = ["Verified", "check_here", "time_checkpoint", "verify_latency"]
 
 # Prompts that are timed; as many tokens each as in the table's own measurement.
 _REPEATS = 5
@@ -26,42 +28,32 @@ class Verified:
     measured: float
 
 
-def check_verifiable(strategy: Strategy) -> Load:
-    """The load that a strategy's times are for.
+def check_here(file: Path, load: Load) -> DeviceTable:
+    """A table that can be measured into here, and has times of a load.
 
     Raises:
-        RequestError: If it has none.
+        DeviceTableError: If it cannot be read, is of another device, or has none.
     """
-    if strategy.latency is None or strategy.request.load is None:
-        raise RequestError(
-            "verify-latency needs a prediction, got none: ask a profile, with --device-table FILE and --context N"
-        )
-    return strategy.request.load
+    table = DeviceTable.read(file)
+    table.device.check(describe_device(torch.device(table.device.kind), table.device.dtype), file)
+    table.at("decode", load.batch, load.context)
+    return table
 
 
-def time_checkpoint(folder: Path, table: DeviceTable, where: Path, batch: int, context: int) -> dict[Phase, float]:
-    """Time a checkpoint as the table's device and engine run it.
-
-    Args:
-        folder: The checkpoint.
-        table: Whose device this must be.
-        where: Its file, for messages.
-        batch: Sequences.
-        context: Tokens of each prompt.
+def time_checkpoint(folder: Path, device: Device, asked: Load) -> dict[Phase, float]:
+    """Time a checkpoint under a load.
 
     Returns:
         Milliseconds of one more token of every sequence, and of their prompts: medians.
 
     Raises:
-        DeviceTableError: If this is another device, or the context too long.
+        DeviceTableError: If the context is too long.
         UnsupportedModelError: If it cannot be loaded.
     """
-    model = load(folder, dtype=table.device.dtype, device=table.device.kind)
-    table.device.check(describe_device(model), where)
-    generation = Generation(model)
-    generation.check(context)
-    generation.warm_up(batch)
-    runs = [generation.run(batch, context, STEPS) for _ in range(_REPEATS)]
+    generation = Generation(load(folder, dtype=device.dtype, device=device.kind))
+    generation.check(asked.context)
+    generation.warm_up(asked.batch)
+    runs = [generation.run(asked.batch, asked.context, STEPS) for _ in range(_REPEATS)]
     return {phase: median(ms for run in runs for ms in run[phase]) for phase in runs[0]}
 
 
@@ -78,9 +70,14 @@ def verify_latency(folder: Path, strategy: Strategy, file: Path) -> list[Verifie
         DeviceTableError: If the table cannot be read or written, or is of another device.
         UnsupportedModelError: If the checkpoint cannot be loaded.
     """
-    asked, table = check_verifiable(strategy), DeviceTable.read(file)
-    measured = time_checkpoint(folder, table, file, asked.batch, asked.context)
-    said = {"decode": strategy.latency.decode, "prefill": strategy.latency.prefill} if strategy.latency else {}
+    asked, latency = strategy.request.load, strategy.latency
+    if asked is None or latency is None:
+        raise RequestError(
+            "verify-latency needs a prediction, got none: ask a profile, with --device-table FILE and --context N"
+        )
+    table = check_here(file, asked)
+    measured = time_checkpoint(folder, table.device, asked)
+    said = {"decode": latency.decode, "prefill": latency.prefill}
     found = [Verified(phase, said[phase], ms) for phase, ms in measured.items()]
     observed = [
         Observation(
