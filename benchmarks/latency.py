@@ -77,7 +77,10 @@ def main() -> None:
     for (_, strategy, name, request), times in zip(exported, measured[1:], strict=True):
         loaded = unicuco_plugin.load_profile(name)
         row = {"profile": name, "asked": request, "sparsity": round(strategy.sparsity, 4)}
-        rows.append(row | {"times": _compare(table, loaded, strategy, times)})
+        compared = _compare(table, loaded, strategy, times)
+        for own, dense_one in zip(compared, rows[0]["times"], strict=True):
+            own["beside_dense"] = round(own["ratio"] / dense_one["ratio"], 4)
+        rows.append(row | {"times": compared})
     ratios = [time["ratio"] for row in rows[1:] for time in row["times"]]
     worst = max(ratios, key=lambda ratio: abs(ratio - 1.0))
     within = sum(abs(ratio - 1.0) <= 0.1 for ratio in ratios)

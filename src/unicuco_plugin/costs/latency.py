@@ -193,7 +193,7 @@ class TimedCosts:
             widths = self.device.shapes[shape].widths
             if widths[-1] != count or len(widths) < 2:
                 raise RequestError(f"{unit} has {count} parts, the device table timed {widths[-1]}: profile it again")
-            return np.interp(range(count + 1), widths, np.maximum.accumulate(times[shape])).tolist()
+            return np.interp(range(count + 1), widths, np.minimum.accumulate(times[shape][::-1])[::-1]).tolist()
         if not self.costs.physical:
             return [full, full]
         own = [self.device.shapes[shape].widths[0] == 0 and name == unit for name, shape in modules]
