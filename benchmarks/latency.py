@@ -5,7 +5,8 @@ r"""Ten answers of packaged profiles, exported and timed as a whole, beside what
 A table is measured first (``--table``, gone on with if it is there), then SmolLM2 is pruned to ten answers of the
 profiles ``depth`` and ``structured``, and each checkpoint is loaded by ``unicuco_plugin.load`` and timed at contexts
 of the table, and at one between two of them. Checkpoints take turns, ``--rounds`` times, so that a busy hour is
-everybody's; told are medians. Ratios are measured over predicted.
+everybody's; told are medians. Ratios are measured over predicted; ``beside_dense`` is one divided by the dense model's,
+which leaves out that the machine was busier, or less so, than when the table was measured.
 
 ``--clock processor`` counts the process's own processor time on one thread instead of the wall's: for a machine that
 others use. What it tells of is the same sum of parts, not what anybody waits.
