@@ -46,7 +46,8 @@ class Asked:
         if self.request.sparsity is not None:
             asked = {SPARSITY: (self.costs.objective, 1.0 - self._removable(self.request.sparsity))} | asked
         for kind, (cost, limit) in asked.items():
-            if cost not in self.costs.names and cost in (LATENCY, TIME) and isinstance(self.costs, TableCosts):
+            timed = cost in (LATENCY, TIME)
+            if timed and cost not in self.costs.names and isinstance(self.costs, TableCosts):
                 raise RequestError(f"{kind} cannot be asked of this profile: {why_untimed(self.costs)}")
             if cost not in self.costs.names:
                 raise RequestError(
@@ -57,10 +58,7 @@ class Asked:
             if share is not None:  # a sparsity as it is written, which is what budgets are listed by
                 floor = max(floor, self.space.reaching(share if kind != SPARSITY else self.request.sparsity or share))
                 continue
-            if not self.space.physical and cost not in (
-                LATENCY,
-                TIME,
-            ):  # which count blocks that leave
+            if not self.space.physical and not timed:  # times count blocks that leave
                 raise RequestError(
                     f"{kind} cannot be asked of space {self.space.name!r}: zeros in a dense file do not shrink "
                     "it; ask for sparsity or max_divergence"

@@ -9,7 +9,7 @@ from tiny import tiny_model
 
 from unicuco_plugin.costs.device_table import DeviceTable
 from unicuco_plugin.costs.latency import TimedCosts
-from unicuco_plugin.costs.measure import block_costs, part_costs
+from unicuco_plugin.costs.measure import block_costs, half_costs, part_costs, uneven_costs
 from unicuco_plugin.errors import DeviceTableError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
@@ -84,6 +84,18 @@ def test_a_compact_checkpoint_takes_what_was_predicted(model, table, tmp_path):
     apply_parts(model, KeptParts({name: tuple(range(width)) for name, width in names.items()}))
     model.save_pretrained(tmp_path / "out")
     assert time_checkpoint(tmp_path / "out", table.device, Load(8)) == pytest.approx(said)
+
+
+def test_silenced_halves_save_nothing_absent_ones_and_blocks_that_leave_do(model, table):
+    decoder, attention, mlp = find_decoder(model), "model.layers.1.self_attn", "model.layers.1.mlp"
+    silent, absent = half_costs(decoder), uneven_costs(decoder)
+    dense = predicted(silent, table, {}, Load(8))
+    assert predicted(silent, table, {mlp: 1.0}, Load(8)) == pytest.approx(dense)
+    block = predicted(block_costs(decoder), table, {"model.layers.1": 1.0}, Load(8))
+    for costs in (silent, absent):
+        assert predicted(costs, table, {attention: 1.0, mlp: 1.0}, Load(8)) == pytest.approx(block)
+    saved = 1e-3 * sum(parameter.numel() for parameter in model.model.layers[1].mlp.parameters())
+    assert dense["decode"] - predicted(absent, table, {mlp: 1.0}, Load(8))["decode"] == pytest.approx(saved)
 
 
 def test_modules_are_narrow_for_a_while_and_then_as_they_were(model):

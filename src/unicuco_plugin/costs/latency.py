@@ -87,7 +87,7 @@ class TimedCosts:
             return self.milliseconds(self.load.phase, x) / self._savings(self.load.phase).whole
         return self.costs.of(name, x)
 
-    def milliseconds(self, phase: Phase, x: Tensor, *, corrected: bool = True) -> Tensor:
+    def milliseconds(self, phase: Phase, x: Tensor) -> Tensor:
         """What one more token, or the prompt, of every sequence takes, ``p``, float64, in ms."""
         savings, left = self._savings(phase), x.detach().double()
         gone = (left * self._counts).round().long()
@@ -95,7 +95,7 @@ class TimedCosts:
         if self.costs.table.blocks:
             staying = (left < 1.0).double() @ self._inside
             saved = saved + (staying == 0.0).double() @ savings.rests
-        return (savings.whole - saved) * (savings.scale if corrected else 1.0)
+        return (savings.whole - saved) * savings.scale
 
     def latency(self, x: Tensor) -> Latency | None:
         """What one strategy's model takes, ``1 x d``; None where the load was not timed."""
