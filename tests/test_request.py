@@ -7,15 +7,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from unicuco_plugin.cli.strategy import strategy
+from unicuco_plugin.costs.latency import TimedCosts
 from unicuco_plugin.costs.memory import ServedCosts
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.costs.table import CostTable, ServingTable
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.quantities import Load, parse_bytes
-from unicuco_plugin.request import LIMITS, Request, read_requests
+from unicuco_plugin.request import LIMITS, Request
+from unicuco_plugin.request_file import read_requests
 
-COSTS = "params, bytes, bits, memory"
-KINDS = "sparsity, max_params, max_bytes, bits, max_memory, max_divergence, preference"
+COSTS = "params, bytes, bits, memory, latency, time"
+KINDS = "sparsity, max_params, max_bytes, bits, max_memory, max_latency, min_speedup, max_divergence, preference"
 POSITIVE = st.floats(1e-300, 1e300)
 
 valid_fields = st.one_of(
@@ -256,6 +258,7 @@ def test_every_cost_that_a_request_limits_is_counted_by_profiles_and_asked_on_th
     known = [TableCosts(("a",), table, physical=True) for table in tables]
     serving = ServingTable(kept=(), widest=1, logits=1)
     known += [ServedCosts(**vars(costs), serving=serving, load=Load(1)) for costs in known]
+    known.append(TimedCosts(known[0], None, "depth", Load(1)))
     assert LIMITS[field].cost in {name for costs in known for name in costs.names}
     [option] = [option for option in strategy.params if option.name == field]
     assert option.help == LIMITS[field].text

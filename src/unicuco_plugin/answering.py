@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from unicuco_plugin.costs.device_table import DeviceTable
+from unicuco_plugin.costs.latency import TimedCosts, under_load
 from unicuco_plugin.costs.memory import ServedCosts
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
@@ -19,10 +21,11 @@ from unicuco_plugin.policy.scalarization import Scaling
 from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.profile import PACKAGED, find_profile, packaged_profiles, read_profile
 from unicuco_plugin.profile_record import ProfileRecord
+from unicuco_plugin.quantities import Memory
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import check_key
-from unicuco_plugin.strategy import Divergence, Memory, ModelReference, Source, Strategy
+from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
 from unicuco_plugin.traits import traits_of
 from unicuco_plugin.views import Views, record_space
 
@@ -38,6 +41,7 @@ class Profile:
     Args:
         record: What ``profile.json`` says.
         tensors: StratNet's and the surrogate's, by their names, and the payload's by its own, if there is one.
+        device: Times of the model on a device, for limits on latency and speed.
 
     Attributes:
         record: As given.
@@ -49,11 +53,16 @@ class Profile:
 
     Raises:
         ProfileError: If the tensors do not fit the record.
+        ModelMismatchError: If ``device`` has times of a model of another structure.
         UnknownNameError: If no plugin provides its space.
     """
 
-    def __init__(self, record: ProfileRecord, tensors: dict[str, dict[str, Tensor]]) -> None:
+    def __init__(
+        self, record: ProfileRecord, tensors: dict[str, dict[str, Tensor]], device: DeviceTable | None = None
+    ) -> None:
         self.record = record
+        if device is not None:
+            device.check_model(record.model)
         try:
             self.search_space = record_space(record)
             self.posterior = Posterior.from_tensors(tensors["surrogate"], record.target)
@@ -69,7 +78,9 @@ class Profile:
             raise ProfileError(f"profile {record.name:.60} is damaged: {error}") from error
         self._tensors = tensors
         self._plain = {entry.strategy: entry.plain for entry in record.archive if entry.plain}
-        self.costs = TableCosts(record.units, record.sizes, physical=self.search_space.physical)
+        self.costs = TableCosts(
+            record.units, record.sizes, self.search_space.physical, device=device, space=record.space
+        )
         self._views = Views(record, self.search_space, self.net, self.posterior, scaling, self.costs)
         self.divergences = self._views.divergences
 
@@ -188,10 +199,13 @@ class Profile:
 
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         x, stored = candidate.x[None], bool(self.record.sizes.choices)
-        size, memory = int(self.costs.of("bytes", x)), None
+        size, memory, latency = int(self.costs.of("bytes", x)), None, None
         if request.load is not None:
-            served = ServedCosts.under(self.costs, request.load)
-            memory = Memory(weights=size, cache=int(served.cache(x)), buffers=served.buffers)
+            loaded = under_load(self.costs, request.load)
+            timed = loaded if isinstance(loaded, TimedCosts) else None
+            served, latency = (timed.costs, timed.latency(x)) if timed else (loaded, None)
+            if isinstance(served, ServedCosts):
+                memory = Memory(weights=size, cache=int(served.cache(x)), buffers=served.buffers)
         return Strategy(
             space=self.record.space,
             model=self.record.model,
@@ -201,6 +215,7 @@ class Profile:
             params=int(self.costs.of("params", x)),
             bytes=size,
             memory=memory,
+            latency=latency,
             source=self._plain.get(candidate.key) or candidate.source,
             levels=self._levels,
             compensation=self.record.compensation,
@@ -209,10 +224,18 @@ class Profile:
         )
 
 
-def load_profile(source: str | Path) -> Profile:
+def load_profile(source: str | Path, *, device_table: str | Path | None = None) -> Profile:
     """Load a profile from a folder, or a packaged one by its name.
+
+    Args:
+        source: The folder, or the name.
+        device_table: Times of the model on a device, as ``unicuco profile-device`` writes them: with them the profile
+            answers limits on latency and speed.
 
     Raises:
         ProfileError: If there is none, or it is truncated, edited, or of a newer schema.
+        DeviceTableError: If the table is missing, edited, unfinished, or of another schema.
+        ModelMismatchError: If it is of a model of another structure.
     """
-    return Profile(*read_profile(find_profile(source)))
+    table = None if device_table is None else DeviceTable.read(Path(device_table))
+    return Profile(*read_profile(find_profile(source)), table)

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from unicuco_plugin.costs.model import CostModel
+from unicuco_plugin.costs.latency import LATENCY, TIME, why_untimed
+from unicuco_plugin.costs.model import CostModel, TableCosts
 from unicuco_plugin.errors import RequestError, round_down, round_up
 from unicuco_plugin.policy.contest import Candidate
 from unicuco_plugin.request import LIMITS, Request
@@ -45,6 +46,9 @@ class Asked:
         if self.request.sparsity is not None:
             asked = {SPARSITY: (self.costs.objective, 1.0 - self._removable(self.request.sparsity))} | asked
         for kind, (cost, limit) in asked.items():
+            timed = cost in (LATENCY, TIME)
+            if timed and cost not in self.costs.names and isinstance(self.costs, TableCosts):
+                raise RequestError(f"{kind} cannot be asked of this profile: {why_untimed(self.costs)}")
             if cost not in self.costs.names:
                 raise RequestError(
                     f"{kind} cannot be asked of this profile, which knows {', '.join(self.costs.names)} of a "
@@ -54,7 +58,7 @@ class Asked:
             if share is not None:  # a sparsity as it is written, which is what budgets are listed by
                 floor = max(floor, self.space.reaching(share if kind != SPARSITY else self.request.sparsity or share))
                 continue
-            if not self.space.physical:
+            if not self.space.physical and not timed:  # times count blocks that leave
                 raise RequestError(
                     f"{kind} cannot be asked of space {self.space.name!r}: zeros in a dense file do not shrink "
                     "it; ask for sparsity or max_divergence"
@@ -82,7 +86,7 @@ class Asked:
         return self.costs.of(name, candidate.x[None]).item()
 
     def _most(self, kind: str) -> float:
-        return 1.0 - (self.request.sparsity or 0.0) if kind == SPARSITY else getattr(self.request, kind)
+        return 1.0 - (self.request.sparsity or 0.0) if kind == SPARSITY else self.request.limits[kind][1]
 
     def exceeded(self, candidate: Candidate, kinds: Collection[str] = (*LIMITS, SPARSITY)) -> dict[str, float]:
         """Fields whose limit it exceeds, and what it costs of each."""
@@ -102,6 +106,12 @@ class Asked:
         """
         return max((self.cost(kind, candidate) - self._most(kind)) / rate for kind, rate in rates.items())
 
+    def bound(self, kind: str, cost: float) -> str:
+        """Say what a field could be where its cost cannot be lower."""
+        if LIMITS[kind].inverse:
+            return f"at most {round_down(1.0 / cost)}"
+        return f"at least {cost if isinstance(cost, int) else round_up(cost)}"
+
     def give(self, exceeded: Mapping[str, float]) -> str:
         """Say what limits would have to be."""
         said = []
@@ -109,6 +119,8 @@ class Asked:
             over = cost - self._most(kind)
             if kind == SPARSITY:
                 said.append(f"{kind} {round_down(1.0 - cost)} ({over:.2g} less)")
+            elif LIMITS[kind].inverse:
+                said.append(f"{kind} {round_down(1.0 / cost)} ({getattr(self.request, kind) - 1.0 / cost:.2g} less)")
             elif isinstance(cost, int):
                 said.append(f"{kind} {cost:,} ({over:,} more)")
             else:

@@ -84,13 +84,18 @@ def is_collection(source: str | Path) -> bool:
     return folder.is_dir() and not (folder / RECORD).exists() and any(folder.glob(f"*/{RECORD}"))
 
 
-def load_profiles(folder: str | Path) -> Collection:
+def load_profiles(folder: str | Path, *, device_table: str | Path | None = None) -> Collection:
     """Load all profiles in a folder, each in a folder of its own, by whose name it is called.
+
+    Args:
+        folder: Where they lie.
+        device_table: Times of the model on a device; see :func:`load_profile`.
 
     Raises:
         ProfileError: If there is none or more than 64, one is damaged, or they are for several models.
+        DeviceTableError, ModelMismatchError: See :func:`load_profile`.
     """
     found = sorted(path.parent for path in Path(folder).glob(f"*/{RECORD}"))
     if not 0 < len(found) <= _MOST:
         raise ProfileError(f"{folder} must hold 1 to {_MOST} folders with a {RECORD} each, got {len(found)}")
-    return Collection({path.name: load_profile(path) for path in found})
+    return Collection({path.name: load_profile(path, device_table=device_table) for path in found})

@@ -10,6 +10,7 @@ __all__ = [
     "ArchiveError",
     "CalibrationError",
     "CheckpointError",
+    "DeviceTableError",
     "EvaluationError",
     "ExportError",
     "JournalError",
@@ -68,6 +69,10 @@ class CalibrationError(UnicucoError, ValueError):
 
 class CheckpointError(UnicucoError, ValueError):
     """What should be a checkpoint, or its configuration, cannot be read as one."""
+
+
+class DeviceTableError(UnicucoError, ValueError):
+    """A table of times is missing, unfinished, edited, of another device, or does not reach what is asked of it."""
 
 
 class EvaluationError(UnicucoError, RuntimeError):

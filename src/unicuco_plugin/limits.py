@@ -8,10 +8,12 @@ from typing import NoReturn, TypeAlias
 import torch
 
 from unicuco_plugin.asked import Asked
+from unicuco_plugin.costs.latency import under_load
 from unicuco_plugin.costs.memory import ServedCosts
 from unicuco_plugin.costs.model import CostModel, TableCosts
 from unicuco_plugin.errors import RequestError, round_up
 from unicuco_plugin.policy.contest import Candidate, Contest
+from unicuco_plugin.quantities import Load
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import Space
@@ -43,6 +45,7 @@ class Limits:
 
     def __init__(self, space: Space, contest: Contest, costs: CostModel, upper: Callable[[Candidate], float]) -> None:
         self._space, self._contest, self._costs, self._upper = space, contest, costs, upper
+        self._loaded: tuple[Load, CostModel] | None = None  # the last one: what is read for it serves many candidates
 
     def budget_of(self, request: Request) -> float:
         """The sparsity that one request comes down to; see ``budgets_of``."""
@@ -76,11 +79,13 @@ class Limits:
         """What strategies cost under a request's load, if it has one.
 
         Raises:
-            RequestError: If the profile does not know what is kept.
+            RequestError: If the profile does not know what is kept, and has no times either.
         """
         if request.load is None or not isinstance(self._costs, TableCosts) or isinstance(self._costs, ServedCosts):
             return self._costs
-        return ServedCosts.under(self._costs, request.load)
+        if self._loaded is None or self._loaded[0] != request.load:
+            self._loaded = request.load, under_load(self._costs, request.load)
+        return self._loaded[1]
 
     def _asked(self, request: Request) -> Asked:
         return Asked(request, self._space, self.costs_of(request))
@@ -122,7 +127,8 @@ class Limits:
         for kind, (_, limit) in counted.items():
             left = [asked.cost(kind, best) for best in heard]
             if min(left) > limit:
-                raise RequestError(f"{kind} must be at least {left[-1]} for this profile, with {last}, got {limit}")
+                bound, got = asked.bound(kind, left[-1]), getattr(asked.request, kind)
+                raise RequestError(f"{kind} must be {bound} for this profile, with {last}, got {got}")
         give = asked.give(asked.exceeded(heard[-1], counted))
         raise RequestError(f"{' and '.join(counted)} exclude each other in this profile: with {last}, give {give}")
 

@@ -1,19 +1,36 @@
-"""What requests are measured in: limits on costs, numbers with a unit, as people write them, and a server's load."""
+"""What requests are measured in: limits on costs, numbers with a unit, as people write them, loads and needs."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import GetJsonSchemaHandler
+from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from unicuco_plugin.errors import RequestError, quoted
+from unicuco_plugin.frozen import Frozen
 
-__all__ = ["CostLimit", "Load", "parse_bytes", "parse_tokens"]
+__all__ = [
+    "CostLimit",
+    "Latency",
+    "Load",
+    "Memory",
+    "Milliseconds",
+    "Phase",
+    "parse_bytes",
+    "parse_milliseconds",
+    "parse_tokens",
+]
+
+Phase: TypeAlias = Literal["decode", "prefill"]
+"""One more token of every sequence, or all tokens of a prompt."""
+Milliseconds = Annotated[float, Field(gt=0.0, le=1e9)]
+_Name = Annotated[str, Field(max_length=1000)]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_SECONDS = {"us": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}  # in milliseconds
 _LONGEST_NUMBER = 40  # characters of a number of bytes; what is longer is no number that anybody means
 
 
@@ -25,11 +42,13 @@ class Load:
         context: Tokens of a sequence, those that are written included.
         batch: Sequences.
         cache_dtype: What keys and values are kept in; the model's own dtype if None.
+        phase: What is to be faster, where speed is asked for.
     """
 
     context: int
     batch: int = 1
     cache_dtype: str | None = None
+    phase: Phase = "decode"
 
 
 @dataclass(frozen=True)
@@ -43,13 +62,17 @@ class CostLimit:
             the number.
         most: The largest that makes sense.
         number: What it is.
+        above: What it must exceed.
+        inverse: Whether the field is the least that the cost's reciprocal may be: of a speed, whose cost is time.
     """
 
     cost: str
     text: str
-    read: Callable[[str, str], int] | None = None
+    read: Callable[[str, str], float] | None = None
     most: float = 10**18  # parameters or bytes: a million times the largest models of today
     number: type[int] | type[float] = int
+    above: float = 0.0
+    inverse: bool = False
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Also says what the field means, and that it takes text."""
@@ -57,6 +80,44 @@ class CostLimit:
         if self.read is not None:
             schema["anyOf"] = [*schema["anyOf"], {"type": "string", "maxLength": _LONGEST_NUMBER}]
         return schema
+
+
+class Memory(Frozen):
+    """Bytes that a server needs under the load of the request.
+
+    Attributes:
+        weights: As many as the checkpoint's.
+        cache: What is kept for all sequences.
+        buffers: For one step: the states where it is widest, and the logits.
+    """
+
+    weights: int = Field(ge=0)
+    cache: int = Field(ge=0)
+    buffers: int = Field(ge=0)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.cache + self.buffers
+
+
+class Latency(Frozen):
+    """What a model takes to run under the load of the request, in milliseconds, added up from a device's table.
+
+    Attributes:
+        decode: One more token of every sequence.
+        prefill: All tokens of them.
+        dense_decode, dense_prefill: The same of the dense model, as measured.
+        device: Name of the processor or accelerator.
+        dtype: Of the weights there.
+    """
+
+    decode: Milliseconds
+    prefill: Milliseconds
+    dense_decode: Milliseconds
+    dense_prefill: Milliseconds
+    device: _Name
+    dtype: _Name
 
 
 def parse_bytes(text: str, field: str = "max_bytes") -> int:
@@ -91,3 +152,17 @@ def _parse(text: str, last: str) -> int:
     match = re.fullmatch(pattern, text, flags=re.IGNORECASE) if len(text) <= _LONGEST_NUMBER else None
     # Decimal, because a float would round counts above 2**53.
     return int(Decimal(match[1]) * _UNITS.get(match[2].lower(), 0)) if match else 0
+
+
+def parse_milliseconds(text: str, field: str = "max_latency") -> float:
+    """Read ``30ms``, ``0.03 s`` or ``250us`` as milliseconds.
+
+    Raises:
+        RequestError: If the text is not a positive number with a unit, in at most 40 characters.
+    """
+    pattern = r"\s*([0-9]{0,12}\.?[0-9]{1,12})\s*(us|ms|s)\s*"
+    match = re.fullmatch(pattern, text) if len(text) <= _LONGEST_NUMBER else None
+    found = float(Decimal(match[1]) * _SECONDS[match[2]]) if match else 0.0
+    if found <= 0:
+        raise RequestError(f"{field} must be a time with a unit, such as 30ms, 0.03s or 250us, got {quoted(text)}")
+    return found

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,17 +15,14 @@ from pydantic import (
 )
 
 from unicuco_plugin.errors import RequestError, explain, quoted
-from unicuco_plugin.files.received import parse_json, read_text
-from unicuco_plugin.quantities import CostLimit, Load, parse_bytes
+from unicuco_plugin.quantities import CostLimit, Load, Phase, parse_bytes, parse_milliseconds
 
-__all__ = ["DIVERGENCE", "KINDS", "LIMITS", "Request", "read_requests"]
+__all__ = ["BESIDE", "DIVERGENCE", "KINDS", "LIMITS", "Request"]
 
 _ROUNDING = 1e-15  # two correctly rounded shares of one total sum to 1 within 2 units in the last place, 4.4e-16
 
 DIVERGENCE = "divergence"
 """What ``over`` calls the divergence beside costs."""
-# A file of requests: far more than a table of answers is read for.
-_MOST_BYTES, _MOST_LINES, _LONGEST_LINE = 64 * 2**20, 100_000, 10_000
 
 
 class Request(BaseModel):
@@ -42,9 +38,12 @@ class Request(BaseModel):
         bits: The most mean bits of a weight of the quantised linears, their scales counted.
         max_memory: The most bytes that a server needs for the weights, ``batch`` sequences of ``context`` tokens, and a
             step; also ``"24GB"``.
+        max_latency: The most milliseconds that one more token of every sequence may take; also ``"30ms"``, ``"0.03s"``.
+        min_speedup: The least tokens a second in ``phase``, as a multiple of the dense model's.
         max_divergence: The most mean KL(dense‖pruned), in nats per token, at the upper end of its interval.
         preference: The paper's lambda, (size, quality); non-negative, scaled to sum to one.
-        context, batch, cache_dtype: The load that memory is counted under; see :class:`Load`.
+        context, batch, cache_dtype: The load that memory and time are counted under; see :class:`Load`.
+        phase: What ``min_speedup`` is of, and ``over`` where it weighs time.
         over: What ``preference`` weighs instead: two costs, or a cost and ``divergence``.
     """
 
@@ -74,12 +73,34 @@ class Request(BaseModel):
             parse_bytes,
         ),
     ] = None
+    max_latency: Annotated[
+        float | None,
+        CostLimit(
+            "latency",
+            "At most this long for one more token of every sequence, under that load, such as 30ms.",
+            parse_milliseconds,
+            most=1e9,
+            number=float,
+        ),
+    ] = None
+    min_speedup: Annotated[
+        float | None,
+        CostLimit(
+            "time",
+            "At least this many times the dense model's tokens a second, under that load.",
+            most=1e6,
+            number=float,
+            above=1.0,
+            inverse=True,
+        ),
+    ] = None
     max_divergence: float | None = None
     preference: tuple[float, float] | None = None
     over: tuple[str, str] | None = None
     context: Annotated[int | None, Field(gt=0, le=10**7)] = None
     batch: Annotated[int | None, Field(gt=0, le=10**4)] = None
     cache_dtype: Literal["float32", "bfloat16", "float16", "fp8"] | None = None
+    phase: Phase | None = None
 
     @classmethod
     def of(cls, /, **fields: Any) -> Self:  # noqa: ANN401 - validated right here
@@ -115,8 +136,9 @@ class Request(BaseModel):
         limit = LIMITS.get(info.field_name or "")
         if limit is None or not isinstance(value, int | float):
             return value
-        if not value > 0:
-            raise ValueError(f"{info.field_name} must be positive, got {quoted(value)}")
+        if not value > limit.above:
+            least = f"above {limit.above:g}" if limit.above else "positive"
+            raise ValueError(f"{info.field_name} must be {least}, got {quoted(value)}")
         if value > limit.most:
             most = "10**18" if limit.number is int else f"{limit.most:g}"
             raise ValueError(f"{info.field_name} must be at most {most}, got {quoted(value)}")
@@ -144,10 +166,13 @@ class Request(BaseModel):
     def _check_any(self) -> Self:
         if not self.kinds:
             raise ValueError(f"a request has one or more of {', '.join(KINDS)}; got none")
-        asks = "max_memory" if self.max_memory is not None else "over" if "memory" in (self.over or ()) else ""
+        asks = next((name for name in _LOADED if getattr(self, name) is not None), "")
+        asks = asks or ("over" if _UNDER_LOAD & {*(self.over or ())} else "")
         detail = next((name for name in ("batch", "cache_dtype") if getattr(self, name) is not None), asks)
         if self.context is None and detail:
             raise ValueError(f"{detail} needs context, the tokens of a sequence, such as 8192; got none")
+        if self.phase is not None and "time" not in self.costs:
+            raise ValueError(f"phase says what min_speedup is of, got {quoted(self.phase)} and no min_speedup")
         if self.over is not None:
             known = [*dict.fromkeys(limit.cost for limit in LIMITS.values()), DIVERGENCE]
             if self.preference is None:
@@ -173,22 +198,32 @@ class Request(BaseModel):
 
     @property
     def load(self) -> Load | None:
-        """What memory is counted under; None where it is not asked."""
-        return None if self.context is None else Load(self.context, self.batch or 1, self.cache_dtype)
+        """What memory and time are counted under; None where neither is asked."""
+        if self.context is None:
+            return None
+        return Load(self.context, self.batch or 1, self.cache_dtype, self.phase or "decode")
 
     @property
     def limits(self) -> dict[str, tuple[str, float]]:
         """The fields that limit a cost, each with the cost and the most of it."""
-        return {kind: (LIMITS[kind].cost, getattr(self, kind)) for kind in self.kinds if kind in LIMITS}
+        given = {kind: (LIMITS[kind], getattr(self, kind)) for kind in self.kinds if kind in LIMITS}
+        return {kind: (limit.cost, 1.0 / most if limit.inverse else most) for kind, (limit, most) in given.items()}
+
+    @property
+    def costs(self) -> frozenset[str]:
+        """The costs that are limited or weighed."""
+        return frozenset(cost for cost, _ in self.limits.values()) | frozenset(self.over or ())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are set as plain JSON data."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
-# Fields that say how another one is meant.
-_BESIDE = ("over", "context", "batch", "cache_dtype")
-KINDS: tuple[str, ...] = tuple(name for name in Request.model_fields if name not in _BESIDE)
+BESIDE = ("context", "batch", "cache_dtype", "phase")
+"""The load of a request."""
+# What needs a load: fields, and costs.
+_LOADED, _UNDER_LOAD = ("max_memory", "max_latency", "min_speedup"), {"memory", "latency", "time"}
+KINDS: tuple[str, ...] = tuple(name for name in Request.model_fields if name not in ("over", *BESIDE))
 """The fields that can stand alone."""
 LIMITS: Mapping[str, CostLimit] = {
     name: found
@@ -197,38 +232,3 @@ LIMITS: Mapping[str, CostLimit] = {
     if isinstance(found, CostLimit)
 }
 """The fields that limit a cost."""
-
-
-def read_requests(path: Path) -> list[Request]:
-    """Read one JSON request a line; blank lines are skipped.
-
-    Raises:
-        RequestError: If the file is no regular file, cannot be read, has more than 64 MiB or 100 000 lines, or holds no
-            request; or a line is not one or has more than 10 000 characters; the message names the line.
-    """
-    try:
-        lines = read_text(path, largest=_MOST_BYTES).split("\n", _MOST_LINES + 1)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"request file {path} cannot be read: {error}") from error
-    if len(lines) > _MOST_LINES + 1:  # behind the last line break there is nothing
-        raise RequestError(f"request file {path} must have at most {_MOST_LINES} lines")
-    requests = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            requests.append(_read_line(line))
-        except ValueError as error:  # ours, JSON's, and Python's own for an integer of too many digits
-            raise RequestError(f"{path}, line {number}: {error}") from error
-    if not requests:
-        raise RequestError(f"request file {path} holds no request; write one JSON object per line")
-    return requests
-
-
-def _read_line(line: str) -> Request:
-    if len(line) > _LONGEST_LINE:
-        raise RequestError(f"a request must have at most {_LONGEST_LINE} characters, got {len(line)}")
-    fields = parse_json(line)
-    if not isinstance(fields, dict):
-        raise RequestError(f'expected an object such as {{"sparsity": 0.25}}, got {quoted(line.strip())}')
-    return Request.of(**fields)

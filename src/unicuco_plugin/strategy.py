@@ -12,13 +12,13 @@ from unicuco_plugin.errors import StrategyError, explain, quoted
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.files.received import parse_json, read_text
 from unicuco_plugin.frozen import Frozen
+from unicuco_plugin.quantities import Latency, Memory
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
 __all__ = [
-    "CompensationName", "Divergence", "Interval", "Memory", "ModelReference", "Plain", "Source", "Strategy",
-    "split_halves",
+    "CompensationName", "Divergence", "Interval", "ModelReference", "Plain", "Source", "Strategy", "split_halves",
 ]  # fmt: skip
 
 # Of a strategy's JSON; raised when an older reader would misread a newer file.
@@ -85,25 +85,6 @@ class Divergence(Frozen):
     carried_over: bool = False
 
 
-class Memory(Frozen):
-    """Bytes that a server needs under the load of the request.
-
-    Attributes:
-        weights: As many as the checkpoint's.
-        cache: What is kept for all sequences.
-        buffers: For one step: the states where it is widest, and the logits.
-    """
-
-    weights: int = Field(ge=0)
-    cache: int = Field(ge=0)
-    buffers: int = Field(ge=0)
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.weights + self.cache + self.buffers
-
-
 class Strategy(Frozen):
     """Unit name → share of the unit's weights removed, or the scheme that stores them, with the request it answers.
 
@@ -116,6 +97,7 @@ class Strategy(Frozen):
         params: Parameters of the whole exported checkpoint.
         bytes: Bytes of its weights, in the dtype of the dense checkpoint where they are not stored by schemes.
         memory: What a server needs under the request's load; None where the request has none.
+        latency: What it takes to run under that load; None where there is no load, or no table of a device.
         source: What proposed it: StratNet, the measured archive, a neighbour found on the surrogate's posterior, one
             scheme for all units, the units' own harms added up, a method that we compare with, or a file written by
             EvoPress.
@@ -135,6 +117,7 @@ class Strategy(Frozen):
     params: int = Field(gt=0)
     bytes: int = Field(gt=0)
     memory: Memory | None = None
+    latency: Latency | None = None
     source: Source
     peer: Name | None = None
     profile: Name | None = None
@@ -209,7 +192,7 @@ class Strategy(Frozen):
         data["request"] = self.request.to_dict()
         if self.divergence is not None and not self.divergence.carried_over:
             del data["divergence"]["carried_over"]
-        for name in ("bits", "memory", "peer", "profile", "levels", "compensation"):
+        for name in ("bits", "memory", "latency", "peer", "profile", "levels", "compensation"):
             if data[name] is None:
                 del data[name]
         return data

@@ -1,7 +1,8 @@
 """Who answers the requests of a profile: a race for shares of weights, and one for each load of a server.
 
 Where units go part by part, a limit on memory is met best by a space whose units weigh what they free in memory: it
-takes head groups rather than neurons where the cache is large. The surrogate and StratNet are the same.
+takes head groups rather than neurons where the cache is large. So is one on time. The surrogate and StratNet are the
+same.
 """
 
 from collections import OrderedDict
@@ -9,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from unicuco_plugin.costs.memory import MEMORY, ServedCosts
-from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.costs.latency import LATENCY, TIME, under_load, why_untimed
+from unicuco_plugin.costs.memory import MEMORY
+from unicuco_plugin.costs.model import CostModel, TableCosts
 from unicuco_plugin.divergences import Divergences
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.limits import Limits
@@ -29,6 +31,8 @@ from unicuco_plugin.spaces.sublayer import SublayerSpace
 
 __all__ = ["View", "Views", "record_space"]
 
+# What units may be priced by: the first of them that is asked.
+_PRICED = (MEMORY, LATENCY, TIME)
 # Loads whose races are remembered; a race at one budget takes a good part of a second.
 _MOST = 8
 
@@ -100,15 +104,15 @@ class Views:
     posterior: Posterior
     scaling: Scaling
     costs: TableCosts
-    _served: OrderedDict[Load, View] = field(default_factory=OrderedDict)
+    _served: OrderedDict[tuple[Load, str], View] = field(default_factory=OrderedDict)
 
     def answers(self, requests: Sequence[Request]) -> list[Candidate]:
         """The best for each request, in order.
 
-        Where the best by weights keeps a limit on memory unasked, that limit changes nothing.
+        Where the best by weights keeps a limit on memory or time unasked, that limit changes nothing.
 
         Raises:
-            RequestError: If one cannot be met, or asks for memory of a profile that does not know what is kept.
+            RequestError: If one cannot be met, or asks for memory or time of a profile that does not know it.
         """
         views = [self.of(request) for request in requests]
         free = {place: _free(request) for place, request in enumerate(requests) if views[place] is not self.main}
@@ -139,21 +143,22 @@ class Views:
         """Who answers a request.
 
         Raises:
-            RequestError: If it asks for memory, and the profile does not know what is kept.
+            RequestError: If it asks for memory of a profile that does not know what is kept, or for times of a load
+                that was not measured.
         """
-        load = request.load
-        if load is None or (request.max_memory is None and MEMORY not in (request.over or ())):
+        load, price = request.load, next((name for name in _PRICED if name in request.costs), "")
+        if load is None or not price or (price != MEMORY and why_untimed(self.costs)):
             return self.main
-        costs = ServedCosts.under(self.costs, load, priced=True)
+        costs = under_load(self.costs, load, price)
         if costs.prices is None:
             return self.main
-        found = self._served.get(load)
+        found = self._served.get((load, price))
         if found is None:
             space = record_space(self.record, costs.prices)
-            found = self._served[load] = self._view(space, self._contest(space), costs)
+            found = self._served[load, price] = self._view(space, self._contest(space), costs)
             while len(self._served) > _MOST:
                 self._served.popitem(last=False)
-        self._served.move_to_end(load)
+        self._served.move_to_end((load, price))
         return found
 
     @cached_property
@@ -170,7 +175,7 @@ class Views:
     def _main(self) -> Contest:
         return self._contest(self.space)
 
-    def _view(self, space: Space, contest: Contest, costs: TableCosts) -> View:
+    def _view(self, space: Space, contest: Contest, costs: CostModel) -> View:
         limits = Limits(space, contest, costs, self.divergences.upper)
         return View(contest, limits, Preferences(self.record, self.scaling, space, self.net, contest, limits))
 
@@ -182,7 +187,8 @@ class Views:
 
 
 def _free(request: Request) -> Request | None:
-    """The request without its limit on memory; None where nothing else says how much has to go."""
-    free = request.model_copy(update={"max_memory": None})
+    """The request without its limits on memory and time; None where nothing else says how much has to go."""
+    priced = dict.fromkeys(kind for kind, (cost, _) in request.limits.items() if cost in _PRICED)
+    free = request.model_copy(update=priced)
     asked = free.limits or free.sparsity is not None or free.preference is not None
-    return free if asked and MEMORY not in (request.over or ()) else None
+    return free if asked and not {*_PRICED} & {*(request.over or ())} else None

@@ -11,7 +11,8 @@ from unicuco_plugin.answering import PACKAGED, load_profile
 from unicuco_plugin.models.output_folder import check_output
 from unicuco_plugin.quantities import parse_bytes
 from unicuco_plugin.report.front import describe_profile, profile_data
-from unicuco_plugin.request import Request, read_requests
+from unicuco_plugin.request import Request
+from unicuco_plugin.request_file import read_requests
 from unicuco_plugin.strategy import Strategy
 
 SPACES = ("depth", "sparsity", "structured")

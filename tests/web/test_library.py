@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from asgi import DEPTH
+from device_tables import made_table
 
 from unicuco_plugin.errors import ProfileError
 from unicuco_plugin.profile import PACKAGED, read_profile, write_profile
@@ -90,3 +91,13 @@ def test_a_wrong_source_is_said_at_once(tmp_path, monkeypatch, sources, message)
     with pytest.raises(ProfileError) as error:
         Library(sources)
     assert str(error.value).startswith(message)
+
+
+def test_a_table_of_times_is_for_the_profiles_of_its_model(folder, tmp_path):
+    record, tensors = read_profile(folder / "one")
+    other = record.model.model_copy(update={"fingerprint": "0000.1111"})
+    write_profile(folder / "two", record.model_copy(update={"model": other}), tensors)
+    made_table(record.model.fingerprint).write(tmp_path / "t.json")
+    library = Library([folder], device_table=tmp_path / "t.json")
+    assert [library.find(name).describe()["latency"] for name in ("one", "two")] == [True, False]
+    assert library.find("one").profile.answer(min_speedup=1.1, context=100).latency.device == "a card"

@@ -7,6 +7,9 @@ from asgi import BITS, DEPTH
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.request import Request
+from unicuco_plugin.web.carrying import write_recipe
+
+STRUCTURED = "smollm2-135m-instruct-structured"
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,11 @@ def test_a_query_is_read_as_the_command_line_reads_it(service):
     with pytest.raises(RequestError):
         Request.of(max_bytes="200 bags")
     assert service.get(f"/v1/profiles/{DEPTH}/recipe?max_bytes=200bags").status_code == 422
+
+
+def test_a_recipe_that_needs_times_names_their_table():
+    asked = Request.of(min_speedup=1.2, context=64)
+    answer = load_profile(STRUCTURED).answer(sparsity=0.25).model_copy(update={"request": asked})
+    source = yaml.safe_load(write_recipe(answer, STRUCTURED))["pruning_stage"]["pruning_modifiers"]
+    expected = {"profile": STRUCTURED, "request": asked.to_dict(), "device_table": "device.json"}
+    assert source["SparsityProfileModifier"] == expected

@@ -19,6 +19,7 @@ _COMMANDS = {
     "strategy": "Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds.",
     "serve": "Answer requests from profiles for many clients over HTTP, with a page that shows them.",
     "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
+    "profile-device": "Time a model's attentions and MLPs where it will run, for requests of milliseconds and speed.",
     "levels": "Build or show a level database: every linear of a model, pruned at a ladder of sparsities or quantised.",
     "prune": "Prune a model with a profile, a peer, a strategy or a recipe, and write the checkpoint.",
     "heal": "Heal a pruned CHECKPOINT: low-rank adapters learn the dense model's distribution and are merged.",
@@ -57,7 +58,8 @@ class CommandGroup(click.Group):
         """Import one subcommand; None where there is none of that name."""
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"unicuco_plugin.cli.{cmd_name}"), cmd_name)
+        module = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"unicuco_plugin.cli.{module}"), module)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,20 +1,23 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from unicuco_plugin.cli.failure import DEBUG, one_line
-from unicuco_plugin.request import KINDS, LIMITS, Request
+from unicuco_plugin.request import BESIDE, KINDS, LIMITS, Request
 
 __all__ = [
     "Function",
     "accept_option",
     "apply_options",
     "calibration_option",
+    "check_load",
     "compensation_option",
     "debug_option",
+    "device_table_option",
     "json_option",
     "model_options",
     "overwrite_option",
@@ -76,12 +79,17 @@ compensation_option = click.option(
 )
 
 _LOAD_OPTIONS = (
-    click.option("--context", type=int, help="Count memory with sequences of so many tokens, answers included."),
+    click.option("--context", type=int, help="Count memory and time with sequences of so many tokens."),
     click.option("--batch", type=int, help="And so many sequences at once.  [default: 1]"),
     click.option(
         "--cache-dtype",
         type=click.Choice(["float32", "bfloat16", "float16", "fp8"]),
         help="What keys and values are kept in.  [default: the model's dtype]",
+    ),
+    click.option(
+        "--phase",
+        type=click.Choice(["decode", "prefill"]),
+        help="What --min-speedup is of: tokens that are written, or read.  [default: decode]",
     ),
 )
 _REQUEST_OPTIONS = (
@@ -123,9 +131,26 @@ def read_request(fields: dict[str, Any]) -> Request | None:
     Raises:
         RequestError: If a value is out of range.
     """
-    values = {name: fields.pop(name) for name in (*KINDS, "context", "batch", "cache_dtype")}
+    values = {name: fields.pop(name) for name in (*KINDS, *BESIDE)}
     given = {kind: value for kind, value in values.items() if value is not None}
     return Request.of(**given | given.pop("preference", {})) if given else None
+
+
+device_table_option = click.option(
+    "--device-table",
+    type=click.Path(path_type=Path),
+    help="Times of the model where it will run, from unicuco profile-device: for --max-latency and --min-speedup.",
+)
+
+
+def check_load(device_table: Path | None, *requests: Request | None) -> None:
+    """Refuse a table of times where nothing is asked of it.
+
+    Raises:
+        click.UsageError: If no request has a load.
+    """
+    if device_table is not None and not any(request is not None and request.load is not None for request in requests):
+        raise click.UsageError("--device-table needs the load whose times are asked: --context N")
 
 
 def model_options(function: Function) -> Function:

@@ -1,17 +1,20 @@
 """``unicuco prune``: a pruned checkpoint that stock tools load."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from unicuco_plugin.cli.calibrating import read_windows, write_own
 from unicuco_plugin.cli.command import ManyFilesCommand
 from unicuco_plugin.cli.failure import QUIET
 from unicuco_plugin.cli.options import (
     accept_option,
     calibration_option,
+    check_load,
     compensation_option,
     debug_option,
     json_option,
@@ -23,17 +26,15 @@ from unicuco_plugin.cli.options import (
 )
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
-from unicuco_plugin.cli.prune_options import peer_options, structured_options
-from unicuco_plugin.files.cache import cache_folder
+from unicuco_plugin.cli.prune_options import latency_options, peer_options, structured_options
 from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
 from unicuco_plugin.traits import storing, zeroing
 
 if TYPE_CHECKING:  # it brings torch with it
     from llmcompressor.modifiers import Modifier
-    from torch import Tensor
 
-    from unicuco_plugin.modifiers.export.oneshot import Calibrate
+    from unicuco_plugin.modifiers.export.result import Export
 
 __all__ = ["prune"]
 
@@ -41,7 +42,7 @@ _SOURCES = ("profile", "strategy", "recipe", "peer", "evopress")
 # What only some peers take, or only a file of EvoPress.
 _PEER_OPTIONS = ("setting", "token_budget", "journal")
 # What the command reads beside the model and the text.
-_INPUTS = ("profile", "strategy", "recipe", "evopress", "levels", "journal", "kept_parts")
+_INPUTS = ("profile", "device_table", "strategy", "recipe", "evopress", "levels", "journal", "kept_parts")
 # What says how a structured strategy is carried out.
 _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
 
@@ -50,6 +51,7 @@ _STRUCTURED = ("format", "kept_parts", "ranking", "compensate")
 @click.option("--model", required=True, help="The dense model: a folder, or a name on the hub.")
 @click.option("--profile", help="A profile's folder, or the name of a packaged one; with one request.")
 @request_options
+@latency_options
 @click.option("--strategy", type=click.Path(path_type=Path), help="Or: a strategy file, as strategy --json prints it.")
 @click.option("--recipe", type=click.Path(path_type=Path), help="Or: a recipe of llm-compressor.")
 @peer_options
@@ -93,6 +95,10 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 
     model = fields["model"]
+    if fields["verify_latency"] and request is not None and request.load is not None:
+        from unicuco_plugin.timing.verify import check_here
+
+        check_here(fields["device_table"], request.load)
     inputs = [*(fields[name] for name in _INPUTS), *fields["calibration"]]
     check_output(output, overwrite=overwrite, source=Path(model) if Path(model).is_dir() else None, inputs=inputs)
     modifiers = [] if fields["recipe"] else _modifiers(fields, request)
@@ -105,12 +111,16 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
             fields["recipe"] or modifiers,
             output,
             overwrite=overwrite,
-            calibration=_write_own(fields) if reads_text and not fields["calibration"] else _windows(fields),
+            calibration=write_own(fields) if reads_text and not fields["calibration"] else read_windows(fields),
             verbose=verbose,
             tell=partial(say, err=True),
             **{name: fields[name] for name in ("revision", "trust_remote_code", "dtype", "device", "offload")},
         )
     say(export_data(done) if as_json else describe_export(done))
+    if fields["verify_latency"]:
+        alone = replace(done, model=None)
+        del done
+        say(_verify(alone, fields["device_table"]), err=as_json)
 
 
 def _check_source(fields: dict[str, Any], request: Request | None) -> None:
@@ -132,6 +142,11 @@ def _check_source(fields: dict[str, Any], request: Request | None) -> None:
     for option in _PEER_OPTIONS if source != "peer" else ():
         if fields[option] is not None:
             raise click.UsageError(f"--{option.replace('_', '-')} goes with --peer, not with --{source}")
+    if fields["device_table"] is not None and source != "profile":
+        raise click.UsageError(f"--device-table goes with --profile, not with --{source}")
+    if fields["verify_latency"] and fields["device_table"] is None:
+        raise click.UsageError("--verify-latency needs --device-table FILE")
+    check_load(fields["device_table"], request)
     if fields["step"] is not None and source != "evopress":
         raise click.UsageError(f"--step goes with --evopress, not with --{source}")
     for option in ("engine", "levels", "space", "accept_other_weights", "compensation", *_STRUCTURED):
@@ -189,7 +204,7 @@ def _source(fields: dict[str, Any], request: Request | None) -> dict[str, Any]:
         return {"evopress": {"file": fields["evopress"], **{k: v for k, v in given.items() if v is not None}}}
     asked = {"request": None if request is None else request.to_dict()}
     if fields["profile"] is not None:
-        return {"profile": fields["profile"], **asked}
+        return {"profile": fields["profile"], "device_table": fields["device_table"], **asked}
     options = {name: fields[name] for name in ("levels", "space", *_PEER_OPTIONS)}
     from unicuco_plugin.plugins.manager import make_peer
 
@@ -199,6 +214,15 @@ def _source(fields: dict[str, Any], request: Request | None) -> dict[str, Any]:
     if "seed" in peer.takes:
         options["seed"] = fields["seed"]
     return {"peer": {"name": fields["peer"], **{k: v for k, v in options.items() if v is not None}}, **asked}
+
+
+def _verify(done: "Export", table: Path) -> str:
+    """Time the checkpoint."""
+    from unicuco_plugin.report.device import describe_verified
+    from unicuco_plugin.timing.verify import verify_latency
+
+    found = verify_latency(done.path, done.strategies[0], table)
+    return f"{describe_verified(found)}\n{'':11} written to {table}, which corrects later predictions"
 
 
 def _pass(engine: str) -> "Modifier":
@@ -214,34 +238,3 @@ def _quantiser() -> "Modifier":
 
     # Its groups stand for one scheme per unit, which it gets when it is filled.
     return GPTQModifier(ignore=["lm_head"])
-
-
-def _write_own(fields: dict[str, Any]) -> "Calibrate":
-    """Windows that the dense model writes once it is loaded."""
-    from unicuco_plugin.texts.selfcalibration import generate_windows
-
-    names = {"samples": "count", "seq_length": "length", "seed": "seed"}
-    options = {name: fields[field] for field, name in names.items()}
-    say(f"no --calibration: the model writes {options['count']} windows of its own", err=True)
-    return partial(generate_windows, cache_dir=cache_folder(), **options)
-
-
-def _windows(fields: dict[str, Any]) -> "Tensor | None":
-    """Calibration windows, where there is text for them."""
-    if not fields["calibration"]:
-        return None
-    from unicuco_plugin.models.loading import load_tokenizer
-    from unicuco_plugin.models.reach import load_reach
-    from unicuco_plugin.texts.calibration import load_windows
-
-    hub = {"revision": fields["revision"], "trust_remote_code": fields["trust_remote_code"]}
-    tokenizer = load_tokenizer(fields["model"], **hub)
-    return load_windows(
-        fields["calibration"],
-        tokenizer,
-        count=fields["samples"],
-        length=fields["seq_length"],
-        seed=fields["seed"],
-        split=fields["split"],
-        reach=load_reach(fields["model"], **hub),
-    )

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from unicuco_plugin.cli.options import Function, apply_options
+from unicuco_plugin.cli.options import Function, apply_options, device_table_option
 
-__all__ = ["peer_options", "structured_options"]
+__all__ = ["latency_options", "peer_options", "structured_options"]
 
 
 def peer_options(function: Function) -> Function:
@@ -32,6 +32,22 @@ def peer_options(function: Function) -> Function:
                 help="Or: EvoPress's layer_drop_config.txt, or its file of levels and, as --sparsity, their mean.",
             ),
             click.option("--step", type=int, help="Weights per level of that file.  [default: 1000000]"),
+        ),
+        function,
+    )
+
+
+def latency_options(function: Function) -> Function:
+    """Add ``--device-table`` and ``--verify-latency``."""
+    return apply_options(
+        (
+            device_table_option,
+            click.option(
+                "--verify-latency",
+                is_flag=True,
+                help="Time the finished checkpoint as a whole, as --device-table was measured; say how far the "
+                "prediction was off, and write it into the table, whose later predictions are corrected by it.",
+            ),
         ),
         function,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from unicuco_plugin.cli.options import debug_option
+from unicuco_plugin.cli.options import debug_option, device_table_option
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.errors import RequestError, quoted
 
@@ -26,8 +26,11 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 @click.option(
     "--token-env", metavar="NAME", help="Environment variable with the token that clients must send (Bearer)."
 )
+@device_table_option
 @debug_option
-def serve(profiles: tuple[str, ...], host: str, port: int, workers: int, token_env: str | None) -> None:
+def serve(
+    profiles: tuple[str, ...], *, host: str, port: int, workers: int, token_env: str | None, device_table: Path | None
+) -> None:
     """Answer requests from profiles for many clients over HTTP, with a page that shows them.
 
     Each PROFILE_OR_FOLDER is a profile, a folder of profiles, or the name of a packaged profile.
@@ -44,8 +47,7 @@ def serve(profiles: tuple[str, ...], host: str, port: int, workers: int, token_e
     from unicuco_plugin.web.run import run_service
 
     sources = tuple(str(Path(source).expanduser()) for source in profiles)
-    names = sorted(Library(sources).served)  # what cannot be read is said before a worker starts
+    names = sorted(Library(sources, device_table=device_table).served)
     shown = f"{len(names)} profiles" if len(names) > 1 else names[0]
-    run_service(
-        Service(sources, token_env), host, port, workers, lambda url: say(f"serving {shown} at {url}", err=True)
-    )
+    made = Service(sources, token_env, device_table)
+    run_service(made, host, port, workers, lambda url: say(f"serving {shown} at {url}", err=True))

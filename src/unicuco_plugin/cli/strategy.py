@@ -5,10 +5,17 @@ from typing import Any
 
 import click
 
-from unicuco_plugin.cli.options import debug_option, json_option, read_request, request_options
+from unicuco_plugin.cli.options import (
+    check_load,
+    debug_option,
+    device_table_option,
+    json_option,
+    read_request,
+    request_options,
+)
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.report.front import describe_strategies
-from unicuco_plugin.request import read_requests
+from unicuco_plugin.request_file import read_requests
 
 __all__ = ["strategy"]
 
@@ -16,6 +23,7 @@ __all__ = ["strategy"]
 @click.command()
 @click.argument("profile")
 @request_options
+@device_table_option
 @click.option(
     "--request-file",
     metavar="FILE",
@@ -24,7 +32,13 @@ __all__ = ["strategy"]
 )
 @json_option
 @debug_option
-def strategy(profile: str, request_file: Path | None, as_json: bool, **fields: Any) -> None:  # noqa: ANN401
+def strategy(
+    profile: str,
+    device_table: Path | None,
+    request_file: Path | None,
+    as_json: bool,
+    **fields: Any,  # noqa: ANN401
+) -> None:
     """Answer a request from PROFILE, a folder or the name of a packaged profile, in milliseconds.
 
     PROFILE may also be a folder of profiles of one model: the best of their answers is given, and says whose it is.
@@ -34,10 +48,12 @@ def strategy(profile: str, request_file: Path | None, as_json: bool, **fields: A
     if (request is None) == (request_file is None):
         raise click.UsageError("give one request (--sparsity, --max-params, …) or --request-file")
     requests = [request] if request is not None else read_requests(Path(str(request_file)).expanduser())
+    check_load(device_table, *requests)
     from unicuco_plugin.answering import load_profile
     from unicuco_plugin.collection import is_collection, load_profiles
 
-    loaded = load_profiles(profile) if is_collection(profile) else load_profile(profile)
+    read = load_profiles if is_collection(profile) else load_profile
+    loaded = read(profile, device_table=device_table)
     answers = loaded.answer_many(requests)
     if as_json:
         for answer in answers:

@@ -100,7 +100,7 @@ class ServedCosts(TableCosts):
             total = float(sum(self.prices))
             if name == MEMORY:
                 return total, total
-            pairs = zip(self._freed(name), self.prices, strict=True)
+            pairs = zip(self.freed(name), self.prices, strict=True)
             return 0.0, max((freed / price for freed, price in pairs if price), default=0.0) * total
         if name != MEMORY:
             return super().falls(name)
@@ -111,11 +111,9 @@ class ServedCosts(TableCosts):
             densest = max(densest, kept / own if own else 0.0)
         return 0.0, most and most + densest * params
 
-    def _freed(self, name: str) -> Sequence[float]:
-        """How much of a cost that is not memory goes with all of each unit; without what goes or comes beside parts."""
-        if name == self.objective:
-            return (self.params / self.params.sum()).tolist()
-        return self.table.unit_params if name == "params" else self.table.unit_bytes
+    def freed(self, name: str) -> Sequence[float]:
+        """See :meth:`TableCosts.freed`; of memory what units are priced by."""
+        return self.prices or () if name == MEMORY else super().freed(name)
 
     @property
     def buffers(self) -> int:

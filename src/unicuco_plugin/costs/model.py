@@ -9,13 +9,14 @@ n      d     prunable parameters of each unit
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from unicuco_plugin.costs.device_table import DeviceTable
 from unicuco_plugin.costs.table import CostTable
 from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.schemes import DENSE_BITS
@@ -90,11 +91,15 @@ class TableCosts:
         table: What they weigh.
         physical: Whether a unit that goes leaves by itself; otherwise it does with its whole block, if at all. Units
             that go part by part, or are stored by schemes, become smaller in any case.
+        device: Times of the model's modules where it will run, if they were measured.
+        space: Whose strategies they are, where times are corrected for them.
     """
 
     units: tuple[str, ...]
     table: CostTable
     physical: bool
+    device: DeviceTable | None = field(default=None, kw_only=True)
+    space: str = field(default="", kw_only=True)
     objective: ClassVar[str] = _KEPT
 
     @property
@@ -161,6 +166,12 @@ class TableCosts:
         pairs = zip(self._weights[_COLUMNS[name]].tolist(), self.table.unit_params, strict=True)
         densest = max((weight / n for weight, n in pairs if n), default=0.0)
         return params * self._total(name) / self.table.total_params, densest * params
+
+    def freed(self, name: str) -> Sequence[float]:
+        """How much of a cost goes with all parts of each unit, ``d``; without what goes or comes beside them."""
+        if name == _KEPT:
+            return (self.params / self.params.sum()).tolist()
+        return self.table.unit_params if name == "params" else self.table.unit_bytes
 
     @cached_property
     def params(self) -> Tensor:

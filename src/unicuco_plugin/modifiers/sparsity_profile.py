@@ -20,7 +20,7 @@ from unicuco_plugin.modifiers.carriers.removal import correct_experts
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
 from unicuco_plugin.modifiers.sources.identity import carry_over, find_fingerprint
 from unicuco_plugin.modifiers.sources.late import ask_late
-from unicuco_plugin.modifiers.sources.limit_check import check_shape
+from unicuco_plugin.modifiers.sources.limit_check import check_dtype, check_shape
 from unicuco_plugin.modifiers.sources.source import EvoPressSource, LateSource, PeerSource, ProfileSource
 from unicuco_plugin.modifiers.sources.source_fields import (
     check_source,
@@ -45,9 +45,8 @@ class SparsityProfileModifier(Modifier):
     """Answer a request from a trained profile or a peer, or replay a strategy, and apply it to the model.
 
     In the space ``depth`` blocks are dropped; in ``structured``, head groups, neurons and modules are removed. In
-    ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity for every linear in place of
-    its own, and its result is compared with the plan; in ``precision`` the next quantiser gets its ``config_groups``.
-    It composes with the toolkit's others; list it first.
+    ``sparsity`` the next ``SparseGPTModifier`` or ``WandaPruningModifier`` gets a sparsity for every linear; in
+    ``precision`` the next quantiser gets its ``config_groups``. It composes with the toolkit's others; list it first.
 
     Sample YAML::
 
@@ -56,18 +55,17 @@ class SparsityProfileModifier(Modifier):
             SparsityProfileModifier: {profile: smollm2-135m-instruct-sparsity, request: {sparsity: 0.6}}
             SparseGPTModifier: {sparsity: 0.6, ignore: ["re:.*lm_head"]}
 
-    A peer answers when the toolkit initialises, on the dense model and the calibration text that the toolkit is about
-    to use: ``peer: owl``, or with options ``peer: {name: evopress, space: depth, setting: super_fast}``.
-    When the toolkit initialises, the request is answered, the model compared with the profile's, and the next pass
-    filled; when it finalises, blocks are dropped and zeros compared with the plan, and the strategy takes the place of
-    profile and request, so that ``recipe.yaml`` replays without a profile. If another modifier fails in between, the
-    model has all its blocks again once the session is reset; weights that a pass has already zeroed stay zero.
+    A peer answers on the dense model and the toolkit's own calibration text: ``peer: owl``, or with options. When the
+    toolkit initialises, the request is answered, the model compared with the profile's, and the next pass filled; when
+    it finalises, blocks are dropped and the strategy takes the place of profile and request, so that ``recipe.yaml``
+    replays without a profile. If another modifier fails before, the reset session's model has all its blocks again.
 
     Args:
         profile: A profile folder, or the name of a packaged profile. With ``request``.
         request: One or more limits, ``sparsity``, ``bits``, ``max_params``, ``max_bytes``, ``max_divergence`` …
         strategy: A strategy file, a strategy as a mapping, or a list of these, one per space.
         profiles: Several profiles, one per space: a list of ``{profile: …, request: …}``.
+        device_table: Times of the model on a device, which requests of latency and speed need.
         accept_other_weights: Whether to accept a model of the same structure with other weights (a fine-tune).
         levels: A level database's folder, where weights are then from; no pass has to follow.
         peer: Name of a method that answers ``request``, or its name with options (:class:`PeerSource`).
@@ -77,13 +75,14 @@ class SparsityProfileModifier(Modifier):
         provenance: Where the strategy came from; written into ``recipe.yaml`` and never read.
 
     Raises:
-        RecipeError: If not exactly one of these sources is given, or a field is unknown or out of its range.
+        RecipeError: If not exactly one source is given, or a field is unknown or out of its range.
     """
 
     profile: str | None = None
     request: dict[str, Any] | None = None
     strategy: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
     profiles: list[ProfileSource] | None = None
+    device_table: str | None = None
     accept_other_weights: bool = False
     levels: str | None = None
     peer: PeerSource | None = None
@@ -103,7 +102,7 @@ class SparsityProfileModifier(Modifier):
         except ValidationError as error:
             raise RecipeError(f"{type(self).__name__}: {explain(error)}") from error
 
-    @field_validator("profile", "strategy", "levels", mode="before")
+    @field_validator("profile", "strategy", "levels", "device_table", mode="before")
     @classmethod
     def _read_path(cls, value: object) -> object:
         return plain_source(value)
@@ -170,7 +169,7 @@ class SparsityProfileModifier(Modifier):
             model: The model with all its blocks.
 
         Raises:
-            ModelMismatchError: If it is another model, or other weights that were not accepted.
+            ModelMismatchError: If it is another model, has other weights that were not accepted, or another dtype.
         """
         if not self.resolve():  # whoever answers later will do so for this very model
             return
@@ -180,6 +179,7 @@ class SparsityProfileModifier(Modifier):
             for one in self.resolve()
         )
         self._strategies = strategies if self.strategy is None else tuple(recount(model, one) for one in strategies)
+        check_dtype(self._strategies, find_decoder(model).model.dtype)
         self._fingerprint = str(actual)
 
     def check_recipe(self, modifiers: Sequence[Modifier]) -> None:
@@ -244,7 +244,7 @@ class SparsityProfileModifier(Modifier):
         resolved = [strategy.to_dict() for strategy in self.resolve()]
         found = trace_source(self.profile or self.peer or self.evopress or self.profiles or self.strategy, self.request)
         self.provenance = found if found is not None else self.provenance
-        self.profile = self.request = self.profiles = self.peer = self.evopress = None
+        self.profile = self.request = self.profiles = self.device_table = self.peer = self.evopress = None
         self.strategy = resolved[0] if len(resolved) == 1 else list(resolved)
         if cutting(self.spaces):
             self.structured = self._options.settled()

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.files.json_text import json_text
+from unicuco_plugin.quantities import Latency
 from unicuco_plugin.report.front import describe_divergence, list_schemes, list_units
-from unicuco_plugin.report.table import format_bytes, format_count, format_seconds
+from unicuco_plugin.report.table import format_bytes, format_count, format_ms, format_seconds
 from unicuco_plugin.strategy import Strategy
 
 if TYPE_CHECKING:  # it brings the toolkit with it
@@ -27,6 +28,7 @@ def describe_export(export: "Export") -> str:
     lines = []
     for strategy in export.strategies:
         lines += [_say_pruned(strategy), _say_divergence(strategy)]
+        lines += [_say_latency(strategy.latency)] if strategy.latency else []
     if export.divergence_note:
         lines.append(f"            {export.divergence_note}")
     if export.achieved is not None:
@@ -68,6 +70,14 @@ def export_data(export: "Export") -> str:
 
 def _say_silent(count: int) -> str:
     return f"silenced    {count} sub-layers by a zero output projection, which saves no bytes: their blocks stay"
+
+
+def _say_latency(latency: Latency) -> str:
+    token, prompt = latency.dense_decode / latency.decode, latency.dense_prefill / latency.prefill
+    return (
+        f"time        {format_ms(latency.decode)} ms for one more token, {token:.3f} times as fast as dense; "
+        f"{format_ms(latency.prefill)} ms for the prompt, {prompt:.3f} times; predicted for {latency.device}"
+    )
 
 
 def _say_divergence(strategy: Strategy) -> str:

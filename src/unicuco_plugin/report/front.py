@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from unicuco_plugin.escaping import escape_line
 from unicuco_plugin.levels.settings import identify_levels
-from unicuco_plugin.report.table import format_bytes, format_count, format_seconds, format_table
+from unicuco_plugin.report.table import format_bytes, format_count, format_ms, format_seconds, format_table
 from unicuco_plugin.schemes import DENSE_BITS, parse_scheme
 from unicuco_plugin.strategy import Divergence, Strategy
 
@@ -26,6 +26,7 @@ __all__ = [
 _HEADER = ("units", "sparsity", "params", "size", "divergence", "90 % interval", "known", "source")
 _BITS_HEADER = ("units", "bits", *_HEADER[2:])
 _MEMORY_HEADER = ("weights", "cache", "buffers", "memory")
+_TIME_HEADER = ("decode ms", "speedup", "prefill ms", "speedup")
 _NUMBERS = tuple(range(6))
 # So many shares fit on one line of a usual terminal; more are summed up.
 _LISTED = 6
@@ -38,13 +39,17 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
     stores = all(strategy.traits.stores for strategy in strategies)
     served = any(strategy.memory for strategy in strategies)
     several = any(strategy.profile for strategy in strategies)
-    header = (*(_BITS_HEADER if stores else _HEADER), *(_MEMORY_HEADER if served else ()))
-    rows = [(_request(strategy), *_row(strategy), *(_memory(strategy) if served else ())) for strategy in strategies]
+    timed = [strategy.latency for strategy in strategies if strategy.latency]
+    shown = ([(_MEMORY_HEADER, _memory)] if served else []) + ([(_TIME_HEADER, _times)] if timed else [])
+    header = (*(_BITS_HEADER if stores else _HEADER), *(name for names, _ in shown for name in names))
+    rows = [(_request(s), *_row(s), *(cell for _, cells in shown for cell in cells(s))) for s in strategies]
     numbers = (*_NUMBERS, *range(len(_HEADER), len(header)))
     if several:
         header = (*header, "profile")
         rows = [(*row, escape_line(strategy.profile or "-")) for row, strategy in zip(rows, strategies, strict=True)]
     table = format_table(("request", *header), rows, right=[column + 1 for column in numbers])
+    if timed:
+        table += f"\n\ntimes predicted for {escape_line(timed[0].device)}, {escape_line(timed[0].dtype)}"
     corrected = sorted({strategy.compensation for strategy in strategies if strategy.compensation})
     table += f"\n\ndivergences are with compensation {escape_line(', '.join(corrected))}" if corrected else ""
     if len(strategies) != 1:
@@ -152,6 +157,14 @@ def _memory(strategy: Strategy) -> tuple[str, ...]:
     if memory is None:
         return ("-",) * len(_MEMORY_HEADER)
     return tuple(format_bytes(size) for size in (memory.weights, memory.cache, memory.buffers, memory.total))
+
+
+def _times(strategy: Strategy) -> tuple[str, ...]:
+    found = strategy.latency
+    if found is None:
+        return ("-",) * len(_TIME_HEADER)
+    pairs = (found.decode, found.dense_decode), (found.prefill, found.dense_prefill)
+    return tuple(cell for own, dense in pairs for cell in (format_ms(own), f"{dense / own:.3f}"))
 
 
 def _request(strategy: Strategy) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from unicuco_plugin.escaping import escape_line
 
-__all__ = ["format_bytes", "format_count", "format_seconds", "format_table"]
+__all__ = ["format_bytes", "format_count", "format_ms", "format_seconds", "format_table"]
 
 _STEPS = ("", "k", "M", "G", "T")
 
@@ -18,6 +18,11 @@ def format_bytes(value: float) -> str:
     """Write a number of bytes in powers of 1000, as disks and the hub do: ``212.4 MB``."""
     scaled = _scale(value)
     return f"{scaled}B" if " " in scaled else f"{scaled} B"
+
+
+def format_ms(value: float) -> str:
+    """Write milliseconds in four digits: ``61.24``."""
+    return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
 
 
 def format_seconds(value: float) -> str:

@@ -49,24 +49,27 @@ class Service:
     Attributes:
         sources: See :class:`Library`.
         token_env: The environment variable that holds the token; None where clients need none.
+        device_table: Times of a device, for the profiles of its model.
     """
 
     sources: tuple[str | Path, ...]
     token_env: str | None = None
+    device_table: Path | None = None
 
     def __call__(self) -> App:
         """The application; a worker is given this object and calls it."""
-        return make_app(self.sources, token=os.environ[self.token_env] if self.token_env else None)
+        token = os.environ[self.token_env] if self.token_env else None
+        return make_app(self.sources, token=token, device_table=self.device_table)
 
 
-def make_app(sources: Sequence[str | Path], *, token: str | None = None) -> App:
+def make_app(sources: Sequence[str | Path], *, token: str | None = None, device_table: Path | None = None) -> App:
     """An ASGI application that answers from profiles.
 
     Raises:
-        ProfileError: If one cannot be read.
+        ProfileError, DeviceTableError: If one cannot be read, or the table.
     """
     metrics = Metrics()
-    library = Library(sources, metrics.read)
+    library = Library(sources, metrics.read, device_table)
     answers = Answers(metrics.answered, metrics.waiting)
 
     @asynccontextmanager

@@ -6,18 +6,21 @@ from typing import Any
 
 import yaml
 
+from unicuco_plugin.costs.latency import LATENCY, TIME
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
 __all__ = ["templates", "write_recipe"]
 
 _REQUEST, _SPARSITY, _OPTIONS = "REQUEST", "SPARSITY", "OPTIONS"
+_TABLE = "device.json"
 
 
 def write_recipe(strategy: Strategy, profile: str) -> str:
     """A recipe for ``oneshot`` or ``unicuco prune --recipe``: the strategy itself, so that no profile is needed.
 
-    Where it needs what only the profile has, such as which parts go first, the recipe names that and the request.
+    Where it needs what only the profile has, such as which parts go first, the recipe names that and the request, and
+    for limits on time a file ``device.json`` with the table that answered.
 
     Args:
         strategy: An answer.
@@ -28,6 +31,8 @@ def write_recipe(strategy: Strategy, profile: str) -> str:
         source: dict[str, Any] = {"strategy": strategy.to_dict()}
     else:
         source = {"profile": profile, "request": strategy.request.to_dict()}
+        if strategy.request.costs & {LATENCY, TIME}:
+            source["device_table"] = _TABLE
     return _dump(traits, source, round(strategy.sparsity, 6))
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.errors import ProfileError, quoted
+from unicuco_plugin.costs.latency import why_untimed
+from unicuco_plugin.errors import ModelMismatchError, ProfileError, quoted
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.profile import RECORD, find_profile
 from unicuco_plugin.schemes import DENSE, parse_scheme
@@ -39,13 +40,16 @@ class Served:
     front: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def read(cls, name: str, folder: Path) -> "Served":
-        """Read a profile, and work out its front and its offers.
+    def read(cls, name: str, folder: Path, device_table: Path | None = None) -> "Served":
+        """Read a profile, with times of a device where they are of its model, and work out its front and its offers.
 
         Raises:
-            ProfileError: If it is missing or damaged.
+            ProfileError, DeviceTableError: If it, or the table, is missing or damaged.
         """
-        return cls.of(name, load_profile(folder))
+        try:
+            return cls.of(name, load_profile(folder, device_table=device_table))
+        except ModelMismatchError:
+            return cls.of(name, load_profile(folder))
 
     @classmethod
     def of(cls, name: str, profile: Profile) -> "Served":
@@ -66,6 +70,7 @@ class Served:
             "dense": {"params": sizes.total_params, "bytes": sizes.total_bytes},
             "blocks": bool(sizes.blocks),
             "memory": sizes.serving is not None,
+            "latency": not why_untimed(self.profile.costs),
             "schemes": {name: parse_scheme(name).bits for row in sizes.choices for name, *_ in row if name != DENSE},
             "offers": {field: offer.to_dict() for field, offer in self.offers.items()},
         }
@@ -81,15 +86,19 @@ class Library:
     Args:
         sources: Folders of profiles, folders of such folders, or names of packaged profiles.
         heard: Called with a profile's name, and None or what is wrong with it, whenever one was read.
+        device_table: Times of a device, for the profiles of its model.
 
     Raises:
         ProfileError: If there is none, two have one name, or one cannot be read.
     """
 
     def __init__(
-        self, sources: Sequence[str | Path], heard: Callable[[str, Exception | None], None] = lambda _name, _error: None
+        self,
+        sources: Sequence[str | Path],
+        heard: Callable[[str, Exception | None], None] = lambda _name, _error: None,
+        device_table: Path | None = None,
     ) -> None:
-        self._sources, self._heard = tuple(sources), heard
+        self._sources, self._heard, self._table = tuple(sources), heard, device_table
         self._seen: dict[str, tuple[int, ...] | None] = {}
         self.served: Mapping[str, Served] = {}
         self.refresh(strict=True)
@@ -126,7 +135,7 @@ class Library:
                 found[name] = self.served[name]
                 continue
             try:
-                found[name] = Served.read(name, folder)
+                found[name] = Served.read(name, folder, self._table)
                 self._heard(name, None)
             except Exception as error:  # of one profile; the others are served all the same
                 if strict:

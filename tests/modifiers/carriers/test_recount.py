@@ -13,8 +13,9 @@ from tiny_moe import tiny_mixture
 from unicuco_plugin.models.fused_units import fused_units
 from unicuco_plugin.modifiers.carriers.recount import recount
 from unicuco_plugin.pruning import apply_strategy
+from unicuco_plugin.quantities import Memory
 from unicuco_plugin.request import Request
-from unicuco_plugin.strategy import Memory, Strategy
+from unicuco_plugin.strategy import Strategy
 
 BYTES_OF_A_HEADER = 0.05  # of tiny tensors
 

@@ -6,8 +6,8 @@ from tiny import tiny_model
 
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.modifiers.sources.limit_check import check_limits
+from unicuco_plugin.quantities import Memory
 from unicuco_plugin.request import Request
-from unicuco_plugin.strategy import Memory
 
 
 @pytest.fixture(scope="module")

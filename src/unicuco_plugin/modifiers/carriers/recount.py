@@ -17,8 +17,9 @@ from unicuco_plugin.models.fused_units import expert_linears
 from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.modifiers.sources.packing import packed_schemes
 from unicuco_plugin.pruning import dropped_blocks
+from unicuco_plugin.quantities import Memory
 from unicuco_plugin.schemes import DENSE_BITS
-from unicuco_plugin.strategy import Memory, Strategy
+from unicuco_plugin.strategy import Strategy
 
 __all__ = ["recount"]
 
@@ -33,8 +34,9 @@ _ROUNDING = 1e-6
 def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Transformers model
     """Count ``params``, ``bytes`` and ``bits`` anew where what a file says cannot be, and warn; ``memory`` always.
 
-    Both sizes of a structured strategy are right: with biases for what goes, and without. So are all mean bits that
-    leave some of the units without a scheme out of the mean, as a training with ``ignore`` does.
+    Times are forgotten: a device's table alone knows them. Both sizes of a structured strategy are right: with biases
+    for what goes, and without. So are all mean bits that leave some of the units without a scheme out of the mean, as a
+    training with ``ignore`` does.
 
     Args:
         model: The dense model; it is neither run nor changed.
@@ -61,6 +63,7 @@ def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Tra
             f"strategy of the space {quoted(strategy.space)}: {name} says {getattr(strategy, name):.12g}, its units "
             f"leave {value:.12g} of this model; {value:.12g} is reported"
         )
+    right["latency"] = None
     if strategy.memory is not None:
         right["memory"] = _memory(decoder, strategy, right.get("bytes", strategy.bytes))
     return strategy.model_copy(update=right)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from unicuco_plugin.errors import ExportError, RecipeError
+import torch
+
+from unicuco_plugin.errors import ExportError, ModelMismatchError, RecipeError
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["check_limits", "check_shape"]
+__all__ = ["check_dtype", "check_limits", "check_shape"]
 
 
 def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> None:
@@ -43,4 +45,20 @@ def check_shape(strategies: Sequence[Strategy], format: str) -> None:
             raise RecipeError(
                 f"{' and '.join(strategy.request.limits)} cannot be met with format stock, which is as large as the "
                 "dense model; take format compact, or ask for sparsity"
+            )
+
+
+def check_dtype(strategies: Sequence[Strategy], dtype: torch.dtype) -> None:
+    """Refuse times of another dtype than the checkpoint's.
+
+    Raises:
+        ModelMismatchError: If a strategy's times were measured in one.
+    """
+    own = str(dtype).removeprefix("torch.")
+    for strategy in strategies:
+        if strategy.latency is not None and strategy.latency.dtype != own:
+            timed = strategy.latency.dtype
+            raise ModelMismatchError(
+                f"the device table has times of {timed}, the model is in {own}: give --dtype {timed}, or profile "
+                f"the device with --dtype {own}"
             )

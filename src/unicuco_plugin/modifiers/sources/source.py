@@ -46,17 +46,18 @@ class LateSource(Protocol):
 
 
 class _Source(Frozen):
-    @field_validator("profile", "file", "levels", "journal", mode="before", check_fields=False)
+    @field_validator("profile", "file", "levels", "journal", "device_table", mode="before", check_fields=False)
     @classmethod
     def _read_path(cls, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
 
 
 class ProfileSource(_Source):
-    """One profile of several, with the request it answers."""
+    """One profile of several, with the request it answers, and times of a device if that asks for some."""
 
     profile: str
     request: dict[str, Any]
+    device_table: str | None = None
 
     @field_validator("request")
     @classmethod
@@ -67,13 +68,13 @@ class ProfileSource(_Source):
         """Ask the profile.
 
         Raises:
-            ProfileError: If it cannot be read.
+            ProfileError, DeviceTableError, ModelMismatchError: If it cannot be read, or the times with it.
             RequestError: If the request cannot be met.
         """
         # Profiles bring the search's packages with them; a replayed strategy needs none of these.
         from unicuco_plugin.answering import load_profile  # noqa: PLC0415
 
-        return load_profile(self.profile).answer(Request.of(**self.request))
+        return load_profile(self.profile, device_table=self.device_table).answer(Request.of(**self.request))
 
 
 class PeerSource(_Source):

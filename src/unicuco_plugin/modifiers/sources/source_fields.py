@@ -53,6 +53,8 @@ def check_source(fields: Mapping[str, Any]) -> None:
         wanted = "bits" if storing(fields["peer"].spaces) else "sparsity"
         if list(fields["request"] or ()) != [wanted]:
             raise ValueError(f"request must be for {wanted} with this peer, got {fields['request']}")
+    if fields.get("device_table") is not None and not (fields["profile"] or fields["profiles"]):
+        raise ValueError(f"device_table goes with profile or profiles, got {given[0]}")
     if fields["profiles"] == [] or fields["strategy"] == []:
         raise ValueError(f"{given[0]} must not be empty")
 
@@ -71,6 +73,7 @@ def find_inputs(fields: Mapping[str, Any]) -> list[str]:
     """Names of the files and folders that a modifier with these fields reads."""
     strategies = fields["strategy"] if isinstance(fields["strategy"], list) else [fields["strategy"]]
     named = [fields["profile"], fields["levels"], *(one.profile for one in fields["profiles"] or ())]
+    named += [one.device_table for one in list_sources(fields)]
     named += [strategy for strategy in strategies if isinstance(strategy, str)]
     named += [] if fields["structured"] is None else [fields["structured"].kept_parts]
     named += [] if fields["peer"] is None else [fields["peer"].levels, fields["peer"].journal]
@@ -89,8 +92,11 @@ def largest_share(fields: Mapping[str, Any]) -> float:
 
 def list_sources(fields: Mapping[str, Any]) -> list[ProfileSource]:
     """The profiles that are asked, each with its request."""
-    one = [ProfileSource(profile=fields["profile"], request=fields["request"] or {})] if fields["profile"] else []
-    return one or fields["profiles"] or []
+    table = fields.get("device_table")
+    if fields["profile"]:
+        return [ProfileSource(profile=fields["profile"], request=fields["request"] or {}, device_table=table)]
+    given: list[ProfileSource] = fields["profiles"] or []
+    return [one if one.device_table else one.model_copy(update={"device_table": table}) for one in given]
 
 
 def find_payload(sources: Sequence[ProfileSource]) -> Payload | None:
@@ -118,7 +124,7 @@ def trace_source(source: object, request: Mapping[str, Any] | None) -> list[dict
         case EvoPressSource():
             return [{"evopress": source.model_dump(exclude_none=True)}]
         case [ProfileSource(), *_]:
-            return [one.model_dump() for one in source if isinstance(one, ProfileSource)]
+            return [one.model_dump(exclude_none=True) for one in source if isinstance(one, ProfileSource)]
         case str():
             return [{"strategy": source}] if request is None else [{"profile": source, "request": request}]
     return None

@@ -1,0 +1,84 @@
+"""``unicuco profile-device``: what the parts of a model take to run here, for limits on latency and speed."""
+
+import shlex
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unicuco_plugin.cli.options import debug_option, json_option, model_options
+from unicuco_plugin.cli.output import say
+from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.files.json_text import json_text
+
+__all__ = ["profile_device"]
+
+
+def _read_numbers(_ctx: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not whole numbers such as 1,8") from error
+    if min(numbers) < 1:
+        raise click.BadParameter(f"{value!r} must be positive numbers")
+    return numbers
+
+
+@click.command(name="profile-device")
+@click.option("--model", required=True, help="The dense model: a folder, or a name on the hub.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The table's file, such as device.json.")
+@click.option(
+    "--batch",
+    metavar="N,N,...",
+    default="1",
+    show_default=True,
+    callback=_read_numbers,
+    help="Sequences that run at once; requests between two numbers are interpolated.",
+)
+@click.option(
+    "--context",
+    metavar="N,N,...",
+    default="128,1024",
+    show_default=True,
+    callback=_read_numbers,
+    help="Tokens of each sequence: of a prompt, and of the cache that one more token reads.",
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; medians of them count."
+)
+@model_options
+@click.option("--resume", is_flag=True, help="Go on with an interrupted measurement.")
+@click.option("--overwrite", is_flag=True, help="Begin anew over the table at --output.")
+@json_option
+@debug_option
+def profile_device(output: Path, as_json: bool, **fields: Any) -> None:  # noqa: ANN401 - one per option
+    """Time a model's attentions and MLPs where it will run, for requests of milliseconds and speed.
+
+    Transformers runs the model: prompts, and single tokens with a cache; every distinct module is timed inside the
+    running model, whole and in the widths that pruning may leave. Leave the machine alone meanwhile. Each step is on
+    disk: after Ctrl-C, or anything worse, the same command with --resume goes on.
+    """
+    from unicuco_plugin.models.blocks.decoder import find_decoder
+    from unicuco_plugin.models.blocks.fingerprint import fingerprint
+    from unicuco_plugin.models.loading import display_name, load_model
+    from unicuco_plugin.report.device import describe_table
+    from unicuco_plugin.strategy import ModelReference
+    from unicuco_plugin.timing.profile import check_output
+    from unicuco_plugin.timing.profile import profile_device as measure
+
+    output, model = output.expanduser(), fields["model"]
+    again = {"resume": fields["resume"], "overwrite": fields["overwrite"]}
+    check_output(output, **again)
+    names = ("revision", "trust_remote_code", "dtype", "device", "offload")
+    loaded = load_model(model, **{name: fields[name] for name in names}, tell=partial(say, err=True))
+    reference = ModelReference(name=display_name(model), fingerprint=str(fingerprint(loaded)))
+    sizes = {"batches": fields["batch"], "contexts": fields["context"], "repeats": fields["repeats"]}
+    try:
+        with ProgressBars("steps") as bars:
+            table = measure(find_decoder(loaded), output, reference, **sizes, **again, progress=bars)
+    except KeyboardInterrupt:
+        say(f"\nstopped; {output} keeps what is done, go on with the same command and --resume", err=True)
+        raise
+    say(json_text(table.model_dump(mode="json")) if as_json else describe_table(table))
+    say(f"\nwritten to {output}; ask with: --device-table {shlex.quote(str(output))} --context N", err=True)

@@ -1,0 +1,248 @@
+"""What the parts of a model take to run on one device, as they were timed there: one JSON file, whole or refused."""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from unicuco_plugin.errors import DeviceTableError, ModelMismatchError, clip, explain, quoted
+from unicuco_plugin.files.draft import write_whole
+from unicuco_plugin.frozen import Frozen
+from unicuco_plugin.quantities import Milliseconds, Phase
+from unicuco_plugin.signed import SignedDocument
+from unicuco_plugin.strategy import ModelReference
+
+__all__ = ["Device", "DeviceTable", "Observation", "Point", "Shape", "is_device_table"]
+
+_SCHEMA = 1
+_REMEDY = "profile the device again with --overwrite"
+_DOCUMENT = SignedDocument("device table", _SCHEMA, DeviceTableError, _REMEDY)
+_MOST_MS = 1e9
+Samples = tuple[Annotated[float, Field(ge=0.0, le=_MOST_MS)], ...]
+_Count = Annotated[int, Field(gt=0, le=10**7)]
+_Name = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class Device(Frozen):
+    """Where and how a model runs: processor or accelerator, PyTorch's name of its kind and threads, what runs it."""
+
+    name: _Name
+    kind: _Name
+    threads: _Count
+    dtype: _Name
+    engine: Literal["transformers"] = "transformers"
+    versions: dict[_Name, _Name]
+
+    def check(self, now: "Device", path: Path) -> None:
+        """Refuse to measure into a table of another device.
+
+        Raises:
+            DeviceTableError: If ``now`` is another; the message names the first field that differs.
+        """
+        for field in type(self).model_fields:
+            own, here = getattr(self, field), getattr(now, field)
+            if own != here:
+                raise DeviceTableError(
+                    f"device table {path} was measured with {field} {quoted(own)}, here it is {quoted(here)}: "
+                    "measure where and as it was made, or profile this device into another file"
+                )
+
+
+class Shape(Frozen):
+    """One kind of module that several blocks may have.
+
+    Attributes:
+        kind: A half of a block, or a block that has no halves of its own.
+        widths: How many of its parts were left when it was timed, rising; the last is all of them, 0 a module that is
+            taken out whole.
+    """
+
+    kind: Literal["attention", "mlp", "block"]
+    widths: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _check_rising(self) -> Self:
+        if list(self.widths) != sorted({*self.widths}) or not self.widths[-1]:
+            raise ValueError(f"widths must rise and end with all parts, got {quoted(self.widths)}")
+        return self
+
+
+class Point(Frozen):
+    """Times under one load, in milliseconds.
+
+    Attributes:
+        phase: ``decode``: one more token of every sequence; ``prefill``: all tokens of them.
+        batch, context: Sequences, and the tokens of each.
+        rest: Of what belongs to no module in ``times``: a whole forward of the dense model less the sum of those.
+        times: Of each width of each shape, samples.
+    """
+
+    phase: Phase
+    batch: _Count
+    context: _Count
+    rest: tuple[Milliseconds, ...] = ()
+    times: tuple[tuple[Samples, ...], ...]
+
+
+class Observation(Frozen):
+    """One exported checkpoint timed as a whole, beside what the table said before corrections, in ms."""
+
+    space: _Name
+    phase: Phase
+    batch: _Count
+    context: _Count
+    predicted: Milliseconds
+    measured: Milliseconds
+
+
+class DeviceTable(Frozen):
+    """Times of a model's modules on one device.
+
+    Attributes:
+        device: Which.
+        model: The dense model.
+        modules: Full name of every half, or block without halves → index in ``shapes``.
+        shapes: What was timed.
+        points: One for each phase, batch and context.
+        done, total: Steps of the measurement that are finished, and all of them.
+        observations: Checkpoints that were timed as a whole; later predictions are corrected by them.
+    """
+
+    device: Device
+    model: ModelReference
+    modules: dict[_Name, Annotated[int, Field(ge=0)]] = Field(max_length=10**5)
+    shapes: tuple[Shape, ...] = Field(min_length=1, max_length=10**4)
+    points: tuple[Point, ...] = Field(min_length=1, max_length=10**4)
+    done: int = Field(ge=0)
+    total: int = Field(gt=0)
+    observations: tuple[Observation, ...] = Field(default=(), max_length=10**5)
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        if max(self.modules.values(), default=-1) >= len(self.shapes):
+            raise ValueError(f"modules must point into {len(self.shapes)} shapes, got {max(self.modules.values())}")
+        for point in self.points:
+            if [len(row) for row in point.times] != [len(shape.widths) for shape in self.shapes]:
+                raise ValueError("points must have times of every width of every shape")
+            if self.done >= self.total and not all([point.rest, *(each for row in point.times for each in row)]):
+                raise ValueError("points must have a sample of every time once all is done")
+        every = {(p.phase, p.batch, p.context) for p in self.points}
+        grid = {(p, b, c) for p in ("decode", "prefill") for b in self.batches for c in self.contexts}
+        if every != grid or len(every) < len(self.points):
+            raise ValueError("points must be each phase at each batch and context, once")
+        return self
+
+    @property
+    def batches(self) -> list[int]:
+        """Those that were measured, rising."""
+        return sorted({point.batch for point in self.points})
+
+    @property
+    def contexts(self) -> list[int]:
+        """Those that were measured, rising."""
+        return sorted({point.context for point in self.points})
+
+    @classmethod
+    def read(cls, path: Path, *, finished: bool = True) -> Self:
+        """Read a table.
+
+        Args:
+            path: Its file.
+            finished: Whether one that is still being measured is refused.
+
+        Raises:
+            DeviceTableError: If it is missing, edited, damaged, of another schema, or not finished.
+        """
+        try:
+            table = cls.model_validate(_DOCUMENT.read(path))
+        except ValidationError as error:
+            raise DeviceTableError(f"device table {path} is damaged: {explain(error)}") from error
+        if finished and table.done < table.total:
+            raise DeviceTableError(
+                f"device table {path} is not finished, {table.done} of {table.total} steps are: go on with the same "
+                "unicuco profile-device and --resume"
+            )
+        return table
+
+    def write(self, path: Path) -> None:
+        """Write it whole or not at all.
+
+        Raises:
+            DeviceTableError: If the disk refuses.
+        """
+        try:
+            write_whole(path, _DOCUMENT.dumps(self.model_dump(mode="json")))
+        except OSError as error:
+            raise DeviceTableError(f"device table {path} cannot be written: {error}") from error
+
+    def check_model(self, model: ModelReference) -> None:
+        """Refuse a model of another structure with a ``ModelMismatchError``; weights do not matter."""
+        if _structure(self.model) != _structure(model):
+            raise ModelMismatchError(
+                f"the device table is for {clip(self.model.name)} with structure {_structure(self.model):.40}, not for "
+                f"{clip(model.name)} with {_structure(model):.40}: profile the device with that model"
+            )
+
+    def reaches(self, batch: int, context: int) -> bool:
+        """Whether a load lies within those that were measured."""
+        pairs = (batch, self.batches), (context, self.contexts)
+        return all(known[0] <= value <= known[-1] for value, known in pairs)
+
+    def at(self, phase: Phase, batch: int, context: int) -> tuple[float, list[list[float]]]:
+        """Times under a load, in ms: of the dense model, and by shape and width; between loads they are interpolated.
+
+        Raises:
+            DeviceTableError: If the load lies outside of those that were measured.
+        """
+        for name, value, known in (("batch", batch, self.batches), ("context", context, self.contexts)):
+            if not known[0] <= value <= known[-1]:
+                raise DeviceTableError(
+                    f"{name} must be in {known[0]} to {known[-1]}, where the device table has times, got {value}: "
+                    f"profile the device with --{name} {value}, too"
+                )
+        corners = [
+            (share * part, *self._medians[phase, b, c])
+            for share, b in _between(self.batches, batch)
+            for part, c in _between(self.contexts, context)
+        ]
+        rest = sum(weight * rest for weight, rest, _ in corners)
+        mixed = [
+            [sum(weight * times[shape][width] for weight, _, times in corners) for width in range(len(own.widths))]
+            for shape, own in enumerate(self.shapes)
+        ]
+        return rest + sum(mixed[shape][-1] for shape in self.modules.values()), mixed
+
+    def correction(self, space: str, phase: Phase) -> float:
+        """By what predictions for a space are multiplied: the geometric mean of what was measured over predicted."""
+        found = [o.measured / o.predicted for o in self.observations if (o.space, o.phase) == (space, phase)]
+        return math.exp(sum(map(math.log, found)) / len(found)) if found else 1.0
+
+    @cached_property
+    def _medians(self) -> dict[tuple[str, int, int], tuple[float, list[list[float]]]]:
+        return {
+            (p.phase, p.batch, p.context): (median(p.rest), [[median(each) for each in row] for row in p.times])
+            for p in self.points
+        }
+
+
+def is_device_table(path: Path) -> bool:
+    """Whether a file is a table of times, whole and unedited."""
+    return _DOCUMENT.wrote(path)
+
+
+def _structure(model: ModelReference) -> str:
+    return model.fingerprint.partition(".")[0]
+
+
+def _between(known: Sequence[int], value: int) -> list[tuple[float, int]]:
+    """The neighbours of a value, each with its weight; a value that is known stands alone."""
+    if value in known:
+        return [(1.0, value)]
+    low = max(each for each in known if each < value)
+    high = min(each for each in known if each > value)
+    share = (value - low) / (high - low)
+    return [(1.0 - share, low), (share, high)]

@@ -1,0 +1,249 @@
+"""What a strategy's model takes to run under a load, added up from a device's table.
+
+====== ===== ===========================================================
+symbol shape meaning
+====== ===== ===========================================================
+x      p x d strategies: the share removed of each of ``d`` units
+====== ===== ===========================================================
+
+The whole dense model's time, less what each unit saves: nothing is believed of embeddings, norms, the head and the
+engine's own work but that they stay as they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unicuco_plugin.costs.device_table import DeviceTable
+from unicuco_plugin.costs.memory import MEMORY, ServedCosts
+from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.errors import DeviceTableError, RequestError, quoted
+from unicuco_plugin.quantities import Latency, Load, Phase
+from unicuco_plugin.spaces.units import name_block
+
+__all__ = ["LATENCY", "TIME", "TimedCosts", "under_load", "why_untimed"]
+
+LATENCY, TIME = "latency", "time"
+_TIMED = (LATENCY, TIME)
+_LEAST = 1e-9  # ms that are saved altogether, at the least: 0 would say that nobody knows
+_PER_MS = 10**9  # prices are whole numbers: picoseconds
+
+
+@dataclass(frozen=True)
+class _Savings:
+    """What goes of a time, in ms.
+
+    Attributes:
+        whole: Of the dense model.
+        scale: Correction of predictions.
+        parts: Of each unit: what is saved when 0, 1, … of its parts are gone, ``d x (most parts + 1)``, rows filled up.
+        rests: Of each block that may leave: what is left of it when all its units are gone.
+    """
+
+    whole: float
+    scale: float
+    parts: Tensor
+    rests: Tensor
+
+
+@dataclass(frozen=True)
+class TimedCosts:
+    """Costs of a checkpoint's strategies, with ``latency``, in ms for one more token, and ``time``.
+
+    ``time`` is the share of the dense model's time that is left, in the load's phase.
+
+    Attributes:
+        costs: The others, under the same load.
+        device: Times; its space's corrections count.
+        load: What is run at once.
+        price: Which of the two units are priced by; empty where shares are of weights, or of what ``costs`` prices.
+    """
+
+    costs: TableCosts
+    device: DeviceTable
+    space: str
+    load: Load
+    price: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The costs that strategies differ in."""
+        return (*self.costs.names, *_TIMED)
+
+    @property
+    def objective(self) -> str:
+        """See :class:`TableCosts`."""
+        return self.costs.objective
+
+    def of(self, name: str, x: Tensor) -> Tensor:
+        """One cost of ``p x d`` strategies, ``p``; ``latency`` in ms and ``time`` in float64."""
+        if name == LATENCY:
+            return self.milliseconds("decode", x)
+        if name == TIME:
+            return self.milliseconds(self.load.phase, x) / self._savings(self.load.phase).whole
+        return self.costs.of(name, x)
+
+    def milliseconds(self, phase: Phase, x: Tensor) -> Tensor:
+        """What one more token, or the prompt, of every sequence takes, ``p``, float64, in ms."""
+        savings, left = self._savings(phase), x.detach().double()
+        gone = (left * self._counts).round().long()
+        saved = savings.parts.gather(1, gone.T).sum(0)
+        if self.costs.table.blocks:
+            staying = (left < 1.0).double() @ self._inside
+            saved = saved + (staying == 0.0).double() @ savings.rests
+        return (savings.whole - saved) * savings.scale
+
+    def latency(self, x: Tensor) -> Latency | None:
+        """What one strategy's model takes, ``1 x d``; None where the load was not timed."""
+        if not self.device.reaches(self.load.batch, self.load.context):
+            return None
+        return Latency(
+            decode=self.milliseconds("decode", x).item(),
+            prefill=self.milliseconds("prefill", x).item(),
+            dense_decode=self._savings("decode").whole,
+            dense_prefill=self._savings("prefill").whole,
+            device=self.device.device.name,
+            dtype=self.device.device.dtype,
+        )
+
+    def share(self, name: str, limit: float) -> float | None:
+        """See :meth:`TableCosts.share`; none where shares are counted in time."""
+        return None if self.price or name in _TIMED else self.costs.share(name, limit)
+
+    def falls(self, name: str) -> tuple[float, float]:
+        """How much of a cost goes with all that shares are counted in; see :meth:`TableCosts.falls`."""
+        total = self._weights.sum().item()
+        if name in _TIMED:
+            phase: Phase = "decode" if name == LATENCY else self.load.phase
+            savings = self._savings(phase)
+            steepest = (savings.parts.diff(dim=1).amax(1) / (self._weights / self._counts))[self._weights > 0].max()
+            if self.costs.table.blocks:
+                steepest = steepest + (savings.rests / (self._weights @ self._inside).clamp_min(1.0)).max()
+            most = max(steepest.item() * total * savings.scale, _LEAST)
+            # What all parts save between them, where that is what they are priced by: the last ones save most.
+            about = savings.parts[:, -1].sum().item() * savings.scale if name == self.price else 0.0
+            whole = savings.whole if name == TIME else 1.0
+            return about / whole, most / whole
+        if not self.price:
+            return self.costs.falls(name)
+        pairs = zip(self.costs.freed(name), self._weights.tolist(), strict=True)
+        return 0.0, max((freed / weight for freed, weight in pairs if weight), default=0.0) * total
+
+    @cached_property
+    def prices(self) -> tuple[int, ...] | None:
+        """What goes with all parts of each unit of what shares are counted in; None where that is weights."""
+        if not self.price:
+            return self.costs.prices if isinstance(self.costs, ServedCosts) and self.costs.priced else None
+        saved = self._savings("decode" if self.price == LATENCY else self.load.phase).parts[:, -1]
+        counts = self._counts.long().tolist()
+        return tuple(
+            count * max(1, round(_PER_MS * ms / count)) for ms, count in zip(saved.tolist(), counts, strict=True)
+        )
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        """What shares are counted in, ``d``, float64."""
+        return self.costs.params if self.prices is None else torch.tensor(self.prices, dtype=torch.float64)
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        """Parts of each unit, ``d``."""
+        parts = self.costs.table.parts
+        return torch.tensor([count for count, _ in parts] or [1] * len(self.costs.units), dtype=torch.float64)
+
+    @cached_property
+    def _inside(self) -> Tensor:
+        """Which units belong to each of ``b`` blocks that may leave, ``d x b`` of 0 and 1."""
+        own = [name_block(unit) for unit in self.costs.units]
+        return torch.tensor([[name == b for b in self.costs.table.blocks] for name in own], dtype=torch.float64)
+
+    def _savings(self, phase: Phase) -> _Savings:
+        return self._known.get(phase) or self._known.setdefault(phase, self._read(phase))
+
+    @cached_property
+    def _known(self) -> dict[str, _Savings]:
+        return {}
+
+    def _read(self, phase: Phase) -> _Savings:
+        try:
+            whole, times = self.device.at(phase, self.load.batch, self.load.context)
+        except DeviceTableError as error:
+            raise RequestError(str(error)) from error
+        left = [self._left(unit, int(count), times) for unit, count in zip(self.costs.units, self._counts, strict=True)]
+        longest = max(map(len, left))
+        parts = [[row[-1] - ms for ms in reversed(row)] + [row[-1] - row[0]] * (longest - len(row)) for row in left]
+        rests = []
+        for block in self.costs.table.blocks:
+            units = [i for i, unit in enumerate(self.costs.units) if name_block(unit) == block]
+            whole_block = sum(times[shape][-1] for _, shape in self._modules(block))
+            rests.append(whole_block - sum(left[i][-1] - left[i][0] for i in units))
+        tables = torch.tensor(parts, dtype=torch.float64), torch.tensor(rests, dtype=torch.float64)
+        return _Savings(whole, self.device.correction(self.space, phase), *tables)
+
+    def _left(self, unit: str, count: int, times: Sequence[Sequence[float]]) -> list[float]:
+        """What a unit takes when 0, 1, … of its parts are left; wider is never faster, whatever noise says."""
+        modules = self._modules(unit)
+        full = sum(times[shape][-1] for _, shape in modules)
+        if self.costs.table.parts:
+            [(_, shape)] = modules
+            widths = self.device.shapes[shape].widths
+            if widths[-1] != count or len(widths) < 2:
+                raise RequestError(f"{unit} has {count} parts, the device table timed {widths[-1]}: profile it again")
+            return np.interp(range(count + 1), widths, np.minimum.accumulate(times[shape][::-1])[::-1]).tolist()
+        if not self.costs.physical:
+            return [full, full]
+        own = [self.device.shapes[shape].widths[0] == 0 and name == unit for name, shape in modules]
+        kept = sum(times[shape][0] for (_, shape), absent in zip(modules, own, strict=True) if absent)
+        return [min(kept, full), full]
+
+    def _modules(self, unit: str) -> list[tuple[str, int]]:
+        """What a unit was timed as, by names and indices of shapes."""
+        known = self.device.modules
+        found = [(n, known[n]) for n in ([unit] if unit in known else known) if n == unit or n.startswith(f"{unit}.")]
+        if not found:
+            raise RequestError(f"latency cannot be told of {quoted(unit)}, which the device table has no time of")
+        return found
+
+
+def why_untimed(costs: TableCosts) -> str:
+    """Why times cannot be asked of strategies; empty where they can."""
+    if costs.table.choices:
+        return (
+            "its strategies store weights by schemes, of which a device table has no times: it has those of dense "
+            "weights; ask a profile of whole or narrower modules, or for max_memory"
+        )
+    if not costs.physical and not costs.table.blocks:
+        return (
+            "it zeroes single weights, and zeros are multiplied like other numbers: unstructured sparsity brings no "
+            "speed; ask a profile that takes out blocks, heads or neurons"
+        )
+    if costs.device is None:
+        return (
+            "it needs times of the device: unicuco profile-device --model M --output device.json, then --device-table "
+            "device.json (in Python load_profile(…, device_table=…))"
+        )
+    return ""
+
+
+def under_load(costs: TableCosts, load: Load, price: str = "") -> ServedCosts | TimedCosts:
+    """The same costs under a load, with memory where it is known and times where a device was profiled.
+
+    Args:
+        costs: Of the checkpoint.
+        load: What is held and run at once.
+        price: The cost that units are to be priced by; weights where it is empty, or not known.
+
+    Raises:
+        RequestError: If neither memory nor time is known.
+    """
+    timed = costs.device is not None and not why_untimed(costs)
+    if costs.table.serving is not None or not timed or price == MEMORY:
+        costs = served = ServedCosts.under(costs, load, priced=price == MEMORY)
+    if costs.device is None or not timed:
+        return served
+    priced = price in _TIMED and costs.table.parts
+    return TimedCosts(costs, costs.device, costs.space, load, price if priced else "")

@@ -1,0 +1,1 @@
+"""Models timed where they will run."""
