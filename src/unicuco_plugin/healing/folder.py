@@ -25,13 +25,18 @@ def carried_files(checkpoint: Path) -> list[str]:
     """Names of the files of a checkpoint that a healed one keeps.
 
     Raises:
-        UnsupportedModelError: If one is a link, which may lead anywhere.
+        UnsupportedModelError: If one is a link, which may lead anywhere, or larger than any such file.
     """
     paths = sorted(path for path in checkpoint.iterdir() if path.name != MARKER and not path.name.endswith(_WEIGHTS))
     links = [path.name for path in paths if path.is_symlink()]
     if links:
         raise UnsupportedModelError(
             f"{checkpoint}: {listed(links)} must be files of its own, got links; copy the folder with cp -rL"
+        )
+    large = next((path.name for path in paths if path.is_file() and path.stat().st_size > _LARGEST), None)
+    if large is not None:
+        raise UnsupportedModelError(
+            f"{checkpoint}: {large} must have at most {_LARGEST:,} bytes; it is no model's: move it"
         )
     return [path.name for path in paths if path.is_file()]
 

@@ -103,7 +103,7 @@ def heal(
     require_peft()
     _check_checkpoint(checkpoint)
     names = carried_files(checkpoint)
-    check_output(output, overwrite=overwrite, source=checkpoint, inputs=(teacher, *calibration))
+    check_output(output, overwrite=overwrite, inputs=(checkpoint, teacher, *calibration))
     state = work / _STATE
     if state.exists() and not resume:
         raise JournalError(f"state {state} exists: pass --resume to continue that run, or remove it to begin anew")

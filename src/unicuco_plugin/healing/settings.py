@@ -8,7 +8,7 @@ __all__ = ["HealingSettings"]
 
 
 class HealingSettings(Frozen):
-    """How much is learned, and how; docs/healing.md says how the defaults were found."""
+    """How much is learned, and how; docs/healing.md says what they are known to do."""
 
     tokens: int = Field(500_000, ge=2, description="tokens to train on, each seen once")
     seq_length: int = Field(512, ge=2, description="tokens in a window")
