@@ -54,6 +54,7 @@ ROOMS = [
     "answering",
     "collection",
     "training",
+    "executors",
     "benchmark",
     "serving",
     "modifiers",
