@@ -21,7 +21,7 @@ __all__ = ["Crew", "LostError", "Worker"]
 # workers were lost over it: one loss is bad luck, three are the candidate's or the machine's.
 _LOSSES = 3
 # Seconds without any worker after which that is said.
-_PATIENCE = 30.0
+_PATIENCE = 60.0
 
 
 class LostError(Exception):
@@ -85,7 +85,7 @@ class Crew:
         try:
             event = self._events.get(timeout=None if self._at_work else _PATIENCE)
         except queue.Empty:
-            event = f"none of {self._count} workers could begin yet: waiting for the cluster to have room for one"
+            event = f"none of {self._count} workers is ready: they wait for room on the cluster, or load the model"
         if isinstance(event, Exception):
             self._events.put(event)  # whoever asks again is told again
             raise event

@@ -17,7 +17,7 @@ from unicuco_plugin.objectives.executor import Executor, Objectives
 from unicuco_plugin.objectives.objective import Evaluation
 from unicuco_plugin.training.setup import Setup
 
-__all__ = ["RayWorkers"]
+__all__ = ["RayWorker", "RayWorkers", "import_ray"]
 
 # Bytes of shared memory that a cluster of our own has for what goes to all workers: windows and payloads are far less.
 _STORE = 2**28
@@ -115,13 +115,23 @@ def _gist(error: Exception) -> str:
     return " ".join(said) or type(error).__name__
 
 
-@contextmanager
-def _cluster(workers: RayWorkers) -> Iterator[Any]:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that we start reports to nobody
+def import_ray() -> Any:  # noqa: ANN401 - an extra
+    """Ray, which reports its use to nobody where we start it.
+
+    Raises:
+        EvaluationError: If it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise EvaluationError("measuring on Ray needs Ray: pip install 'unicuco-plugin[ray]'") from error
+    return ray
+
+
+@contextmanager
+def _cluster(workers: RayWorkers) -> Iterator[Any]:
+    ray = import_ray()
     if ray.is_initialized():
         yield ray
         return

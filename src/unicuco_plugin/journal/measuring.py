@@ -17,7 +17,7 @@ from unicuco_plugin.objectives.floor import floored
 from unicuco_plugin.objectives.objective import Evaluation
 from unicuco_plugin.spaces.space import Named
 
-__all__ = ["CONFIRM", "RANK", "RERANK", "AheadMeasure", "JournaledMeasure", "Measure"]
+__all__ = ["CONFIRM", "RANK", "RERANK", "AheadMeasure", "JournaledMeasure", "Measure", "begin"]
 
 # The fidelities: which windows a strategy is measured on.
 CONFIRM, RANK, RERANK = "confirm", "rank", "rerank"
@@ -38,6 +38,12 @@ class AheadMeasure(Measure, Protocol):
     def begin(self, fidelity: str, X: Tensor) -> None:
         """Have ``n x d`` strategies measured meanwhile; returns at once."""
         ...
+
+
+def begin(measure: Measure, fidelity: str, X: Tensor) -> None:
+    """Have strategies measured meanwhile, by a measure that can."""
+    if isinstance(measure, AheadMeasure):
+        measure.begin(fidelity, X)
 
 
 class JournaledMeasure:

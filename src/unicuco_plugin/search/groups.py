@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from unicuco_plugin.journal.journal import Measurement
-from unicuco_plugin.journal.measuring import RANK, AheadMeasure, Measure
+from unicuco_plugin.journal.measuring import RANK, Measure, begin
 from unicuco_plugin.policy.scalarization import Scalarization
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.search.exploration import Exploration
@@ -90,8 +90,7 @@ class _OfGroups:
     measure: Measure
 
     def begin(self, fidelity: str, X: Tensor) -> None:
-        if isinstance(self.measure, AheadMeasure):
-            self.measure.begin(fidelity, self.groups.expand(X))
+        begin(self.measure, fidelity, self.groups.expand(X))
 
     def __call__(self, fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
         rows = self.measure(fidelity, self.groups.expand(X), report)
