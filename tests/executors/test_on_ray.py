@@ -3,12 +3,15 @@
 import builtins
 import json
 import os
+import random
 import signal
+from pathlib import Path
 
 import pytest
-from tiny import tiny_model
+import torch
+from tiny import WORDS, tiny_model, tiny_tokenizer
 
-from unicuco_plugin.errors import EvaluationError, ModelMismatchError
+from unicuco_plugin.errors import EvaluationError
 from unicuco_plugin.executors.on_ray import RayWorkers, import_ray
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import train_profile
@@ -19,10 +22,67 @@ SETTINGS = Settings(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def ray():
-    ray = pytest.importorskip("ray")
-    import_ray()
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=2**27, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+def actors_of(parent):
+    """Processes of actors that a cluster of this process runs."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_bytes()
+            above = int((folder / "stat").read_text(encoding="utf8").rpartition(")")[2].split()[1])
+            if name.startswith(b"ray::_Actor"):
+                grand = Path(f"/proc/{above}/stat").read_text(encoding="utf8").rpartition(")")[2].split()[1]
+                found += [int(folder.name)] * (int(grand) == parent)
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def facts_of(folder):
+    record = json.loads((folder / "profile.json").read_text(encoding="utf8"))
+    return {name: value for name, value in record.items() if name not in {"provenance", "digest", "name"}}
+
+
+@pytest.mark.slow
+def test_two_workers_of_which_one_is_killed_end_in_the_archive_of_one_process(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("UNICUCO_DISABLE_PLUGINS", "1")
+    dense, text = tmp_path / "dense", tmp_path / "text.txt"
+    tiny_model("llama").save_pretrained(dense)
+    tiny_tokenizer(dense)
+    words = random.Random(0)  # noqa: S311
+    text.write_text("\n\n".join(" ".join(words.choices(WORDS, k=50)) for _ in range(60)), encoding="utf8")
+    messages, killed = [], []
+
+    def watch(event):
+        messages.append(event.message)
+        if event.stage.startswith("epoch") and not killed:
+            killed.append(actors_of(os.getpid())[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    def train(name, **how):
+        train_profile(dense, tmp_path / name, calibration=[str(text)], settings=SETTINGS, **how)
+        return facts_of(tmp_path / name)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = train("alone")
+        assert train("workers", workers=RayWorkers(count=2), progress=watch) == alone
+    finally:
+        torch.set_num_threads(threads)
+    assert killed
+    assert any(message.startswith("a worker was lost: ") for message in messages)
+    assert not actors_of(os.getpid())
+
+
+def test_without_ray_it_is_said_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **fields):
+        if name == "ray":
+            raise ImportError(name)
+        return real(name, *args, **fields)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(EvaluationError, match=r"needs Ray: pip install 'unicuco-plugin\[ray\]'$"):
+        import_ray()

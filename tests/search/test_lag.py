@@ -1,4 +1,4 @@
-"""Rounds that are picked while others are measured: what is believed of them, and that nothing depends on who is done."""
+"""Rounds that are picked while others are measured: what is believed of them; nothing depends on who is done."""
 
 import pytest
 import torch

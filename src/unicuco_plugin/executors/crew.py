@@ -20,6 +20,8 @@ __all__ = ["Crew", "LostError", "Worker"]
 # A worker's place is given up after so many losses in a row without a value between them, and a candidate when so many
 # workers were lost over it: one loss is bad luck, three are the candidate's or the machine's.
 _LOSSES = 3
+# Seconds before a place that has lost so many workers in a row is filled again: what is full now may not be then.
+_PAUSE = 5.0
 # Seconds without any worker after which that is said.
 _PATIENCE = 60.0
 
@@ -68,9 +70,9 @@ class Crew:
         self._events: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
         self._turn = threading.Lock()
         self._hired: list[Worker] = []
-        self._at_work = 0
+        self._at_work = self._told = 0
         self._places = count
-        self._closed = False
+        self._closed = threading.Event()
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
@@ -91,13 +93,17 @@ class Crew:
             raise event
         if event is not None:
             self._say(event)
+        if self._at_work != self._told:  # of many that begin together the last tells it
+            self._told = self._at_work
+            self._say(f"{self._told} of {self._count} workers are measuring")
 
     def close(self) -> None:
         """End all workers; what they are measuring is lost."""
         with self._turn:
-            self._closed = True
+            self._closed.set()
+            hired = list(self._hired)
         self._waiting.close()
-        for worker in self._hired:
+        for worker in hired:
             worker.end()
         for thread in self._threads:
             thread.join(timeout=10.0)
@@ -124,7 +130,8 @@ class Crew:
                 self._events.put(error)
                 return
             finally:
-                worker.end()
+                self._let_go(worker)
+            self._closed.wait(_PAUSE * losses)
         with self._turn:
             self._places -= 1
         if not self._places:
@@ -132,11 +139,16 @@ class Crew:
 
     def _begin(self) -> Worker | None:
         with self._turn:
-            if self._closed:
+            if self._closed.is_set():
                 return None
             worker = self._hire()
             self._hired.append(worker)
             return worker
+
+    def _let_go(self, worker: Worker) -> None:
+        with self._turn:
+            self._hired.remove(worker)
+        worker.end()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -149,7 +161,7 @@ class Crew:
     def _count_in(self, more: int) -> None:
         with self._turn:
             self._at_work += more
-            self._events.put(f"{self._at_work} of {self._count} workers are measuring")
+        self._events.put(None)
 
     def _measure(self, worker: Worker, held: Sequence[Candidate]) -> None:
         X = torch.tensor([candidate.choices for candidate in held], dtype=torch.float64)
