@@ -15,6 +15,7 @@ that some take several times as long as others. In two parts, since two shared c
 
 import argparse
 import heapq
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -116,7 +117,11 @@ def search(settings: Settings, units: int) -> dict[str, Any]:
     """One search, played back."""
     space = make_space("depth", units)
     traced = Traced(Problem(space, 0))
-    train(space, traced, tchebycheff, settings)
+    result = train(space, traced, tchebycheff, settings)
+    best: dict[float, float] = {}
+    for row in result.confirmed:
+        size = space.sparsity(space.parse(row.key)[None]).item()
+        best[size] = min(row.value, best.get(size, math.inf))
     count = sum(len(what) for kind, what in traced.steps if kind == "give")
     driver = sum(what for kind, what in traced.steps if kind == "work")
     efficiency = {
@@ -127,6 +132,7 @@ def search(settings: Settings, units: int) -> dict[str, Any]:
         "candidates": count,
         "driver_seconds": round(driver, 1),
         "driver_seconds_a_candidate": round(driver / count, 3),
+        "best": {f"{size:.4f}": round(value, 5) for size, value in sorted(best.items())},
         "efficiency": efficiency,
     }
 
@@ -192,7 +198,10 @@ def main() -> None:
     ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=2**27, log_to_driver=False)
     sleeping = {str(workers): sleep_on_ray(ray, workers, args.rounds) for workers in (1, 8, 32, 64)}
     ray.shutdown()
-    searches = {name: search(settings, args.units) for name, settings in SEARCHES.items()}
+    searches = {}
+    for name, settings in SEARCHES.items():
+        searches[name] = search(settings, args.units)
+        print(name, {field: value for field, value in searches[name].items() if field != "best"}, flush=True)
     write_result(args.output, {"units": args.units, "latencies": LATENCIES, "searches": searches, "sleeping": sleeping})
 
 
