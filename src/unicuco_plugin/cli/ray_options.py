@@ -27,7 +27,7 @@ _OPTIONS = (
     ),
     click.option(
         "--cpus-per-worker",
-        type=click.FloatRange(min=0, min_open=True),
+        type=click.FloatRange(min=0.001),
         help="With --ray: of each, and its threads.  [default: 1]",
     ),
 )

@@ -112,16 +112,16 @@ class Crew:
         """Keep one place filled, until all is over or the place is given up."""
         losses, reason = 0, ""
         while losses < _LOSSES:
-            worker = self._begin()
-            if worker is None:
-                return
             try:
-                worker.load()
-                with self._counted():
-                    near = None
-                    while held := self._waiting.take(near, self._at_work):
-                        self._measure(worker, held)
-                        near, losses = held[-1], 0
+                with self._hired_one() as worker:
+                    if worker is None:
+                        return
+                    worker.load()
+                    with self._counted():
+                        near = None
+                        while held := self._waiting.take(near, self._at_work):
+                            self._measure(worker, held)
+                            near, losses = held[-1], 0
                 return
             except LostError as error:
                 losses, reason = losses + 1, clip(str(error), 150)
@@ -129,26 +129,25 @@ class Crew:
             except Exception as error:
                 self._events.put(error)
                 return
-            finally:
-                self._let_go(worker)
             self._closed.wait(_PAUSE * losses)
         with self._turn:
             self._places -= 1
         if not self._places:
             self._events.put(EvaluationError(f"no worker is left, each was lost {_LOSSES} times in a row: {reason}"))
 
-    def _begin(self) -> Worker | None:
+    @contextmanager
+    def _hired_one(self) -> Iterator[Worker | None]:
+        """A worker, ended with the block; None once all is over."""
         with self._turn:
-            if self._closed.is_set():
-                return None
-            worker = self._hire()
-            self._hired.append(worker)
-            return worker
-
-    def _let_go(self, worker: Worker) -> None:
-        with self._turn:
-            self._hired.remove(worker)
-        worker.end()
+            worker = None if self._closed.is_set() else self._hire()
+            self._hired += [worker] if worker else []
+        try:
+            yield worker
+        finally:
+            if worker:
+                with self._turn:
+                    self._hired.remove(worker)
+                worker.end()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +36,20 @@ class RayWorkers:
         count: The most workers. A run begins with the first, and others join as the cluster has room for them.
         gpus: Of each worker; a fraction shares one. A worker with several spreads the blocks if ``device`` is ``auto``.
         cpus: Of each worker, and its threads.
+
+    Raises:
+        EvaluationError: If there are none, or they have no processor.
     """
 
     address: str | None = None
     count: int = 1
     gpus: float = 0.0
     cpus: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("count", 1), ("gpus", 0.0), ("cpus", 0.001)):
+            if not getattr(self, name) >= least:
+                raise EvaluationError(f"{name} of workers must be at least {least:g}, got {getattr(self, name)}")
 
     @contextmanager
     def start(self, setup: Setup, say: Callable[[str], None]) -> Iterator[Executor]:
@@ -92,8 +100,9 @@ class RayWorker:
         return found
 
     def end(self) -> None:
-        """End the actor's process."""
-        self._ray.kill(self._actor)
+        """End the actor's process, if the cluster is still there to do it."""
+        with suppress(Exception):
+            self._ray.kill(self._actor)
 
     def _get(self, ask: Callable[[], Any]) -> Any:  # noqa: ANN401
         errors = self._ray.exceptions
