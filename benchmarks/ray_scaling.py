@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/ray_scaling.py --output benchmarks/results/ray-scaling.json
 
-No language model, and no GPU: a candidate takes a latency of which half is fixed and half is drawn (exponential), so
-that some take several times as long as others. In two parts, since two shared cores cannot keep real time for 64:
+No language model, and no GPU: a candidate takes a latency with jitter, a quarter more or less, or (uneven) half of it
+fixed and half exponential, so that some take several times as long as others. In two parts, since two shared cores
+cannot keep real time for 64:
 
 - Whole searches over the blocks of a synthetic model (``search_cost.py``) are run once for each setting, in processor
   seconds of the driver between what it gives out and what it waits for. Candidates are then played back on a clock,
@@ -40,12 +41,17 @@ from unicuco_plugin.search.trainer import train
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 # Seconds a candidate: Llama-3-8B on the default and on the preset paper's 524 288 ranking tokens, depth, one H200 at
 # 400 TFLOP/s (``footprint.py``: arithmetic; no device was at hand), and one in between.
-LATENCIES = {"1 024 tokens": 0.032, "one second": 1.0, "524 288 tokens": 16.4}
+LATENCIES = {"0.032 s": 0.032, "1 s": 1.0, "16.4 s": 16.4}
 SEARCHES = {
-    "default": Settings(),
-    "lag 3": Settings(lag=3),
-    "picks 64": Settings(picks=64, epochs=6),
-    "picks 64, lag 1": Settings(picks=64, epochs=6, lag=1),
+    "32 blocks": (32, Settings()),
+    "32 blocks, lag 3": (32, Settings(lag=3)),
+    "80 blocks, more at once": (80, Settings(initial=128, picks=128, epochs=3, lag=0)),
+    "80 blocks, more at once, lag 1": (80, Settings(initial=128, picks=128, epochs=3, lag=1)),
+}
+# What a candidate takes, in latencies, from a number drawn evenly in [0, 1].
+JITTER: dict[str, Callable[[Tensor], Tensor]] = {
+    "even": lambda drawn: 0.75 + 0.5 * drawn,
+    "uneven": lambda drawn: 0.5 - 0.5 * (1.0 - drawn).log(),
 }
 
 
@@ -75,7 +81,7 @@ class Traced:
         return rows
 
 
-def play(steps: list[tuple[str, Any]], workers: int, latency: float, most: int) -> float:
+def play(steps: list[tuple[str, Any]], workers: int, latency: float, jitter: str, most: int) -> float:
     """The efficiency of ``workers`` on a clock."""
     chance = torch.Generator().manual_seed(7)
     waiting, idle, now = Waiting(most), [0.0] * workers, 0.0
@@ -91,8 +97,7 @@ def play(steps: list[tuple[str, Any]], workers: int, latency: float, most: int) 
             number = next(i for i, (_, left) in enumerate(given) if left)
             when, left = given[number]
             count = len(waiting.take(None, workers))
-            drawn = torch.empty(count).exponential_(generator=chance).sum().item()
-            took = 0.5 * latency * (count + drawn)
+            took = latency * JITTER[jitter](torch.rand(count, generator=chance)).sum().item()
             spent += took
             given[number] = when, left - count
             end = max(free, when) + took
@@ -125,8 +130,11 @@ def search(settings: Settings, units: int) -> dict[str, Any]:
     count = sum(len(what) for kind, what in traced.steps if kind == "give")
     driver = sum(what for kind, what in traced.steps if kind == "work")
     efficiency = {
-        name: {str(workers): round(play(traced.steps, workers, latency, settings.batch), 3) for workers in WORKERS}
+        f"{name}, {jitter}": {
+            str(workers): round(play(traced.steps, workers, latency, jitter, settings.batch), 3) for workers in WORKERS
+        }
         for name, latency in LATENCIES.items()
+        for jitter in JITTER
     }
     return {
         "candidates": count,
@@ -144,8 +152,8 @@ class Sleepers:
         """Nothing to load."""
 
     def measure(self, _: str, X: Tensor) -> list[Evaluation]:
-        """Sleep for each candidate; half of it is fixed, half follows from the candidate."""
-        seconds = (0.5 - 0.5 * (1.0 - X[:, 0]).log()).tolist()
+        """Sleep for each candidate, a second on average."""
+        seconds = (0.75 + 0.5 * X[:, 0]).tolist()
         time.sleep(sum(seconds))
         return [Evaluation(second, (second,), 1, second) for second in seconds]
 
@@ -190,7 +198,6 @@ class Shared(RayWorker):
 def main() -> None:
     """Run both parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--units", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=8, help="candidates for each sleeper")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
@@ -199,10 +206,10 @@ def main() -> None:
     sleeping = {str(workers): sleep_on_ray(ray, workers, args.rounds) for workers in (1, 8, 32, 64)}
     ray.shutdown()
     searches = {}
-    for name, settings in SEARCHES.items():
-        searches[name] = search(settings, args.units)
+    for name, (units, settings) in SEARCHES.items():
+        searches[name] = {"settings": settings.model_dump(exclude_defaults=True)} | search(settings, units)
         print(name, {field: value for field, value in searches[name].items() if field != "best"}, flush=True)
-    write_result(args.output, {"units": args.units, "latencies": LATENCIES, "searches": searches, "sleeping": sleeping})
+        write_result(args.output, {"latencies": LATENCIES, "searches": searches, "sleeping": sleeping})
 
 
 if __name__ == "__main__":
