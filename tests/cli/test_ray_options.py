@@ -32,8 +32,8 @@ def asked(monkeypatch, unicuco):
         (["--ray", "--workers", "4"], RayWorkers(count=4)),
         (["--ray", "auto", "--gpus-per-worker", "0.5"], RayWorkers("auto", gpus=0.5)),
         (
-            ["--workers", "2", "--cpus-per-worker", "8", "--ray=ray://head:10001"],
-            RayWorkers("ray://head:10001", 2, cpus=8),
+            ["--workers", "2", "--cpus-per-worker", "8", "--ray=head:6379"],
+            RayWorkers("head:6379", 2, cpus=8),
         ),
     ],
     ids=["none", "here", "four", "auto", "address"],

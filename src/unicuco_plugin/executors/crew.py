@@ -119,7 +119,7 @@ class Crew:
                     worker.load()
                     with self._counted():
                         near = None
-                        while held := self._waiting.take(near, self._at_work):
+                        while held := self._waiting.take(near, self._places):
                             self._measure(worker, held)
                             near, losses = held[-1], 0
                 return

@@ -31,7 +31,7 @@ class RayWorkers:
     what it is given. Values are those of one process with as many threads, to the bit.
 
     Attributes:
-        address: Of a cluster that runs, such as ``auto`` or ``ray://head:10001``; None starts one on this machine, for
+        address: Of a cluster that runs, such as ``auto`` or ``head:6379``; None starts one on this machine, for
             this run. Where Ray has been started in this process already, that is used.
         count: The most workers. A run begins with the first, and others join as the cluster has room for them.
         gpus: Of each worker; a fraction shares one. A worker with several spreads the blocks if ``device`` is ``auto``.
