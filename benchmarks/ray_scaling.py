@@ -39,9 +39,9 @@ from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
-# Seconds a candidate: Llama-3-8B on the default and on the preset paper's 524 288 ranking tokens, depth, one H200 at
-# 400 TFLOP/s (``footprint.py``: arithmetic; no device was at hand), and one in between.
-LATENCIES = {"0.032 s": 0.032, "1 s": 1.0, "16.4 s": 16.4}
+# Seconds a candidate, depth, one H200 at 400 TFLOP/s (``footprint.py``: arithmetic; no device was at hand): Llama-3-8B
+# on the default's 1 024 and the preset paper's 524 288 ranking tokens, Llama-3-70B on those, and one in between.
+LATENCIES = {"0.032 s": 0.032, "1 s": 1.0, "16.4 s": 16.4, "140 s": 140.0}
 SEARCHES = {
     "32 blocks": (32, Settings()),
     "32 blocks, lag 3": (32, Settings(lag=3)),

@@ -6,6 +6,7 @@ from analytic import SETTINGS, SPACE, AnalyticMeasure
 
 from unicuco_plugin.policy.posterior import Posterior
 from unicuco_plugin.policy.scalarization import tchebycheff
+from unicuco_plugin.search.candidates import believe
 from unicuco_plugin.search.trainer import train
 
 LAGGING = SETTINGS.model_copy(update={"initial": 12, "steps": 5, "pool": 40, "starts": 1, "picks": 3, "lag": 2})
@@ -48,10 +49,10 @@ def test_what_is_believed_changes_no_mean_and_takes_the_doubt_around_it():
     fit = Posterior(
         X, torch.eye(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64), t, 1.5, 1e-4, 0.2, -1.0, 0.7, "log"
     )
-    before, after = fit.predict(others), fit.believing(new[:2]).predict(others)
+    before, after = fit.predict(others), believe(fit, [new[:1], new[1:2]]).predict(others)
     torch.testing.assert_close(after[0], before[0])
     assert bool((after[1] < before[1]).all())
-    known, doubt = fit.believing(new[:2]).predict(new[:2])
+    known, doubt = believe(fit, [new[:2]]).predict(new[:2])
     torch.testing.assert_close(known, fit.mean(new[:2]))
     assert bool((doubt < 0.02).all())
-    assert fit.believing(new[:0]) is fit
+    assert believe(fit, []) is fit

@@ -17,7 +17,7 @@ t      n       targets, standardised: ``(target(f2) - shift) / scale``
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Self
 
@@ -178,19 +178,6 @@ class Posterior:
             return self.mean(x)
         mu, sigma = self.predict(x)
         return mu - kappa * sigma if mode == "lower" else mu + kappa * sigma
-
-    def believing(self, x: Tensor) -> "Posterior":
-        """As if ``p`` strategies had been measured and found as predicted: the mean stays, doubt around them goes.
-
-        Source:
-            The kriging believer: Ginsbourger, Le Riche and Carraro 2010, "Kriging is well-suited to parallelize
-            optimization".
-        """
-        if not len(x):
-            return self
-        x = x.to(self.X)
-        t = (self.mean(x) - self.shift) / self.scale
-        return replace(self, X=torch.cat([self.X, x]), t=torch.cat([self.t, t]))
 
     def divergence(self, target: Tensor) -> Tensor:
         """Turn target values into nats per token, at least ``FLOOR``."""

@@ -1,12 +1,30 @@
 """Candidates of an exploration: which of them are new, how many it measures at most, and what their quality is."""
 
-from torch import Tensor, stack
+from collections.abc import Iterable
+from dataclasses import replace
+
+from torch import Tensor, cat, stack
 
 from unicuco_plugin.policy.posterior import Posterior
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.space import Space
 
-__all__ = ["canonical", "distinct", "most_measurements", "of_account", "quality_of"]
+__all__ = ["believe", "canonical", "distinct", "most_measurements", "of_account", "quality_of"]
+
+
+def believe(posterior: Posterior, pending: Iterable[Tensor]) -> Posterior:
+    """As if strategies, ``p x d``, had been measured and found as predicted: the mean stays, doubt around them goes.
+
+    Source:
+        The kriging believer: Ginsbourger, Le Riche and Carraro 2010, "Kriging is well-suited to parallelize
+        optimization".
+    """
+    found = list(pending)
+    if not found:
+        return posterior
+    x = cat(found).to(posterior.X)
+    t = (posterior.mean(x) - posterior.shift) / posterior.scale
+    return replace(posterior, X=cat([posterior.X, x]), t=cat([posterior.t, t]))
 
 
 def canonical(space: Space, X: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.policy.scalarization import Scalarization, Scaling
 from unicuco_plugin.policy.stratnet import StratNet, sample_preferences, train_stratnet
 from unicuco_plugin.progress import Progress
-from unicuco_plugin.search.candidates import canonical, distinct, most_measurements, of_account, quality_of
+from unicuco_plugin.search.candidates import believe, canonical, distinct, most_measurements, of_account, quality_of
 from unicuco_plugin.search.hypervolume import reference_point, scale_front, select_by_improvement
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
@@ -132,8 +132,7 @@ class Exploration:
         Not in a smooth space, where descents always end a little beside what was measured.
         """
         for _ in range(0 if self.space.smooth else self.settings.verify):
-            known = {row.key for row in self.rows[RANK]}
-            new = distinct(self.space, self.finalists(1, self.settings.focus), known)
+            new = distinct(self.space, self.finalists(1, self.settings.focus), {row.key for row in self.rows[RANK]})
             if not len(new):
                 break
             self.measure(RANK, new, "verifying")
@@ -154,7 +153,7 @@ class Exploration:
             scales=self.space.scales,
         )
         posterior, scaling = self._surrogate.posterior, scale_front(self._measured())
-        believed = posterior.believing(torch.cat([self.X[:0], *self._pending]))
+        believed = believe(posterior, self._pending)
 
         def objectives(scores: Tensor) -> Tensor:
             return scaling.scale(self._objectives(believed, self.space.relax(scores)))
@@ -184,7 +183,7 @@ class Exploration:
     def _pick(self, number: int) -> Tensor:
         """Choose a round: the pool's greatest joint hypervolume improvement on what is known, or believed meanwhile."""
         settings, pending = self.settings, torch.cat([self.X[:0], *self._pending])
-        posterior = self.learned[0].believing(pending)
+        posterior = believe(self.learned[0], self._pending)
         lam = sample_preferences(settings.pool, settings.generator(4, number))
         pool = [self.space.relax(self.net(lam)).round(decimals=6), self._leads]
         if settings.neighbours:
@@ -248,5 +247,4 @@ class Exploration:
 
     def _report(self, stage: str, message: str, more: int = 0) -> None:
         rows = [*self._known, *(row for rows in self.rows.values() for row in rows)]
-        tokens = sum(row.tokens for row in rows)
-        self._progress(Progress(stage, len(rows) + more, self._total, tokens, message))
+        self._progress(Progress(stage, len(rows) + more, self._total, sum(row.tokens for row in rows), message))
