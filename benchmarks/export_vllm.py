@@ -34,6 +34,7 @@ SHORT = 64
 CONTINUED = 32  # greedy tokens compared
 # Processor time as well, since other jobs on the machine lengthen the wall's but hardly its.
 CLOCKS = ("second", "cpu_second")
+FIRST = "first_token_ms"  # after a prompt of PREFILL tokens
 SPEEDS = tuple(f"{what}_tokens_per_{clock}" for what in ("prefill", "generation") for clock in CLOCKS)
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     }
     ratios = {
         key: round(entry["pruned"][key] / entry["dense"][key], 3)
-        for key in (*SPEEDS, "peak_rss_mb", "weight_mb", "cache_bytes_per_token")
+        for key in (*SPEEDS, FIRST, "peak_rss_mb", "weight_mb", "cache_bytes_per_token")
         if key in entry["dense"]
     }
     results[arguments.engine] = entry | {"pruned_over_dense": ratios} | describe_run(arguments)
@@ -141,7 +142,7 @@ def time_model(generate: Callable[[list[int], int], list[int]]) -> dict[str, flo
             ("generation", GENERATED, [long - short for long, short in zip(both, first, strict=True)]),
         )
         for clock, seconds in zip(CLOCKS, measured, strict=True)
-    }
+    } | {FIRST: round(1000 * prefill[0], 1)}
 
 
 def fastest(action: Callable[[], object], repeats: int = 2) -> list[float]:
@@ -155,7 +156,7 @@ def fastest(action: Callable[[], object], repeats: int = 2) -> list[float]:
 
 
 def with_transformers(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[int]], Any, dict[str, Any]]:
-    """Return ``generate(prompt, count)`` in Transformers, the tokenizer, and nothing more that was found."""
+    """Return ``generate(prompt, count)`` in Transformers, the tokenizer, and what a token should take in the cache."""
     import torch  # noqa: PLC0415 - one engine at a time
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
 
@@ -169,7 +170,15 @@ def with_transformers(path: Path, dtype: str) -> tuple[Callable[[list[int], int]
         made = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         return [int(token) for token in made[0, len(prompt) :]]
 
-    return generate, AutoTokenizer.from_pretrained(path, trust_remote_code=own_code(path)), {}
+    config = json.loads((path / "config.json").read_text())
+    heads = config.get("num_key_value_heads", config["num_attention_heads"])
+    width = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    blocks = config.get("block_configs") or [{"attention": {"no_op": False}}] * config["num_hidden_layers"]
+    layers = sum(not block["attention"]["no_op"] for block in blocks)
+    # What the configuration promises, for vLLM's own number to be held against.
+    promised = 2 * heads * width * layers * getattr(torch, dtype).itemsize
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=own_code(path))
+    return generate, tokenizer, {"cache_bytes_per_token": promised}
 
 
 def own_code(path: Path) -> bool:
@@ -205,7 +214,7 @@ def with_vllm(path: Path, dtype: str) -> tuple[Callable[[list[int], int], list[i
 def best(entries: list[dict[str, Any]]) -> dict[str, Any]:
     """The fastest speeds and the smallest peak of the rounds, which a busy machine spoils least."""
     found = {key: max(entry[key] for entry in entries) for key in SPEEDS}
-    return entries[0] | found | {"peak_rss_mb": min(entry["peak_rss_mb"] for entry in entries)}
+    return entries[0] | found | {key: min(entry[key] for entry in entries) for key in (FIRST, "peak_rss_mb")}
 
 
 def compare_engines(results: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,10 @@ reading the blocks once a batch at ``--gigabytes-per-second``, where they are of
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig
@@ -34,7 +36,9 @@ from unicuco_plugin.models.sketch import sketch_model
 from unicuco_plugin.models.tensors.storage import count_parameters
 from unicuco_plugin.search.settings import Settings
 
-# Blocks, hidden, MLP, heads, of keys and values, vocabulary.
+FIELDS = (
+    "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size",
+)  # fmt: skip
 SHAPES = {
     "Llama-3-8B": (32, 4096, 14336, 32, 8, 128256),
     "Llama-2-13B": (40, 5120, 13824, 40, 40, 32000),
@@ -49,6 +53,11 @@ CACHE = 2**28
 LEVELS = 2**31
 POSITIONS = 512
 REMOVED = 0.25
+
+
+def llama(sizes: Sequence[int], **others: Any) -> LlamaConfig:
+    """The configuration of an entry of ``SHAPES``."""
+    return LlamaConfig(**dict(zip(FIELDS, sizes, strict=True)), **others)
 
 
 @dataclass(frozen=True)
@@ -67,15 +76,7 @@ class Shape:
     def of(cls, *sizes: int) -> "Shape":
         """Build the model without weights from an entry of ``SHAPES``, and count."""
         blocks, hidden, mlp, heads, groups, vocabulary = sizes
-        config = LlamaConfig(
-            num_hidden_layers=blocks,
-            hidden_size=hidden,
-            intermediate_size=mlp,
-            num_attention_heads=heads,
-            num_key_value_heads=groups,
-            vocab_size=vocabulary,
-        )
-        decoder = find_decoder(sketch_model(config))
+        decoder = find_decoder(sketch_model(llama(sizes)))
         block = count_parameters(decoder.blocks[0])
         rest = count_parameters(decoder.model) - blocks * block
         linears = {name: (own.out_features, own.in_features) for name, own in decoder.linears(0).items()}

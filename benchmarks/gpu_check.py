@@ -45,13 +45,13 @@ from typing import Any
 
 import torch
 from common import ROOT, write_result
-from footprint import SHAPES
+from footprint import SHAPES, llama
 from safetensors.torch import load_file
 from scale import measure_levels
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from unicuco_plugin.costs.model import removed_share
 from unicuco_plugin.levels.build import build_levels
@@ -139,18 +139,7 @@ class Check:
         self, shape: Sequence[int], *, device: Any, dtype: torch.dtype = torch.bfloat16, spread: float = 0.02
     ) -> PreTrainedModel:
         """A Llama of random weights, made where it shall be."""
-        blocks, hidden, mlp, heads, groups, vocabulary = shape
-        config = LlamaConfig(
-            num_hidden_layers=blocks,
-            hidden_size=hidden,
-            intermediate_size=mlp,
-            num_attention_heads=heads,
-            num_key_value_heads=groups,
-            vocab_size=vocabulary,
-            max_position_embeddings=4096,
-            initializer_range=spread,
-            dtype=dtype,
-        )
+        config = llama(shape, max_position_embeddings=4096, initializer_range=spread, dtype=dtype)
         torch.manual_seed(0)
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)

@@ -6,7 +6,7 @@ from compressed_tensors.offload.cache.cpu import CPUCache
 
 from unicuco_plugin.models.tensors.storage import kept_tensors
 
-__all__ = ["MACHINES", "copy_on_read", "kept_parameters", "run_on"]
+__all__ = ["MACHINES", "copy_on_read", "kept_parameters", "run_on", "with_machines"]
 
 # Of a fixture ``machine``: tests run twice, as here and as where an accelerator makes the toolkit read copies. The fast
 # lane has the first alone.
@@ -36,6 +36,21 @@ def copy_on_read(monkeypatch):
 
     monkeypatch.setattr(CPUCache, "onload", onload)
     return read
+
+
+def with_machines(cases):
+    """Parametrise ``machine`` and ``case``, where not every machine has all cases.
+
+    Args:
+        cases: Of each machine of ``MACHINES``, by its name; tuples of words.
+    """
+    marks = dict(zip(cases, ((), MACHINES[1].marks), strict=True))
+    given = [
+        pytest.param(machine, case, marks=marks[machine], id="-".join((machine, *case)))
+        for machine, own in cases.items()
+        for case in own
+    ]
+    return pytest.mark.parametrize(("machine", "case"), given, indirect=["machine"], scope="module")
 
 
 def run_on(request):

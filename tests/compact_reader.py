@@ -1,10 +1,12 @@
-"""Loads checkpoints in a process of its own and prints what it finds: by our package, or without it at all.
+"""Loads checkpoints in processes of their own and writes what they find: by our package, or without it at all.
 
-Arguments: ``ours``, ``remote`` (the code in the folder) or ``stock`` (neither); ``again`` or ``once``, whether they are
-saved again; then folders, each with ``ids.pt``.
+Arguments: ways, each one of ``ours``, ``remote`` (the code in the folder) and ``stock`` (neither), with commas between
+them; ``again`` or ``once``, whether they are saved again; then folders, each with ``ids.pt``. What a way finds goes to
+``WAY.json`` in the current folder.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,21 @@ def describe(load: Any, folder: Path, *, twice: bool) -> dict[str, Any]:
     return found
 
 
-if __name__ == "__main__":
-    way, times, *folders = sys.argv[1:]
+def report(way: str, folders: list[str], *, twice: bool) -> None:
     if way != "ours":
         sys.modules["unicuco_plugin"] = None  # importing it is now an error, as where it is not installed
     load = loader(way)
-    report = {folder: describe(load, Path(folder), twice=times == "again") for folder in folders}
-    json.dump({"package": sys.modules.get("unicuco_plugin") is not None, **report}, sys.stdout)
+    found = {folder: describe(load, Path(folder), twice=twice) for folder in folders}
+    found["package"] = sys.modules.get("unicuco_plugin") is not None
+    Path(f"{way}.json").write_text(json.dumps(found), encoding="utf8")
+
+
+if __name__ == "__main__":
+    ways, times, *given = sys.argv[1:]
+    for one in ways.split(","):
+        # What all begin with is imported once; nothing has run in this process yet, and no way sees another's modules.
+        if not (child := os.fork()):
+            report(one, given, twice=times == "again")
+            sys.exit()
+        if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            sys.exit(code)

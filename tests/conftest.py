@@ -1,5 +1,6 @@
 """Fixtures that more than one room's tests need, and what workers of pytest-xdist must agree on."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -12,6 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Nothing that is imported or collected is garbage, and looking for it takes seconds.
+gc.disable()
 # Deadlines and slow generation measure the machine, not the code: a busy runner would fail tests that are right.
 settings.register_profile("unicuco", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unicuco")
@@ -38,6 +41,12 @@ def pytest_configure(config):
     os.environ["ZOO_TENTH"] = str(config.getoption("--zoo-tenth") or tenth_of_today())
 
 
+def pytest_collection_finish():
+    """From now on look for garbage, but not among all that was imported."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say how many inputs tests/fuzz tried, and how many of them were refused."""
     done = [report for report in terminalreporter.getreports("") if report.when == "teardown"]
@@ -57,6 +66,16 @@ def facts_of_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(facts, "cache_folder", lambda: folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def expressions_without_end():
+    """Those that never end are given up sooner: each test of one would wait half a second."""
+    from unicuco_plugin import patterns
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(patterns, "_SECONDS", 0.1)
         yield
 
 

@@ -362,3 +362,15 @@ def test_a_packaged_profile_loads_by_name_and_is_small(name):
     assert profile.name == name
     assert len(profile.front()) == len(profile.search_space.budgets) > 1
     assert sum(path.stat().st_size for path in (PACKAGED / name).iterdir()) < 2**20
+
+
+@pytest.mark.slow
+def test_the_packaged_compound_profile_drops_blocks_where_bits_alone_do_not_reach_and_keeps_to_its_bytes():
+    compound, bits = (load_profile(f"smollm2-135m-instruct-{space}") for space in ("compound", "precision"))
+    for limit in (100_000_000, 90_000_000):
+        answer = compound.answer(max_bytes=limit)
+        assert answer.bytes <= limit < answer.bytes + 1_000_000
+        assert 1.0 in answer.units.values()
+    assert bits.answer(max_bytes=100_000_000).divergence.mean > compound.answer(max_bytes=100_000_000).divergence.mean
+    with pytest.raises(RequestError, match=r"^max_bytes must be at least 576"):
+        compound.answer(max_bytes=50_000_000)

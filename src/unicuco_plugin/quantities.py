@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 
 from unicuco_plugin.errors import RequestError, quoted
 
-__all__ = ["CostLimit", "Load", "parse_bytes"]
+__all__ = ["CostLimit", "Load", "parse_bytes", "parse_tokens"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _LONGEST_NUMBER = 40  # characters of a number of bytes; what is longer is no number that anybody means
@@ -66,11 +66,28 @@ def parse_bytes(text: str, field: str = "max_bytes") -> int:
         RequestError: If the text is not a positive number with an optional unit (kB … TB are powers of 1000,
             KiB … TiB powers of 1024), in at most 40 characters.
     """
-    pattern = r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*([kmgt]?i?)b?\s*"
-    # The pattern tries every way to split a run of digits: the time it takes grows with the square of their number.
-    match = re.fullmatch(pattern, text, flags=re.IGNORECASE) if len(text) <= _LONGEST_NUMBER else None
-    # Decimal, because a float would round counts above 2**53.
-    count = int(Decimal(match[1]) * _UNITS.get(match[2].lower(), 0)) if match else 0
+    count = _parse(text, "b?")
     if count <= 0:
         raise RequestError(f"{field} must be a number of bytes such as 6000000, 6GB or 5.5GiB, got {quoted(text)}")
     return count
+
+
+def parse_tokens(text: str, field: str = "tokens") -> int:
+    """Read ``500000``, ``500k`` or ``1.5M`` as a number of tokens.
+
+    Raises:
+        RequestError: If the text is not a positive number with an optional unit, in at most 40 characters.
+    """
+    count = _parse(text, "")
+    if count <= 0:
+        raise RequestError(f"{field} must be a number of tokens such as 500000, 500k or 1.5M, got {quoted(text)}")
+    return count
+
+
+def _parse(text: str, last: str) -> int:
+    """A number with a unit, behind which ``last`` may stand; 0 where it is none."""
+    pattern = rf"\s*([0-9]*\.?[0-9]+(?:e[0-9]{{1,2}})?)\s*([kmgt]?i?){last}\s*"
+    # The pattern tries every way to split a run of digits: the time it takes grows with the square of their number.
+    match = re.fullmatch(pattern, text, flags=re.IGNORECASE) if len(text) <= _LONGEST_NUMBER else None
+    # Decimal, because a float would round counts above 2**53.
+    return int(Decimal(match[1]) * _UNITS.get(match[2].lower(), 0)) if match else 0

@@ -79,6 +79,11 @@ class SpaceTraits:
         return self.zeroes or self.stores
 
     @property
+    def corrected(self) -> bool:
+        """Whether a compensation can correct for what goes: blocks or halves, and nothing else."""
+        return self.whole and not self.stores
+
+    @property
     def removes(self) -> bool:
         """Whether modules, or parts of them, of the dense model are gone afterwards."""
         return self.whole or self.cuts

@@ -6,7 +6,7 @@ takes head groups rather than neurons where the cache is large. The surrogate an
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from unicuco_plugin.costs.memory import MEMORY, ServedCosts
@@ -25,6 +25,7 @@ from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.quantities import Load
 from unicuco_plugin.request import Request
 from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.spaces.sublayer import SublayerSpace
 
 __all__ = ["View", "Views", "record_space"]
 
@@ -44,9 +45,11 @@ def record_space(record: ProfileRecord, prices: tuple[int, ...] | None = None) -
     """
     sizes = record.sizes
     weights = sizes.unit_params if prices is None else prices
-    return make_space(
+    space = make_space(
         record.space, record.units, weights, record.bounds, sizes.parts, needed=record.needed, choices=sizes.choices
     )
+    # Halves that leave by themselves, which the profile was trained for, weigh something without their blocks.
+    return replace(space, physical=any(sizes.unit_bytes)) if isinstance(space, SublayerSpace) else space
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ def test_what_determines_an_answer_is_in_its_name_in_the_journal(data, change):
         ({"methods": {"x": {"peer": "nobody"}}}, "methods.x: peer must be one of "),
         ({"methods": {"x": {"train": {}, "compensation": "hope"}}}, "methods.x: compensation must be one of linear, "),
         (
-            {"space": "sublayer", "methods": {"x": {"train": {}, "compensation": "ridge"}}},
-            "methods.x: compensation ridge corrects dropped blocks, of the space 'depth'",
+            {"space": "structured", "methods": {"x": {"train": {}, "compensation": "ridge"}}},
+            "methods.x: compensation ridge corrects dropped blocks and halves, of the spaces 'depth' and 'sublayer'",
         ),
         ({"methods": {"x": {"peer": "owl"}}}, "methods.x: owl answers for sparsity, not for depth"),
         (

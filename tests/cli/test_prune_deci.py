@@ -45,6 +45,7 @@ def halves(dense, folder):
     return folder / "s.json"
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_halves_leave_the_checkpoint(unicuco, dense, tmp_path):
     given = ("prune", "--model", dense, "--output", tmp_path / "out", "--strategy", halves(dense, tmp_path))
@@ -73,6 +74,7 @@ def test_halves_leave_the_checkpoint(unicuco, dense, tmp_path):
     assert torch.equal(unicuco_plugin.load(tmp_path / "again")(IDS).logits, loaded(IDS).logits)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_narrower_mlps_do_too(unicuco, dense, tmp_path):
     write_kept_parts(tmp_path / "some.parts", NARROW)

@@ -33,6 +33,7 @@ SAID = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", SAID)
 def test_either_format_says_what_it_is(layout, prune, dense, tmp_path):
     words, card = SAID[layout]

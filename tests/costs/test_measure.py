@@ -4,9 +4,10 @@ import pytest
 import torch
 from tiny import VOCABULARY, tiny_model
 
-from unicuco_plugin.costs.measure import linear_costs, measure_costs, part_costs
+from unicuco_plugin.costs.measure import linear_costs, measure_costs, part_costs, uneven_costs
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.parts.formats import apply_parts
+from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
 from unicuco_plugin.spaces.units import GRANULARITIES, group_linears
@@ -41,6 +42,24 @@ def test_parameters_are_those_of_the_checkpoint_and_bytes_never_below_it(family,
     # Padding, and shapes and offsets in fewer digits: a few bytes a tensor.
     assert written <= size <= written + 16 * len(model.state_dict()) + 64
     assert size < total
+
+
+def test_halves_that_leave_by_themselves_weigh_what_the_form_deci_leaves_out(tmp_path):
+    config = tiny_model("llama", blocks=12).config
+    config.attention_bias = True
+    model = type(tiny_model("llama", blocks=1))(config).to(torch.bfloat16)
+    decoder = find_decoder(model)
+    costs = uneven_costs(decoder)
+    gone = dict.fromkeys([f"model.layers.{i}" for i in (1, 5)], 1.0)
+    gone |= {"model.layers.0.mlp": 1.0, "model.layers.2.self_attn": 1.0, "model.layers.11.mlp": 1.0}
+    row = costs.row(gone)
+    units = {unit: () for unit, share in zip(costs.units, row[0].tolist(), strict=True) if share}
+    params, size = (int(costs.of(name, row)) for name in ("params", "bytes"))
+    apply_parts(model, KeptParts(units), format="deci")
+    assert model.num_parameters() == params
+    model.save_pretrained(tmp_path)
+    written = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
+    assert written <= size <= written + 16 * len(model.state_dict()) + 64
 
 
 def test_neurons_go_as_many_together_as_there_are_at_the_most():

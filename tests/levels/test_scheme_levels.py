@@ -156,7 +156,8 @@ def test_a_record_whose_losses_are_of_other_schemes_is_refused(scheme_levels, tm
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize("family", ["mixtral", pytest.param("gpt_oss", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
 def test_experts_are_linears_of_the_database_and_fused_again_in_the_model(family, tmp_path):
     model = tiny_mixture(family)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}

@@ -82,6 +82,7 @@ def test_files_of_converted_weights_are_named_by_the_tensors_that_live(folder):
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_weights_are_links_to_its_own_files_which_go_with_it(folder):
     streamed = load_model(folder, offload="disk")
     with kept_tensors():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerator import with_machines
 from compressed_tensors.utils import match_named_modules
 from depth_strategies import whole_block_strategy
 from llmcompressor.core import reset_session
@@ -33,7 +34,15 @@ PARTNERS = {
 }
 DENSE = {"alone", "sparsegpt", "wanda"}
 FAMILIES = ["llama", "qwen3", "gemma3"]  # tied; untied; norms that the toolkit swaps
-CASES = [(family, partner) for family in FAMILIES for partner in PARTNERS]
+CASES = {
+    "host": [(family, partner) for family in FAMILIES for partner in PARTNERS],
+    # Every partner and every family; what a family's norms and ties do to a partner, the host has seen.
+    "accelerator": [
+        ("llama", "alone"), ("llama", "sparsegpt"), ("llama", "wanda"), ("llama", "w8a8"),
+        ("qwen3", "alone"), ("qwen3", "w4a16"), ("gemma3", "fp8_dynamic"), ("gemma3", "gptq"),
+    ],
+}  # fmt: skip
+each_case = with_machines(CASES)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,7 @@ def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
     """Export every case; return (logits in memory, what a fresh process found) of each."""
     folder = tmp_path_factory.mktemp("exports")
     in_memory = {}
-    for family, partner in CASES:
+    for family, partner in CASES[machine]:
         strategy = whole_block_strategy(load_model(checkpoint(family)), (1, 3))
         (folder / f"{family}.json").write_text(strategy.to_json(), encoding="utf8")
         recipe = (
@@ -52,29 +61,28 @@ def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
         done = prune_with_recipe(checkpoint(family), recipe, output, calibration=calibration)
         with torch.no_grad():
             in_memory[family, partner] = done.model(token_ids).logits[0]
-    paths = [str(folder / family / partner) for family, partner in CASES]
+    paths = [str(folder / family / partner) for family, partner in CASES[machine]]
     run = subprocess.run([sys.executable, str(FRESH), *paths], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     fresh = json.loads(run.stdout)
-    return {case: (in_memory[case], fresh[str(folder / case[0] / case[1])]) for case in CASES} | {"folder": folder}
+    found = {case: (logits, fresh[str(folder.joinpath(*case))]) for case, logits in in_memory.items()}
+    return found | {"folder": folder}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@each_case
 def test_a_fresh_process_finds_the_logits_of_the_model_in_memory(exports, case):
     in_memory, fresh = exports[case]
     torch.testing.assert_close(torch.tensor(fresh["logits"]), in_memory.float(), rtol=0, atol=0)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@each_case
 def test_a_fresh_process_finds_every_tensor_and_no_other(exports, case):
     _, fresh = exports[case]
     assert (fresh["blocks"], fresh["missing"], fresh["unexpected"]) == (4, [], [])
     assert fresh["quantised"] is (case[1] not in DENSE)
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@each_case
 def test_cached_and_uncached_generation_agree(exports, case):
     _, fresh = exports[case]
     assert fresh["cached"] == fresh["uncached"]
@@ -89,7 +97,6 @@ def test_the_partner_prunes_what_is_left(exports, partner):
     assert all(zero == pytest.approx(0.5, abs=0.02) for zero in zeros)
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_later_modifiers_calibrate_on_the_blocks_that_are_left(
     checkpoint, calibration, depth_strategy, token_ids, tmp_path
@@ -113,7 +120,6 @@ def test_later_modifiers_calibrate_on_the_blocks_that_are_left(
     torch.testing.assert_close(together(token_ids).logits, apart(token_ids).logits, rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", ["sequential", "basic"])
 @torch.no_grad()
 def test_every_pipeline_that_calibrates_drops_and_prunes(pipeline, exports, checkpoint, calibration, tmp_path):

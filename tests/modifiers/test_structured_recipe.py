@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from accelerator import kept_parameters
+from accelerator import kept_parameters, with_machines
 from compact_fresh import read_fresh
 from structured_parts import A, M, masked_logits, mixed_parts, uniform_parts
 from structured_strategies import structured_strategy
@@ -32,7 +32,21 @@ PARTNERS = {
     "wanda": "WandaPruningModifier: {sparsity: 0.5, targets: [Linear], ignore: ['re:.*lm_head']}",
 }
 FAMILIES = ["llama", "qwen3", "gemma3"]  # tied; norms inside attentions; norms that the toolkit swaps
-CASES = [(family, partner) for family in FAMILIES for partner in PARTNERS]
+CASES = {
+    "host": [(family, partner) for family in FAMILIES for partner in PARTNERS],
+    # Every partner and every family; what a family's norms and ties do to a partner, the host has seen.
+    "accelerator": [
+        *((family, "alone") for family in FAMILIES),
+        ("llama", "w8a8"), ("qwen3", "w4a16"), ("qwen3", "wanda"), ("gemma3", "fp8_dynamic"), ("gemma3", "gptq"),
+    ],
+}  # fmt: skip
+each_case = with_machines(CASES)
+# Parts of checkpoints that stock Transformers loads: one size for all blocks, or zeros in the full shape.
+STOCK = {
+    "qwen3": (uniform_parts(gone=2), {}),
+    "llama": (mixed_parts(biases=True), {"format": "stock"}),
+    "gemma3": (mixed_parts(biases=False), {"format": "stock"}),
+}
 
 
 def grouped(*, biases):
@@ -41,26 +55,20 @@ def grouped(*, biases):
     return type(parts)({**parts.kept, M.format(2): tuple(range(7, 39))}, parts.biases)
 
 
-@pytest.fixture
-def source(tmp_path, strategy_file):
-    """The modifier's fields for kept parts of a family."""
-
-    def write(family, parts, **options):
-        write_kept_parts(tmp_path / f"{family}.parts", parts)
-        strategy = strategy_file(structured_strategy(tiny_model(family), parts), f"{family}.json")
-        return {
-            "strategy": str(strategy),
-            "structured": {"kept_parts": str(tmp_path / f"{family}.parts"), **options},
-        }
-
-    return write
+def source(folder, family, parts, **options):
+    """The modifier's fields for kept parts of a family, in files."""
+    write_kept_parts(folder / f"{family}.parts", parts)
+    strategy = structured_strategy(tiny_model(family), parts)
+    (folder / f"{family}.json").write_text(strategy.to_json(), encoding="utf8")
+    options |= {"kept_parts": str(folder / f"{family}.parts")}
+    return {"strategy": str(folder / f"{family}.json"), "structured": options}
 
 
 @pytest.fixture(scope="module")
 def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
     """Export every case; return logits in memory and what fresh processes found, with our package and without it."""
     folder, in_memory = tmp_path_factory.mktemp("exports"), {}
-    for family, partner in CASES:
+    for family, partner in CASES[machine]:
         parts, stem = grouped(biases=True), folder / f"{family}-{partner}"
         write_kept_parts(stem.with_suffix(".parts"), parts)
         stem.with_suffix(".json").write_text(structured_strategy(load_model(checkpoint(family)), parts).to_json())
@@ -73,14 +81,13 @@ def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
         torch.save(token_ids, stem / "out" / "ids.pt")
         with torch.no_grad():
             in_memory[family, partner] = done.model(token_ids).logits
-    folders = {(family, partner): folder / f"{family}-{partner}" / "out" for family, partner in CASES}
+    folders = {(family, partner): folder / f"{family}-{partner}" / "out" for family, partner in CASES[machine]}
     # A quantised checkpoint, once loaded, is not one that Transformers saves again.
-    ways = {way: read_fresh(way, folders.values(), folder, again=False) for way in ("ours", "remote")}
+    ways = read_fresh(folders.values(), folder, "ours", "remote", again=False)
     return {case: (path, in_memory[case], {w: ways[w][str(path)] for w in ways}) for case, path in folders.items()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@each_case
 def test_fresh_processes_find_the_logits_of_the_model_in_memory(exports, case):
     _, in_memory, fresh = exports[case]
     for way in ("ours", "remote"):
@@ -96,7 +103,7 @@ def test_alone_the_checkpoint_is_the_masked_model(exports, checkpoint, token_ids
     torch.testing.assert_close(in_memory, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@each_case
 def test_a_partner_sees_only_what_is_left(exports, case):
     path, _, _ = exports[case]
     written = json.loads((path / "config.json").read_text())
@@ -120,36 +127,38 @@ def test_the_recipe_beside_a_checkpoint_makes_it_again(exports, checkpoint, toke
     assert torch.equal(done.model(token_ids).logits, in_memory)
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def stock(checkpoint, token_ids, tmp_path_factory, machine):
+    """Export models that stock Transformers loads; return what came of each, and what a fresh process found."""
+    folder = tmp_path_factory.mktemp("stock")
+    done = {}
+    for family, (parts, options) in STOCK.items():
+        modifier = SparsityProfileModifier(**source(folder, family, parts, **options))
+        done[family] = prune_with_recipe(checkpoint(family), modifier, folder / family)
+        torch.save(token_ids, folder / family / "ids.pt")
+    found = read_fresh([folder / family for family in STOCK], folder, "stock")["stock"]
+    return {family: (done[family], found[str(folder / family)]) for family in STOCK}
+
+
 @torch.no_grad()
-def test_one_size_for_all_blocks_is_a_stock_checkpoint(source, checkpoint, token_ids, tmp_path):
-    parts = uniform_parts(gone=2)
-    modifier = SparsityProfileModifier(**source("qwen3", parts))
-    done = prune_with_recipe(checkpoint("qwen3"), modifier, tmp_path / "out")
-    torch.save(token_ids, tmp_path / "out" / "ids.pt")
-    found = read_fresh("stock", [tmp_path / "out"], tmp_path)[str(tmp_path / "out")]
+def test_one_size_for_all_blocks_is_a_stock_checkpoint(stock, token_ids):
+    done, found = stock["qwen3"]
     assert (found["class"], found["again"]) == ("Qwen3ForCausalLM", True)
     assert torch.equal(torch.tensor(found["logits"]), done.model(token_ids).logits)
     assert found["cached"] == found["uncached"]
     assert done.params == done.model.num_parameters() < tiny_model("qwen3").num_parameters() * 0.7
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 @torch.no_grad()
-def test_the_stock_format_loads_everywhere_and_is_no_smaller(family, source, checkpoint, token_ids, tmp_path):
-    parts = mixed_parts(biases=family == "llama")
-    modifier = SparsityProfileModifier(**source(family, parts, format="stock"))
-    done = prune_with_recipe(checkpoint(family), modifier, tmp_path / "out")
-    torch.save(token_ids, tmp_path / "out" / "ids.pt")
-    found = read_fresh("stock", [tmp_path / "out"], tmp_path)[str(tmp_path / "out")]
+def test_the_stock_format_loads_everywhere_and_is_no_smaller(family, stock, token_ids):
+    done, found = stock[family]
     assert torch.equal(torch.tensor(found["logits"]), done.model(token_ids).logits)
-    expected = masked_logits(find_decoder(tiny_model(family)), parts, token_ids)
+    expected = masked_logits(find_decoder(tiny_model(family)), STOCK[family][0], token_ids)
     torch.testing.assert_close(done.model(token_ids).logits, expected, rtol=1e-4, atol=1e-4)
     assert done.params >= tiny_model(family).num_parameters()
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_parts_are_ranked_on_the_calibration_text_where_no_file_names_them(checkpoint, calibration, tmp_path):
     model = tiny_model("llama")
@@ -166,7 +175,6 @@ def test_parts_are_ranked_on_the_calibration_text_where_no_file_names_them(check
     torch.testing.assert_close(loaded(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_modules_that_go_whole_need_neither_text_nor_a_file(checkpoint, tmp_path, token_ids):
     units = {A.format(0): 1.0, M.format(3): 1.0}
@@ -176,13 +184,12 @@ def test_modules_that_go_whole_need_neither_text_nor_a_file(checkpoint, tmp_path
     assert done.divergence_note == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("format", ["compact", "stock"])
 @torch.no_grad()
-def test_a_failure_gives_everything_back(format, source, checkpoint, tmp_path, monkeypatch):
+def test_a_failure_gives_everything_back(format, checkpoint, tmp_path, monkeypatch):
     model, token_ids = load_model(checkpoint("gemma3")), torch.arange(3, 43)[None]
     logits, before = model(token_ids).logits, {name: p.clone() for name, p in model.named_parameters()}
-    modifier = SparsityProfileModifier(**source("gemma3", mixed_parts(biases=False), format=format))
+    modifier = SparsityProfileModifier(**source(tmp_path, "gemma3", mixed_parts(biases=False), format=format))
 
     def fail(*_):
         raise UnsupportedModelError("not closed")
@@ -199,9 +206,8 @@ def test_a_failure_gives_everything_back(format, source, checkpoint, tmp_path, m
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_kept_parts_of_another_strategy_are_refused(source, checkpoint, tmp_path):
-    fields = source("llama", mixed_parts(biases=False))
+def test_kept_parts_of_another_strategy_are_refused(checkpoint, tmp_path):
+    fields = source(tmp_path, "llama", mixed_parts(biases=False))
     fields["strategy"] = structured_strategy(tiny_model("llama"), uniform_parts())
     with pytest.raises(StrategyError, match=r"must have 32 of 48 parts, as units says 0.333333; got 16"):
         prune_with_recipe(checkpoint("llama"), SparsityProfileModifier(**fields), tmp_path / "out")

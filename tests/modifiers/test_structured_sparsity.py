@@ -19,44 +19,44 @@ from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 pytestmark = pytest.mark.slow
 
 ENGINES = ["SparseGPTModifier", "WandaPruningModifier"]
+CASES = [(family, engine) for family in ("llama", "gemma3") for engine in ENGINES]
 UNITS = {A.format(1): 0.4, M.format(2): 0.6, M.format(3): 0.5, A.format(0): 0.5}  # the last attention goes whole
 
 
-@pytest.fixture
-def fields(tmp_path, strategy_file):
-    """Both strategies of a family's tiny model."""
-
-    def write(family, format="compact", **more):
-        model, parts = tiny_model(family), mixed_parts(biases=family != "gemma3")
-        write_kept_parts(tmp_path / "kept.parts", parts)
-        smaller = strategy_file(structured_strategy(model, parts), "smaller.json")
-        sparser = strategy_file(sparsity_strategy(model, UNITS), "sparser.json")
-        options = {"kept_parts": str(tmp_path / "kept.parts"), "format": format}
-        return {"strategy": [str(sparser), str(smaller)], "structured": options, **more}
-
-    return write
+def both_strategies(family, folder, format="compact", **more):
+    """The modifier's fields for both strategies of a family's tiny model, in files."""
+    model, parts = tiny_model(family), mixed_parts(biases=family != "gemma3")
+    write_kept_parts(folder / "kept.parts", parts)
+    strategies = {"sparser": sparsity_strategy(model, UNITS), "smaller": structured_strategy(model, parts)}
+    for name, strategy in strategies.items():
+        (folder / f"{name}.json").write_text(strategy.to_json(), encoding="utf8")
+    options = {"kept_parts": str(folder / "kept.parts"), "format": format}
+    return {"strategy": [str(folder / f"{name}.json") for name in strategies], "structured": options, **more}
 
 
-@pytest.fixture
-def pruned(fields, checkpoint, calibration, tmp_path):
-    """A family's tiny model by both strategies and an engine, written to ``out``."""
-
-    def prune(family, engine):
+@pytest.fixture(scope="module")
+def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
+    """Tiny models by both strategies and an engine, in memory, and what fresh processes find in their folders."""
+    folder, models = tmp_path_factory.mktemp("exports"), {}
+    for family, engine in CASES:
+        (folder / family).mkdir(exist_ok=True)
         recipe = (
             "pruning_stage:\n  pruning_modifiers:\n"
-            f"    SparsityProfileModifier: {json.dumps(fields(family))}\n"
+            f"    SparsityProfileModifier: {json.dumps(both_strategies(family, folder / family))}\n"
             f"    {engine}: {{sparsity: 0.5, ignore: ['re:.*lm_head']}}\n"
         )
-        return prune_with_recipe(checkpoint(family), recipe, tmp_path / "out", calibration=calibration).model
+        output = folder / family / engine
+        models[output] = prune_with_recipe(checkpoint(family), recipe, output, calibration=calibration).model
+        torch.save(token_ids, output / "ids.pt")
+    ways = read_fresh(models, folder, "ours", "remote", again=False)
+    found = [(model, [way[str(output)] for way in ways.values()]) for output, model in models.items()]
+    return dict(zip(CASES, found, strict=True))
 
-    return prune
 
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize(("family", "engine"), CASES)
 @torch.no_grad()
-def test_the_pass_zeroes_its_shares_of_what_is_left(family, engine, pruned, token_ids, tmp_path):
-    model = pruned(family, engine)
+def test_the_pass_zeroes_its_shares_of_what_is_left(family, engine, exports, token_ids):
+    model, found_afresh = exports[family, engine]
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     dense = linear_sizes(tiny_model(family))
     assert A.format(0) + ".q_proj" not in linears
@@ -69,21 +69,19 @@ def test_the_pass_zeroes_its_shares_of_what_is_left(family, engine, pruned, toke
             assert int((weight == 0).sum()) == pytest.approx(share * weight.numel(), abs=slack), name
     untouched = linears[M.format(0) + ".up_proj"].weight
     assert torch.equal(untouched, tiny_model(family).get_submodule(M.format(0)).up_proj.weight[::3])
-    torch.save(token_ids, tmp_path / "out" / "ids.pt")
-    for way in ("ours", "remote"):
-        fresh = read_fresh(way, [tmp_path / "out"], tmp_path)[str(tmp_path / "out")]
+    for fresh in found_afresh:
         torch.testing.assert_close(torch.tensor(fresh["logits"]), model(token_ids).logits.float(), rtol=0, atol=0)
 
 
-def test_in_the_full_shape_parts_that_are_gone_count_among_the_zeros(fields, checkpoint, calibration, tmp_path):
-    modifier = SparsityProfileModifier(**fields("llama", "stock"))
+def test_in_the_full_shape_parts_that_are_gone_count_among_the_zeros(checkpoint, calibration, tmp_path):
+    modifier = SparsityProfileModifier(**both_strategies("llama", tmp_path, "stock"))
     recipe = [modifier, SparseGPTModifier(sparsity=0.5, ignore=["re:.*lm_head"])]
     done = prune_with_recipe(checkpoint("llama"), recipe, tmp_path / "out", calibration=calibration)
     query = done.model.get_submodule(A.format(1)).q_proj.weight
     assert int((query[: len(query) // 2] == 0).sum()) == query.numel() // 2
 
 
-def test_a_level_database_is_refused_before_the_model_is_loaded(fields, tmp_path):
-    modifier = SparsityProfileModifier(**fields("llama", levels=str(tmp_path / "levels")))
+def test_a_level_database_is_refused_before_the_model_is_loaded(tmp_path):
+    modifier = SparsityProfileModifier(**both_strategies("llama", tmp_path, levels=str(tmp_path / "levels")))
     with pytest.raises(RecipeError, match="levels holds the dense model's linears"):
         prune_with_recipe(tmp_path / "no-model", modifier, tmp_path / "out")

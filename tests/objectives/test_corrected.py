@@ -9,10 +9,12 @@ from tiny import VOCABULARY, tiny_model
 from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.methods import METHODS
-from unicuco_plugin.errors import StrategyError
+from unicuco_plugin.errors import StrategyError, UnsupportedModelError
 from unicuco_plugin.models.blocks.bypass import bypassed
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.halves import HalfRunner
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.blocks.sublayers import silenced
 from unicuco_plugin.models.tensors.storage import exchanged
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.objectives.units import UnitsEvaluator
@@ -97,7 +99,46 @@ def test_none_measures_what_is_measured_without():
     assert [row.per_window for row in one] == [row.per_window for row in other]
 
 
-def test_halves_of_blocks_are_not_corrected_yet():
+# A half behind its own other half, cuts over several halves, at the beginning and the end, a whole block.
+HALVES = [[], [3], [2], [3, 4, 5], [4, 5, 6], [0, 1], [0], [10, 11], [1, 2, 3, 4, 8]]
+
+
+@pytest.mark.parametrize("family", ["llama", "granite"])
+def test_halves_are_measured_as_the_model_that_their_corrections_are_folded_into(family):
+    model = tiny_model(family)
+    decoder = find_decoder(model)
+    runner = HalfRunner(decoder, CALIBRATION.shape[1])
+    corrections = Corrections(DenseStates(runner, CALIBRATION, keep=True), "ridge", METHODS["ridge"])
+    units = [{runner.halves[place]: 1.0 for place in drop} for drop in HALVES]
+    measured = UnitsEvaluator(decoder, "sublayer", WINDOWS, corrections=corrections).evaluate(units)
+    plain = UnitsEvaluator(decoder, "sublayer", WINDOWS).evaluate(units)
+    for drop, names, one, other in zip(HALVES, units, measured, plain, strict=True):
+        found = [corrections.at(*cut) for cut in cuts(drop, 12)]
+        parents = [one.projection.name.rpartition(".")[0] for one in found]
+        assert parents == [runner.halves[place] for place, _ in cuts(drop, 12)]
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            log_p = model(WINDOWS, use_cache=False).logits.log_softmax(-1).double()
+            stack.enter_context(silenced(decoder, names))
+            for correction in found:
+                stack.enter_context(exchanged(correction.projection.module, correction.values))
+            log_q = model(WINDOWS, use_cache=False).logits.log_softmax(-1).double()
+        expected = (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
+        torch.testing.assert_close(torch.tensor(one.per_window).double(), expected, rtol=1e-4, atol=1e-6)
+        assert (one.value != other.value) == bool(found)
+
+
+def test_halves_beside_each_other_and_factors_are_refused():
+    with pytest.raises(UnsupportedModelError, match="do not run one after the other"):
+        HalfRunner(find_decoder(tiny_model("gpt_neox")), 8)
+    runner = HalfRunner(find_decoder(tiny_model("llama")), 32)
+    corrections = Corrections(DenseStates(runner, CALIBRATION), "scale", METHODS["scale"])
+    with pytest.raises(UnsupportedModelError, match="compensation scale multiplies the states behind blocks, not"):
+        corrections.check([3], ())
+
+
+def test_parts_of_modules_are_not_corrected_yet():
     decoder = find_decoder(tiny_model("llama"))
-    with pytest.raises(StrategyError, match=r"^compensation ridge corrects dropped blocks, not those of 'sublayer'$"):
-        UnitsEvaluator(decoder, "sublayer", WINDOWS, corrections=corrections_of(decoder))
+    with pytest.raises(
+        StrategyError, match=r"^compensation ridge corrects what goes whole, not what 'structured' removes$"
+    ):
+        UnitsEvaluator(decoder, "structured", WINDOWS, corrections=corrections_of(decoder))

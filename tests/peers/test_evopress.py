@@ -82,7 +82,8 @@ def test_attentions_and_mlps_are_removed_in_equal_number(ask):
     assert result.sparsity == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("space", [pytest.param("sparsity", marks=pytest.mark.slow), "depth"])
+@pytest.mark.slow
+@pytest.mark.parametrize("space", ["sparsity", "depth"])
 def test_broken_off_it_resumes_to_the_same_strategy(ask, tmp_path, space):
     peer = EvoPress(LEVELS if space == "sparsity" else DROPS)
     unbroken = peer(ask(0.5, space=space, seed=3))

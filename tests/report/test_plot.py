@@ -47,6 +47,7 @@ def test_shares_get_a_scale(drawn):
     assert scale.get_ylabel() == "share of the unit's weights removed"
 
 
+@pytest.mark.slow
 def test_parts_of_blocks_get_a_map_of_blocks_by_parts_at_several_budgets(drawn):
     units = [f"model.layers.{index}.{part}" for index in range(3) for part in ("attn.q", "attn.v", "mlp.up")]
     front = [

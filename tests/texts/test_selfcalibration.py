@@ -66,6 +66,7 @@ def test_a_model_in_files_writes_the_same_and_reads_each_block_once_for_all_batc
     assert sum(read) <= 1
 
 
+@pytest.mark.slow
 def test_no_more_batches_are_sampled_together_than_memory_has_room_for(tmp_path, monkeypatch):
     tiny_model("llama").save_pretrained(tmp_path / "model")
     streamed = load_model(tmp_path / "model", offload="disk")

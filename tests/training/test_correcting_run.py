@@ -113,7 +113,7 @@ def test_a_model_that_cannot_be_corrected_is_refused_before_there_is_a_journal(t
 @pytest.mark.parametrize(
     ("space", "name", "error", "message"),
     [
-        ("sublayer", "ridge", StrategyError, "compensation ridge corrects dropped blocks, of the space 'depth'; there"),
+        ("structured", "ridge", StrategyError, "compensation ridge corrects dropped blocks and halves, of the spaces"),
         ("depth", "a b", StrategyError, "compensation must be named by letters, digits, '.', '_' and '-', got 'a b'"),
         ("depth", "hope", UnknownNameError, "compensation must be one of linear, none, ridge, scale; got 'hope'"),
     ],

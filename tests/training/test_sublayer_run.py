@@ -4,14 +4,18 @@ import pytest
 import torch
 
 from unicuco_plugin.answering import load_profile
-from unicuco_plugin.errors import RequestError
+from unicuco_plugin.costs.memory import ServedCosts
+from unicuco_plugin.errors import RequestError, StrategyError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.sublayers import sublayer_params
 from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.modifiers.export.oneshot import prune
+from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.objectives.evaluator import BlockEvaluator, lacking_parts
 from unicuco_plugin.pruning import apply_strategy
+from unicuco_plugin.quantities import Load
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import train_profile
+from unicuco_plugin.training import UnitOptions, train_profile
 
 pytestmark = pytest.mark.slow
 
@@ -77,3 +81,43 @@ def test_whole_blocks_were_measured_before_and_are_known(profile):
 def test_sizes_cannot_be_asked_for(profile):
     with pytest.raises(RequestError, match="max_params cannot be asked of space 'sublayer'"):
         profile.answer(max_params=10_000)
+
+
+FEW = TINY.model_copy(update={"initial": 8, "epochs": 1, "picks": 1, "imitation": 20})
+
+
+@pytest.fixture(scope="module")
+def uneven(dense, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("profiles") / "deci"
+    return train_profile(dense, folder, space="sublayer", settings=FEW, units=UnitOptions(format="deci")), folder
+
+
+@pytest.mark.parametrize("share", [0.25, 0.6])
+def test_trained_for_the_form_deci_limits_on_sizes_are_kept_on_disk(uneven, dense, share, tmp_path):
+    profile, folder = uneven
+    whole = profile.costs.table
+    bytes_, params = int(whole.total_bytes * (1 - share)), int(whole.total_params * (1 - share))
+    strategy = load_profile(folder).answer(max_bytes=bytes_, max_params=params)
+    assert "model.layers.0.self_attn" not in strategy.units
+    assert strategy.bytes <= bytes_ and strategy.params <= params
+    asked = {"max_bytes": bytes_, "max_params": params}
+    done = prune(dense, SparsityProfileModifier(profile=str(folder), request=asked), tmp_path / "out")
+    assert done.format == "deci"  # whether or not it is asked for
+    assert done.params == strategy.params
+    assert 0 <= strategy.bytes - done.bytes <= 16 * len(done.model.state_dict()) + 64
+    # Attentions that leave keep nothing for a sequence.
+    served = ServedCosts.under(profile.costs, Load(64))
+    kept, all_ = (int(served.cache(served.row(units))) for units in (strategy.units, {}))
+    assert kept * 4 == all_ * (4 - sum(unit.endswith("self_attn") for unit in strategy.units))
+
+
+def test_without_the_form_limits_on_sizes_are_refused(profile):
+    with pytest.raises(RequestError, match="max_bytes cannot be asked of space 'sublayer'"):
+        profile.answer(max_bytes=10**9)
+
+
+def test_the_form_goes_with_halves_alone(dense, tmp_path):
+    with pytest.raises(StrategyError, match="format goes with the space 'sublayer', not with 'depth'"):
+        train_profile(dense, tmp_path / "p", units=UnitOptions(format="deci"))
+    with pytest.raises(StrategyError, match="format must be deci, or left out, got 'stock'"):
+        train_profile(dense, tmp_path / "p", space="sublayer", units=UnitOptions(format="stock"))

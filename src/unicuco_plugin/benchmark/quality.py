@@ -127,7 +127,10 @@ class Quality:
     def _corrections(self, compensation: str | None) -> Corrections | None:
         """What all texts share."""
         if compensation is not None and compensation not in self._solved:
-            self._solved[compensation] = find_corrections(compensation, self.decoder, self.texts.calibration)
+            halves = traits_of(self.plan.space).halves
+            self._solved[compensation] = find_corrections(
+                compensation, self.decoder, self.texts.calibration, halves=halves
+            )
         return self._solved.get(compensation)
 
     @cached_property

@@ -21,6 +21,7 @@ _COMMANDS = {
     "show": "Show the best strategy of PROFILE at every budget, and how the profile was made.",
     "levels": "Build or show a level database: every linear of a model, pruned at a ladder of sparsities or quantised.",
     "prune": "Prune a model with a profile, a peer, a strategy or a recipe, and write the checkpoint.",
+    "heal": "Heal a pruned CHECKPOINT: low-rank adapters learn the dense model's distribution and are merged.",
     "check": "Say whether vLLM loads a compressed-tensors checkpoint, and with which kernels.",
     "pack": "Pack a sparse checkpoint into one archive without its zeros, for storage and transfer.",
     "unpack": "Unpack an archive of unicuco pack into the original checkpoint folder, bit for bit.",

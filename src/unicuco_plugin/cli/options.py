@@ -71,7 +71,7 @@ accept_option = click.option(
 
 compensation_option = click.option(
     "--compensation",
-    help="For the space depth: correct for dropped blocks, on --calibration text, in weights that stay: none (the "
+    help="For depth and sublayer: correct for what is dropped, on --calibration text, in weights that stay: none (the "
     "default), scale, linear, ridge, or another that unicuco plugins lists.",
 )
 

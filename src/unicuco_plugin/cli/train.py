@@ -98,6 +98,12 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
     help="For structured: whether attentions lose head groups or go whole, as the form deci wants it "
     "(with --no-compensate).",
 )
+@click.option(
+    "--format",
+    type=click.Choice(["deci"]),
+    help="For sublayer: halves leave the checkpoint by themselves, in the form deci, so that it can be asked for "
+    "--max-params and --max-bytes.",
+)
 @compensation_option
 @calibration_option(
     "Text, JSONL, or a dataset's folder or name. Without it the model writes its own text (self-calibration)."

@@ -14,6 +14,7 @@ from unicuco_plugin.compensation.methods import Compensation
 from unicuco_plugin.compensation.stream import stream_factors
 from unicuco_plugin.errors import EvaluationError
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.halves import step_names
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.memory import lacks_memory
 from unicuco_plugin.models.tensors.storage import read_kept, resident, write_tensor
@@ -84,11 +85,11 @@ class Compensated:
 def compensate(
     dense: DenseStates, removed: Collection[int], method: Compensation, divergences: Divergences | None = None
 ) -> Compensated:
-    """Find the corrections of a model that loses blocks; its weights stay as they are until these are folded in.
+    """Find the corrections of a model that loses blocks or halves; weights stay as they were until these are folded.
 
     Args:
         dense: The model's states on calibration windows.
-        removed: Indices of the blocks that go.
+        removed: Places of what goes, as the runner counts: blocks, or halves.
         method: What solves a correction.
         divergences: Measures what a correction does on windows held out, with all cuts before it as they were decided
             and all behind it as they are; one that does not lower it is left out. None believes all.
@@ -113,7 +114,7 @@ class _Walk:
     ) -> None:
         self.dense, self.corrections, self.divergences = dense, corrections, divergences
         self.done = Compensated(dense.tokens, dense.counts)
-        count = len(dense.runner.decoder.blocks)
+        count = len(step_names(dense.runner))
         kept = self.kept = [index for index in range(count) if index not in removed]
         if divergences is not None:
             dense.finals()

@@ -13,7 +13,8 @@ from unicuco_plugin.compensation.methods import Compensation
 from unicuco_plugin.compensation.observed import observe_cut, observe_inputs
 from unicuco_plugin.compensation.projection import Projection, find_projection
 from unicuco_plugin.compensation.stream import check_stream
-from unicuco_plugin.errors import EvaluationError
+from unicuco_plugin.errors import EvaluationError, UnsupportedModelError
+from unicuco_plugin.models.blocks.halves import HalfRunner, step_names
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.memory import free_memory, lacks_memory
 from unicuco_plugin.models.tensors.storage import exchanged, sent
@@ -59,7 +60,7 @@ class Corrected:
 
 
 class Corrections:
-    """Corrections by the block before a cut and the block behind it.
+    """Corrections by the block before a cut and the block behind it; or by halves, where the runner runs these.
 
     The states that enter a cut are the dense model's, whatever a candidate has lost before it: a correction so depends
     on two blocks and on text alone, and serves every candidate that has this cut (docs/compensation.md measures it
@@ -93,7 +94,7 @@ class Corrections:
     @torch.no_grad()
     def prepare(self) -> None:
         """Run the dense model now, and not inside a walk, where one block is in memory."""
-        self.dense.at(len(self.dense.runner.decoder.blocks))
+        self.dense.at(len(step_names(self.dense.runner)))
 
     @torch.no_grad()
     def check(self, blocks: Sequence[int], removed: Collection[int]) -> None:
@@ -106,6 +107,11 @@ class Corrections:
         Raises:
             UnsupportedModelError: If they cannot.
         """
+        if self._method.stream and isinstance(self.dense.runner, HalfRunner):
+            raise UnsupportedModelError(
+                f"compensation {self.name or 'scale'} multiplies the states behind blocks, not behind halves: take "
+                "ridge or linear, or none"
+            )
         if self._method.stream and blocks:
             check_stream(self.dense.runner, blocks[-1], removed)
         elif self.corrects:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.models.blocks.halves import step_names
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.storage import read_kept, resident
 
@@ -83,7 +84,10 @@ def find_projection(runner: BlockRunner, index: int, width: int) -> Projection:
     """
     decoder = runner.decoder
     outputs = decoder.family.outputs
-    named = {name: linear for name, linear in decoder.linears(index).items() if name.rpartition(".")[2] in outputs}
+    steps = step_names(runner)
+    inside = decoder.linears(index * len(decoder.blocks) // len(steps))
+    inside = {name: linear for name, linear in inside.items() if name.startswith(f"{steps[index]}.")}
+    named = {name: linear for name, linear in inside.items() if name.rpartition(".")[2] in outputs}
     generator = torch.Generator().manual_seed(0)
     states, signs = (torch.randn(1, _TOKENS, width, generator=generator).to(runner.device) for _ in range(2))
     states = states.to(decoder.model.dtype)
@@ -111,7 +115,7 @@ def find_projection(runner: BlockRunner, index: int, width: int) -> Projection:
                 return Projection(name, named[name], 1.0 if abs(factor - 1.0) < _WITHIN / 5 else factor)
     own = ", ".join(sorted({name.rpartition(".")[2] for name in named})) or "it has none"
     raise UnsupportedModelError(
-        f"{decoder.block_names[index]}: no linear's output is added to the states as it is ({own}: a norm, a gate or a "
+        f"{steps[index]}: no linear's output is added to the states as it is ({own}: a norm, a gate or a "
         "choice of experts stands behind it), so no correction can be folded in; leave compensation out"
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from unicuco_plugin.costs.model import TableCosts
 from unicuco_plugin.costs.table import CostTable, KeptState, ServingTable
@@ -52,18 +53,26 @@ def half_costs(decoder: Decoder) -> TableCosts:
 def uneven_costs(decoder: Decoder) -> TableCosts:
     """Attentions and MLPs that leave by themselves, each with the norm before it, as in the form ``deci``.
 
+    Bytes are never below those on disk, and a few above: blocks get smaller numbers when others leave.
+
     Raises:
         UnsupportedModelError: If a half lies in no module of its own.
     """
-    sizes, params = measure_sizes(decoder), sublayer_params(decoder)
-    leave: dict[str, tuple[int, int]] = {}
-    for *halves, block, size in zip(*sublayer_names(decoder), sizes.block_params, sizes.block_bytes, strict=True):
-        norms = block - sum(params[name] for name in halves)
-        for name in halves:
-            count = params[name] + norms // len(halves)
-            leave[name] = count, size * count // block  # of the block's bytes its share, headers of tensors included
-    counts, bytes_ = zip(*(leave[name] for name in params), strict=True)
-    return TableCosts(tuple(params), plain_table(sizes, counts, bytes_), physical=True)
+    names = tuple(sublayer_params(decoder))
+    with kept_tensors():
+        state = decoder.model.state_dict(keep_vars=True)
+    own: dict[str, dict[str, Tensor]] = {}
+    for block, *halves in zip(decoder.block_names, *sublayer_names(decoder), strict=True):
+        inside = {name: tensor for name, tensor in state.items() if name.startswith(f"{block}.")}
+        own |= {
+            half: {name: inside.pop(name) for name in list(inside) if name.startswith(f"{half}.")} for half in halves
+        }
+        norms = list(inside.items())  # in the order of the halves
+        for place, half in enumerate(halves):
+            own[half] |= norms[place * len(norms) // len(halves) : (place + 1) * len(norms) // len(halves)]
+    counts = [sum(tensor.numel() for tensor in own[name].values()) for name in names]
+    size = tensor_bytes(decoder, *(own[name] for name in names))
+    return TableCosts(names, plain_table(measure_sizes(decoder), counts, size), physical=True)
 
 
 def linear_costs(decoder: Decoder, weights: Mapping[str, int] | None = None) -> TableCosts:

@@ -178,4 +178,5 @@ def _leaving_with(units: Sequence[str], table: CostTable, entry: KeptState, *, p
         return (units.index(entry.holder),) if entry.holder in units else ()
     if block in table.blocks:
         return tuple(index for index, unit in enumerate(units) if name_block(unit) == block)
-    return (units.index(block),) if physical and not table.choices and block in units else ()
+    alone = [name for name in (entry.holder, block) if physical and not table.choices and name in units]
+    return (units.index(alone[0]),) if alone else ()

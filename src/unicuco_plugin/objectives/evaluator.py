@@ -8,7 +8,7 @@ Notation
 
 import time
 from collections.abc import Callable, Collection, Hashable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.halves import HalfRunner
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.blocks.sublayers import silenced, sublayer_names
 from unicuco_plugin.models.tensors.memory import letting_go
@@ -69,7 +70,8 @@ class BlockEvaluator:
         self._runner = runner = BlockRunner(decoder, windows.shape[1])
         # Not a method: a walk that refers to its owner keeps its states until the garbage collector comes by.
         lacking = partial(_lacking, decoder, corrections)
-        self._choices = _choices if corrections is None else _cut_choices
+        halves = corrections is not None and isinstance(corrections.dense.runner, HalfRunner)
+        self._choices = _choices if corrections is None else partial(_cut_choices, halves=halves)
         self._walk = PrefixWalk(runner, windows, lacking, batch_windows=batch_windows, cache_bytes=cache_bytes)
         self._head = DivergenceHead(runner, direction=direction, positions=positions)
 
@@ -108,45 +110,57 @@ class BlockEvaluator:
 
 @dataclass(frozen=True)
 class _Before:
-    """The choice of a block before a cut, which it is corrected for: the next block that stays."""
+    """The choice of a block before a cut, which it is corrected for.
 
+    Attributes:
+        place: Of what stands before the cut: the block, or its half.
+        following: Of what stays next, or how many places there are.
+        gone: What the block lacks.
+    """
+
+    place: int
     following: int
+    gone: int
 
 
 def _choices(candidate: Sequence[int]) -> Prefix:
     return tuple(None if gone == KEPT else gone for gone in candidate)
 
 
-def _cut_choices(candidate: Sequence[int]) -> Prefix:
+def _cut_choices(candidate: Sequence[int], *, halves: bool) -> Prefix:
     """As :func:`_choices`; a block before a cut looks ahead, since its correction depends on where that ends."""
     choices: list[Hashable] = list(_choices(candidate))
-    following = len(choices)
-    for index in reversed(range(len(choices))):
-        if candidate[index] != DROPPED:
-            if following > index + 1 and choices[index] is None:
-                choices[index] = _Before(following)
-            following = index
+    following = len(choices) * (2 if halves else 1)
+    for index, gone in reversed(list(enumerate(candidate))):
+        stay = [2 * index + half for half, lack in enumerate((NO_ATTENTION, NO_MLP)) if not gone & lack]
+        for place in reversed(stay if halves else [index] * (gone == KEPT)):
+            if following > place + 1:
+                choices[index] = _Before(place, following, gone)
+            following = place
     return tuple(choices)
 
 
 def _lacking(decoder: Decoder, corrections: Corrections | None, prefix: Prefix) -> Change:
     """What becomes of a block that lacks nothing, one of its halves, or both, or stands before a cut."""
-    gone = prefix[-1]
-    if corrections is not None and isinstance(gone, _Before):
-        return _corrected(corrections, len(prefix) - 1, gone.following)
-    if gone is None or gone == DROPPED:
-        return RUN if gone is None else SKIP
+    choice = prefix[-1]
+    gone = choice.gone if isinstance(choice, _Before) else choice
+    if choice is None or gone == DROPPED:
+        return RUN if choice is None else SKIP
 
     def changed() -> AbstractContextManager[None]:
+        if gone == KEPT:
+            return nullcontext()
         attentions, mlps = sublayer_names(decoder)
         return silenced(decoder, [(attentions if gone == NO_ATTENTION else mlps)[len(prefix) - 1]])
 
-    return inside(changed)
+    if corrections is None or not isinstance(choice, _Before):
+        return inside(changed)
+    correction = partial(corrections.at, choice.place, choice.following)  # outside, where the block is as it was
 
-
-def _corrected(corrections: Corrections, index: int, following: int) -> Change:
     def passes(block: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
-        return corrections.at(index, following).run(block, states)
+        found = correction()
+        with changed():
+            return found.run(block, states)
 
     return Change(passes)
 

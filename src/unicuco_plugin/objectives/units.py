@@ -51,7 +51,7 @@ def _drop(means: _Means) -> Measure:
 
 
 def _silence(means: _Means) -> Measure:
-    evaluator = BlockEvaluator(means.decoder, means.windows, **means.fixed)
+    evaluator = BlockEvaluator(means.decoder, means.windows, corrections=means.corrections, **means.fixed)
     return lambda strategies, report: evaluator.evaluate_parts(
         [lacking_parts(means.decoder, units) for units in strategies], report
     )
@@ -117,7 +117,7 @@ class UnitsEvaluator:
         UnknownNameError: If nobody says what the space's strategies do.
         LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
         CalibrationError: If it needs ranked parts and gets none.
-        StrategyError: If there are corrections, and its strategies do more than drop blocks.
+        StrategyError: If there are corrections, and its strategies do more than remove blocks or halves.
     """
 
     def __init__(
@@ -135,8 +135,8 @@ class UnitsEvaluator:
         make = _MEASURES.get(traits_of(space).effect)
         if make is None:
             raise UnknownNameError(f"the divergence objective serves the spaces {', '.join(SPACES)}, got {space!r}")
-        if corrections is not None and traits_of(space).effect is not Effect.DROP:
-            raise StrategyError(f"compensation {corrections.name} corrects dropped blocks, not those of {space!r}")
+        if corrections is not None and not traits_of(space).corrected:
+            raise StrategyError(f"compensation {corrections.name} corrects what goes whole, not what {space!r} removes")
         fixed = {"direction": direction, "batch_windows": batch_windows}
         self._measure = make(_Means(decoder, space, windows, levels, payload, corrections, fixed))
 

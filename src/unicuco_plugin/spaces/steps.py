@@ -67,6 +67,11 @@ class Steps:
         return torch.tensor([row + row[-1:] * (longest - len(row)) for row in self.ladders], dtype=torch.float64)
 
     @cached_property
+    def _sizes(self) -> Tensor:
+        """Parameters of each step of each unit, ``d x (l - 1)``; none behind a unit's last."""
+        return self._values.diff() * self._params[:, None]
+
+    @cached_property
     def most(self) -> Tensor:
         """``K``: steps until a unit has lost all that it can, ``d``."""
         return torch.tensor([len(row) - 1.0 for row in self.ladders], dtype=torch.float64)
@@ -74,8 +79,7 @@ class Steps:
     @cached_property
     def smallest(self) -> float:
         """Parameters of the smallest step there is."""
-        sizes = self._values.diff() * self._params[:, None]
-        return sizes[sizes > 0.0].min().item()
+        return self._sizes[self._sizes > 0.0].min().item()
 
     def shares(self, k: Tensor) -> Tensor:
         """Shares of ``k`` steps, ``p x d``; more than all are all."""
@@ -129,28 +133,42 @@ class Steps:
 
     def _climb(self, k: Tensor, rise: Tensor, target: Tensor, most: Tensor) -> Tensor:
         """Add steps, up to ``most``, until each row reaches the target, or has none left."""
-        k, rows = k.clone(), torch.arange(len(k))
-        while len(rows := rows[(self._removed(k[rows]) < target[rows]) & (k[rows] < most).any(-1)]):
-            at = k[rows]
-            behind = (rise[rows] - at).masked_fill(at >= most, -torch.inf)
-            k[rows, behind.argmax(-1)] += 1.0
+        k, rows, removed = k.clone(), torch.arange(len(k)), self._removed(k)
+        behind = (rise - k).masked_fill(k >= most, -torch.inf)
+        while len(rows):
+            furthest, unit = behind.max(-1)
+            some = (removed[rows] < target[rows]) & (furthest > -torch.inf)
+            rows, unit, behind = rows[some], unit[some], behind if bool(some.all()) else behind[some]
+            before = k[rows, unit]
+            removed[rows] += self._sizes[unit, before.long()]
+            k[rows, unit] = after = before + 1.0
+            # Of one unit of each row alone: all others stand where they stood.
+            behind[torch.arange(len(rows)), unit] = (rise[rows, unit] - after).masked_fill(
+                after >= most[unit], -torch.inf
+            )
         return k
 
     def _descend(self, k: Tensor, fall: Tensor, target: Tensor) -> Tensor:
         """Take back steps as long as each row still reaches the target."""
-        k, rows = k.clone(), torch.arange(len(k))
+        k, rows, removed = k.clone(), torch.arange(len(k)), self._removed(k)
+        ahead, last = k - fall, self._last(k).masked_fill(k <= 0, torch.inf)
         while len(rows):
-            at = k[rows]
-            spare = (at > 0) & (self._removed(at)[:, None] - self._last(at) >= target[rows, None])
-            some = spare.any(-1)
-            rows, at, spare = rows[some], at[some], spare[some]
-            ahead = (at - fall[rows]).masked_fill(~spare, -torch.inf)
-            k[rows, ahead.argmax(-1)] -= 1.0
+            spare = removed[rows] - target[rows]
+            furthest, unit = ahead.where(last <= spare[:, None], -torch.inf).max(-1)
+            some = furthest > -torch.inf
+            if not bool(some.all()):
+                rows, unit, ahead, last = rows[some], unit[some], ahead[some], last[some]
+            at = torch.arange(len(rows))
+            removed[rows] -= last[at, unit]
+            k[rows, unit] = left = k[rows, unit] - 1.0
+            ahead[at, unit] = left - fall[rows, unit]
+            last[at, unit] = self._sizes[unit, (left.long() - 1).clamp_min(0)].masked_fill(left <= 0, torch.inf)
         return k
 
     def _last(self, k: Tensor) -> Tensor:
         """Parameters of the last step that each unit took."""
-        return (self.shares(k) - self.shares((k - 1).clamp_min(0))) * self._params
+        sizes = self._sizes.gather(1, (k - 1).clamp_min(0).long().view(-1, len(self.unit_params)).T).T.reshape(k.shape)
+        return sizes.masked_fill(k <= 0, 0.0)
 
     def _refine(self, k: Tensor, rise: Tensor, fall: Tensor, target: Tensor) -> Tensor:
         """Where no fine step is taken and the overshoot is larger than one: fine steps for the least coarse one."""
@@ -170,7 +188,7 @@ class Steps:
 
     def _finely(self, k: Tensor) -> Tensor:
         """How far each unit, ``d``, can go on in steps that are fine."""
-        sizes = self._values.diff() * self._params[:, None]
+        sizes = self._sizes
         fine = (sizes <= self.fine + _SLACK) & (torch.arange(sizes.shape[1]) < self.most[:, None])
         ahead = fine | (torch.arange(sizes.shape[1]) < k[:, None])
         return ahead.long().cumprod(1).sum(1).double()

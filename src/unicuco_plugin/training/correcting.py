@@ -9,10 +9,11 @@ from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.errors import StrategyError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.halves import HalfRunner, step_names
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.plugins.manager import corrects, make_compensation
 from unicuco_plugin.texts.calibration import calibration_hash
-from unicuco_plugin.traits import Effect, traits_of
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["check_compensation", "correcting", "find_corrections"]
 
@@ -26,15 +27,15 @@ def check_compensation(name: str | None, space: str) -> None:
     """
     if name is not None and re.fullmatch(r"[\w.-]{1,100}", name) is None:
         raise StrategyError(f"compensation must be named by letters, digits, '.', '_' and '-', got {quoted(name)}")
-    if corrects(name) and traits_of(space).effect is not Effect.DROP:
+    if corrects(name) and not traits_of(space).corrected:
         raise StrategyError(
-            f"compensation {name} corrects dropped blocks, of the space 'depth'; there is none yet for {space!r}: "
-            "leave it out"
+            f"compensation {name} corrects dropped blocks and halves, of the spaces 'depth' and 'sublayer'; there is "
+            f"none yet for {space!r}: leave it out"
         )
 
 
 def find_corrections(
-    name: str | None, decoder: Decoder, windows: Tensor, batch_windows: int = 16
+    name: str | None, decoder: Decoder, windows: Tensor, batch_windows: int = 16, *, halves: bool = False
 ) -> Corrections | None:
     """What candidates are corrected with; None where nothing is.
 
@@ -43,6 +44,7 @@ def find_corrections(
         decoder: The dense model.
         windows: ``m x L`` token ids to solve from.
         batch_windows: Windows that pass a block together.
+        halves: Whether candidates lack halves of blocks.
 
     Raises:
         CalibrationError: If there are too few windows.
@@ -50,10 +52,10 @@ def find_corrections(
     """
     if name is None or not corrects(name):
         return None
-    runner = BlockRunner(decoder, windows.shape[1])
+    runner = (HalfRunner if halves else BlockRunner)(decoder, windows.shape[1])
     dense = DenseStates(runner, windows, batch=batch_windows, keep=True)
     corrections = Corrections(dense, name, make_compensation(name))
-    corrections.check(range(len(decoder.blocks)), ())
+    corrections.check(range(len(step_names(runner))), ())
     return corrections
 
 

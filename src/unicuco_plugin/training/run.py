@@ -35,6 +35,7 @@ from unicuco_plugin.training.source import CalibrationText, ModelSource
 from unicuco_plugin.training.subject import UnitOptions
 from unicuco_plugin.training.subjects.find import check_units, find_subject
 from unicuco_plugin.training.windows import draw_windows
+from unicuco_plugin.traits import traits_of
 
 __all__ = ["JOURNAL", "Shared", "train_profile"]
 
@@ -124,7 +125,9 @@ def train_profile(
     if subject.prepare:
         progress(Progress("ranking parts of modules", 0, 1, 0, ""))
         payload = subject.prepare(windows.parts)
-    corrections = find_corrections(compensation, decoder, windows.corrections, settings.batch_windows)
+    corrections = find_corrections(
+        compensation, decoder, windows.corrections, settings.batch_windows, halves=traits_of(space).halves
+    )
     site = Site(decoder, reference.fingerprint, subject.levels, payload, corrections)
     specs = objective_specs(objective, subject, site, windows.fidelities, settings)
     makers = objective_makers(specs, subject, site, windows.fidelities, shared)

@@ -41,6 +41,7 @@ class UnitOptions:
         round_to: How many neurons go together.
         units: What of a module goes, ``mlp-width,heads`` or ``mlp-width,attention``: then attentions go whole, that of
             the first block stays, and nothing gets a bias, as the form ``deci`` wants it.
+        format: ``deci`` for spaces of halves: then each leaves the checkpoint by itself, and the first attention stays.
     """
 
     levels: Path | None = None
@@ -51,11 +52,12 @@ class UnitOptions:
     compensate: bool = True
     round_to: int = ROUND_TO
     units: str = HEADS
+    format: str | None = None
 
     @property
     def form(self) -> str | None:
         """The form of checkpoint that the units are for; None where any will do."""
-        return "deci" if self.units == ATTENTIONS else None
+        return "deci" if self.units == ATTENTIONS else self.format
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,17 @@ def saved(tmp_path_factory):
     return logits
 
 
+@pytest.fixture(scope="module")
+def fresh(saved, tmp_path_factory):
+    """What fresh processes find in them."""
+    return read_fresh(saved, tmp_path_factory.mktemp("fresh"), "ours", "remote", "stock")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["ours", "remote"])
-def test_a_fresh_process_gives_the_same_logits_and_its_cache_changes_nothing(way, saved, tmp_path):
-    report = read_fresh(way, saved, tmp_path)
-    assert report.pop("package") == (way == "ours")
+def test_a_fresh_process_gives_the_same_logits_and_its_cache_changes_nothing(way, saved, fresh):
+    report = fresh[way]
+    assert report["package"] == (way == "ours")
     for folder, expected in saved.items():
         found = report[str(folder)]
         assert "error" not in found, (folder.name, found)
@@ -57,8 +63,8 @@ def test_a_fresh_process_gives_the_same_logits_and_its_cache_changes_nothing(way
 
 
 @pytest.mark.slow
-def test_stock_tools_load_one_size_and_refuse_many(saved, tmp_path):
-    report = read_fresh("stock", saved, tmp_path)
+def test_stock_tools_load_one_size_and_refuse_many(saved, fresh):
+    report = fresh["stock"]
     for folder, expected in saved.items():
         found = report[str(folder)]
         if folder.name.endswith("uniform"):

@@ -63,8 +63,8 @@ def test_our_loader_runs_no_code_of_the_folder_and_gives_the_same_bits(saved):
 
 @pytest.mark.slow
 def test_a_fresh_process_without_us_gives_the_same_logits_with_the_cache_and_without(saved, tmp_path):
-    report = read_fresh("remote", saved, tmp_path)
-    assert not report.pop("package")
+    report = read_fresh(saved, tmp_path, "remote")["remote"]
+    assert not report["package"]
     for folder, (_, expected) in saved.items():
         found = report[str(folder)]
         assert "error" not in found, (folder.name, found)

@@ -5,8 +5,11 @@ import pytest
 import torch
 from accelerator import kept_parameters
 from depth_strategies import sublayer_strategy, whole_block_strategy
+from structured_parts import mixed_parts
+from structured_strategies import structured_strategy
 from tiny import tiny_model
 
+import unicuco_plugin
 from unicuco_plugin.errors import RecipeError, StrategyError, UnknownNameError, UnsupportedModelError
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
@@ -67,6 +70,7 @@ def test_a_strategy_that_was_measured_with_one_is_corrected_unless_another_is_as
         prune_with_recipe(checkpoint("llama"), SparsityProfileModifier(strategy=strategy), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_none_is_the_checkpoint_without_and_needs_no_text(checkpoint, tmp_path, token_ids):
     done = prune(checkpoint, "llama", tmp_path / "none", None, compensation="none")
     prune(checkpoint, "llama", tmp_path / "without", None)
@@ -112,10 +116,27 @@ def test_text_is_asked_for(checkpoint, tmp_path):
         llmcompressor.oneshot(model=model, recipe=[modifier])
 
 
+@pytest.mark.parametrize("format", [None, "deci"])
+def test_halves_are_corrected_whether_they_are_silenced_or_leave(format, checkpoint, tmp_path, calibration):
+    strategy = sublayer_strategy(tiny_model("llama"))
+    dense, form = tiny_model("llama"), {} if format is None else {"structured": {"format": format}}
+    for name, given in (("with", {"compensation": "ridge"}), ("without", {})):
+        modifier = SparsityProfileModifier(strategy=strategy, **given, **form)
+        done = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / name, calibration=calibration)
+        if given:
+            said = describe_export(done)
+    held = calibration[::4]
+    before, after = (divergence(unicuco_plugin.load(tmp_path / name), dense, held) for name in ("without", "with"))
+    assert after < before
+    assert f"on the windows held out {before:.4f} nats per token without and {after:.4f} with it" in said
+    assert "## Compensation" in (tmp_path / "with" / "README.md").read_text()
+
+
 def test_a_space_that_has_none_yet_is_refused_before_a_weight_is_read(checkpoint, tmp_path, calibration):
-    modifier = SparsityProfileModifier(strategy=sublayer_strategy(tiny_model("llama")), compensation="ridge")
+    strategy = structured_strategy(tiny_model("llama"), mixed_parts(biases=False))
+    modifier = SparsityProfileModifier(strategy=strategy, compensation="ridge")
     with pytest.raises(
-        RecipeError, match=r"^compensation ridge corrects dropped blocks, of the space 'depth'; there is"
+        RecipeError, match=r"^compensation ridge corrects dropped blocks and halves, of the spaces 'depth' and"
     ):
         prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", calibration=calibration)
 

@@ -76,6 +76,7 @@ def check_config(folder, plan, gone):
     return config, found
 
 
+@pytest.mark.slow
 def test_a_checkpoint_lacks_the_blocks_and_is_what_was_measured(checkpoint, dense, levels, tmp_path):
     gone = (1, 4)
     units = without(dense, gone, W4, W3, None, W8)
@@ -101,6 +102,7 @@ def test_a_checkpoint_lacks_the_blocks_and_is_what_was_measured(checkpoint, dens
     assert "## What was stored in fewer bits or removed" in card and "`model.layers.1`" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [((), (W4,)), ((0,), (W3, W8, None, W4)), ((2, 3, 5), (None, W8))])
 def test_a_checkpoint_has_the_bytes_and_parameters_that_were_counted(kept, checkpoint, dense, levels, tmp_path):
     gone, schemes = kept
@@ -129,6 +131,7 @@ def test_a_checkpoint_has_the_bytes_and_parameters_that_were_counted(kept, check
     assert costs.of("bits", x).item() == pytest.approx(bits / sum(costs.table.unit_params))
 
 
+@pytest.mark.slow
 def test_the_next_quantiser_is_filled_and_its_groups_have_the_names_that_stay(checkpoint, dense, tmp_path):
     gone = (0, 3)
     units = without(dense, gone, W4, W3, None)
@@ -163,6 +166,7 @@ def test_recipe_yaml_replays_both(checkpoint, dense, levels, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_blocks_alone_go_from_the_database_and_are_refused_before_a_quantiser(checkpoint, dense, levels, tmp_path):
     units = {"model.layers.1": 1.0}
     with pytest.raises(RecipeError, match="leaves other linears as they are, so that there is nothing to quantise"):

@@ -35,6 +35,7 @@ def made_by_wanda(sparsity, rows, columns):
     return int((weight == 0).sum())
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=60)
 @given(SHAPES, st.floats(0, 1))
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_what_is_right_stays_also_in_another_dtype(warnings):
     assert warnings == []
 
 
+@pytest.mark.slow
 def test_a_structured_strategy_may_count_its_biases_or_not_or_all_that_stays(warnings):
     model = tiny_model("llama")
     strategy = structured_strategy(model, uniform_parts())

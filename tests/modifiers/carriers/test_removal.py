@@ -30,6 +30,7 @@ def expected_logits(family, units, tokens):
         return model(tokens, use_cache=False).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
 @torch.no_grad()
 def test_the_checkpoint_gives_the_logits_of_the_silenced_model(family, checkpoint, tmp_path, token_ids):

@@ -52,9 +52,8 @@ def open_levels(folder):
     return SchemeLevels.open(folder)
 
 
-@pytest.mark.parametrize(
-    "family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "phi3"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3"])
 def test_a_checkpoint_has_the_databases_tensors_and_is_what_was_measured(family, checkpoint, database, tmp_path):
     dense = load_model(checkpoint(family))
     units = scheme_units(dense, W4, W3, None, "W4A16:channel:asym", W8)
@@ -87,6 +86,7 @@ def test_a_checkpoint_has_the_databases_tensors_and_is_what_was_measured(family,
     assert (p.exp() * (p - q)).sum(-1).mean().item() == pytest.approx(measured.value, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_model_is_hashed_once_whatever_asks(checkpoint, database, tmp_path, monkeypatch):
     dense = load_model(checkpoint("llama"))
     strategy = scheme_strategy(dense, scheme_units(dense, W4))
@@ -208,6 +208,7 @@ def test_units_that_a_server_packs_and_a_file_splits_are_refused_before_anything
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_recipes_that_would_quantise_twice_or_not_at_all_are_refused(checkpoint, database, tmp_path):
     dense = load_model(checkpoint("llama"))
     strategy = scheme_strategy(dense, scheme_units(dense, W4))
@@ -305,6 +306,7 @@ def test_experts_in_one_scheme_beside_others_load_again_and_in_several_are_refus
         )
 
 
+@pytest.mark.slow
 def test_a_database_of_another_model_or_without_the_scheme_is_refused(checkpoint, database, tmp_path):
     dense = load_model(checkpoint("llama"))
     folder = database()

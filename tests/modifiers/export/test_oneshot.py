@@ -70,6 +70,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_run(dense, modifier, tmp_pa
     assert list(tmp_path.glob("*out*")) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_it_is_written_to_is_told_in_one_line(dense, modifier, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -87,6 +88,7 @@ def test_its_recipe_replays_to_the_same_weights(dense, modifier, tmp_path):
     assert fingerprint(first.model) == fingerprint(load_model(second.path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_gemmas_norms_come_through_the_toolkit_unrounded(dtype, checkpoint, depth_strategy, tmp_path):
     folder = checkpoint("gemma3", dtype)
@@ -179,6 +181,7 @@ def test_a_save_that_fails_leaves_no_file(dense, modifier, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_older_export_is_replaced(dense, modifier, depth_strategy, tmp_path):
     prune_with_recipe(dense, modifier, tmp_path / "out")
     smaller = SparsityProfileModifier(strategy=depth_strategy(load_model(dense), (0, 1, 2)))

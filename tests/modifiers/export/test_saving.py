@@ -54,6 +54,7 @@ def test_a_draft_head_comes_along_where_blocks_go(drafting, depth_strategy, tmp_
     assert done.params == sum(parameter.numel() for parameter in load_model(done.path).parameters())
 
 
+@pytest.mark.slow
 def test_a_draft_head_does_not_count_against_a_limit_on_bytes(drafting, tmp_path, monkeypatch):
     counted = []
     check = "unicuco_plugin.modifiers.export.oneshot.check_limits"

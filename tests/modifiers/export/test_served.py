@@ -33,6 +33,7 @@ def export(checkpoint, tmp_path):
 REST = ["re:.*(o|gate|up|down)_proj"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [packed(symmetric=False), packed(8)])
 def test_split_q_k_v_are_refused_and_nothing_is_left(export, tmp_path, other):
     with pytest.raises(
@@ -42,6 +43,7 @@ def test_split_q_k_v_are_refused_and_nothing_is_left(export, tmp_path, other):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_the_recipe_asked_for_and_vllm_refuses_is_said_loudly_and_kept(export):
     done = export((["Linear"], packed()), ignore=["lm_head", "re:.*v_proj"])
     [note] = done.notes

@@ -30,6 +30,12 @@ BY_NAME = {kind.__name__: kind for kind in TYPES}
 ARGS = {"type": "int", "num_bits": 8}
 GROUPS = {"g": {"targets": ["Linear"], "weights": {**ARGS, "observer": "o.py:O"}}}
 
+
+@pytest.fixture(scope="module")
+def machine():
+    """What a recipe says does not depend on where weights are."""
+
+
 REFUSED = [
     (
         "MagnitudePruningModifier",

@@ -3,24 +3,28 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from loguru import logger
+
 from unicuco_plugin.compensation.compensate import Compensated, compensate
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.models.blocks.decoder import Decoder
+from unicuco_plugin.models.blocks.halves import HalfRunner
 from unicuco_plugin.models.blocks.runner import BlockRunner
+from unicuco_plugin.models.blocks.sublayers import sublayer_names
 from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import on_accelerator
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.plugins.manager import corrects, make_compensation
 from unicuco_plugin.strategy import Strategy
-from unicuco_plugin.traits import Effect, traits_of
+from unicuco_plugin.traits import traits_of
 
 # Windows that pass a block together at first, and what takes memory beside them.
 _BATCH = 8
 _LOWER = "the number of calibration windows (--samples) or the tokens of one (--seq-length), or take a narrower dtype"
 
-__all__ = ["check_compensation", "choose_compensation", "fold_compensation", "say_compensated"]
+__all__ = ["Folding", "check_compensation", "choose_compensation", "fold_compensation", "say_compensated"]
 
 
 def choose_compensation(given: str | None, strategies: Iterable[Strategy]) -> str | None:
@@ -32,14 +36,14 @@ def check_compensation(name: str | None, spaces: Sequence[str], levels: str | No
     """Refuse a compensation that has nothing to correct, or whose correction would be written over.
 
     Raises:
-        RecipeError: If no strategy is of a space whose units are blocks that go, or weights come from a level database.
+        RecipeError: If no strategy is of a space whose units go whole, or weights come from a level database.
     """
     if not corrects(name):
         return
-    if not any(traits_of(space).effect is Effect.DROP for space in spaces):
+    if not any(traits_of(space).corrected for space in spaces):
         raise RecipeError(
-            f"compensation {name} corrects dropped blocks, of the space 'depth'; there is none yet for "
-            f"{' and '.join(spaces)}: leave it out"
+            f"compensation {name} corrects dropped blocks and halves, of the spaces 'depth' and 'sublayer'; there is "
+            f"none yet for {' and '.join(spaces)}: leave it out"
         )
     if levels is not None:
         raise RecipeError(
@@ -48,16 +52,66 @@ def check_compensation(name: str | None, spaces: Sequence[str], levels: str | No
         )
 
 
+class Folding:
+    """A correction of one model, from its start to its end in the toolkit's lifecycle.
+
+    Args:
+        name: Of the compensation; None corrects nothing.
+        batches: The toolkit's calibration data, which it reads.
+
+    Attributes:
+        said: What came of it, in a sentence; empty where there was none.
+        changed: Whether a correction was folded in.
+    """
+
+    def __init__(self, name: str | None = None, batches: Iterable[Mapping[str, Any]] | None = None) -> None:
+        self._name, self._batches = name, batches
+        self.said, self.changed = "", False
+        self._unfold: Callable[[], None] = lambda: None
+
+    def start(self, decoder: Decoder, units: Collection[str], *, halves: bool) -> None:
+        """Correct a model that is about to lose blocks or halves; see :func:`fold_compensation`.
+
+        Args:
+            decoder: The dense model; its weights are changed.
+            units: Full names of what goes.
+            halves: Whether these are halves.
+        """
+        if self._name is None or not corrects(self._name) or not units:
+            return
+        names = decoder.block_names
+        if halves:
+            names = tuple(name for pair in zip(*sublayer_names(decoder), strict=True) for name in pair)
+        removed = [place for place, name in enumerate(names) if name in units]
+        done, self._unfold = fold_compensation(decoder, removed, self._name, self._batches, halves=halves)
+        self.said, self.changed = say_compensated(self._name, done, names), bool(done.corrected)
+        logger.info(f"SparsityProfileModifier: {self.said}")
+
+    def settle(self) -> None:
+        """What it kept of the weights before is not needed any more."""
+        self._unfold = lambda: None
+
+    def undo(self) -> None:
+        """Put the weights back; calling it again does nothing."""
+        self._unfold()
+
+
 def fold_compensation(
-    decoder: Decoder, removed: Collection[int], name: str, batches: Iterable[Mapping[str, Any]] | None
+    decoder: Decoder,
+    removed: Collection[int],
+    name: str,
+    batches: Iterable[Mapping[str, Any]] | None,
+    *,
+    halves: bool = False,
 ) -> tuple[Compensated, Callable[[], None]]:
-    """Correct a model that is about to lose blocks.
+    """Correct a model that is about to lose blocks, or halves of them.
 
     Args:
         decoder: The dense model; its weights are changed.
-        removed: Indices of the blocks that will go.
+        removed: Indices of the blocks that will go, or places of halves.
         name: Of the compensation.
         batches: The toolkit's calibration data.
+        halves: Whether these are halves.
 
     Returns:
         What came of it, and a function that puts the weights back.
@@ -74,7 +128,7 @@ def fold_compensation(
     windows = gather_windows(batches)
 
     def find(batch: int) -> Compensated:
-        runner = BlockRunner(decoder, windows.shape[1])
+        runner = (HalfRunner if halves else BlockRunner)(decoder, windows.shape[1])
         dense = DenseStates(runner, windows, batch=batch)
         return compensate(dense, removed, make_compensation(name), DivergenceHead(runner).divergences)
 
@@ -89,7 +143,7 @@ def say_compensated(name: str, done: Compensated, blocks: Sequence[str]) -> str:
     Args:
         name: Of the compensation.
         done: What came of it.
-        blocks: Names of the dense model's blocks.
+        blocks: Names of its blocks, or halves.
     """
     cuts = len(done.corrected) + len(done.left_out)
     held, windows = done.counts

@@ -26,6 +26,7 @@ from unicuco_plugin.models.parts.zeroing import check_any_room
 from unicuco_plugin.models.tensors.snapshot import Snapshot
 from unicuco_plugin.models.tensors.storage import on_accelerator
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
+from unicuco_plugin.modifiers.carriers.compensating import Folding
 from unicuco_plugin.modifiers.carriers.removal import correct_saving
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 from unicuco_plugin.payload import Payload
@@ -178,6 +179,7 @@ class StructuredHandler:
         parts: What stays, already checked against the strategy.
         format: ``compact``, ``deci`` or ``stock``.
         beside: Whether a file that says what stays is written beside the checkpoint.
+        folding: Corrects for halves that go whole; nothing by default.
 
     Raises:
         UnsupportedModelError: If the format cannot carry this model.
@@ -185,9 +187,11 @@ class StructuredHandler:
 
     achieved: Achieved | None = None
 
-    def __init__(self, model: nn.Module, parts: KeptParts, format: str, *, beside: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, parts: KeptParts, format: str, *, beside: bool = True, folding: Folding | None = None
+    ) -> None:
         self._decoder, self.parts, self.format, self._beside = find_decoder(model), parts, format, beside
-        self._format = FORMATS[format]
+        self._format, self.folding = FORMATS[format], folding or Folding()
         self._format.check(self._decoder, parts)
         self._restore: Callable[[], None] = lambda: None
         self._wake: Callable[[], None] = lambda: None
@@ -206,6 +210,7 @@ class StructuredHandler:
 
     def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
         """Take the parts out: later modifiers calibrate on what is left."""
+        self.folding.start(self._decoder, self.parts.removed, halves=True)
         if self.format != "stock":
             self._wake = bypass_blocks(self._decoder, gone_blocks(self._decoder, self.parts))
         self._restore = self._format.open(self._decoder, self.parts)
@@ -224,6 +229,7 @@ class StructuredHandler:
         except BaseException:
             snapshot.restore()
             raise
+        self.folding.settle()
         if is_compact(model):
             fields |= {"architectures", "auto_map"}
         correct_saving(model, fields, also=self._write_files)
@@ -233,6 +239,7 @@ class StructuredHandler:
         """Give modules their linears back; calling it again does nothing."""
         self._wake()
         self._restore()
+        self.folding.undo()
 
     def _write_files(self, folder: Path) -> None:
         if self._beside:

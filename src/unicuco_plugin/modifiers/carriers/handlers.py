@@ -7,12 +7,13 @@ from typing import Any, Protocol
 from llmcompressor.modifiers import Modifier
 from torch import nn
 
+from unicuco_plugin.costs.measure import half_costs
 from unicuco_plugin.errors import RecipeError, quoted
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.parts.formats import smallest_served
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
-from unicuco_plugin.modifiers.carriers.compensating import check_compensation
+from unicuco_plugin.modifiers.carriers.compensating import Folding, check_compensation
 from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions
 from unicuco_plugin.modifiers.carriers.removal import RemovalHandler
 from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
@@ -78,13 +79,18 @@ class Task:
 
 
 def _removal(task: Task) -> SpaceHandler:
-    if task.strategy.traits.halves and task.options.format in ("auto", "deci"):
-        decoder = find_decoder(task.model)
+    folding = Folding(task.compensation, task.batches)
+    if task.strategy.traits.halves:
+        decoder, wanted = find_decoder(task.model), task.options.format
         removed_parts(decoder, task.strategy)
         parts = KeptParts(dict.fromkeys(task.strategy.units, ()), measured=True)
-        if task.options.format == "deci" or smallest_served(decoder, parts) == "deci":
-            return StructuredHandler(task.model, parts, "deci", beside=False)
-    return RemovalHandler(task.model, task.strategy, task.compensation, task.batches)
+        counted = half_costs(decoder)
+        # Of a profile that was trained for it; a form that is named otherwise is not for halves.
+        if int(counted.of("params", counted.row(task.strategy.shares))) > task.strategy.params:
+            wanted = "deci"
+        if wanted == "deci" or (wanted == "auto" and smallest_served(decoder, parts) == "deci"):
+            return StructuredHandler(task.model, parts, "deci", beside=False, folding=folding)
+    return RemovalHandler(task.model, task.strategy, folding)
 
 
 def _structured(task: Task) -> SpaceHandler:
@@ -154,12 +160,16 @@ class Handlers:
     @property
     def compensated(self) -> str:
         """What came of the compensation, in a sentence; empty where there was none."""
-        return next((handler.compensated for handler in self._all if isinstance(handler, RemovalHandler)), "")
+        return next((folding.said for folding in self._foldings if folding.said), "")
 
     @property
     def changed(self) -> bool:
         """Whether a correction was folded in, which a profile did not measure."""
-        return any(handler.changed for handler in self._all if isinstance(handler, RemovalHandler))
+        return any(folding.changed for folding in self._foldings)
+
+    @property
+    def _foldings(self) -> list[Folding]:
+        return [one.folding for one in self._all if isinstance(one, RemovalHandler | StructuredHandler)]
 
     def start(self, tasks: Iterable[Task], modifiers: list[Modifier], place: int) -> None:
         """Start a handler for each task, those that remove modules first; after an error the model is as it was.

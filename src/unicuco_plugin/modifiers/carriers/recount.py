@@ -69,7 +69,9 @@ def recount(model: Any, strategy: Strategy) -> Strategy:  # noqa: ANN401 - a Tra
 def _memory(decoder: Decoder, strategy: Strategy, size: int) -> Memory | None:
     """What a server needs, counted here, whatever a file says; None where nobody knows or asks."""
     # Schemes keep what the dense model keeps, but for blocks that go beside them.
-    costs = with_serving(measure_costs(decoder, "depth" if strategy.traits.stores else strategy.space), decoder)
+    known = [measure_costs(decoder, "depth")] if strategy.traits.stores else _whole_costs(decoder, strategy)
+    own = (costs for costs in known if _sizes(costs, costs.row(strategy.shares))[0] == strategy.params)
+    costs = with_serving(next(own, known[0]), decoder)
     if costs.table.serving is None or strategy.request.load is None:
         return None
     served = ServedCosts.under(costs, strategy.request.load)
@@ -82,14 +84,17 @@ def _count(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]],
         return _count_stored(decoder, strategy)
     every = DENSE_BITS, DENSE_BITS
     if not strategy.traits.cuts:
-        known = [measure_costs(decoder, strategy.space)]
-        if strategy.traits.halves and decoder.family.llama_like:
-            known.append(uneven_costs(decoder))  # the form deci
-        return [_sizes(costs, costs.row(strategy.shares)) for costs in known], every
+        return [_sizes(costs, costs.row(strategy.shares)) for costs in _whole_costs(decoder, strategy)], every
     both = [part_costs(decoder, compensate=compensate) for compensate in (True, False)]
     found = [_sizes(costs, costs.row(strategy.shares)) for costs in both]
     # In the stock format everything stays, and biases come.
     return [*found, *(_sizes(costs, torch.zeros(1, len(costs.units))) for costs in both)], every
+
+
+def _whole_costs(decoder: Decoder, strategy: Strategy) -> list[TableCosts]:
+    """What counts a strategy without parts: first as its space does, then in the form ``deci``."""
+    known = [measure_costs(decoder, strategy.space)]
+    return [*known, uneven_costs(decoder)] if strategy.traits.halves and decoder.family.llama_like else known
 
 
 def _count_stored(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]], tuple[float, float]]:

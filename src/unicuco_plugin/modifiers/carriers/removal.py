@@ -1,7 +1,7 @@
 """Units that go whole inside the toolkit's lifecycle: blocks are bypassed while it runs and dropped when it ends."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from unicuco_plugin.models.checkpoints.checkpoint import check_checkpoint, write
 from unicuco_plugin.models.checkpoints.generation import shipped_generation
 from unicuco_plugin.models.checkpoints.verdict import check_loading
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
-from unicuco_plugin.modifiers.carriers.compensating import fold_compensation, say_compensated
-from unicuco_plugin.plugins.manager import corrects
+from unicuco_plugin.modifiers.carriers.compensating import Folding
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
 
@@ -40,12 +39,7 @@ class RemovalHandler:
     Args:
         model: The model that the toolkit works on.
         strategy: A strategy of those spaces, already checked to be this model's.
-        compensation: Name of what corrects for dropped blocks; None corrects nothing.
-        batches: The toolkit's calibration data, which it reads.
-
-    Attributes:
-        compensated: What came of the compensation, in a sentence; empty where there was none.
-        changed: Whether a correction was folded in.
+        folding: Corrects for what goes; nothing by default.
 
     Raises:
         StrategyError: If its units are not parts of the model.
@@ -58,16 +52,13 @@ class RemovalHandler:
         self,
         model: nn.Module,
         strategy: Strategy,
-        compensation: str | None = None,
-        batches: Iterable[Mapping[str, Any]] | None = None,
+        folding: Folding | None = None,
     ) -> None:
-        self._model, self._compensation, self._batches = model, compensation, batches
-        self.compensated, self.changed = "", False
+        self._model, self.folding, self._halves = model, folding or Folding(), strategy.traits.halves
         self._indices, self._silent = removed_parts(find_decoder(model), strategy)
         self._names = frozenset(strategy.shares)
         self._wake: Callable[[], None] = lambda: None
         self._restore: Callable[[], None] = lambda: None
-        self._unfold: Callable[[], None] = lambda: None
 
     @property
     def removed(self) -> frozenset[str]:
@@ -82,11 +73,7 @@ class RemovalHandler:
             RecipeError, CalibrationError: If a correction lacks text.
         """
         decoder = find_decoder(self._model)
-        if self._compensation is not None and corrects(self._compensation) and self._indices:
-            done, self._unfold = fold_compensation(decoder, self._indices, self._compensation, self._batches)
-            self.compensated = say_compensated(self._compensation, done, decoder.block_names)
-            self.changed = bool(done.corrected)
-            logger.info(f"SparsityProfileModifier: {self.compensated}")
+        self.folding.start(decoder, self._names, halves=self._halves)
         self._wake = zero_outputs(decoder, self._silent)
         self._restore = bypass_blocks(decoder, self._indices)
 
@@ -103,7 +90,7 @@ class RemovalHandler:
             fields = frozenset(shrink_fields(decoder.config, kept))
             before = dict(self._model.named_modules())
             drop_blocks(self._model, self._indices)
-            self._unfold = lambda: None  # what it kept of the weights before is not needed any more
+            self.folding.settle()
             _rename_targets(self._model, before)
             correct_saving(self._model, fields)
         if self._silent:
@@ -116,7 +103,7 @@ class RemovalHandler:
         """Give blocks their own forward and sub-layers their weights back; calling it again does nothing."""
         self._restore()
         self._wake()
-        self._unfold()
+        self.folding.undo()
 
 
 def _rename_targets(model: nn.Module, before: Mapping[str, nn.Module]) -> None:

@@ -32,6 +32,7 @@ _FIELDS = {
     "on_levels": ("the spaces 'sparsity', 'precision' and 'compound'", ("levels", "ignore")),
     "zeroes": ("the space 'sparsity'", ("granularity", "bounds")),
     "cuts": ("the space 'structured'", ("ranking", "compensate", "round_to", "units")),
+    "halves": ("the space 'sublayer'", ("format",)),
 }
 
 
@@ -49,11 +50,13 @@ def check_units(name: str, units: UnitOptions) -> None:
         raise StrategyError(f"units must be {HEADS} or {ATTENTIONS}, got {quoted(units.units)}")
     if units.units == ATTENTIONS and units.compensate:
         raise StrategyError(f"units {ATTENTIONS} are for the form deci, which has no room for biases: --no-compensate")
+    if units.format not in (None, "deci"):
+        raise StrategyError(f"format must be deci, or left out, got {quoted(units.format)}")
     defaults = UnitOptions()
     for trait, (spaces, fields) in _FIELDS.items():
         given = [field for field in fields if getattr(units, field) != getattr(defaults, field)]
         if given and not getattr(traits, trait):
-            kind = StrategyError if trait == "cuts" else LevelsError
+            kind = StrategyError if trait in ("cuts", "halves") else LevelsError
             raise kind(f"{' and '.join(given)} go{'es' if len(given) == 1 else ''} with {spaces}, not with {name!r}")
     if traits.on_levels and units.levels is None:
         raise LevelsError(f"the space {name!r} needs a level database: unicuco levels build, then --levels DIR")
