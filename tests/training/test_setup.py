@@ -44,7 +44,7 @@ def facts_of(folder):
 @pytest.mark.parametrize("space", ["depth", "sublayer", "structured", "sparsity"])
 def test_a_worker_that_knows_only_what_it_was_sent_measures_the_same(save_model, text, tmp_path, space):
     dense, units, how = save_model(blocks=3), {}, {}
-    if space == "depth":
+    if space in {"depth", "sublayer"}:
         how = {"compensation": "linear"}
     if space == "structured":
         units = {"round_to": 8}
