@@ -58,6 +58,7 @@ ROOMS = [
     "answering",
     "collection",
     "training",
+    "executors",
     "benchmark",
     "serving",
     "modifiers",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unicuco_plugin.answering import Profile, load_profile
     from unicuco_plugin.collection import load_profiles
     from unicuco_plugin.errors import UnicucoError
+    from unicuco_plugin.executors.on_ray import RayWorkers
     from unicuco_plugin.levels.build import build_levels
     from unicuco_plugin.levels.scheme_levels import SchemeLevels
     from unicuco_plugin.levels.settings import LevelSettings
@@ -63,6 +64,7 @@ __all__ = [
     "Profile",
     "Progress",
     "Ranking",
+    "RayWorkers",
     "ReportingObjective",
     "Request",
     "SchemeLevels",
@@ -107,6 +109,7 @@ _HOMES = {
     "Profile": "answering",
     "Progress": "progress",
     "Ranking": "scores.ranking",
+    "RayWorkers": "executors.on_ray",
     "ReportingObjective": "objectives.objective",
     "Request": "request",
     "SchemeLevels": "levels.scheme_levels",

@@ -15,6 +15,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.objectives import prefixes
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.executor import InPlace, Objectives
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.objectives.sensitivity import measure_slopes, uniform_plan
 from unicuco_plugin.plugins.manager import make_objective
@@ -91,7 +92,7 @@ def test_a_batch_without_room_is_halved_and_every_value_stays(subject, traffic, 
         found, X, objective = subject(space, blocks=4)
         traffic.room, traffic.used, traffic.peak = room, 0, 0
         with Journal.open(folder, {}, resume=False) as journal:
-            measure = JournaledMeasure(journal, found, {RANK: lambda: objective}, len(X), say)
+            measure = JournaledMeasure(journal, found, InPlace(Objectives({RANK: lambda: objective}, say), len(X)))
             rows = measure(RANK, X, lambda _: None)
         return [row.per_window for row in rows], traffic.peak
 

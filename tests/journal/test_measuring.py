@@ -7,6 +7,7 @@ from analytic import SPACE, AnalyticObjective, value_of
 from unicuco_plugin.errors import PluginError
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.measuring import JournaledMeasure
+from unicuco_plugin.objectives.executor import InPlace, Objectives
 from unicuco_plugin.objectives.floor import LEAST
 
 X = torch.eye(10, dtype=torch.float64)
@@ -41,6 +42,10 @@ def keys_of(path, fidelity="rank"):
         return [row.key for row in journal.measurements(fidelity)]
 
 
+def measuring(journal, makers):
+    return JournaledMeasure(journal, SPACE, InPlace(Objectives(makers), 4))
+
+
 def silent(_):
     """Reports nothing."""
 
@@ -48,7 +53,7 @@ def silent(_):
 def test_strategies_are_measured_in_batches_of_the_given_size_and_returned_in_order(path):
     objective, reports = AnalyticObjective(), []
     with open_journal(path) as journal:
-        rows = JournaledMeasure(journal, SPACE, {"rank": lambda: objective}, 4)("rank", X, reports.append)
+        rows = measuring(journal, {"rank": lambda: objective})("rank", X, reports.append)
     assert [len(batch) for batch in objective.batches] == [4, 4, 2]
     assert [row.key for row in rows] == [str(i) for i in range(10)]
     assert [row.value for row in rows] == [value_of(x) for x in X]
@@ -67,23 +72,23 @@ class Talking(AnalyticObjective):
 def test_within_a_batch_whole_strategies_are_told_and_the_last_when_all_are_in_the_journal(path):
     reports = []
     with open_journal(path) as journal:
-        measure = JournaledMeasure(journal, SPACE, {"rank": Talking}, 4)
+        measure = measuring(journal, {"rank": Talking})
         measure("rank", X[:8], reports.append)
         assert reports == [0, 1, 2, 3, 4, 5, 6, 7, 8]
         reports.clear()
         measure("rank", X[:8], reports.append)
-    assert reports == [0, 4, 8]
+    assert reports == [8]  # read at once
 
 
 def test_what_was_measured_is_in_the_journal_and_not_measured_again(path):
     objective = AnalyticObjective()
     with open_journal(path) as journal:
-        measure = JournaledMeasure(journal, SPACE, {"rank": lambda: objective}, 4)
+        measure = measuring(journal, {"rank": lambda: objective})
         first = measure("rank", X[[0, 1, 2]], silent)
         assert measure("rank", X[[2, 3, 0, 3, 3]], silent)[0] == first[2]
     again = AnalyticObjective()
     with open_journal(path) as journal:
-        assert JournaledMeasure(journal, SPACE, {"rank": lambda: again}, 4)("rank", X[:3], silent) == first
+        assert measuring(journal, {"rank": lambda: again})("rank", X[:3], silent) == first
     assert objective.batches == [["0", "1", "2"], ["3"]]
     assert again.batches == []
     assert keys_of(path) == ["0", "1", "2", "3"]
@@ -96,7 +101,7 @@ def test_fidelities_are_apart_and_an_objective_is_made_when_first_needed(path):
         return lambda: made.append(name) or AnalyticObjective()
 
     with open_journal(path) as journal:
-        measure = JournaledMeasure(journal, SPACE, {"rank": maker("rank"), "confirm": maker("confirm")}, 4)
+        measure = measuring(journal, {"rank": maker("rank"), "confirm": maker("confirm")})
         measure("rank", X[:2], silent)
         assert made == ["rank"]
         measure("rank", X[2:4], silent)
@@ -108,7 +113,7 @@ def test_fidelities_are_apart_and_an_objective_is_made_when_first_needed(path):
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -0.1])
 def test_a_value_that_is_negative_or_not_finite_fails_its_whole_batch_and_no_other(path, wrong):
     with open_journal(path) as journal:
-        measure = JournaledMeasure(journal, SPACE, {"rank": lambda: Broken(1, wrong)}, 4)
+        measure = measuring(journal, {"rank": lambda: Broken(1, wrong)})
         with pytest.raises(
             PluginError, match=f"^an objective's value must be finite and at least 0, got {wrong} for 7$"
         ):
@@ -119,7 +124,7 @@ def test_a_value_that_is_negative_or_not_finite_fails_its_whole_batch_and_no_oth
 @pytest.mark.parametrize("tiny", [0.0, 1e-12, 0.5 * LEAST])
 def test_what_lies_below_the_floor_is_journaled_as_measured_and_searched_at_the_floor(path, tiny):
     with open_journal(path) as journal:
-        measure = JournaledMeasure(journal, SPACE, {"rank": lambda: Broken(0, tiny)}, 4)
+        measure = measuring(journal, {"rank": lambda: Broken(0, tiny)})
         fresh = measure("rank", X[:4], silent)
         assert measure("rank", X[:4], silent) == fresh  # read back
     assert fresh[3].value == LEAST
@@ -132,9 +137,9 @@ def test_what_lies_below_the_floor_is_journaled_as_measured_and_searched_at_the_
 def test_an_exception_loses_its_batch_only_and_the_rest_is_measured_later(path):
     failed = r"^the objective failed on 2 strategies: 'x'$"
     with open_journal(path) as journal, pytest.raises(PluginError, match=failed):
-        JournaledMeasure(journal, SPACE, {"rank": lambda: Broken(2, KeyError("x"))}, 4)("rank", X, silent)
+        measuring(journal, {"rank": lambda: Broken(2, KeyError("x"))})("rank", X, silent)
     assert len(keys_of(path)) == 8
     objective = AnalyticObjective()
     with open_journal(path) as journal:
-        JournaledMeasure(journal, SPACE, {"rank": lambda: objective}, 4)("rank", X, silent)
+        measuring(journal, {"rank": lambda: objective})("rank", X, silent)
     assert objective.batches == [["8", "9"]]

@@ -8,6 +8,7 @@ import torch
 
 from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.journal.measuring import RANK, JournaledMeasure
+from unicuco_plugin.objectives.executor import InPlace, Objectives
 from unicuco_plugin.objectives.objective import Evaluation
 from unicuco_plugin.policy.scalarization import tchebycheff
 from unicuco_plugin.search.groups import Groups, explore_groups
@@ -50,7 +51,7 @@ def fresh():
 def run(path, objectives, *, progress=lambda _: None):
     makers = {name: (lambda name=name: objectives[name]) for name in objectives}
     with Journal.open(path, {"seed": 0}, resume=True) as journal:
-        measure = JournaledMeasure(journal, SPACE, makers, SETTINGS.batch)
+        measure = JournaledMeasure(journal, SPACE, InPlace(Objectives(makers), SETTINGS.batch))
         return train(SPACE, measure, tchebycheff, SETTINGS, progress, groups=GROUPS)
 
 
@@ -82,7 +83,9 @@ def test_each_unit_gets_what_its_group_got():
 
 def groups_alone(path, objectives):
     with Journal.open(path, {}, resume=False) as journal:
-        measure = JournaledMeasure(journal, SPACE, {RANK: lambda: objectives["rank"]}, SETTINGS.batch)
+        measure = JournaledMeasure(
+            journal, SPACE, InPlace(Objectives({RANK: lambda: objectives["rank"]}), SETTINGS.batch)
+        )
         return explore_groups(GROUPS, SPACE, measure, tchebycheff, SETTINGS)
 
 

@@ -8,6 +8,7 @@ from analytic import SETTINGS, SPACE, AnalyticMeasure, AnalyticObjective, optimu
 
 from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.journal.measuring import JournaledMeasure
+from unicuco_plugin.objectives.executor import InPlace, Objectives
 from unicuco_plugin.policy.scalarization import pbi, tchebycheff, weighted_sum
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
@@ -97,7 +98,9 @@ def test_another_seed_measures_other_strategies(fast):
 def run_with_journal(path, objectives, settings=FAST):
     makers = {name: (lambda name=name: objectives[name]) for name in objectives}
     with Journal.open(path, {"seed": 0}, resume=True) as journal:
-        return train(SPACE, JournaledMeasure(journal, SPACE, makers, settings.batch), tchebycheff, settings)
+        return train(
+            SPACE, JournaledMeasure(journal, SPACE, InPlace(Objectives(makers), settings.batch)), tchebycheff, settings
+        )
 
 
 def fresh():

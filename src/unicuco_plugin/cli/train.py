@@ -18,6 +18,7 @@ from unicuco_plugin.cli.options import (
 )
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.cli.ray_options import ray_options, read_workers
 from unicuco_plugin.cli.settings_options import read_settings, settings_options
 
 __all__ = ["train"]
@@ -111,6 +112,7 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
 @click.option("--documents", type=click.IntRange(min=1), help="The most documents to take from each source.")
 @settings_options
 @model_options
+@ray_options
 @click.option("--resume", is_flag=True, help="Continue an interrupted run; nothing is measured twice.")
 @overwrite_option
 @debug_option
@@ -121,7 +123,7 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
     Every measurement is kept as soon as it is made. After Ctrl-C, or anything worse, the same command with --resume
     continues from there.
     """
-    settings = read_settings(fields)
+    settings, workers = read_settings(fields), read_workers(fields)
     command = shlex.join(["unicuco", "train", *ctx.meta[ARGUMENTS]])
     from unicuco_plugin.report.front import describe_profile
     from unicuco_plugin.training import JOURNAL, CalibrationText, ModelSource, UnitOptions, train_profile
@@ -140,6 +142,7 @@ def train(ctx: click.Context, /, output: Path, resume: bool, **fields: Any) -> N
                 settings=settings,
                 resume=resume,
                 command=command,
+                workers=workers,
                 progress=bars,
                 **fields,
             )

@@ -8,6 +8,7 @@ SQLite's own REAL would lose the sign of zero and every NaN.
 import contextlib
 import json
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +54,15 @@ class Measurement:
 class Journal:
     """A durable, ordered record of measurements; made by ``Journal.open``, closed by its ``with`` block.
 
-    Every method raises a ``JournalError`` if the file cannot be read or written, or the journal is closed. One thread
-    uses it: the one that opened it.
+    Every method raises a ``JournalError`` if the file cannot be read or written, or the journal is closed. Threads of
+    the process that opened it may use it; they take turns.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: IO[bytes]) -> None:
         self._path = path
         self._connection = connection
         self._lock = lock
+        self._turn = threading.RLock()
 
     @classmethod
     def open(cls, path: Path, header: Mapping[str, object], *, resume: bool, overwrite: bool = False) -> Self:
@@ -90,7 +92,7 @@ class Journal:
                 create(path, lambda connection: tables(connection, header))
             elif not resume:
                 raise JournalError(f"journal {path} exists: pass --resume to continue it, or choose another output")
-            connection = sqlite3.connect(path)
+            connection = sqlite3.connect(path, check_same_thread=False)
             undo.callback(connection.close)
             schema = check(connection, path)
             compare_header(connection, header, path, schema=schema)
@@ -108,10 +110,11 @@ class Journal:
 
     def close(self) -> None:
         """Close the file and free the lock; closing twice does nothing."""
-        try:
-            self._connection.close()
-        finally:
-            self._lock.close()
+        with self._turn:
+            try:
+                self._connection.close()
+            finally:
+                self._lock.close()
 
     def record(self, rows: Iterable[Measurement]) -> None:
         """Write measurements, all or none; they are on disk when this returns.
@@ -120,7 +123,7 @@ class Journal:
             JournalError: If a strategy has a measurement at that fidelity already; then none is written.
         """
         rows = list(rows)
-        with reporting(self._path):
+        with self._using():
             try:
                 with self._connection:
                     self._connection.execute("BEGIN IMMEDIATE")
@@ -139,7 +142,7 @@ class Journal:
     def lookup(self, fidelity: str, keys: Iterable[str]) -> dict[str, Measurement]:
         """Return the measurements there are of these strategies at one fidelity, by key; the others are left out."""
         found: dict[str, Measurement] = {}
-        with reporting(self._path):
+        with self._using():
             for key in keys:
                 for row in self._select("WHERE fidelity = ? AND key = ?", fidelity, key):
                     found[key] = row
@@ -147,23 +150,23 @@ class Journal:
 
     def measurements(self, fidelity: str) -> list[Measurement]:
         """Return all measurements at one fidelity, in the order they were recorded."""
-        with reporting(self._path):
+        with self._using():
             return list(self._select("WHERE fidelity = ? ORDER BY number", fidelity))
 
     def tokens_spent(self) -> int:
         """Return the evaluation tokens of all measurements, every fidelity and every run together."""
-        with reporting(self._path):
+        with self._using():
             return int(self._connection.execute("SELECT coalesce(sum(tokens), 0) FROM measurements").fetchone()[0])
 
     def seconds_spent(self) -> float:
         """Return the wall seconds of all measurements, every fidelity and every run together."""
-        with reporting(self._path):
+        with self._using():
             return sum(unpack(row[0])[0] for row in self._connection.execute("SELECT seconds FROM measurements"))
 
     def write_note(self, name: str, value: object) -> None:
         """Keep one event as plain JSON data under a name, on disk when this returns; a later note replaces it."""
         text = json.dumps(value, sort_keys=True)
-        with reporting(self._path), self._connection:
+        with self._using(), self._connection:
             mark = digest("notes", name, text)
             self._connection.execute(
                 "INSERT OR REPLACE INTO notes (name, value, digest) VALUES (?, ?, ?)", (name, text, mark)
@@ -171,9 +174,14 @@ class Journal:
 
     def notes(self) -> dict[str, Any]:
         """Return every note by name."""
-        with reporting(self._path):
+        with self._using():
             rows = self._connection.execute("SELECT name, value FROM notes ORDER BY name").fetchall()
             return {name: json.loads(value) for name, value in rows}
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
+        with self._turn, reporting(self._path):
+            yield
 
     def _select(self, where: str, *values: str) -> Iterator[Measurement]:
         query = f"SELECT key, fidelity, value, per_window, tokens, seconds FROM measurements {where}"  # noqa: S608 - ours

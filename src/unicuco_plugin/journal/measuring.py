@@ -3,22 +3,21 @@
 What was measured is journaled as it is; what the search gets is floored (``floor``), so that it has a logarithm.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from torch import Tensor, stack
+from torch import Tensor
 
-from unicuco_plugin.errors import PluginError, UnicucoError
 from unicuco_plugin.journal.journal import Journal, Measurement
-from unicuco_plugin.journal.once import measure_once
+from unicuco_plugin.journal.once import record_found
+from unicuco_plugin.objectives.executor import Executor
 from unicuco_plugin.objectives.floor import floored
-from unicuco_plugin.objectives.objective import Evaluation, Objective, Report, evaluate_reporting
-from unicuco_plugin.objectives.room import Room
+from unicuco_plugin.objectives.objective import Evaluation
 from unicuco_plugin.spaces.space import Named
 
-__all__ = ["CONFIRM", "RANK", "RERANK", "JournaledMeasure", "Measure"]
+__all__ = ["CONFIRM", "RANK", "RERANK", "AheadMeasure", "JournaledMeasure", "Measure", "begin"]
 
 # The fidelities: which windows a strategy is measured on.
 CONFIRM, RANK, RERANK = "confirm", "rank", "rerank"
@@ -32,72 +31,66 @@ class Measure(Protocol):
         ...
 
 
+@runtime_checkable
+class AheadMeasure(Measure, Protocol):
+    """A measure that can be told what it will be asked for, so that whoever has time begins with it."""
+
+    def begin(self, fidelity: str, X: Tensor) -> None:
+        """Have ``n x d`` strategies measured meanwhile; returns at once."""
+        ...
+
+
+def begin(measure: Measure, fidelity: str, X: Tensor) -> None:
+    """Have strategies measured meanwhile, by a measure that can."""
+    if isinstance(measure, AheadMeasure):
+        measure.begin(fidelity, X)
+
+
 class JournaledMeasure:
-    """Measures strategies in fixed batches, each one transaction; a batch that is journaled is read, not run.
+    """Has an executor measure what the journal lacks, and records what comes, in one transaction as it comes.
 
     Args:
         journal: The open journal.
         space: Names the strategies.
-        objectives: Makes the objective of each fidelity; called when it is first needed.
-        batch: Strategies a batch. A killed run loses at most one.
-        say: Told when memory has room for fewer of them at a time.
+        executor: Measures them.
     """
 
-    def __init__(
-        self,
-        journal: Journal,
-        space: Named,
-        objectives: Mapping[str, Callable[[], Objective]],
-        batch: int,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self._journal = journal
-        self._space = space
-        self._makers = objectives
-        self._made: dict[str, Objective] = {}
-        self._batch = batch
-        self._rooms = {fidelity: Room(say) for fidelity in objectives}
+    def __init__(self, journal: Journal, space: Named, executor: Executor) -> None:
+        self._journal, self._space, self._executor = journal, space, executor
+        self._under_way: set[tuple[str, str]] = set()
+
+    def begin(self, fidelity: str, X: Tensor) -> None:
+        """Give out what is neither in the journal nor under way; see ``AheadMeasure``."""
+        keys = [self._space.key(row) for row in X]
+        known = self._journal.lookup(fidelity, keys)
+        rows = {key: i for i, key in enumerate(keys) if key not in known and (fidelity, key) not in self._under_way}
+        if rows:
+            self._under_way.update((fidelity, key) for key in rows)
+            self._executor.give(fidelity, X[list(rows.values())], partial(self._record, fidelity, list(rows)))
 
     def __call__(self, fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
         """Measure ``n x d`` strategies; see ``Measure``."""
-        rows: list[Measurement] = []
-        for part in X.split(self._batch):
-            report(len(rows))
-            keys = [self._space.key(row) for row in part]
-            measure = partial(self._evaluate, fidelity, part, partial(self._within, report, len(rows)))
-            found = measure_once(self._journal, fidelity, keys, measure)
-            rows += [replace(row, value=floored(row.value)) for row in found]
-        report(len(rows))
-        return rows
+        self.begin(fidelity, X)
+        keys = [self._space.key(row) for row in X]
+        told = -1
 
-    @staticmethod
-    def _within(report: Callable[[int], None], before: int, count: int) -> Report:
-        """Whole strategies of a batch as they are done; the last one is when all are in the journal."""
-        told = 0
-
-        def tell(done: float) -> None:
+        def tell(done: int) -> None:
             nonlocal told
-            whole = min(int(done + 1e-9), count - 1)
-            if whole > told:
-                told = whole
-                report(before + whole)
+            if done > told:
+                told = done
+                report(done)
 
-        return tell
+        while True:
+            missing = sum((fidelity, key) in self._under_way for key in keys)
+            done = len(keys) - missing
+            tell(done)
+            if not missing:
+                break
+            self._executor.wait(lambda more, done=done: tell(done + more))  # type: ignore[misc] # the loop's own
+        found = self._journal.lookup(fidelity, keys)
+        return [replace(found[key], value=floored(found[key].value)) for key in keys]
 
-    def _evaluate(
-        self, fidelity: str, X: Tensor, within: Callable[[int], Report], places: list[int]
-    ) -> list[Evaluation]:
-        """Ask the objective, which may be a stranger's."""
-        if fidelity not in self._made:
-            self._made[fidelity] = self._makers[fidelity]()
-        objective = self._made[fidelity]
-        try:
-            return self._rooms[fidelity].measure(
-                lambda rows, report: evaluate_reporting(objective, stack(list(rows)), report),
-                list(X[places]),
-                within(len(places)),
-            )
-        except UnicucoError:
-            raise
-        except Exception as error:
-            raise PluginError(f"the objective failed on {len(places)} strategies: {error}") from error
+    def _record(self, fidelity: str, keys: Sequence[str], rows: Sequence[int], found: Sequence[Evaluation]) -> None:
+        measured = [keys[row] for row in rows]
+        record_found(self._journal, fidelity, measured, found)
+        self._under_way.difference_update((fidelity, key) for key in measured)

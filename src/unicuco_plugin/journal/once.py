@@ -8,7 +8,7 @@ from unicuco_plugin.errors import PluginError, clip
 from unicuco_plugin.journal.journal import Journal, Measurement
 from unicuco_plugin.objectives.objective import Evaluation
 
-__all__ = ["measure_once", "note_once"]
+__all__ = ["measure_once", "note_once", "record_found"]
 
 
 def measure_once(
@@ -33,19 +33,37 @@ def measure_once(
     known = journal.lookup(fidelity, keys)
     new = {key: place for place, key in enumerate(keys) if key not in known}
     if new:
-        found = measure(list(new.values()))
-        if len(found) != len(new):
-            raise PluginError(f"an objective must give one value per strategy, got {len(found)} for {len(new)}")
-        for key, e in zip(new, found, strict=True):
-            if not (math.isfinite(e.value) and e.value >= 0.0):
-                raise PluginError(f"an objective's value must be finite and at least 0, got {e.value} for {clip(key)}")
-        rows = [
-            Measurement(key, fidelity, e.value, e.per_window, e.tokens, e.seconds)
-            for key, e in zip(new, found, strict=True)
-        ]
-        journal.record(rows)
+        rows = record_found(journal, fidelity, list(new), measure(list(new.values())))
         known |= {row.key: row for row in rows}
     return [known[key] for key in keys]
+
+
+def record_found(
+    journal: Journal, fidelity: str, keys: Sequence[str], found: Sequence[Evaluation]
+) -> list[Measurement]:
+    """Record what strategies score, which the journal lacks, in one transaction.
+
+    Args:
+        journal: Open.
+        fidelity: On what they were measured.
+        keys: Canonical identities of ``n`` strategies, each once.
+        found: What they score, in that order.
+
+    Raises:
+        PluginError: If there is not one value for each, or one is negative or not finite; then none is recorded.
+        JournalError: If the journal cannot be written.
+    """
+    if len(found) != len(keys):
+        raise PluginError(f"an objective must give one value per strategy, got {len(found)} for {len(keys)}")
+    for key, e in zip(keys, found, strict=True):
+        if not (math.isfinite(e.value) and e.value >= 0.0):
+            raise PluginError(f"an objective's value must be finite and at least 0, got {e.value} for {clip(key)}")
+    rows = [
+        Measurement(key, fidelity, e.value, e.per_window, e.tokens, e.seconds)
+        for key, e in zip(keys, found, strict=True)
+    ]
+    journal.record(rows)
+    return rows
 
 
 def note_once(journal: Journal, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 - plain JSON data

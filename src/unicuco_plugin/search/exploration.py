@@ -3,6 +3,7 @@
 Notation as in UniCuCo's Algorithm 1: ``X``: n x d measured strategies; ``F``: n x 2 objectives (size, quality).
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from unicuco_plugin.costs.model import Cost, kept_share
 from unicuco_plugin.journal.journal import Measurement
-from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, Measure
+from unicuco_plugin.journal.measuring import CONFIRM, RANK, RERANK, Measure, begin
 from unicuco_plugin.policy.contest import Contest
 from unicuco_plugin.policy.descent import move_beside, propose_neighbours
 from unicuco_plugin.policy.evidence import compare
@@ -20,7 +21,7 @@ from unicuco_plugin.policy.prior import Prior
 from unicuco_plugin.policy.scalarization import Scalarization, Scaling
 from unicuco_plugin.policy.stratnet import StratNet, sample_preferences, train_stratnet
 from unicuco_plugin.progress import Progress
-from unicuco_plugin.search.candidates import distinct, most_measurements, quality_of
+from unicuco_plugin.search.candidates import believe, canonical, distinct, most_measurements, of_account, quality_of
 from unicuco_plugin.search.hypervolume import reference_point, scale_front, select_by_improvement
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.surrogate import Surrogate, fit_surrogate
@@ -79,6 +80,7 @@ class Exploration:
         self._surrogate: Surrogate | None = None
         self._learned: tuple[Posterior, Scaling] | None = None
         self._descended: dict[Bound, Tensor] = {}
+        self._pending: deque[Tensor] = deque()
         self._total = len(known) + most_measurements(space, settings) + after
 
     @property
@@ -97,17 +99,21 @@ class Exploration:
         """Measure on the ranking windows until nothing promises to improve, or the settings' rounds are over."""
         own = self.space.first(self.settings.initial, self.settings.generator(2), self.settings.focus)
         first = distinct(self.space, torch.cat([self._first, own]), {row.key for row in self._known})
-        first = first[: self.settings.initial]
-        self.measure(RANK, first, "first strategies")
+        self.measure(RANK, first[: self.settings.initial], "first strategies")
         self._learn()
         self.join()
-        while self.epoch < self.settings.epochs:
-            picks = self._pick()
-            if not len(picks):
+        while True:
+            number = self.epoch + len(self._pending)
+            picks = self._pick(number) if number < self.settings.epochs else self.X[:0]
+            if len(picks):
+                self._pending.append(canonical(self.space, picks))
+                begin(self._ask, RANK, self._pending[-1])
+            if not self._pending:
                 break
-            self.measure(RANK, picks, f"epoch {self.epoch + 1} of {self.settings.epochs}")
-            self.epoch += 1
-            self._learn()
+            if len(self._pending) > self.settings.lag or not len(picks):
+                self.measure(RANK, self._pending.popleft(), f"epoch {self.epoch + 1} of {self.settings.epochs}")
+                self.epoch += 1
+                self._learn()
         self._verify()
 
     def join(self) -> None:
@@ -126,8 +132,7 @@ class Exploration:
         Not in a smooth space, where descents always end a little beside what was measured.
         """
         for _ in range(0 if self.space.smooth else self.settings.verify):
-            known = {row.key for row in self.rows[RANK]}
-            new = distinct(self.space, self.finalists(1, self.settings.focus), known)
+            new = distinct(self.space, self.finalists(1, self.settings.focus), {row.key for row in self.rows[RANK]})
             if not len(new):
                 break
             self.measure(RANK, new, "verifying")
@@ -147,11 +152,11 @@ class Exploration:
             prior=self._prior,
             scales=self.space.scales,
         )
-        posterior = self._surrogate.posterior
-        scaling = scale_front(self._measured())
+        posterior, scaling = self._surrogate.posterior, scale_front(self._measured())
+        believed = believe(posterior, self._pending)
 
         def objectives(scores: Tensor) -> Tensor:
-            return scaling.scale(self._objectives(posterior, self.space.relax(scores)))
+            return scaling.scale(self._objectives(believed, self.space.relax(scores)))
 
         self._report("training StratNet", "")
         train_stratnet(
@@ -175,26 +180,25 @@ class Exploration:
         return torch.stack([self.cost(x), quality_of(posterior, target, self.settings)], -1)
 
     @torch.no_grad()
-    def _pick(self) -> Tensor:
-        """Choose what to measure next: the pool's greatest joint hypervolume improvement."""
-        settings, posterior = self.settings, self.learned[0]
-        lam = sample_preferences(settings.pool, settings.generator(4, self.epoch))
+    def _pick(self, number: int) -> Tensor:
+        """Choose a round: the pool's greatest joint hypervolume improvement on what is known, or believed meanwhile."""
+        settings, pending = self.settings, torch.cat([self.X[:0], *self._pending])
+        posterior = believe(self.learned[0], self._pending)
+        lam = sample_preferences(settings.pool, settings.generator(4, number))
         pool = [self.space.relax(self.net(lam)).round(decimals=6), self._leads]
         if settings.neighbours:
             pool.append(self._neighbours(settings.bound))
-        known = {row.key for row in self.rows[RANK]}
+        known = {row.key for row in self.rows[RANK]} | {self.space.key(row) for row in pending}
         candidates = distinct(self.space, torch.cat(pool), known)
         candidates = candidates[self.space.sparsity(candidates) <= settings.focus + 1e-9]
         if not len(candidates):
             return candidates
-        F, promised = self._of_account(self._measured()), self._of_account(self._objectives(posterior, candidates))
+        F = self._measured()
+        if len(pending):
+            believed = quality_of(posterior, posterior.mean(pending), settings)
+            F = torch.cat([F, torch.stack([self.cost(pending), believed], -1)])
+        F, promised = of_account(F, settings), of_account(self._objectives(posterior, candidates), settings)
         return candidates[select_by_improvement(promised, F, reference_point(F), settings.picks)]
-
-    def _of_account(self, F: Tensor) -> Tensor:
-        """Objectives, ``n x 2``, with what is negligible added to divergences: their logarithms hardly fall below."""
-        if self.settings.quality == "raw" or self.settings.negligible == 0.0:
-            return F
-        return torch.stack([F[:, 0], F[:, 1].logaddexp(F.new_tensor(self.settings.negligible).log())], -1)
 
     def _neighbours(self, bound: Bound) -> Tensor:
         """Ends of descents on what was learned last, found once."""
@@ -234,8 +238,7 @@ class Exploration:
         """Measure ``n x d`` strategies and keep what comes of it in ``rows``."""
         if not len(X):  # no budget lies within the focus
             return
-        # As the journal names them: a smooth space rounds, and what is learned from is what was measured.
-        X = torch.stack([self.space.parse(self.space.key(row)) for row in X])
+        X = canonical(self.space, X)
         self.rows[fidelity] += self._ask(fidelity, X, lambda count: self._report(stage, "", count))
         if fidelity == RANK:
             self.X = torch.cat([self.X, X])
@@ -244,5 +247,4 @@ class Exploration:
 
     def _report(self, stage: str, message: str, more: int = 0) -> None:
         rows = [*self._known, *(row for rows in self.rows.values() for row in rows)]
-        tokens = sum(row.tokens for row in rows)
-        self._progress(Progress(stage, len(rows) + more, self._total, tokens, message))
+        self._progress(Progress(stage, len(rows) + more, self._total, sum(row.tokens for row in rows), message))

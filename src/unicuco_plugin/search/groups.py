@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from unicuco_plugin.journal.journal import Measurement
-from unicuco_plugin.journal.measuring import RANK, Measure
+from unicuco_plugin.journal.measuring import RANK, Measure, begin
 from unicuco_plugin.policy.scalarization import Scalarization
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.search.exploration import Exploration
@@ -73,14 +73,25 @@ def explore_groups(
     """
     inner = groups.space
 
-    def measure_groups(fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
-        rows = measure(fidelity, groups.expand(X), report)
-        return [replace(row, key=inner.key(x)) for row, x in zip(rows, X, strict=True)]
-
     def tell(event: Progress) -> None:
         stage, message = (text and f"{groups.label}: {text}" for text in (event.stage, event.message))
         progress(replace(event, stage=stage, message=message))
 
-    run = Exploration(inner, measure_groups, scalarization, settings, tell, after=after)
+    run = Exploration(inner, _OfGroups(groups, measure), scalarization, settings, tell, after=after)
     run.explore()
     return [replace(row, key=space.key(groups.expand(inner.parse(row.key)))) for row in run.rows[RANK]]
+
+
+@dataclass(frozen=True)
+class _OfGroups:
+    """Measures strategies of groups as strategies of their units."""
+
+    groups: Groups
+    measure: Measure
+
+    def begin(self, fidelity: str, X: Tensor) -> None:
+        begin(self.measure, fidelity, self.groups.expand(X))
+
+    def __call__(self, fidelity: str, X: Tensor, report: Callable[[int], None]) -> list[Measurement]:
+        rows = self.measure(fidelity, self.groups.expand(X), report)
+        return [replace(row, key=self.groups.space.key(x)) for row, x in zip(rows, X, strict=True)]

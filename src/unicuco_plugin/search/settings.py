@@ -13,7 +13,7 @@ __all__ = ["PRESETS", "Settings"]
 
 
 # Settings that came later → the value that a journal without them stands for.
-_LATER = {"negligible": 0.0}
+_LATER = {"negligible": 0.0, "lag": 0}
 
 
 class Settings(Frozen):
@@ -38,6 +38,9 @@ class Settings(Frozen):
     preferences: int = Field(10, ge=1, description="preferences per gradient step, K")
     pool: int = Field(2240, ge=1, description="StratNet proposals per epoch, C")
     picks: int = Field(12, ge=1, description="strategies measured per epoch, by hypervolume improvement")
+    lag: int = Field(
+        0, ge=0, description="rounds that may still be measured when the next is picked, so that no worker waits"
+    )
     bound: Bound = Field("lower", description="which confidence bound of the surrogate the search minimises")
     kappa: float = Field(0.5, ge=0, description="width of that bound in standard deviations")
     target: Target | Literal["auto"] = Field("auto", description="what the surrogate models; auto cross-validates")

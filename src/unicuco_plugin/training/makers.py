@@ -17,19 +17,13 @@ from unicuco_plugin.training.correcting import correcting
 from unicuco_plugin.training.shared import Shared
 from unicuco_plugin.training.subject import Subject
 
-__all__ = ["objective_makers"]
+__all__ = ["objective_makers", "objective_specs"]
 
 
-def objective_makers(
-    objective: str,
-    subject: Subject,
-    site: Site,
-    windows: Mapping[str, Tensor],
-    *,
-    settings: Settings,
-    shared: Shared | None,
-) -> dict[str, Callable[[], Objective]]:
-    """What makes the objective of each fidelity, when it is first needed.
+def objective_specs(
+    objective: str, subject: Subject, site: Site, windows: Mapping[str, Tensor], settings: Settings
+) -> dict[str, ObjectiveSpec]:
+    """What the objective of each fidelity is.
 
     Args:
         objective: Its name.
@@ -37,7 +31,6 @@ def objective_makers(
         site: Where the model lies.
         windows: ``m x L`` token ids of each fidelity.
         settings: Of the run.
-        shared: What runs over the same model share.
     """
     table = subject.costs.table
     common = ObjectiveSpec(
@@ -53,15 +46,33 @@ def objective_makers(
         payload=None if site.payload is None else site.payload.digest,
         compensation=site.compensation_spec,
     )
+    return {name: common.model_copy(update={"windows": calibration_hash(tokens)}) for name, tokens in windows.items()}
 
-    def maker(tokens: Tensor) -> Callable[[], Objective]:
-        spec = common.model_copy(update={"windows": calibration_hash(tokens)})
+
+def objective_makers(
+    specs: Mapping[str, ObjectiveSpec],
+    subject: Subject,
+    site: Site,
+    windows: Mapping[str, Tensor],
+    shared: Shared | None,
+) -> dict[str, Callable[[], Objective]]:
+    """What makes the objective of each fidelity, when it is first needed.
+
+    Args:
+        specs: As ``objective_specs`` made them.
+        subject: What the run is about.
+        site: Where the model lies.
+        windows: ``m x L`` token ids of each fidelity.
+        shared: What runs over the same model share.
+    """
+
+    def maker(spec: ObjectiveSpec, tokens: Tensor) -> Callable[[], Objective]:
         build = partial(build_objective, spec, site, tokens)
         if shared is None:
             return build
         own = subject.header | correcting(site.corrections)
-        what = [objective, settings.direction, spec.windows, subject.space.name, own]
+        what = [spec.objective, spec.direction, spec.windows, subject.space.name, own]
         identity = json.dumps(what, sort_keys=True)
         return lambda: RememberedObjective(build, shared.journal, subject.space, identity, shared.spent)
 
-    return {fidelity: maker(tokens) for fidelity, tokens in windows.items()}
+    return {name: maker(spec, windows[name]) for name, spec in specs.items()}

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +17,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.exportable import check_exportable
-from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
+from unicuco_plugin.models.loading import display_name, load_config, load_tokenizer
 from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.plugins.manager import corrects, make_scalarization
 from unicuco_plugin.plugins.objective import Site
@@ -28,8 +27,9 @@ from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.search.trainer import train
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.training.correcting import check_compensation, correcting, find_corrections
-from unicuco_plugin.training.makers import objective_makers
+from unicuco_plugin.training.makers import objective_makers, objective_specs
 from unicuco_plugin.training.outcome import build_record
+from unicuco_plugin.training.setup import Setup, Workers
 from unicuco_plugin.training.shared import Shared
 from unicuco_plugin.training.source import CalibrationText, ModelSource
 from unicuco_plugin.training.subject import UnitOptions
@@ -57,6 +57,7 @@ def train_profile(
     overwrite: bool = False,
     command: str = "",
     shared: Shared | None = None,
+    workers: Workers | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Profile:
     """Train a profile and write it to a folder, beside a journal from which a killed run resumes.
@@ -77,6 +78,7 @@ def train_profile(
         overwrite: Replace an existing profile and journal.
         command: The command line, for the provenance.
         shared: What runs over the same model share, such as measurements.
+        workers: Processes that measure candidates, such as ``RayWorkers``; none lets this one do it.
         progress: Called often.
 
     Returns:
@@ -101,13 +103,7 @@ def train_profile(
     check_exportable(config, space, format=units.form, compensate=units.compensate, trust_remote_code=trust)
     dense = None if shared is None else shared.model
     if dense is None:
-        place: dict[str, Any] = {"dtype": source.dtype, "device": source.device, "offload": source.offload}
-        dense = load_model(
-            source.name,
-            **source.hub,
-            **place,
-            tell=lambda text: progress(Progress("loading the model", 0, 1, message=text)),
-        )
+        dense = source.load(lambda text: progress(Progress("loading the model", 0, 1, message=text)))
     decoder = find_decoder(dense)
     reference = ModelReference(name=display_name(source.name), fingerprint=str(fingerprint(dense)))
     subject = find_subject(space, decoder, reference.fingerprint, units).in_dtype(config.dtype)
@@ -115,8 +111,7 @@ def train_profile(
     settings = settings.model_copy(update=own)
     BlockRunner(decoder, settings.rank_seq_length)  # what cannot be run block by block is refused before text is read
     tokenizer = load_tokenizer(source.name, **source.hub)
-    stage = "reading calibration text" if text.sources else "writing calibration text"
-    progress(Progress(stage, 0, 1, 0, ""))
+    progress(Progress(f"{'reading' if text.sources else 'writing'} calibration text", 0, 1, 0, ""))
     windows = draw_windows(
         decoder,
         tokenizer,
@@ -134,7 +129,8 @@ def train_profile(
         compensation, decoder, windows.corrections, settings.batch_windows, halves=traits_of(space).halves
     )
     site = Site(decoder, reference.fingerprint, subject.levels, payload, corrections)
-    makers = objective_makers(objective, subject, site, windows.fidelities, settings=settings, shared=shared)
+    specs = objective_specs(objective, subject, site, windows.fidelities, settings)
+    makers = objective_makers(specs, subject, site, windows.fidelities, shared)
     if overwrite or not os.path.lexists(output / JOURNAL):
         first = makers[RANK]()  # an objective that cannot be made is refused before there is a journal
         makers[RANK] = lambda: first
@@ -150,10 +146,12 @@ def train_profile(
         **settings.header,
     }
     resumed = resume and os.path.lexists(output / JOURNAL)
-    with Journal.open(output / JOURNAL, header, resume=resume, overwrite=overwrite) as journal:
-        measure = JournaledMeasure(
-            journal, subject.space, makers, settings.batch, lambda text: progress(Progress("measuring", 0, 1, 0, text))
-        )
+    setup = Setup(source.absolute, specs, windows.fidelities, payload, windows.corrections, settings.batch)
+    with (
+        setup.execute(workers, makers, lambda text: progress(Progress("measuring", 0, 1, 0, text))) as executor,
+        Journal.open(output / JOURNAL, header, resume=resume, overwrite=overwrite) as journal,
+    ):
+        measure = JournaledMeasure(journal, subject.space, executor)
         progress(Progress("preparing", 0, 1, 0, ""))
         start = subject.start(journal, windows.fidelities[RANK], payload)
         result = train(

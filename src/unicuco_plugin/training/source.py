@@ -1,10 +1,11 @@
 """What a run is given: a dense model, and text to calibrate on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.placement import Offload
 
 __all__ = ["CalibrationText", "ModelSource"]
@@ -39,6 +40,16 @@ class ModelSource:
     def hub(self) -> dict[str, Any]:
         """The arguments of everything that reads its folder or repository."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    @property
+    def absolute(self) -> "ModelSource":
+        """The same for a process in another folder."""
+        there = Path(self.name)
+        return replace(self, name=there.absolute()) if there.exists() else self
+
+    def load(self, tell: Callable[[str], None] = lambda _: None) -> Any:  # noqa: ANN401 - Transformers' model
+        """Load the model (:func:`~unicuco_plugin.models.loading.load_model`); ``tell`` gets lines about it."""
+        return load_model(self.name, **self.hub, dtype=self.dtype, device=self.device, offload=self.offload, tell=tell)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""``--ray`` and what is said of workers on it."""
+
+import builtins
+
+import pytest
+
+from unicuco_plugin import RayWorkers, training
+
+
+@pytest.fixture
+def asked(monkeypatch, unicuco):
+    """What training is given as workers, and how the command ends."""
+
+    def ask(*options):
+        calls = []
+
+        def record(*_, workers, **__):
+            calls.append(workers)
+            raise ZeroDivisionError  # nothing after the call is of interest
+
+        monkeypatch.setattr(training, "train_profile", record)
+        return unicuco("train", "--model", "m", "--output", "o", *options), calls
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("options", "workers"),
+    [
+        ([], None),
+        (["--ray"], RayWorkers()),
+        (["--ray", "--workers", "4"], RayWorkers(count=4)),
+        (["--ray", "auto", "--gpus-per-worker", "0.5"], RayWorkers("auto", gpus=0.5)),
+        (
+            ["--workers", "2", "--cpus-per-worker", "8", "--ray=head:6379"],
+            RayWorkers("head:6379", 2, cpus=8),
+        ),
+    ],
+    ids=["none", "here", "four", "auto", "address"],
+)
+def test_workers_are_what_the_options_say(asked, options, workers):
+    pytest.importorskip("ray")
+    assert asked(*options)[1] == [workers]
+
+
+def test_workers_without_ray_are_refused(asked):
+    result, calls = asked("--gpus-per-worker", "1")
+    assert result.exit_code == 2
+    assert "--gpus-per-worker is about workers on Ray: add --ray" in result.stderr
+    assert not calls
+
+
+def test_without_ray_the_extra_is_named_before_anything_is_loaded(asked, monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *args, **fields):
+        if name == "ray":
+            raise ImportError(name)
+        return real(name, *args, **fields)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    result, calls = asked("--ray")
+    assert result.exit_code == 1
+    assert result.stderr == "error: measuring on Ray needs Ray: pip install 'unicuco-plugin[ray]'\n"
+    assert not calls

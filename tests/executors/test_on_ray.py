@@ -1,0 +1,77 @@
+"""Training on workers of a real cluster on this machine: the archive of one process, whoever is killed."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import WORDS, tiny_model, tiny_tokenizer
+
+from unicuco_plugin.executors.on_ray import RayWorkers
+from unicuco_plugin.search.settings import Settings
+from unicuco_plugin.training import JOURNAL, train_profile
+
+SETTINGS = Settings(
+    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=10, epochs=3, steps=5, pool=32, picks=4,
+    starts=1, target="log", lag=1,
+)  # fmt: skip
+
+
+def actors_of(parent):
+    """Processes of actors that a cluster of this process runs."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_bytes()
+            above = int((folder / "stat").read_text(encoding="utf8").rpartition(")")[2].split()[1])
+            if name.startswith(b"ray::_Actor"):
+                grand = Path(f"/proc/{above}/stat").read_text(encoding="utf8").rpartition(")")[2].split()[1]
+                found += [int(folder.name)] * (int(grand) == parent)
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def facts_of(folder):
+    record = json.loads((folder / "profile.json").read_text(encoding="utf8"))
+    said = {name: value for name, value in record.items() if name not in {"provenance", "digest", "name"}}
+    with contextlib.closing(sqlite3.connect(folder / JOURNAL)) as journal:
+        return said, sorted(journal.execute("SELECT fidelity, key, value, per_window FROM measurements"))
+
+
+@pytest.mark.slow
+def test_two_workers_of_which_one_is_killed_end_in_the_archive_of_one_process(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("UNICUCO_DISABLE_PLUGINS", "1")
+    dense, text = tmp_path / "dense", tmp_path / "text.txt"
+    tiny_model("llama").save_pretrained(dense)
+    tiny_tokenizer(dense)
+    words = random.Random(0)  # noqa: S311
+    text.write_text("\n\n".join(" ".join(words.choices(WORDS, k=50)) for _ in range(60)), encoding="utf8")
+    messages, killed = [], []
+
+    def watch(event):
+        messages.append(event.message)
+        if event.stage.startswith("epoch") and not killed:
+            killed.append(actors_of(os.getpid())[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    def train(name, **how):
+        train_profile(dense, tmp_path / name, calibration=[str(text)], settings=SETTINGS, **how)
+        return facts_of(tmp_path / name)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = train("alone")
+        assert train("workers", workers=RayWorkers(count=2), progress=watch) == alone
+    finally:
+        torch.set_num_threads(threads)
+    assert killed
+    assert any(message.startswith("a worker was lost: ") for message in messages)
+    assert not actors_of(os.getpid())
