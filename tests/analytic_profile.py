@@ -21,7 +21,16 @@ TOTAL_PARAMS, TOTAL_BYTES = 73, 146
 
 def train_analytic(**changes: object) -> TrainingResult:
     """Train with the settings of a few seconds."""
-    fast = {"initial": 20, "epochs": 3, "steps": 60, "picks": 6, "pool": 100, "starts": 2, "target": "log"}
+    fast = {
+        "initial": 20,
+        "epochs": 3,
+        "steps": 60,
+        "picks": 6,
+        "pool": 100,
+        "starts": 2,
+        "target": "log",
+        "imitation": 40,
+    }
     return train(SPACE, AnalyticMeasure(), tchebycheff, SETTINGS.model_copy(update=fast | changes))
 
 

@@ -20,7 +20,7 @@ from unicuco_plugin.training import makers
 
 SETTINGS = {
     "tokens": 32, "seq_length": 16, "rank_tokens": 16, "rank_seq_length": 8, "initial": 120, "epochs": 3, "steps": 10,
-    "pool": 64, "picks": 16, "starts": 1, "rerank": 3, "batch": 8, "target": "log", "focus": 1.0,
+    "pool": 64, "picks": 16, "starts": 1, "rerank": 3, "imitation": 10, "batch": 8, "target": "log", "focus": 1.0,
 }  # fmt: skip
 
 

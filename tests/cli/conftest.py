@@ -6,17 +6,11 @@ import pytest
 from accelerator import MACHINES, run_on
 from click.testing import CliRunner
 from tiny import VOCABULARY, tiny_model, tiny_tokenizer
+from tiny_settings import TINY, tiny_settings
 
 from unicuco_plugin.cli.main import main
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier  # noqa: F401 - the toolkit sets up loggers
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import train_profile
-
-TINY = {
-    "tokens": 64, "seq_length": 16, "rank_tokens": 32, "rank_seq_length": 16, "initial": 10, "epochs": 1, "steps": 5,
-    "pool": 32, "picks": 2, "starts": 1,
-}  # fmt: skip
-
 
 machine = pytest.fixture(scope="module", params=MACHINES)(run_on)
 
@@ -39,14 +33,8 @@ def unicuco():
 
 
 @pytest.fixture(scope="session")
-def tiny_settings():
-    """The settings of a training run of a second."""
-    return TINY
-
-
-@pytest.fixture(scope="session")
 def tiny_options():
-    """The same as options."""
+    """The settings of a training run of a second, as options."""
     return [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -69,5 +57,5 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="session")
 def profile(dense, text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("profiles") / "tiny-depth"
-    train_profile(dense, folder, calibration=[str(text)], settings=Settings(**TINY))
+    train_profile(dense, folder, calibration=[str(text)], settings=tiny_settings())
     return folder

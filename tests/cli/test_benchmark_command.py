@@ -5,15 +5,16 @@ import json
 import pytest
 import torch
 import yaml
+from tiny_settings import TINY
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_benchmark_is_written_and_goes_on_from_what_is_there(unicuco, dense, text, tiny_settings, tmp_path):
+def test_a_benchmark_is_written_and_goes_on_from_what_is_there(unicuco, dense, text, tmp_path):
     windows = {"sources": [str(text)], "windows": 2, "seq_length": 16}
     plan = {
         "model": str(dense), "calibration": windows, "evaluation": {"prose": windows}, "budgets": [0.3],
-        "train": tiny_settings, "methods": {"ours": {"train": {}}, "shortgpt": {"peer": "shortgpt"}},
+        "train": TINY, "methods": {"ours": {"train": {}}, "shortgpt": {"peer": "shortgpt"}},
     }  # fmt: skip
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     result = unicuco("benchmark", tmp_path / "plan.yaml", "--output", tmp_path / "out")

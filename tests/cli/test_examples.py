@@ -7,12 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.models.parts.parts import find_parts
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import UnitOptions, train_profile
 
 pytestmark = pytest.mark.slow
@@ -44,10 +44,10 @@ def test_the_quickstart_prunes_and_speaks(example, profile, dense, monkeypatch, 
 
 
 @pytest.fixture
-def training(example, tiny_settings, monkeypatch):
+def training(example, monkeypatch):
     """The training example with the settings of a second."""
     module = example("train_profile")
-    monkeypatch.setitem(module.PRESETS, "default", Settings(**tiny_settings))
+    monkeypatch.setitem(module.PRESETS, "default", tiny_settings())
     return module
 
 
@@ -60,10 +60,10 @@ def test_training_goes_on_where_it_stopped(training, dense, text, tmp_path, caps
 
 
 @pytest.fixture
-def sparsify(example, tiny_settings, monkeypatch):
+def sparsify(example, monkeypatch):
     """The sparsity example with few windows, three levels and the settings of a second."""
     module = example("sparsify")
-    monkeypatch.setitem(module.PRESETS, "default", Settings(**tiny_settings))
+    monkeypatch.setitem(module.PRESETS, "default", tiny_settings())
     monkeypatch.setattr(module, "WINDOWS", 4)
     monkeypatch.setattr(module, "LENGTH", 16)
     monkeypatch.setattr(module, "LEVELS", LevelSettings(sparsities=(0.3, 0.6, 0.9), block_size=16))
@@ -81,9 +81,9 @@ def test_sparsifying_meets_its_share_and_uses_what_is_there(sparsify, dense, tex
 
 
 @pytest.fixture
-def slimming(dense, text, tiny_settings, tmp_path):
+def slimming(dense, text, tmp_path):
     """A model and its profile of head groups and neurons."""
-    settings, units = Settings(**tiny_settings), UnitOptions(round_to=8)
+    settings, units = tiny_settings(), UnitOptions(round_to=8)
     train_profile(dense, tmp_path / "p", space="structured", calibration=[str(text)], settings=settings, units=units)
     return str(dense), str(tmp_path / "p")
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from other_device import DEVICE
 from tiny import tiny_model, tiny_tokenizer
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.levels.build import build_levels
@@ -15,17 +16,13 @@ from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.plugins.manager import make_objective
 from unicuco_plugin.profile import RECORD
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import ModelSource, UnitOptions, train_profile
 from unicuco_plugin.training.correcting import find_corrections
 from unicuco_plugin.training.subjects.find import find_subject
 
 # The last is the CPU with blocks that wait in the model's own files.
 PLACES = ("cpu", str(DEVICE), "files")
-TINY = Settings(
-    tokens=32, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=4, epochs=1, steps=1, pool=4, picks=1,
-    starts=1, rerank=1, target="log",
-)  # fmt: skip
+TINY = tiny_settings(tokens=32, initial=4, steps=1, pool=4, picks=1, rerank=1, target="log")
 
 
 def measured(space, units, model, windows, folder, *, few=4, compensation=None):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from structured_parts import masked_logits
 from tiny import tiny_model
+from tiny_settings import tiny_settings
 
 import unicuco_plugin
 from unicuco_plugin.errors import ExportError, RecipeError, UnicucoError, UnsupportedModelError
@@ -13,15 +14,11 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.parts.kept_parts_file import KEPT_PARTS_FILE, read_kept_parts
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import UnitOptions, train_profile
 
 pytestmark = pytest.mark.slow
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16,
-    initial=10, epochs=1, steps=5, pool=32, picks=2, starts=1,
-)  # fmt: skip
+TINY = tiny_settings()
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,16 @@ import random
 import pytest
 import torch
 from tiny import VOCABULARY, WORDS, tiny_model, tiny_tokenizer
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.objectives.divergence import DivergenceObjective
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.plugins.manager import list_plugins, make_objective, plugin_manager
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.depth import DepthSpace
 
 WINDOWS = torch.randint(3, VOCABULARY, (15, 12), generator=torch.Generator().manual_seed(0))
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=8, epochs=0, steps=5, rerank=0, target="log"
-)
+TINY = tiny_settings(initial=8, epochs=0, rerank=0, target="log")
 
 
 @pytest.fixture

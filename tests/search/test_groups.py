@@ -21,7 +21,7 @@ SPACE = SublayerSpace(tuple(f"b.{i}.{half}" for i in range(BLOCKS) for half in (
 GROUPS = Groups(SublayerSpace(tuple(f"b.{i}" for i in range(BLOCKS)), (20,) * BLOCKS), SPACE.blocks, "whole blocks")
 SETTINGS = Settings(
     initial=12, epochs=2, steps=5, pool=40, picks=4, starts=1, rerank=1, focus=1.0, batch=4, target="log",
-    tokens=64, seq_length=16, rank_tokens=64, rank_seq_length=16,
+    tokens=64, seq_length=16, rank_tokens=64, rank_seq_length=16, imitation=10,
 )  # fmt: skip
 
 

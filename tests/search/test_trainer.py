@@ -15,8 +15,10 @@ from unicuco_plugin.search.trainer import train
 from unicuco_plugin.spaces.depth import DepthSpace
 
 FAST = SETTINGS.model_copy(
-    update={"initial": 14, "epochs": 2, "steps": 5, "picks": 4, "pool": 40, "starts": 1, "target": "log"}
-)
+    update={
+        "initial": 14, "epochs": 2, "steps": 5, "imitation": 10, "picks": 4, "pool": 40, "starts": 1, "target": "log",
+    }
+)  # fmt: skip
 
 
 def summary(result):

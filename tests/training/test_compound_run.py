@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheme_databases import WIDTHS, build_schemes
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.errors import LevelsError, RequestError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
@@ -16,7 +17,6 @@ from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.report.front import describe_profile, describe_strategies
 from unicuco_plugin.report.plot import plot_front
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.serving.verdict import check_serving
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.training import UnitOptions, train_profile
@@ -24,10 +24,7 @@ from unicuco_plugin.training.subjects.find import find_subject
 
 pytestmark = pytest.mark.slow
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=70, epochs=1, steps=5, pool=32, picks=3,
-    starts=1, rerank=1,
-)  # fmt: skip
+TINY = tiny_settings(initial=70, picks=3, rerank=1)
 few = settings(max_examples=8)
 
 

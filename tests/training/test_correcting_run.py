@@ -5,21 +5,18 @@ import json
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.errors import JournalError, StrategyError, UnknownNameError, UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.profile import RECORD
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.texts.calibration import calibration_hash, load_windows
 from unicuco_plugin.training import JOURNAL, train_profile
 from unicuco_plugin.training.correcting import find_corrections
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=8, epochs=1, steps=5, pool=32, picks=2,
-    starts=1, target="log",
-)  # fmt: skip
+TINY = tiny_settings(initial=8, target="log")
 RIDGE = {"settings": TINY, "compensation": "ridge"}
 
 

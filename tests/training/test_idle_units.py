@@ -3,17 +3,14 @@
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.objectives.floor import LEAST
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import train_profile
 
 pytestmark = pytest.mark.slow
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=12, epochs=1, steps=5, pool=32, picks=4,
-    starts=1, rerank=1, imitation=5,
-)  # fmt: skip
+TINY = tiny_settings(initial=12, picks=4, rerank=1)
 IDLE = (1, 3)
 
 

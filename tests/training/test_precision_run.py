@@ -7,20 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheme_databases import WIDTHS, build_schemes
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.errors import LevelsError, RequestError, StrategyError
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.schemes import parse_scheme
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.training import UnitOptions, train_profile
 
 pytestmark = pytest.mark.slow
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=24, epochs=1, steps=5, pool=32, picks=3,
-    starts=1, rerank=1,
-)  # fmt: skip
+TINY = tiny_settings(initial=24, picks=3, rerank=1)
 few = settings(max_examples=6)
 
 

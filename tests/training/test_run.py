@@ -18,6 +18,7 @@ import killable_training
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from tiny_settings import tiny_settings
 from zoo.families import save
 
 from unicuco_plugin.answering import load_profile
@@ -29,15 +30,11 @@ from unicuco_plugin.objectives.evaluator import BlockEvaluator
 from unicuco_plugin.objectives.specification import ObjectiveSpec
 from unicuco_plugin.plugins.objective import Site, build_objective
 from unicuco_plugin.profile import RECORD
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.texts.calibration import calibration_hash, load_windows
 from unicuco_plugin.texts.selfcalibration import own_cache
 from unicuco_plugin.training import JOURNAL, ModelSource, makers, train_profile
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=10, epochs=1, steps=5, pool=32, picks=2,
-    starts=1, target="log",
-)  # fmt: skip
+TINY = tiny_settings(target="log")
 KILLS = 20
 
 

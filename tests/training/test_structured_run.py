@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import CalibrationError, LevelsError, ProfileError, RequestError, StrategyError
@@ -17,16 +18,12 @@ from unicuco_plugin.models.parts.reduction import reduced
 from unicuco_plugin.objectives.objective import ObjectiveRequest
 from unicuco_plugin.peers.parts import parts_space
 from unicuco_plugin.plugins.manager import make_objective
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.texts.calibration import load_windows
 from unicuco_plugin.training import UnitOptions, train_profile
 
 pytestmark = pytest.mark.slow
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=44, epochs=1, steps=5, pool=32, picks=3,
-    starts=1, rerank=1,
-)  # fmt: skip
+TINY = tiny_settings(initial=44, picks=3, rerank=1)
 few = settings(max_examples=8)
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.errors import LevelsError, ModelMismatchError, RequestError, StrategyError
@@ -16,16 +17,12 @@ from unicuco_plugin.levels.settings import LevelSettings
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.request import Request
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.spaces.plan import plan_counts
 from unicuco_plugin.training import JOURNAL, UnitOptions, even_slopes, train_profile
 
 pytestmark = pytest.mark.slow
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=24, epochs=1, steps=10, pool=32, picks=4,
-    starts=1, rerank=1, focus=0.8, imitation=50,
-)  # fmt: skip
+TINY = tiny_settings(initial=24, steps=10, picks=4, rerank=1, focus=0.8, imitation=50)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_settings import tiny_settings
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.costs.memory import ServedCosts
@@ -14,15 +15,11 @@ from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.objectives.evaluator import BlockEvaluator, lacking_parts
 from unicuco_plugin.pruning import apply_strategy
 from unicuco_plugin.quantities import Load
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import UnitOptions, train_profile
 
 pytestmark = pytest.mark.slow
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=16, epochs=2, steps=5, pool=32, picks=3,
-    starts=1, rerank=1,
-)  # fmt: skip
+TINY = tiny_settings(initial=16, epochs=2, picks=3, rerank=1)
 
 
 @pytest.fixture(scope="module")

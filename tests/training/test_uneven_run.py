@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
+from tiny_settings import tiny_settings
 from transformers import AutoModelForCausalLM
 
 from unicuco_plugin.answering import load_profile
@@ -14,16 +15,12 @@ from unicuco_plugin.models.blocks.sizes import measure_sizes
 from unicuco_plugin.models.blocks.sublayers import sublayer_params
 from unicuco_plugin.models.loading import load_model
 from unicuco_plugin.pruning import apply_strategy, removed_parts
-from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.training import UnitOptions, train_profile
 
 pytestmark = pytest.mark.slow
 
-TINY = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=16, epochs=1, steps=5, pool=16, picks=3,
-    starts=1, rerank=1,
-)  # fmt: skip
+TINY = tiny_settings(initial=16, pool=16, picks=3, rerank=1)
 
 
 @pytest.fixture(scope="module")
