@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from unicuco_plugin.collection import load_profiles
     from unicuco_plugin.errors import UnicucoError
     from unicuco_plugin.executors.on_ray import RayWorkers
+    from unicuco_plugin.healing.heal import Healed, heal
+    from unicuco_plugin.healing.settings import HealingSettings
     from unicuco_plugin.levels.build import build_levels
     from unicuco_plugin.levels.scheme_levels import SchemeLevels
     from unicuco_plugin.levels.settings import LevelSettings
@@ -52,6 +54,8 @@ __all__ = [
     "Effect",
     "Evaluation",
     "Export",
+    "Healed",
+    "HealingSettings",
     "LevelSettings",
     "Levels",
     "ModelSource",
@@ -80,6 +84,7 @@ __all__ = [
     "build_levels",
     "find_decoder",
     "find_smollm2",
+    "heal",
     "hookimpl",
     "load",
     "load_profile",
@@ -96,6 +101,8 @@ _HOMES = {
     "DivergenceObjective": "objectives.divergence",
     "Evaluation": "objectives.objective",
     "Export": "modifiers.export.result",
+    "Healed": "healing.heal",
+    "HealingSettings": "healing.settings",
     "LevelSettings": "levels.settings",
     "Levels": "levels.store",
     "ModelSource": "training",
@@ -123,6 +130,7 @@ _HOMES = {
     "build_levels": "levels.build",
     "find_decoder": "models.blocks.decoder",
     "find_smollm2": "models.checkpoints.demo",
+    "heal": "healing.heal",
     "hookimpl": "plugins.hookspecs",
     "load": "models.loading",
     "load_profile": "answering",
