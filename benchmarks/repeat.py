@@ -2,8 +2,8 @@
 
     python benchmarks/repeat.py --rows 3
 
-A plan whose level database is not there is left out, and said so; the same command measures what a result lacks. The
-largest difference that is allowed is what another number of threads makes of bfloat16.
+A plan whose level database is not there is left out, and said so. Killed, the same command goes on from
+``OUTPUT.part``. The largest difference that is allowed is what another number of threads makes of bfloat16.
 """
 
 import argparse
@@ -53,7 +53,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "repeat.json")
     arguments = parser.parse_args()
     asked = {"rows": arguments.rows, "seed": arguments.seed}
-    before = json.loads(arguments.output.read_text(encoding="utf8")) if arguments.output.exists() else {}
+    part = arguments.output.with_name(f"{arguments.output.name}.part")
+    before = json.loads(part.read_text(encoding="utf8")) if part.exists() else {}
     known = before["results"] if before.get("asked") == asked else {}
     results: dict[str, Any] = {name: rows for name, rows in known.items() if isinstance(rows, list)}
     for name in PLANS:
@@ -70,8 +71,9 @@ def main() -> None:
         rows = [committed["rows"][index] for index in chosen[: arguments.rows]]
         with tempfile.TemporaryDirectory() as folder:
             results[name] = repeat(plan, rows, Path(folder))
-        write(arguments.output, asked, results)
+        write(part, asked, results)
     worst = write(arguments.output, asked, results)
+    part.unlink(missing_ok=True)
     if worst > ALLOWED:
         raise SystemExit(f"a mean differs by {worst:.2%}, more than {ALLOWED:.0%}")
 

@@ -114,6 +114,7 @@ def test_what_got_worse_is_not_written(heal, tmp_path):
     assert done.exit_code == 1
     assert "not written, for the divergence on held-out windows did not fall" in done.stderr
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.healing" / "state.safetensors").exists()  # or other settings would be refused
 
 
 def test_a_sparse_checkpoint_is_refused(heal, tmp_path):
@@ -136,7 +137,14 @@ def test_silenced_halves_stay_so_and_a_card_is_begun(heal, tmp_path):
     healed = load_model(tmp_path / "out")
     assert healed.dtype == torch.bfloat16
     assert not healed.model.layers[1].mlp.down_proj.weight.any()
-    assert "## Healing" in (tmp_path / "out" / "README.md").read_text()
+    assert (tmp_path / "out" / "README.md").read_text().startswith("# out\n\n## Healing\n")
+
+
+def test_a_disk_without_room_is_told_before_a_weight_is_read(heal, tmp_path, monkeypatch):
+    monkeypatch.setattr("unicuco_plugin.models.output_folder.free_bytes", lambda _: 1000)
+    done = heal(tmp_path / "out")
+    assert done.exit_code == 1 and "bytes, the disk has 1,000 free" in done.stderr
+    assert not (tmp_path / "out.healing").exists()
 
 
 def test_a_quantised_checkpoint_is_refused_before_a_weight_is_read(heal, tmp_path):

@@ -72,13 +72,19 @@ def add_adapters(model: Any, linears: list[str], rank: int, seed: int) -> Any:  
 
     Returns:
         peft's model around it, whose ``merge_and_unload`` makes one as before.
+
+    Raises:
+        UnsupportedModelError: If peft refuses one of them.
     """
     peft = require_peft()
     # Of a product scaled by 2 / rank, the usual choice, so that a learning rate serves several ranks.
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=linears)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return peft.get_peft_model(model, config).eval()
+        try:
+            return peft.get_peft_model(model, config).eval()
+        except ValueError as error:  # such as a Mamba block's output, whose kernels read the weight past the adapter
+            raise UnsupportedModelError(f"peft puts no adapters on this model: {clip(str(error), 200)}") from error
 
 
 def adapter_weights(wrapped: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unicuco_plugin.errors import ExportError, UnsupportedModelError, listed
+from safetensors import SafetensorError
+
+from unicuco_plugin.errors import ExportError, UnicucoError, UnsupportedModelError, listed
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.files.received import DOCUMENT, parse_json, read_bytes, read_text
 from unicuco_plugin.models.checkpoints.checkpoint import check_checkpoint
@@ -13,7 +15,7 @@ from unicuco_plugin.models.checkpoints.generation import shipped_generation
 from unicuco_plugin.models.checkpoints.verdict import check_verdict
 from unicuco_plugin.ownership import MARKER
 
-__all__ = ["carried_files", "write_folder"]
+__all__ = ["carried_files", "weight_bytes", "write_folder"]
 
 # What holds weights, or where they are.
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
@@ -41,7 +43,18 @@ def carried_files(checkpoint: Path) -> list[str]:
     return [path.name for path in paths if path.is_file()]
 
 
-def write_folder(stage: Path, model: Any, checkpoint: Path, names: list[str], record: Mapping[str, Any]) -> str:  # noqa: ANN401
+def weight_bytes(checkpoint: Path) -> int:
+    """Bytes of the files of a checkpoint that hold its weights."""
+    return sum(path.stat().st_size for path in checkpoint.iterdir() if path.name.endswith(_WEIGHTS))
+
+
+def write_folder(
+    stage: Path,
+    model: Any,  # noqa: ANN401 - a Transformers model
+    checkpoint: Path,
+    names: list[str],
+    record: Mapping[str, Any],
+) -> str:
     """Write a healed model in the form that its checkpoint has, and let Transformers judge it.
 
     Args:
@@ -49,7 +62,8 @@ def write_folder(stage: Path, model: Any, checkpoint: Path, names: list[str], re
         model: As it is loaded from the checkpoint, with other weights.
         checkpoint: Where it comes from.
         names: What is kept of it.
-        record: What was done, as JSON data, with ``text``, a sentence for the card.
+        record: What was done, as JSON data, with ``text``, a sentence for the card, and ``title``, of a card where the
+            checkpoint has none.
 
     Returns:
         Why it was not run; empty where it was.
@@ -62,18 +76,20 @@ def write_folder(stage: Path, model: Any, checkpoint: Path, names: list[str], re
             model.save_pretrained(stage)
         for name in names:
             (stage / name).write_bytes(read_bytes(checkpoint / name, largest=_LARGEST, follow=False))
-        _say_in_card(stage, record["text"])
+        _say_in_card(stage, record["text"], record["title"])
         _forget_divergence(stage)
         (stage / _RECORD).write_text(json_text(dict(record), indent=2) + "\n", encoding="utf8")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, UnicucoError):
+            raise
         raise ExportError(f"{checkpoint}: could not be written anew: {error}") from error
     check_checkpoint(stage, model)
     return check_verdict(stage, model)
 
 
-def _say_in_card(stage: Path, text: str) -> None:
+def _say_in_card(stage: Path, text: str, title: str) -> None:
     card = stage / _CARD
-    before = read_text(card) if card.exists() else f"# {stage.name.strip('.')}\n"
+    before = read_text(card) if card.exists() else f"# {title}\n"
     card.write_text(f"{before.rstrip()}\n\n## Healing\n\n{text}\n", encoding="utf8")
 
 

@@ -13,13 +13,13 @@ from unicuco_plugin.errors import ExportError, JournalError, ModelMismatchError,
 from unicuco_plugin.evaluation.comparison import Estimate, compare_models
 from unicuco_plugin.files.received import parse_json, read_text
 from unicuco_plugin.healing.adapters import adapter_weights, add_adapters, find_adaptable, require_peft
-from unicuco_plugin.healing.folder import carried_files, write_folder
+from unicuco_plugin.healing.folder import carried_files, weight_bytes, write_folder
 from unicuco_plugin.healing.learning import Learning, Look
 from unicuco_plugin.healing.settings import HealingSettings
 from unicuco_plugin.healing.targets import Targets
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.loading import display_name, load_model, load_tokenizer
-from unicuco_plugin.models.output_folder import check_output
+from unicuco_plugin.models.output_folder import check_output, check_room
 from unicuco_plugin.models.placement import Offload
 from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.staging import staged_folder
@@ -104,6 +104,8 @@ def heal(
     _check_checkpoint(checkpoint)
     names = carried_files(checkpoint)
     check_output(output, overwrite=overwrite, inputs=(checkpoint, teacher, *calibration))
+    need = weight_bytes(checkpoint)
+    check_room(output, need)
     state = work / _STATE
     if state.exists() and not resume:
         raise JournalError(f"state {state} exists: pass --resume to continue that run, or remove it to begin anew")
@@ -115,7 +117,8 @@ def heal(
         load_tokenizer(teacher, **hub),
     )
     _check_tokens(model, dense)
-    linears = find_adaptable(model, str(checkpoint))
+    own = fingerprint(model)
+    wrapped = add_adapters(model, find_adaptable(model, str(checkpoint)), settings.rank, settings.seed)
     counts = [settings.choosing + settings.windows, settings.confirming]
     how = {"count": sum(counts), "length": settings.seq_length, "seed": settings.seed}
     if calibration:
@@ -128,9 +131,8 @@ def heal(
     total = len(windows) + settings.windows
     targets.prepare(dense, lambda done: progress(Progress("dense model", done, total)))
     before = _measure(dense, model, confirming)
-    own = f"{key}-{fingerprint(model)}-{settings.model_dump_json()}"
-    wrapped = add_adapters(model, linears, settings.rank, settings.seed)
-    learning = Learning(wrapped, adapter_weights(wrapped), targets, settings, state, own)
+    whose = f"{key}-{own}-{settings.model_dump_json()}"
+    learning = Learning(wrapped, adapter_weights(wrapped), targets, settings, state, whose)
     learning.resume()
 
     def report(done: int, look: Look | None) -> None:
@@ -143,12 +145,14 @@ def heal(
     _round(merged, written)
     after = _measure(dense, merged, confirming)
     if look.step == 0 or not after.mean < before.mean:
+        state.unlink(missing_ok=True)  # nothing of it is left to go on with
         raise ExportError(
             f"{output}: not written, for the divergence on held-out windows did not fall ("
             f"{before.mean:.4f} to {after.mean:.4f}): give more --tokens, or a smaller "
             f"--learning-rate than {settings.learning_rate:g}"
         )
     record = {
+        "title": output.name,
         "teacher": display_name(teacher),
         "settings": settings.model_dump(),
         "before": asdict(before),
@@ -156,7 +160,7 @@ def heal(
         "looks": [asdict(seen) for seen in learning.looks],
         "text": _describe(display_name(teacher), settings, look, before, after),
     }
-    with staged_folder(output, overwrite=overwrite) as stage:
+    with staged_folder(output, overwrite=overwrite, need=need) as stage:
         note = write_folder(stage, written, checkpoint, names, record)
     state.unlink(missing_ok=True)
     return Healed(output, before, after, look, time.perf_counter() - began, note)

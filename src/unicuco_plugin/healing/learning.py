@@ -129,9 +129,8 @@ class Learning:
             for place, (name, weight) in enumerate(self.weights.items()):
                 weight.copy_(tensors[f"now.{name}"])
                 self.best[name] = tensors[f"best.{name}"].to(weight.device)
-                moments[place] = {
-                    kind: tensors[f"{kind}.{name}"] for kind in ("step", "exp_avg", "exp_avg_sq")
-                }  # fmt: skip
+                if f"step.{name}" in tensors:  # not where no gradient has come yet
+                    moments[place] = {kind: tensors[f"{kind}.{name}"] for kind in ("step", "exp_avg", "exp_avg_sq")}
         self._optimiser.load_state_dict(self._optimiser.state_dict() | {"state": moments})
 
     def _step(self, step: int) -> None:
