@@ -37,7 +37,8 @@ class RayWorkers:
         address: Of a cluster that runs, such as ``auto`` or ``head:6379``; None starts one on this machine, for
             this run. Where Ray has been started in this process already, that is used.
         count: The most workers. A run begins with the first, and others join as the cluster has room for them.
-        gpus: Of each worker; a fraction shares one. A worker with several spreads the blocks if ``device`` is ``auto``.
+        gpus: Of each worker, above 0 where the model is on GPUs; a fraction shares one. A worker with several spreads
+            the blocks if ``device`` is ``auto``.
         cpus: Of each worker, and its threads.
 
     Raises:
