@@ -15,6 +15,7 @@ port=6379
 workers=$((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))
 
 # symmetric-run starts Ray on every node, runs the command on the first once all have joined, and stops Ray again.
-srun --ntasks "$SLURM_JOB_NUM_NODES" --ntasks-per-node 1 \
+# Since Slurm 22.05 srun has to be told the processors of a task again.
+srun --ntasks "$SLURM_JOB_NUM_NODES" --ntasks-per-node 1 --cpus-per-task "$SLURM_CPUS_PER_TASK" \
   ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
   unicuco train "$@" --ray auto --workers "$workers"

@@ -1,7 +1,7 @@
 """States of the dense model that stay: in files of their own, which go with them."""
 
 import gc
-import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,9 +38,12 @@ def test_states_that_stay_are_the_models_to_the_bit_and_in_files(runner, dtype, 
     for index in range(count + 1):
         pairs = zip(kept.at(index), passing.at(index), strict=True)
         assert all(torch.equal(one, other) and one.dtype == dtype for one, other in pairs)
-    assert sum(file.stat().st_size for file in place.glob("*/*.states")) == sum(
-        batch.nbytes for index in range(count + 1) for batch in kept.at(index)
-    )
+    batches = [batch for index in range(count + 1) for batch in kept.at(index)]
+    (folder,) = place.iterdir()
+    mapped = {batch.untyped_storage().filename: batch.untyped_storage().nbytes() for batch in batches}
+    assert {Path(name).parent for name in mapped} == {folder}
+    assert sum(mapped.values()) == sum(batch.nbytes for batch in batches)
+    assert not list(folder.iterdir())  # nothing is left behind by a process that is killed
 
 
 @torch.no_grad()
@@ -57,6 +60,13 @@ def test_a_full_disk_is_an_error_and_no_end_of_the_process(runner, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(CalibrationError, match=r"no room in .* \(No space left on device\): set TMPDIR"):
+        DenseStates(runner, WINDOWS, keep=True)
+
+
+@torch.no_grad()
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_what_to_set(runner, place, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(place / "absent"))
+    with pytest.raises(CalibrationError, match=r"no room in any .* \(No such file or directory\): set TMPDIR"):
         DenseStates(runner, WINDOWS, keep=True)

@@ -19,6 +19,7 @@ from unicuco_plugin.profile import RECORD
 from unicuco_plugin.training import ModelSource, UnitOptions, train_profile
 from unicuco_plugin.training.correcting import find_corrections
 from unicuco_plugin.training.subjects.find import find_subject
+from unicuco_plugin.traits import traits_of
 
 # The last is the CPU with blocks that wait in the model's own files.
 PLACES = ("cpu", str(DEVICE), "files")
@@ -34,7 +35,7 @@ def measured(space, units, model, windows, folder, *, few=4, compensation=None):
         start = subject.start(journal, windows, payload)
         notes = journal.notes()
     first = subject.space.first(few, torch.Generator().manual_seed(0)) if start.first is None else start.first[:few]
-    corrections = find_corrections(compensation, decoder, windows)
+    corrections = find_corrections(compensation, decoder, windows, halves=traits_of(space).halves)
     request = ObjectiveRequest(
         decoder, subject.space, windows, levels=subject.levels, payload=payload, corrections=corrections
     )
@@ -70,6 +71,11 @@ def test_depth_with_a_compensation(windows, tmp_path, family, name):
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
 def test_sublayer(windows, tmp_path, family):
     here, there, streamed = both("sublayer", family, windows, tmp_path, blocks=3)
+    assert here == there == streamed
+
+
+def test_sublayer_with_a_compensation(windows, tmp_path):
+    here, there, streamed = both("sublayer", "llama", windows, tmp_path, blocks=2, compensation="ridge")
     assert here == there == streamed
 
 

@@ -6,13 +6,18 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
-from unicuco_plugin.executors.on_ray import RayWorkers
+from unicuco_plugin.errors import CalibrationError, EvaluationError, LevelsError, ModelMismatchError
+from unicuco_plugin.executors.crew import LostError
+from unicuco_plugin.executors.on_ray import RayWorker, RayWorkers
+from unicuco_plugin.journal.measuring import RANK
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import JOURNAL, train_profile
 
@@ -42,6 +47,47 @@ def facts_of(folder):
     said = {name: value for name, value in record.items() if name not in {"provenance", "digest", "name"}}
     with contextlib.closing(sqlite3.connect(folder / JOURNAL)) as journal:
         return said, sorted(journal.execute("SELECT fidelity, key, value, per_window FROM measurements"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "raised"),
+    [
+        (CalibrationError("no room here"), LostError),
+        (LevelsError("not mounted here"), LostError),
+        (OSError("broken here"), LostError),
+        (ModelMismatchError("another model"), ModelMismatchError),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Exception) else "",
+)
+def test_what_may_be_the_machines_fault_loses_a_worker_and_another_model_ends_the_run(cause, raised):
+    errors = pytest.importorskip("ray").exceptions
+
+    def fail(_):
+        raise errors.RayTaskError("load", "a traceback", cause)
+
+    actor = SimpleNamespace(load=SimpleNamespace(remote=lambda: None))
+    with pytest.raises(raised, match=f"^{cause}$"):
+        RayWorker(SimpleNamespace(exceptions=errors, get=fail), actor).load()
+
+
+def test_workers_on_a_device_that_ray_keeps_for_nobody_are_refused():
+    setup = SimpleNamespace(specs={RANK: SimpleNamespace(device="cuda")})
+    with pytest.raises(EvaluationError, match=r"^gpus of a worker must be above 0 on cuda, got 0: .*--gpus-per-worker"):
+        RayWorkers(count=2).start(setup, print).__enter__()
+
+
+def test_the_start_on_slurm_passes_processors_on(tmp_path):
+    for name, does in (("srun", 'printf "%s\\n" "$@"'), ("scontrol", "echo first; echo second")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf8")
+        (tmp_path / name).chmod(0o755)
+    job = {"JOB_NODELIST": "first,second", "JOB_NUM_NODES": "2", "GPUS_ON_NODE": "8", "CPUS_PER_TASK": "64"}
+    given = {f"SLURM_{name}": value for name, value in job.items()} | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = Path(__file__).parents[2] / "examples/ray/slurm.sh"
+    done = subprocess.run(["bash", script, "--picks", "6 4"], env=given, capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert said[said.index("--cpus-per-task") + 1] == "64"
+    assert said[said.index("--address") + 1] == "first:6379"
+    assert said[said.index("--picks") + 1 :] == ["6 4", "--ray", "auto", "--workers", "16"]
 
 
 @pytest.mark.slow

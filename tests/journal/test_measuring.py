@@ -110,6 +110,30 @@ def test_fidelities_are_apart_and_an_objective_is_made_when_first_needed(path):
         assert len(journal.measurements("confirm")) == 2
 
 
+def test_what_is_recorded_while_it_is_looked_up_is_not_given_again(path, monkeypatch):
+    given = []
+
+    class Elsewhere:
+        """Records what it holds when it is told to, as a worker's thread may at any moment."""
+
+        def give(self, _fidelity, X, record):
+            given.append((len(X), lambda: record(range(len(X)), AnalyticObjective().evaluate(X))))
+
+    with open_journal(path) as journal:
+        measure = JournaledMeasure(journal, SPACE, Elsewhere())
+        measure.begin("rank", X[:4])
+        look = journal.lookup
+
+        def lookup(fidelity, keys):
+            found = look(fidelity, keys)
+            given[0][1]()
+            return found
+
+        monkeypatch.setattr(journal, "lookup", lookup)
+        measure.begin("rank", X[:6])
+    assert [count for count, _ in given] == [4, 2]
+
+
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -0.1])
 def test_a_value_that_is_negative_or_not_finite_fails_its_whole_batch_and_no_other(path, wrong):
     with open_journal(path) as journal:

@@ -1,6 +1,5 @@
 """States of the dense model on calibration windows, at every block: what corrections aim at."""
 
-import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unicuco_plugin.errors import CalibrationError, quoted
+from unicuco_plugin.errors import CalibrationError, clip, quoted
 from unicuco_plugin.models.blocks.halves import step_names
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.scratch import make_scratch, remove_scratch
@@ -36,8 +35,8 @@ class DenseStates:
         windows: ``m x L`` token ids, at least two windows; every fourth is held out.
         batch: Windows that pass a block together.
         keep: Whether states of all blocks stay, for many sets of blocks one after the other: in files that the system
-            keeps in memory while there is room (135 MB for each block of Llama-3-8B and 16 384 tokens in bfloat16); if
-            not, ask for places in ascending order.
+            keeps in memory while there is room (135 MB for each block of Llama-3-8B and 16 384 tokens in bfloat16),
+            without names, so that none outlives the process; if not, ask for places in ascending order.
 
     Attributes:
         runner, windows, keep: As given.
@@ -47,7 +46,7 @@ class DenseStates:
         counts: How many windows are held out, and how many there are.
 
     Raises:
-        CalibrationError: If there are too few windows, or states are to stay and the disk has no room for them.
+        CalibrationError: If there are too few windows, or states are to stay and the disk does not take them.
     """
 
     def __init__(self, runner: BlockRunner, windows: Tensor, *, batch: int = 8, keep: bool = False) -> None:
@@ -61,9 +60,6 @@ class DenseStates:
         first = [runner.embed(batch) for batch in (*held, *fit)]
         self.width = first[0].shape[-1]
         self._folder: Path | None = None
-        if keep:
-            self._folder = Path(make_scratch())
-            weakref.finalize(self, remove_scratch, str(self._folder))
         self._known = {0: self._stay(0, first)}
         self._finals: Tensor | None = None
 
@@ -89,18 +85,22 @@ class DenseStates:
 
     def _stay(self, place: int, states: list[Tensor]) -> list[Tensor]:
         """The same states, in a file where they are to stay."""
-        if self._folder is None:
+        if not self.keep:
             return states
-        file = self._folder / f"{place}.states"
         flat = torch.cat([batch.cpu().flatten() for batch in states])
-        try:  # room is asked for here: a mapped page without any would end the process
-            with file.open("wb") as opened:
-                os.posix_fallocate(opened.fileno(), 0, flat.nbytes)
+        try:  # written rather than mapped empty: a mapped page that the disk has no room for would end the process
+            if self._folder is None:
+                self._folder = Path(make_scratch())
+                weakref.finalize(self, remove_scratch, str(self._folder))
+            file = self._folder / f"{place}.states"
+            file.write_bytes(flat.view(torch.uint8).numpy().data)
         except OSError as error:
+            where = "any folder for temporary files" if self._folder is None else quoted(self._folder.parent)
             raise CalibrationError(
-                f"compensation keeps {flat.nbytes:,} bytes of states for each block, and there is no room in "
-                f"{quoted(self._folder.parent)} ({error.strerror}): set TMPDIR to another disk, or give less text"
+                f"compensation keeps {flat.nbytes:,} bytes of states for each block, and there is no room in {where} "
+                f"({clip(error.strerror or str(error), 100)}): set TMPDIR to another disk, or give less text"
             ) from error
-        kept = torch.from_file(str(file), shared=True, size=flat.numel(), dtype=flat.dtype).copy_(flat)
+        kept = torch.from_file(str(file), shared=True, size=flat.numel(), dtype=flat.dtype)
+        file.unlink()  # the mapping stays
         sizes = [batch.numel() for batch in states]
-        return [part.view_as(batch) for part, batch in zip(kept.split(sizes), states, strict=True)]
+        return [part.view(batch.shape) for part, batch in zip(kept.split(sizes), states, strict=True)]

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, set_num_threads
 
-from unicuco_plugin.errors import EvaluationError, PluginError, UnicucoError, clip
+from unicuco_plugin.errors import EvaluationError, ModelMismatchError, clip
 from unicuco_plugin.executors.crew import Crew, LostError
+from unicuco_plugin.journal.measuring import RANK
 from unicuco_plugin.objectives.executor import Executor, Objectives
 from unicuco_plugin.objectives.objective import Evaluation
 from unicuco_plugin.training.setup import Setup
@@ -21,6 +22,8 @@ __all__ = ["RayWorker", "RayWorkers", "import_ray"]
 
 # Bytes of shared memory that a cluster of our own has for what goes to all workers: windows and payloads are far less.
 _STORE = 2**28
+# Kinds of devices that Ray counts as GPUs.
+_GPUS = {"cuda", "xpu"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class RayWorkers:
         address: Of a cluster that runs, such as ``auto`` or ``head:6379``; None starts one on this machine, for
             this run. Where Ray has been started in this process already, that is used.
         count: The most workers. A run begins with the first, and others join as the cluster has room for them.
-        gpus: Of each worker; a fraction shares one. A worker with several spreads the blocks if ``device`` is ``auto``.
+        gpus: Of each worker, above 0 where the model is on GPUs; a fraction shares one. A worker with several spreads
+            the blocks if ``device`` is ``auto``.
         cpus: Of each worker, and its threads.
 
     Raises:
@@ -54,6 +58,12 @@ class RayWorkers:
     @contextmanager
     def start(self, setup: Setup, say: Callable[[str], None]) -> Iterator[Executor]:
         """See ``Workers``."""
+        device = setup.specs[RANK].device
+        if device in _GPUS and not self.gpus:
+            raise EvaluationError(
+                f"gpus of a worker must be above 0 on {device}, got 0: without any, Ray keeps no device for it and all "
+                "workers share the first; give --gpus-per-worker, 1 or a fraction"
+            )
         with _cluster(self) as ray:
             remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Actor)
             stored = ray.put(setup)  # once, for all of them
@@ -109,8 +119,8 @@ class RayWorker:
         try:
             return self._ray.get(ask())
         except errors.RayTaskError as error:
-            # A plugin's error may be the machine's: a full disk, a broken device. Others say what nobody can do.
-            if isinstance(error.cause, UnicucoError) and not isinstance(error.cause, PluginError):
+            # All other errors may be the machine's: a full disk, a folder that is not mounted, a broken device.
+            if isinstance(error.cause, ModelMismatchError):
                 raise error.cause from None
             raise LostError(str(error.cause)) from error
         except errors.RayError as error:

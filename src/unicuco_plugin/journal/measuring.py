@@ -62,8 +62,9 @@ class JournaledMeasure:
     def begin(self, fidelity: str, X: Tensor) -> None:
         """Give out what is neither in the journal nor under way; see ``AheadMeasure``."""
         keys = [self._space.key(row) for row in X]
+        busy = set(self._under_way)  # first: what is recorded meanwhile leaves this for the journal
         known = self._journal.lookup(fidelity, keys)
-        rows = {key: i for i, key in enumerate(keys) if key not in known and (fidelity, key) not in self._under_way}
+        rows = {key: i for i, key in enumerate(keys) if key not in known and (fidelity, key) not in busy}
         if rows:
             self._under_way.update((fidelity, key) for key in rows)
             self._executor.give(fidelity, X[list(rows.values())], partial(self._record, fidelity, list(rows)))
