@@ -78,7 +78,7 @@ def kept_share(params: Tensor, x: Tensor) -> Tensor:
     return 1.0 - removed_share(params, x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TableCosts:
     """Costs of a checkpoint's strategies, added up from a table.
 
