@@ -171,6 +171,13 @@ def test_what_is_no_table_is_never_replaced(tmp_path):
         check_output(tmp_path / "new.json", resume=True, overwrite=True)
 
 
+def test_a_table_that_another_process_writes_is_waited_for_but_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "_LONGEST", 0.0)
+    with verify._hold(tmp_path / "t.json"), pytest.raises(DeviceTableError, match="is held by another process"):
+        verify._hold(tmp_path / "t.json")
+    verify._hold(tmp_path / "t.json").close()
+
+
 @pytest.mark.parametrize("kind", ["cuda:7", "mps", "abacus"])
 def test_a_table_of_a_device_that_is_not_here_is_refused(table, tmp_path, kind):
     device = table.device.model_copy(update={"kind": kind})

@@ -41,7 +41,7 @@ def verify(done: "Export", fields: dict[str, Any]) -> str:
     from unicuco_plugin.report.device import describe_verified
     from unicuco_plugin.timing.verify import verify_latency
 
-    gc.collect()  # hooks and modules hold each other
+    gc.collect()
     [strategy], table = done.strategies, Path(fields["device_table"])
     found = verify_latency(done.path, strategy, table, fields["model"], revision=fields["revision"], format=done.format)
     said = describe_verified(found, strategy.latency) if strategy.latency else ""

@@ -20,7 +20,7 @@ from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Phase
 from unicuco_plugin.strategy import ModelReference
-from unicuco_plugin.timing.running import STEPS, Generation, Marks, describe_device
+from unicuco_plugin.timing.running import STEPS, Generation, Marks, check_folder, describe_device
 from unicuco_plugin.timing.shapes import Timed, find_timed, narrowed
 
 __all__ = ["check_output", "check_sizes", "is_begun", "profile_device"]
@@ -43,8 +43,7 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if resume and overwrite:
         raise DeviceTableError("resume and overwrite exclude each other: one goes on, the other begins anew")
-    if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise DeviceTableError(f"output {output} must lie in a folder that can be written, {output.parent} is none")
+    check_folder(output)
     if not os.path.lexists(output):
         return
     if not is_device_table(output):

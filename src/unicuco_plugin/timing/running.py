@@ -1,6 +1,7 @@
 """A model run as an engine generates: a prompt, then token after token with a cache, each forward timed."""
 
 import inspect
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.quantities import Phase
 
-__all__ = ["STEPS", "Generation", "Marks", "clock", "describe_device", "find_device"]
+__all__ = ["STEPS", "Generation", "Marks", "check_folder", "clock", "describe_device", "find_device"]
 
 # Tokens that are written after a prompt, timed one by one: few enough that the cache stays about as long as it was.
 STEPS = 8
@@ -28,6 +29,16 @@ _PROCESSORS = Path("/proc/cpuinfo")
 _PACKAGES = ("torch", "transformers")
 # The prompt that wakes threads, allocators and kernels up before anything is timed.
 _WARM = 16
+
+
+def check_folder(table: Path) -> None:
+    """Refuse, before anything is timed, a table that cannot be written then.
+
+    Raises:
+        DeviceTableError: If its folder is missing, or may not be written.
+    """
+    if not os.access(table.parent, os.W_OK | os.X_OK):
+        raise DeviceTableError(f"device table {table} must lie in a folder that can be written, {table.parent} is none")
 
 
 def find_device(kind: str, table: Path) -> torch.device:

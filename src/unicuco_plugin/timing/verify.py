@@ -1,5 +1,6 @@
 """An exported checkpoint timed as a whole, beside what a device's table predicted; the table keeps both."""
 
+import gc
 import time
 from pathlib import Path
 from statistics import median
@@ -13,7 +14,7 @@ from unicuco_plugin.files.lock import HeldError, take_lock
 from unicuco_plugin.models.loading import load, load_model
 from unicuco_plugin.quantities import Latency, Load, Phase
 from unicuco_plugin.strategy import Strategy
-from unicuco_plugin.timing.running import STEPS, Generation, describe_device, find_device
+from unicuco_plugin.timing.running import STEPS, Generation, check_folder, describe_device, find_device
 
 __all__ = ["check_here", "time_checkpoint", "verify_latency"]
 
@@ -27,9 +28,10 @@ def check_here(file: Path, load: Load) -> DeviceTable:
     """A table that can be measured into here, and has times of a load.
 
     Raises:
-        DeviceTableError: If it cannot be read, is of another device, or has none.
+        DeviceTableError: If it cannot be read or written, is of another device, or has none.
     """
     table = DeviceTable.read(file)
+    check_folder(file)
     table.device.check(describe_device(find_device(table.device.kind, file), table.device.dtype), file)
     table.at("decode", load.batch, load.context)
     return table
@@ -88,6 +90,7 @@ def verify_latency(
     _check_source(table, latency, asked, file)
     device = table.device
     before = _time(load_model(dense, revision=revision, dtype=device.dtype, device=device.kind, prunable=False), asked)
+    gc.collect()  # hooks and modules hold each other
     found = time_checkpoint(folder, device, asked)
     observed = [
         Observation(
