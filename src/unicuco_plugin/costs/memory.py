@@ -34,7 +34,7 @@ _SAMPLER = 12
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ServedCosts(TableCosts):
     """Costs of a checkpoint's strategies, with the memory that a server needs under a load.
 

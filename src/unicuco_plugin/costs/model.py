@@ -78,7 +78,7 @@ def kept_share(params: Tensor, x: Tensor) -> Tensor:
     return 1.0 - removed_share(params, x)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class TableCosts:
     """Costs of a checkpoint's strategies, added up from a table.
 
@@ -101,6 +101,10 @@ class TableCosts:
     device: DeviceTable | None = field(default=None, kw_only=True)
     space: str = field(default="", kw_only=True)
     objective: ClassVar[str] = _KEPT
+
+    def __hash__(self) -> int:
+        """For what is remembered of costs; their tables hold mappings, which have none."""
+        return hash((self.units, self.physical, self.space))
 
     @property
     def names(self) -> tuple[str, ...]:
