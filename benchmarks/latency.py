@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--clock", choices=["wall", "processor"], default="wall")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "latency.json")
     args = parser.parse_args()
+    if min(args.at) < min(args.contexts) or max(args.at) > max(args.contexts):
+        parser.error(f"--at must lie within --contexts, {min(args.contexts)} to {max(args.contexts)}, got {args.at}")
     if args.clock == "processor":
         torch.set_num_threads(1)
         running.clock = time.process_time

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from unicuco_plugin.costs.device_table import Device, DeviceTable, Point, Shape
+from unicuco_plugin.costs.device_table import DeviceTable
+from unicuco_plugin.costs.timings import Device, Observation, Point, Shape
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.timing import profile, running
 
-__all__ = ["DEVICE", "made_table", "virtual_clock"]
+__all__ = ["DEVICE", "made_table", "seen", "virtual_clock"]
 
 DEVICE = Device(name="a card", kind="cpu", threads=2, dtype="float32", versions={"torch": "2"})
 # Of one token at a context of 100, in ms, by parts left; a prompt takes ten times as long.
@@ -35,6 +36,12 @@ def made_table(fingerprint, blocks=30, *, attention=_ATTENTION, mlp=_MLP, **fiel
         "shapes": shapes, "points": tuple(points), "done": 3, "total": 3,
     }  # fmt: skip
     return DeviceTable(**(given | fields))
+
+
+def seen(predicted, measured, *, space="depth", phase="decode", dense=(90.0, 90.0), **load):
+    """A checkpoint that was timed at the first load of :func:`made_table`, and the dense model: predicted, measured."""
+    times = {"predicted": predicted, "measured": measured, "dense_predicted": dense[0], "dense_measured": dense[1]}
+    return Observation(space=space, phase=phase, **({"batch": 1, "context": 100} | load | times))
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from unicuco_plugin.costs.latency import LATENCY, TIME, why_untimed
+from unicuco_plugin.costs.latency import LATENCY, TIME
 from unicuco_plugin.costs.model import CostModel, TableCosts
+from unicuco_plugin.costs.untimed import why_untimed
 from unicuco_plugin.errors import RequestError, round_down, round_up
 from unicuco_plugin.policy.contest import Candidate
 from unicuco_plugin.request import LIMITS, Request

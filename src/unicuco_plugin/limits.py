@@ -13,7 +13,6 @@ from unicuco_plugin.costs.memory import ServedCosts
 from unicuco_plugin.costs.model import CostModel, TableCosts
 from unicuco_plugin.errors import RequestError, round_up
 from unicuco_plugin.policy.contest import Candidate, Contest
-from unicuco_plugin.quantities import Load
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import Space
@@ -45,7 +44,6 @@ class Limits:
 
     def __init__(self, space: Space, contest: Contest, costs: CostModel, upper: Callable[[Candidate], float]) -> None:
         self._space, self._contest, self._costs, self._upper = space, contest, costs, upper
-        self._loaded: tuple[Load, CostModel] | None = None  # the last one: what is read for it serves many candidates
 
     def budget_of(self, request: Request) -> float:
         """The sparsity that one request comes down to; see ``budgets_of``."""
@@ -83,9 +81,7 @@ class Limits:
         """
         if request.load is None or not isinstance(self._costs, TableCosts) or isinstance(self._costs, ServedCosts):
             return self._costs
-        if self._loaded is None or self._loaded[0] != request.load:
-            self._loaded = request.load, under_load(self._costs, request.load)
-        return self._loaded[1]
+        return under_load(self._costs, request.load)
 
     def _asked(self, request: Request) -> Asked:
         return Asked(request, self._space, self.costs_of(request))

@@ -108,6 +108,7 @@ class Latency(Frozen):
         decode: One more token of every sequence.
         prefill: All tokens of them.
         dense_decode, dense_prefill: The same of the dense model, as measured.
+        scale_decode, scale_prefill: What the table's corrections multiplied the first two by.
         device: Name of the processor or accelerator.
         dtype: Of the weights there.
     """
@@ -116,6 +117,8 @@ class Latency(Frozen):
     prefill: Milliseconds
     dense_decode: Milliseconds
     dense_prefill: Milliseconds
+    scale_decode: Milliseconds = 1.0
+    scale_prefill: Milliseconds = 1.0
     device: _Name
     dtype: _Name
 

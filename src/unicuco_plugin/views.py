@@ -7,12 +7,14 @@ same.
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from unicuco_plugin.costs.latency import LATENCY, TIME, under_load, why_untimed
+from unicuco_plugin.costs.latency import LATENCY, TIME, under_load
 from unicuco_plugin.costs.memory import MEMORY
 from unicuco_plugin.costs.model import CostModel, TableCosts
+from unicuco_plugin.costs.untimed import why_untimed
 from unicuco_plugin.divergences import Divergences
 from unicuco_plugin.errors import RequestError
 from unicuco_plugin.limits import Limits
@@ -158,7 +160,8 @@ class Views:
             found = self._served[load, price] = self._view(space, self._contest(space), costs)
             while len(self._served) > _MOST:
                 self._served.popitem(last=False)
-        self._served.move_to_end((load, price))
+        with suppress(KeyError):  # which another thread may have dropped by now
+            self._served.move_to_end((load, price))
         return found
 
     @cached_property

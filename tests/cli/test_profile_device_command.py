@@ -1,12 +1,17 @@
 """``unicuco profile-device``, what is asked with its table, and a checkpoint that is timed beside its prediction."""
 
+import gc
 import json
 
 import pytest
 from click.testing import CliRunner
+from device_tables import made_table
+from transformers import PreTrainedModel
 
+from unicuco_plugin.answering import load_profile
 from unicuco_plugin.cli.main import main
 from unicuco_plugin.costs.device_table import DeviceTable
+from unicuco_plugin.timing.verify import verify_latency
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,10 @@ def test_without_a_table_or_a_load_an_error_says_what_is_missing(unicuco, profil
             ["--sparsity", "0.3", "--verify-latency", "--device-table", "t.json"],
             "--device-table needs the load whose times",
         ),
+        (
+            ["--sparsity", "0.3", "--verify-latency", "--device-table", "t.json", "--trust-remote-code"],
+            "--verify-latency loads no code of a checkpoint's own",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(unicuco, profile, tmp_path, options, message):
@@ -76,13 +85,40 @@ def test_what_does_not_go_together_is_refused(unicuco, profile, tmp_path, option
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("space", "options", "message"),
+    [
+        ("sparsity", [], "it zeroes single weights"),
+        ("structured", ["--format", "stock"], "format stock has the dense model's shape"),
+    ],
+)
+def test_what_has_no_times_is_refused_before_a_model_is_loaded(unicuco, tmp_path, space, options, message):
+    name = f"smollm2-135m-instruct-{space}"
+    made_table(load_profile(name).model.fingerprint).write(tmp_path / "t.json")
+    asked = ["--profile", name, "--sparsity", "0.3", "--context", "100", "--device-table", tmp_path / "t.json"]
+    result = unicuco("prune", "--model", "none", "--output", tmp_path / "out", *asked, "--verify-latency", *options)
+    assert result.exit_code == 1
+    assert f"--verify-latency has nothing to compare: {message}" in result.stderr
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_timed_and_the_table_remembers(unicuco, dense, profile, table, tmp_path):
     asked = ["--profile", profile, "--sparsity", "0.3", "--context", "8", "--device-table", table]
-    result = unicuco("prune", "--model", dense, "--output", tmp_path / "out", *asked, "--verify-latency")
+    left, timing = [], verify_latency
+
+    def look(*args, **options):  # nothing holds the pruned model when another one is loaded
+        left.extend(one for one in gc.get_objects() if isinstance(one, PreTrainedModel))
+        return timing(*args, **options)
+
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, PreTrainedModel)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unicuco_plugin.timing.verify.verify_latency", look)
+        result = unicuco("prune", "--model", dense, "--output", tmp_path / "out", *asked, "--verify-latency")
     assert result.exit_code == 0, result.stderr
     assert "predicted for" in result.stdout
     assert result.stdout.count(" ms, measured ") == 2
+    assert left == []
     first, second = DeviceTable.read(table).observations
     assert (first.space, {first.phase, second.phase}) == ("depth", {"decode", "prefill"})
     wrong = ["--dtype", "bfloat16", "--output", tmp_path / "other"]

@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from device_tables import DEVICE, made_table
+from device_tables import DEVICE, made_table, seen
 
-from unicuco_plugin.costs.device_table import DeviceTable, Observation, Shape
+from unicuco_plugin.costs.device_table import DeviceTable
+from unicuco_plugin.costs.timings import Shape
 from unicuco_plugin.errors import DeviceTableError, ModelMismatchError
 from unicuco_plugin.strategy import ModelReference
 
@@ -33,14 +34,18 @@ def test_a_load_that_was_not_measured_is_refused(batch, context, name):
 
 
 def test_predictions_are_corrected_by_the_mean_of_what_was_observed_in_their_space_and_phase():
-    load = {"batch": 1, "context": 100}
-    seen = [
-        Observation(space="depth", phase="decode", predicted=10.0, measured=ms, **load) for ms in (11.0, 10.0 / 1.1)
-    ] + [Observation(space="depth", phase="prefill", predicted=4.0, measured=5.0, **load)]
-    table = TABLE.model_copy(update={"observations": tuple(seen)})
-    assert table.correction("depth", "decode") == pytest.approx(1.0)
-    assert table.correction("depth", "prefill") == pytest.approx(1.25)
-    assert table.correction("structured", "prefill") == 1.0
+    found = seen(10.0, 11.0), seen(10.0, 10.0 / 1.1), seen(4.0, 5.0, phase="prefill"), seen(1.0, 3.0, context=300)
+    table = TABLE.model_copy(update={"observations": found})
+    assert table.correction("depth", "decode", 1, 100) == pytest.approx(1.0)
+    assert table.correction("depth", "prefill", 1, 100) == pytest.approx(1.25)
+    assert table.correction("depth", "decode", 1, 300) == pytest.approx(3.0)
+    assert table.correction("structured", "prefill", 1, 100) == table.correction("depth", "prefill", 4, 100) == 1.0
+
+
+def test_a_copy_with_other_times_forgets_the_old_ones():
+    before = TABLE.at("decode", 1, 100)[0]
+    longer = tuple(point.model_copy(update={"rest": (100.0,)}) for point in TABLE.points)
+    assert TABLE.model_copy(update={"points": longer}).at("decode", 1, 100)[0] == pytest.approx(before + 92.0)
 
 
 def test_another_structure_is_refused_and_other_weights_are_not():

@@ -108,7 +108,7 @@ def test_the_stored_recipe_keeps_where_the_strategy_came_from(checkpoint, depth_
     model = load_model(checkpoint("llama"))
     strategy = depth_strategy(model)
     profile = SimpleNamespace(answer=lambda request: strategy)
-    monkeypatch.setattr(answering, "load_profile", lambda source: profile)
+    monkeypatch.setattr(answering, "load_profile", lambda source, **_: profile)
     oneshot(model=model, recipe=SparsityProfileModifier(profile="folder", request={"sparsity": 0.3}))
     model.save_pretrained(tmp_path / "out")
     [stage] = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()).values()
@@ -235,6 +235,6 @@ def test_a_request_that_cannot_be_met_reaches_the_caller_as_it_is(monkeypatch):
     def answer(_):
         raise RequestError("at most 15 of 30 blocks")
 
-    monkeypatch.setattr(answering, "load_profile", lambda source: SimpleNamespace(answer=answer))
+    monkeypatch.setattr(answering, "load_profile", lambda source, **_: SimpleNamespace(answer=answer))
     with pytest.raises(RequestError, match="at most 15 of 30 blocks"):
         SparsityProfileModifier(profile="p", request={"sparsity": 0.9}).resolve()

@@ -1,6 +1,7 @@
 """A device profiled under a clock that only linears move, so that every time is known beforehand."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tiny import tiny_model
 from unicuco_plugin.costs.device_table import DeviceTable
 from unicuco_plugin.costs.latency import TimedCosts
 from unicuco_plugin.costs.measure import block_costs, half_costs, part_costs, uneven_costs
-from unicuco_plugin.errors import DeviceTableError
+from unicuco_plugin.errors import DeviceTableError, RequestError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.surgery import drop_blocks
@@ -19,7 +20,8 @@ from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.quantities import Latency, Load
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import ModelReference, Strategy
-from unicuco_plugin.timing.profile import check_output, profile_device
+from unicuco_plugin.timing import running, verify
+from unicuco_plugin.timing.profile import check_output, check_sizes, is_begun, profile_device
 from unicuco_plugin.timing.running import Generation
 from unicuco_plugin.timing.shapes import find_timed, narrowed
 from unicuco_plugin.timing.verify import check_here, time_checkpoint, verify_latency
@@ -169,28 +171,107 @@ def test_what_is_no_table_is_never_replaced(tmp_path):
         check_output(tmp_path / "new.json", resume=True, overwrite=True)
 
 
+def test_a_table_that_another_process_writes_is_waited_for_but_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "_LONGEST", 0.0)
+    with verify._hold(tmp_path / "t.json"), pytest.raises(DeviceTableError, match="is held by another process"):
+        verify._hold(tmp_path / "t.json")
+    verify._hold(tmp_path / "t.json").close()
+
+
+@pytest.mark.parametrize("kind", ["cuda:7", "mps", "abacus"])
+def test_a_table_of_a_device_that_is_not_here_is_refused(table, tmp_path, kind):
+    device = table.device.model_copy(update={"kind": kind})
+    table.model_copy(update={"device": device}).write(tmp_path / "t.json")
+    with pytest.raises(DeviceTableError, match=f"was measured on '{kind}', which this machine has not"):
+        check_here(tmp_path / "t.json", Load(8))
+
+
+def test_an_accelerator_without_a_name_is_called_by_its_kind(monkeypatch):
+    monkeypatch.setattr(torch, "get_device_module", lambda _: object())
+    assert running.describe_device(torch.device("mps:0"), "torch.float16").name == "mps"
+
+
+def test_moments_are_recorded_on_the_device_that_runs_the_model(monkeypatch):
+    class Event:
+        def __init__(self, where, enable_timing):
+            self.stream = None
+
+        def record(self, stream=None):
+            self.stream = stream
+
+    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda where: f"stream of {where}")
+    assert running._now(torch.device("cuda:1")).stream == "stream of cuda:1"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (([20_000_000], [8], 1), "batch must be 1 to 64 numbers from 1 to 10,000,000, got 20000000"),
+        (([1], list(range(1, 66)), 1), "context must be .*, got 65 numbers"),
+        (([1], [8], 10**9), "repeats must be 1 to 1000, got 1000000000"),
+    ],
+)
+def test_what_no_table_has_room_for_is_refused(sizes, message):
+    with pytest.raises(DeviceTableError, match=message):
+        check_sizes(*sizes)
+
+
+def test_a_folder_that_is_missing_is_said_before_anything_is_timed(tmp_path):
+    with pytest.raises(DeviceTableError, match="must lie in a folder that can be written"):
+        check_output(tmp_path / "none" / "t.json", resume=False, overwrite=False)
+
+
+def test_a_measurement_begun_anew_leaves_no_finished_table_behind(model, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(Generation, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert not is_begun(tmp_path / "t.json")
+    with pytest.raises(KeyboardInterrupt):
+        measure(model, tmp_path / "t.json", overwrite=True)
+    assert DeviceTable.read(tmp_path / "t.json", finished=False).done == 0
+    assert is_begun(tmp_path / "t.json")
+
+
 def test_a_context_beyond_learned_positions_is_refused(tmp_path):
     with pytest.raises(DeviceTableError, match="context must leave 9 of the 256 positions"):
         measure(tiny_model("opt").eval(), tmp_path / "t.json", contexts=[250])
 
 
-def test_a_checkpoint_is_compared_with_its_prediction_and_corrects_later_ones(model, table, tmp_path):
+def test_a_checkpoint_is_compared_with_its_prediction_and_corrects_later_ones(model, table, tmp_path, monkeypatch):
     load, file = Load(8), tmp_path / "t.json"
     said = predicted(block_costs(find_decoder(model)), table, {"model.layers.1": 1.0}, load)
     off = {phase: ms / 1.25 for phase, ms in said.items()}
+    model.save_pretrained(tmp_path / "dense")
+    dense = {f"dense_{phase}": table.at(phase, 1, 8)[0] for phase in said}
     strategy = Strategy(
         space="depth", model=reference(model), request=Request.of(sparsity=0.2, context=8), sparsity=0.25, params=1,
         bytes=1, source="archive", divergence=None, units={"model.layers.1": 1.0},
-        latency=Latency(**off, dense_decode=1.0, dense_prefill=1.0, device="x", dtype="float32"),
+        latency=Latency(**off, **dense, device="x", dtype="float32"),
     )  # fmt: skip
     drop_blocks(model, [1])
     model.save_pretrained(tmp_path / "out")
-    found = {one.phase: one for one in verify_latency(tmp_path / "out", strategy, file)}
+    monkeypatch.setattr(verify, "_REPEATS", 1)
+    check = partial(verify_latency, tmp_path / "out", file=file, dense=tmp_path / "dense")
+    found = {one.phase: one for one in check(strategy)}
     assert {phase: one.measured for phase, one in found.items()} == pytest.approx(said)
     assert {phase: one.predicted for phase, one in found.items()} == off
     corrected = DeviceTable.read(file)
-    assert [corrected.correction("depth", phase) for phase in ("decode", "prefill")] == pytest.approx([1.25, 1.25])
+    assert [corrected.correction("depth", p, 1, 8) for p in ("decode", "prefill")] == pytest.approx([1.25, 1.25])
+    assert {f"dense_{phase}": one.dense_measured for phase, one in found.items()} == pytest.approx(dense)
     # Measured again, what was predicted with that correction is right and changes nothing of it.
-    again = strategy.model_copy(update={"latency": strategy.latency.model_copy(update=said)})
-    verify_latency(tmp_path / "out", again, file)
-    assert DeviceTable.read(file).correction("depth", "decode") == pytest.approx(1.25)
+    scales = {"scale_decode": 1.25, "scale_prefill": 1.25}
+    again = strategy.model_copy(update={"latency": strategy.latency.model_copy(update=said | scales)})
+    # What others wrote in the meantime stays.
+    monkeypatch.setattr(verify, "time_checkpoint", lambda *args: corrected.write(file) or time_checkpoint(*args))
+    table.write(file)
+    check(again)
+    assert len(DeviceTable.read(file).observations) == 4
+    assert DeviceTable.read(file).correction("depth", "decode", 1, 8) == pytest.approx(1.25)
+    # A table that took its place meanwhile is not written over.
+    longer = tuple(point.model_copy(update={"rest": (9.0,) * len(point.rest)}) for point in table.points)
+    other = table.model_copy(update={"points": longer})
+    monkeypatch.setattr(verify, "time_checkpoint", lambda *args: other.write(file) or time_checkpoint(*args))
+    with pytest.raises(DeviceTableError, match="was replaced since the times were predicted from it"):
+        check(again)
+    assert DeviceTable.read(file) == other
+    with pytest.raises(RequestError, match="needs a prediction, got none for this checkpoint in its form"):
+        check(strategy.model_copy(update={"latency": None}))

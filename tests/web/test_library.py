@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 from asgi import DEPTH
-from device_tables import made_table
+from device_tables import made_table, seen
 
-from unicuco_plugin.errors import ProfileError
+from unicuco_plugin.errors import ModelMismatchError, ProfileError
 from unicuco_plugin.profile import PACKAGED, read_profile, write_profile
 from unicuco_plugin.web.library import Library
 
@@ -101,3 +101,13 @@ def test_a_table_of_times_is_for_the_profiles_of_its_model(folder, tmp_path):
     library = Library([folder], device_table=tmp_path / "t.json")
     assert [library.find(name).describe()["latency"] for name in ("one", "two")] == [True, False]
     assert library.find("one").profile.answer(min_speedup=1.1, context=100).latency.device == "a card"
+    before = library.find("one")
+    library.refresh()
+    assert library.find("one") is before
+    made_table(record.model.fingerprint, observations=(seen(50.0, 60.0),)).write(tmp_path / "t.json")
+    library.refresh()
+    assert library.find("one").digest != before.digest
+    assert library.find("one").profile.costs.device.observations
+    made_table("2222.1111").write(tmp_path / "other.json")
+    with pytest.raises(ModelMismatchError, match="is of another model than every profile served"):
+        Library([folder], device_table=tmp_path / "other.json")

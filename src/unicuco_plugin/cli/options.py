@@ -139,6 +139,7 @@ def read_request(fields: dict[str, Any]) -> Request | None:
 device_table_option = click.option(
     "--device-table",
     type=click.Path(path_type=Path),
+    callback=lambda _ctx, _parameter, value: value and value.expanduser(),
     help="Times of the model where it will run, from unicuco profile-device: for --max-latency and --min-speedup.",
 )
 

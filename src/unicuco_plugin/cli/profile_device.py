@@ -45,7 +45,7 @@ def _read_numbers(_ctx: click.Context, _parameter: click.Parameter, value: str) 
     help="Tokens of each sequence: of a prompt, and of the cache that one more token reads.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds; medians of them count."
+    "--repeats", type=click.IntRange(1, 1000), default=5, show_default=True, help="Rounds; medians of them count."
 )
 @model_options
 @click.option("--resume", is_flag=True, help="Go on with an interrupted measurement.")
@@ -64,21 +64,24 @@ def profile_device(output: Path, as_json: bool, **fields: Any) -> None:  # noqa:
     from unicuco_plugin.models.loading import display_name, load_model
     from unicuco_plugin.report.device import describe_table
     from unicuco_plugin.strategy import ModelReference
-    from unicuco_plugin.timing.profile import check_output
+    from unicuco_plugin.timing.profile import check_output, check_sizes, is_begun
     from unicuco_plugin.timing.profile import profile_device as measure
 
     output, model = output.expanduser(), fields["model"]
     again = {"resume": fields["resume"], "overwrite": fields["overwrite"]}
     check_output(output, **again)
+    sizes = {"batches": fields["batch"], "contexts": fields["context"], "repeats": fields["repeats"]}
+    check_sizes(**sizes)
     names = ("revision", "trust_remote_code", "dtype", "device", "offload")
     loaded = load_model(model, **{name: fields[name] for name in names}, tell=partial(say, err=True))
     reference = ModelReference(name=display_name(model), fingerprint=str(fingerprint(loaded)))
-    sizes = {"batches": fields["batch"], "contexts": fields["context"], "repeats": fields["repeats"]}
     try:
         with ProgressBars("steps") as bars:
             table = measure(find_decoder(loaded), output, reference, **sizes, **again, progress=bars)
     except KeyboardInterrupt:
-        say(f"\nstopped; {output} keeps what is done, go on with the same command and --resume", err=True)
+        if is_begun(output):
+            instead = " instead of --overwrite" if fields["overwrite"] else ""
+            say(f"\nstopped; {output} keeps what is done, go on with the same command and --resume{instead}", err=True)
         raise
     say(json_text(table.model_dump(mode="json")) if as_json else describe_table(table))
     say(f"\nwritten to {output}; ask with: --device-table {shlex.quote(str(output))} --context N", err=True)

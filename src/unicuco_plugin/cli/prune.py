@@ -27,14 +27,13 @@ from unicuco_plugin.cli.options import (
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
 from unicuco_plugin.cli.prune_options import latency_options, peer_options, structured_options
+from unicuco_plugin.cli.verifying import check_verifiable, verify
 from unicuco_plugin.report.export import describe_export, export_data
 from unicuco_plugin.request import Request
 from unicuco_plugin.traits import storing, zeroing
 
 if TYPE_CHECKING:  # it brings torch with it
     from llmcompressor.modifiers import Modifier
-
-    from unicuco_plugin.modifiers.export.result import Export
 
 __all__ = ["prune"]
 
@@ -95,13 +94,11 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
     from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 
     model = fields["model"]
-    if fields["verify_latency"] and request is not None and request.load is not None:
-        from unicuco_plugin.timing.verify import check_here
-
-        check_here(fields["device_table"], request.load)
     inputs = [*(fields[name] for name in _INPUTS), *fields["calibration"]]
     check_output(output, overwrite=overwrite, source=Path(model) if Path(model).is_dir() else None, inputs=inputs)
     modifiers = [] if fields["recipe"] else _modifiers(fields, request)
+    if fields["verify_latency"]:
+        check_verifiable(modifiers[0].resolve()[0], fields)
     reads_text = len(modifiers) > 1 or any(getattr(modifier, "needs_text", False) for modifier in modifiers)
     with ProgressBars("steps") as bars:
         if fields["peer"]:
@@ -118,9 +115,9 @@ def prune(output: Path, overwrite: bool, as_json: bool, verbose: bool, **fields:
         )
     say(export_data(done) if as_json else describe_export(done))
     if fields["verify_latency"]:
-        alone = replace(done, model=None)
-        del done
-        say(_verify(alone, fields["device_table"]), err=as_json)
+        modifiers.clear()  # they hold the model, too
+        done = replace(done, model=None)
+        say(verify(done, fields), err=as_json)
 
 
 def _check_source(fields: dict[str, Any], request: Request | None) -> None:
@@ -146,6 +143,8 @@ def _check_source(fields: dict[str, Any], request: Request | None) -> None:
         raise click.UsageError(f"--device-table goes with --profile, not with --{source}")
     if fields["verify_latency"] and fields["device_table"] is None:
         raise click.UsageError("--verify-latency needs --device-table FILE")
+    if fields["verify_latency"] and fields["trust_remote_code"]:
+        raise click.UsageError("--verify-latency loads no code of a checkpoint's own: leave --trust-remote-code out")
     check_load(fields["device_table"], request)
     if fields["step"] is not None and source != "evopress":
         raise click.UsageError(f"--step goes with --evopress, not with --{source}")
@@ -214,15 +213,6 @@ def _source(fields: dict[str, Any], request: Request | None) -> dict[str, Any]:
     if "seed" in peer.takes:
         options["seed"] = fields["seed"]
     return {"peer": {"name": fields["peer"], **{k: v for k, v in options.items() if v is not None}}, **asked}
-
-
-def _verify(done: "Export", table: Path) -> str:
-    """Time the checkpoint."""
-    from unicuco_plugin.report.device import describe_verified
-    from unicuco_plugin.timing.verify import verify_latency
-
-    found = verify_latency(done.path, done.strategies[0], table)
-    return f"{describe_verified(found)}\n{'':11} written to {table}, which corrects later predictions"
 
 
 def _pass(engine: str) -> "Modifier":

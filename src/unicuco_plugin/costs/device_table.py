@@ -5,98 +5,23 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from unicuco_plugin.errors import DeviceTableError, ModelMismatchError, clip, explain, quoted
+from unicuco_plugin.costs.timings import Device, Name, Observation, Point, Shape
+from unicuco_plugin.errors import DeviceTableError, ModelMismatchError, clip, explain
 from unicuco_plugin.files.draft import write_whole
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.quantities import Milliseconds, Phase
+from unicuco_plugin.quantities import Phase
 from unicuco_plugin.signed import SignedDocument
 from unicuco_plugin.strategy import ModelReference
 
-__all__ = ["Device", "DeviceTable", "Observation", "Point", "Shape", "is_device_table"]
+__all__ = ["DeviceTable", "is_device_table"]
 
 _SCHEMA = 1
 _REMEDY = "profile the device again with --overwrite"
 _DOCUMENT = SignedDocument("device table", _SCHEMA, DeviceTableError, _REMEDY)
-_MOST_MS = 1e9
-Samples = tuple[Annotated[float, Field(ge=0.0, le=_MOST_MS)], ...]
-_Count = Annotated[int, Field(gt=0, le=10**7)]
-_Name = Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-class Device(Frozen):
-    """Where and how a model runs: processor or accelerator, PyTorch's name of its kind and threads, what runs it."""
-
-    name: _Name
-    kind: _Name
-    threads: _Count
-    dtype: _Name
-    engine: Literal["transformers"] = "transformers"
-    versions: dict[_Name, _Name]
-
-    def check(self, now: "Device", path: Path) -> None:
-        """Refuse to measure into a table of another device.
-
-        Raises:
-            DeviceTableError: If ``now`` is another; the message names the first field that differs.
-        """
-        for field in type(self).model_fields:
-            own, here = getattr(self, field), getattr(now, field)
-            if own != here:
-                raise DeviceTableError(
-                    f"device table {path} was measured with {field} {quoted(own)}, here it is {quoted(here)}: "
-                    "measure where and as it was made, or profile this device into another file"
-                )
-
-
-class Shape(Frozen):
-    """One kind of module that several blocks may have.
-
-    Attributes:
-        kind: A half of a block, or a block that has no halves of its own.
-        widths: How many of its parts were left when it was timed, rising; the last is all of them, 0 a module that is
-            taken out whole.
-    """
-
-    kind: Literal["attention", "mlp", "block"]
-    widths: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, max_length=1000)
-
-    @model_validator(mode="after")
-    def _check_rising(self) -> Self:
-        if list(self.widths) != sorted({*self.widths}) or not self.widths[-1]:
-            raise ValueError(f"widths must rise and end with all parts, got {quoted(self.widths)}")
-        return self
-
-
-class Point(Frozen):
-    """Times under one load, in milliseconds.
-
-    Attributes:
-        phase: ``decode``: one more token of every sequence; ``prefill``: all tokens of them.
-        batch, context: Sequences, and the tokens of each.
-        rest: Of what belongs to no module in ``times``: a whole forward of the dense model less the sum of those.
-        times: Of each width of each shape, samples.
-    """
-
-    phase: Phase
-    batch: _Count
-    context: _Count
-    rest: tuple[Milliseconds, ...] = ()
-    times: tuple[tuple[Samples, ...], ...]
-
-
-class Observation(Frozen):
-    """One exported checkpoint timed as a whole, beside what the table said before corrections, in ms."""
-
-    space: _Name
-    phase: Phase
-    batch: _Count
-    context: _Count
-    predicted: Milliseconds
-    measured: Milliseconds
 
 
 class DeviceTable(Frozen):
@@ -114,7 +39,7 @@ class DeviceTable(Frozen):
 
     device: Device
     model: ModelReference
-    modules: dict[_Name, Annotated[int, Field(ge=0)]] = Field(max_length=10**5)
+    modules: dict[Name, Annotated[int, Field(ge=0)]] = Field(max_length=10**5)
     shapes: tuple[Shape, ...] = Field(min_length=1, max_length=10**4)
     points: tuple[Point, ...] = Field(min_length=1, max_length=10**4)
     done: int = Field(ge=0)
@@ -157,6 +82,7 @@ class DeviceTable(Frozen):
         Raises:
             DeviceTableError: If it is missing, edited, damaged, of another schema, or not finished.
         """
+        path = path.expanduser()
         try:
             table = cls.model_validate(_DOCUMENT.read(path))
         except ValidationError as error:
@@ -216,9 +142,10 @@ class DeviceTable(Frozen):
         ]
         return rest + sum(mixed[shape][-1] for shape in self.modules.values()), mixed
 
-    def correction(self, space: str, phase: Phase) -> float:
-        """By what predictions for a space are multiplied: the geometric mean of what was measured over predicted."""
-        found = [o.measured / o.predicted for o in self.observations if (o.space, o.phase) == (space, phase)]
+    def correction(self, space: str, phase: Phase, batch: int, context: int) -> float:
+        """By what predictions for a space under one load are multiplied: the geometric mean of observed ratios."""
+        asked = space, phase, batch, context
+        found = [o.ratio for o in self.observations if (o.space, o.phase, o.batch, o.context) == asked]
         return math.exp(sum(map(math.log, found)) / len(found)) if found else 1.0
 
     @cached_property

@@ -12,7 +12,7 @@ engine's own work but that they stay as they are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -21,16 +21,18 @@ from torch import Tensor
 from unicuco_plugin.costs.device_table import DeviceTable
 from unicuco_plugin.costs.memory import MEMORY, ServedCosts
 from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.costs.untimed import timed_as, why_untimed
 from unicuco_plugin.errors import DeviceTableError, RequestError, quoted
 from unicuco_plugin.quantities import Latency, Load, Phase
 from unicuco_plugin.spaces.units import name_block
 
-__all__ = ["LATENCY", "TIME", "TimedCosts", "under_load", "why_untimed"]
+__all__ = ["LATENCY", "TIME", "TimedCosts", "under_load"]
 
 LATENCY, TIME = "latency", "time"
 _TIMED = (LATENCY, TIME)
 _LEAST = 1e-9  # ms that are saved altogether, at the least: 0 would say that nobody knows
 _PER_MS = 10**9  # prices are whole numbers: picoseconds
+_MOST = 32  # loads that are remembered, of all profiles
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class TimedCosts:
             prefill=self.milliseconds("prefill", x).item(),
             dense_decode=self._savings("decode").whole,
             dense_prefill=self._savings("prefill").whole,
+            scale_decode=self._savings("decode").scale,
+            scale_prefill=self._savings("prefill").scale,
             device=self.device.device.name,
             dtype=self.device.device.dtype,
         )
@@ -173,18 +177,23 @@ class TimedCosts:
             whole, times = self.device.at(phase, self.load.batch, self.load.context)
         except DeviceTableError as error:
             raise RequestError(str(error)) from error
-        left = [self._left(unit, int(count), times) for unit, count in zip(self.costs.units, self._counts, strict=True)]
+        rows: dict[tuple[int, int], np.ndarray] = {}  # a thousand parts and more, alike in most blocks
+        counts = self._counts.long().tolist()
+        left = [self._left(unit, count, times, rows) for unit, count in zip(self.costs.units, counts, strict=True)]
         longest = max(map(len, left))
-        parts = [[row[-1] - ms for ms in reversed(row)] + [row[-1] - row[0]] * (longest - len(row)) for row in left]
+        parts = [np.pad(row[-1] - row[::-1], (0, longest - len(row)), "edge") for row in left]
         rests = []
         for block in self.costs.table.blocks:
             units = [i for i, unit in enumerate(self.costs.units) if name_block(unit) == block]
             whole_block = sum(times[shape][-1] for _, shape in self._modules(block))
             rests.append(whole_block - sum(left[i][-1] - left[i][0] for i in units))
-        tables = torch.tensor(parts, dtype=torch.float64), torch.tensor(rests, dtype=torch.float64)
-        return _Savings(whole, self.device.correction(self.space, phase), *tables)
+        tables = torch.from_numpy(np.stack(parts)), torch.tensor(rests, dtype=torch.float64)
+        key = timed_as(self.space, absent=self.costs.physical)
+        return _Savings(whole, self.device.correction(key, phase, self.load.batch, self.load.context), *tables)
 
-    def _left(self, unit: str, count: int, times: Sequence[Sequence[float]]) -> list[float]:
+    def _left(
+        self, unit: str, count: int, times: Sequence[Sequence[float]], rows: dict[tuple[int, int], np.ndarray]
+    ) -> np.ndarray:
         """What a unit takes when 0, 1, … of its parts are left; wider is never faster, whatever noise says."""
         modules = self._modules(unit)
         full = sum(times[shape][-1] for _, shape in modules)
@@ -193,12 +202,15 @@ class TimedCosts:
             widths = self.device.shapes[shape].widths
             if widths[-1] != count or len(widths) < 2:
                 raise RequestError(f"{unit} has {count} parts, the device table timed {widths[-1]}: profile it again")
-            return np.interp(range(count + 1), widths, np.minimum.accumulate(times[shape][::-1])[::-1]).tolist()
+            if (shape, count) not in rows:
+                falling = np.minimum.accumulate(times[shape][::-1])[::-1]
+                rows[shape, count] = np.interp(range(count + 1), widths, falling)
+            return rows[shape, count]
         if not self.costs.physical:
-            return [full, full]
+            return np.array([full, full])
         own = [self.device.shapes[shape].widths[0] == 0 and name == unit for name, shape in modules]
         kept = sum(times[shape][0] for (_, shape), absent in zip(modules, own, strict=True) if absent)
-        return [min(kept, full), full]
+        return np.array([min(kept, full), full])
 
     def _modules(self, unit: str) -> list[tuple[str, int]]:
         """What a unit was timed as, by names and indices of shapes."""
@@ -209,28 +221,9 @@ class TimedCosts:
         return found
 
 
-def why_untimed(costs: TableCosts) -> str:
-    """Why times cannot be asked of strategies; empty where they can."""
-    if costs.table.choices:
-        return (
-            "its strategies store weights by schemes, of which a device table has no times: it has those of dense "
-            "weights; ask a profile of whole or narrower modules, or for max_memory"
-        )
-    if not costs.physical and not costs.table.blocks:
-        return (
-            "it zeroes single weights, and zeros are multiplied like other numbers: unstructured sparsity brings no "
-            "speed; ask a profile that takes out blocks, heads or neurons"
-        )
-    if costs.device is None:
-        return (
-            "it needs times of the device: unicuco profile-device --model M --output device.json, then --device-table "
-            "device.json (in Python load_profile(…, device_table=…))"
-        )
-    return ""
-
-
+@lru_cache(_MOST)
 def under_load(costs: TableCosts, load: Load, price: str = "") -> ServedCosts | TimedCosts:
-    """The same costs under a load, with memory where it is known and times where a device was profiled.
+    """The same costs under a load, with memory where it is known and times where a device was profiled; remembered.
 
     Args:
         costs: Of the checkpoint.

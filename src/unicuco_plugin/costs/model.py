@@ -102,6 +102,10 @@ class TableCosts:
     space: str = field(default="", kw_only=True)
     objective: ClassVar[str] = _KEPT
 
+    def __hash__(self) -> int:
+        """For what is remembered of costs; their tables hold mappings, which have none."""
+        return hash((self.units, self.physical, self.space))
+
     @property
     def names(self) -> tuple[str, ...]:
         """The costs that strategies differ in."""

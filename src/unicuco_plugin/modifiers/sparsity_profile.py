@@ -242,8 +242,8 @@ class SparsityProfileModifier(Modifier):
         """Put the strategies where ``recipe.yaml`` is written from, with profiles and requests as provenance."""
         self.compensation = choose_compensation(self.compensation, self.resolve())
         resolved = [strategy.to_dict() for strategy in self.resolve()]
-        found = trace_source(self.profile or self.peer or self.evopress or self.profiles or self.strategy, self.request)
-        self.provenance = found if found is not None else self.provenance
+        source = list_sources(vars(self)) or self.peer or self.evopress or self.strategy
+        self.provenance = trace_source(source, self.request) or self.provenance
         self.profile = self.request = self.profiles = self.device_table = self.peer = self.evopress = None
         self.strategy = resolved[0] if len(resolved) == 1 else list(resolved)
         if cutting(self.spaces):

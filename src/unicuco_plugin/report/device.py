@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 from unicuco_plugin.costs.device_table import DeviceTable
+from unicuco_plugin.costs.timings import Observation
 from unicuco_plugin.escaping import escape_line
+from unicuco_plugin.quantities import Latency
 from unicuco_plugin.report.table import format_ms, format_table
-
-if TYPE_CHECKING:  # it brings models with it
-    from unicuco_plugin.timing.verify import Verified
 
 __all__ = ["describe_table", "describe_verified"]
 
@@ -45,10 +43,14 @@ def _times(samples: Sequence[float]) -> tuple[str, str]:
     return format_ms(median(samples)), f"{format_ms(min(samples))} to {format_ms(max(samples))}"
 
 
-def describe_verified(verified: "Sequence[Verified]") -> str:
-    """Say what was predicted and measured of a checkpoint."""
-    return "\n".join(
-        f"{one.phase:<11} predicted {format_ms(one.predicted)} ms, measured {format_ms(one.measured)} ms "
-        f"({100 * (one.measured / one.predicted - 1):+.1f} %)"
-        for one in verified
-    )
+def describe_verified(observed: Sequence[Observation], latency: Latency) -> str:
+    """Say what was predicted, corrections included, and measured of a checkpoint, also beside the dense model."""
+    lines = []
+    for one in observed:
+        said, dense = (getattr(latency, f"{which}{one.phase}") for which in ("", "dense_"))
+        lines.append(
+            f"{one.phase:<11} predicted {format_ms(said)} ms, measured {format_ms(one.measured)} ms, where the dense "
+            f"model takes {format_ms(one.dense_measured)}: predicted {dense / said:.3f} times as fast, measured "
+            f"{one.dense_measured / one.measured:.3f}"
+        )
+    return "\n".join(lines)

@@ -12,33 +12,38 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 
-from unicuco_plugin.costs.device_table import DeviceTable, Point, is_device_table
+from unicuco_plugin.costs.device_table import DeviceTable, is_device_table
+from unicuco_plugin.costs.timings import Point
 from unicuco_plugin.errors import DeviceTableError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Phase
 from unicuco_plugin.strategy import ModelReference
-from unicuco_plugin.timing.running import STEPS, Generation, Marks, describe_device
+from unicuco_plugin.timing.running import STEPS, Generation, Marks, check_folder, describe_device
 from unicuco_plugin.timing.shapes import Timed, find_timed, narrowed
 
-__all__ = ["check_output", "profile_device"]
+__all__ = ["check_output", "check_sizes", "is_begun", "profile_device"]
 
 _PHASES: tuple[Phase, ...] = ("decode", "prefill")
 # Milliseconds: all that a clock of nanoseconds can tell from nothing.
 _LEAST = 1e-6
 # Modules of each width that are timed at each load, at the least.
 _SAMPLES = 3
+# Rounds, and numbers of sequences or tokens, at the most: a table holds their pairs; and each of those numbers.
+_MOST_ROUNDS, _MOST_SIZES, _LARGEST = 1000, 64, 10**7
 
 
 def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse an output that would be mixed up or lost.
+    """Refuse an output that would be mixed up or lost, or cannot be written.
 
     Raises:
-        DeviceTableError: If it is something else than a device table, or is one and neither flag is given; or both are.
+        DeviceTableError: If it is something else than a device table, or is one and neither flag is given; or both are;
+            or if nothing can be written into its folder.
     """
     if resume and overwrite:
         raise DeviceTableError("resume and overwrite exclude each other: one goes on, the other begins anew")
+    check_folder(output)
     if not os.path.lexists(output):
         return
     if not is_device_table(output):
@@ -48,6 +53,30 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
             f"output {output} is there already; pass --resume to go on with it, --overwrite to begin anew, or choose "
             "another output"
         )
+
+
+def check_sizes(batches: Sequence[int], contexts: Sequence[int], repeats: int) -> None:
+    """Refuse what no table has room for.
+
+    Raises:
+        DeviceTableError: If a number is none, or too large, or there are too many.
+    """
+    for name, sizes in (("batch", batches), ("context", contexts)):
+        wrong = [size for size in sizes if not 1 <= size <= _LARGEST]
+        if wrong or not 1 <= len(sizes) <= _MOST_SIZES:
+            got = wrong[0] if wrong else f"{len(sizes)} numbers"
+            raise DeviceTableError(f"{name} must be 1 to {_MOST_SIZES} numbers from 1 to {_LARGEST:,}, got {got}")
+    if not 1 <= repeats <= _MOST_ROUNDS:
+        raise DeviceTableError(f"repeats must be 1 to {_MOST_ROUNDS}, got {repeats}")
+
+
+def is_begun(output: Path) -> bool:
+    """Whether a file is a table that can be gone on with."""
+    try:
+        table = DeviceTable.read(output, finished=False)
+    except DeviceTableError:
+        return False
+    return table.done < table.total
 
 
 @dataclass(frozen=True)
@@ -86,10 +115,11 @@ def profile_device(
         progress: Called after each step.
 
     Raises:
-        DeviceTableError: If ``output`` may not be written or is of another device, model or load, a context is too
-            long, or parts of the model wait elsewhere.
+        DeviceTableError: If ``output`` may not be written or is of another device, model or load, a size is too large,
+            or parts of the model wait elsewhere.
     """
     check_output(output, resume=resume, overwrite=overwrite)
+    check_sizes(batches, contexts, repeats)
     generation, timed = Generation(decoder.model), find_timed(decoder)
     generation.check(max(contexts))
     turns = max(repeats, timed.turns(_SAMPLES))
@@ -98,6 +128,7 @@ def profile_device(
     table = _begin(decoder, timed, model, steps)
     if resume and output.exists():
         table = _go_on(output, table)
+    table.write(output)  # before anything is timed: after a kill nobody takes an older table for this one
     warm: tuple[int, bool] | None = None
     for step in steps[table.done :]:
         table = _measure(generation, decoder, timed, table, step, cold=warm != (step.batch, step.narrow))

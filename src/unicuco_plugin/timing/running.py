@@ -1,6 +1,7 @@
 """A model run as an engine generates: a prompt, then token after token with a cache, each forward timed."""
 
 import inspect
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unicuco_plugin.costs.device_table import Device
-from unicuco_plugin.errors import CalibrationError, DeviceTableError
+from unicuco_plugin.costs.timings import Device
+from unicuco_plugin.errors import CalibrationError, DeviceTableError, quoted
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.reach import Reach
 from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.quantities import Phase
 
-__all__ = ["STEPS", "Generation", "Marks", "clock", "describe_device"]
+__all__ = ["STEPS", "Generation", "Marks", "check_folder", "clock", "describe_device", "find_device"]
 
 # Tokens that are written after a prompt, timed one by one: few enough that the cache stays about as long as it was.
 STEPS = 8
@@ -30,12 +31,48 @@ _PACKAGES = ("torch", "transformers")
 _WARM = 16
 
 
+def check_folder(table: Path) -> None:
+    """Refuse, before anything is timed, a table that cannot be written then.
+
+    Raises:
+        DeviceTableError: If its folder is missing, or may not be written.
+    """
+    if not os.access(table.parent, os.W_OK | os.X_OK):
+        raise DeviceTableError(f"device table {table} must lie in a folder that can be written, {table.parent} is none")
+
+
+def find_device(kind: str, table: Path) -> torch.device:
+    """The device that a table was measured on.
+
+    Args:
+        kind: As the table says it, such as ``cuda:1``.
+        table: Its file, for the message.
+
+    Raises:
+        DeviceTableError: If this machine has none.
+    """
+    try:
+        where = torch.device(kind)
+    except RuntimeError:
+        where = torch.device("meta")
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    known = accelerator is not None and accelerator.type == where.type
+    if where.type != "cpu" and not (known and (where.index or 0) < torch.accelerator.device_count()):
+        raise DeviceTableError(
+            f"device table {table} was measured on {quoted(kind)}, which this machine has not: measure where it was "
+            "made, or profile this device into another file"
+        )
+    return where
+
+
 def describe_device(where: torch.device, dtype: str) -> Device:
     """Say where and how a model runs."""
     processor = where.type == "cpu"
+    # Apple's devices have no names.
+    name = None if processor else getattr(torch.get_device_module(where), "get_device_name", None)
     return Device(
-        name=_processor() if processor else str(torch.get_device_module(where).get_device_name(where)),
-        kind=where.type,
+        name=_processor() if processor else str(name(where)) if name else where.type,
+        kind=str(where),
         threads=torch.get_num_threads(),
         dtype=dtype.removeprefix("torch."),
         versions={name: version(name) for name in _PACKAGES},
@@ -186,7 +223,7 @@ def _now(where: torch.device) -> Any:  # noqa: ANN401 - seconds, or an event of 
     if where.type == "cpu":
         return clock()
     event = torch.Event(where, enable_timing=True)
-    event.record()
+    event.record(torch.accelerator.current_stream(where))  # by default that of the current device
     return event
 
 

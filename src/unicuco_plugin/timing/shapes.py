@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unicuco_plugin.costs.device_table import Shape
+from unicuco_plugin.costs.timings import Shape
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.families.family import HALVES

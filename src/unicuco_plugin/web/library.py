@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.answering import Profile, load_profile
-from unicuco_plugin.costs.latency import why_untimed
+from unicuco_plugin.costs.untimed import why_untimed
 from unicuco_plugin.errors import ModelMismatchError, ProfileError, quoted
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.profile import RECORD, find_profile
@@ -28,7 +28,7 @@ class Served:
     Attributes:
         name: What clients call it: its folder's name.
         profile: Ready to answer.
-        digest: Of its record; another one after it was replaced.
+        digest: Of its record and the device's times; another one after either was replaced.
         offers: What it can be asked, and from where to where, by the request's fields.
         front: Its best strategies, the smallest removal first, as JSON data.
     """
@@ -54,7 +54,9 @@ class Served:
     @classmethod
     def of(cls, name: str, profile: Profile) -> "Served":
         """The same of a profile that was read."""
-        digest = hashlib.sha256(profile.record.model_dump_json().encode()).hexdigest()[:_DIGITS]
+        table = profile.costs.device
+        said = profile.record.model_dump_json() + ("" if table is None else table.model_dump_json())
+        digest = hashlib.sha256(said.encode()).hexdigest()[:_DIGITS]
         front = profile.front()
         return cls(name, profile, digest, find_offers(profile, front), [strategy.to_dict() for strategy in front])
 
@@ -90,6 +92,7 @@ class Library:
 
     Raises:
         ProfileError: If there is none, two have one name, or one cannot be read.
+        DeviceTableError, ModelMismatchError: If the table cannot be read, or fits none of them.
     """
 
     def __init__(
@@ -98,7 +101,8 @@ class Library:
         heard: Callable[[str, Exception | None], None] = lambda _name, _error: None,
         device_table: Path | None = None,
     ) -> None:
-        self._sources, self._heard, self._table = tuple(sources), heard, device_table
+        self._sources, self._heard = tuple(sources), heard
+        self._table = None if device_table is None else device_table.expanduser()
         self._seen: dict[str, tuple[int, ...] | None] = {}
         self.served: Mapping[str, Served] = {}
         self.refresh(strict=True)
@@ -130,7 +134,9 @@ class Library:
         """
         found: dict[str, Served] = {}
         for name, folder in self._folders(strict=strict).items():
-            mark: tuple[int, ...] | None = _mark(folder)
+            mark: tuple[int, ...] | None = _mark(folder / RECORD)
+            if mark and self._table is not None:
+                mark += _mark(self._table, follow=True)
             if name in self.served and mark in (self._seen.get(name), ()):
                 found[name] = self.served[name]
                 continue
@@ -146,6 +152,8 @@ class Library:
                     found[name] = self.served[name]
             self._seen[name] = mark
         self._seen = {name: mark for name, mark in self._seen.items() if name in found}
+        if strict and self._table is not None and all(one.profile.costs.device is None for one in found.values()):
+            raise ModelMismatchError(f"device table {self._table} is of another model than every profile served")
         self.served = found
 
     def _folders(self, *, strict: bool) -> dict[str, Path]:
@@ -175,10 +183,10 @@ def _profiles_at(source: str | Path, *, strict: bool) -> Iterator[Path]:
     yield from sorted(path.parent for path in folder.glob(f"*/{RECORD}"))
 
 
-def _mark(folder: Path) -> tuple[int, ...]:
-    """What changes with a profile's record, which is replaced last; empty where there is none at the moment."""
+def _mark(file: Path, *, follow: bool = False) -> tuple[int, ...]:
+    """What changes with a file that is replaced whole, a profile's record last; empty where there is none just now."""
     try:
-        found = (folder / RECORD).stat(follow_symlinks=False)
+        found = file.stat(follow_symlinks=follow)
     except OSError:
         return ()
     return (found.st_ino, found.st_mtime_ns, found.st_size)

@@ -112,7 +112,7 @@ def test_a_profile_answers_before_a_weight_is_read(dense, tmp_path, monkeypatch,
     def answer(_):
         raise RequestError("no answer fits")
 
-    monkeypatch.setattr(answering, "load_profile", lambda source: SimpleNamespace(answer=answer))
+    monkeypatch.setattr(answering, "load_profile", lambda source, **_: SimpleNamespace(answer=answer))
     with pytest.raises(RequestError, match="no answer fits"):
         prune_with_recipe(dense, SparsityProfileModifier(profile="p", request={"sparsity": 0.3}), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

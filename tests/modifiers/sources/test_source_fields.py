@@ -7,7 +7,13 @@ from unicuco_plugin import answering
 from unicuco_plugin.answering import PACKAGED as PROFILES
 from unicuco_plugin.errors import ProfileError
 from unicuco_plugin.modifiers.sources.source import ProfileSource
-from unicuco_plugin.modifiers.sources.source_fields import find_inputs, find_payload, largest_share
+from unicuco_plugin.modifiers.sources.source_fields import (
+    find_inputs,
+    find_payload,
+    largest_share,
+    list_sources,
+    trace_source,
+)
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.profile import read_profile
@@ -34,6 +40,12 @@ def test_every_file_that_is_read_is_named(drops):
     assert find_inputs(fields(profiles=[ProfileSource(profile="p", request={"sparsity": 0.5})])) == ["p"]
     peer = {"name": "evopress", "space": "sparsity", "levels": "l", "journal": "j"}
     assert find_inputs(fields(peer=peer, request={"sparsity": 0.5})) == ["l", "j"]
+
+
+def test_where_a_strategy_came_from_names_the_times_that_it_was_asked_with():
+    asked = {"profile": "p", "request": {"sparsity": 0.5, "context": 8}, "device_table": "t.json"}
+    assert trace_source(list_sources(fields(**asked)), asked["request"]) == [asked]
+    assert trace_source("s.json", None) == [{"strategy": "s.json"}]
 
 
 @pytest.mark.parametrize(("sparsity", "share"), [(0.25, 0.5), (0.75, 1.0)])

@@ -30,7 +30,7 @@ from unicuco_plugin.modifiers.export.result import Export
 from unicuco_plugin.modifiers.export.saving import save_checkpoint
 from unicuco_plugin.modifiers.recipe import build_recipe, check_pipeline, check_recipe
 from unicuco_plugin.modifiers.recipes.own_recipe import check_modifiers
-from unicuco_plugin.modifiers.sources.limit_check import check_limits
+from unicuco_plugin.modifiers.sources.limit_check import as_formed, check_limits
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.toolkit.failure import explain_failure
 from unicuco_plugin.modifiers.toolkit.flat_inputs import flat_inputs
@@ -131,12 +131,7 @@ def prune(
                 corrected=next((m.compensation for m in profiles if m.outcome.changed), None),
             )
             format = next((modifier.outcome.format for modifier in profiles if modifier.outcome.format), "")
-            if format in ("stock", "deci"):  # a profile counts what is gone, of halves what leaves with their block
-                whole = {"params": params, "bytes": saved.loaded_bytes}
-                strategies = tuple(
-                    strategy.model_copy(update=whole) if strategy.traits.cuts or strategy.traits.halves else strategy
-                    for strategy in strategies
-                )
+            strategies = tuple(as_formed(strategy, format, params, saved.loaded_bytes) for strategy in strategies)
             said = next((modifier.outcome.compensated for modifier in profiles), "")
             words = {"divergence_note": note, "format": format, "own_code": has_own_code(live), "served": saved.served}
             words["compensated"] = said

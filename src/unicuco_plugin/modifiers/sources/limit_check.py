@@ -7,7 +7,7 @@ import torch
 from unicuco_plugin.errors import ExportError, ModelMismatchError, RecipeError
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["check_dtype", "check_limits", "check_shape"]
+__all__ = ["as_formed", "check_dtype", "check_limits", "check_shape"]
 
 
 def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> None:
@@ -32,6 +32,24 @@ def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> No
                     "counts the dtype and the biases it was trained with: leave out --dtype and --compensate, or "
                     "request less"
                 )
+
+
+def as_formed(strategy: Strategy, format: str, params: int, size: int) -> Strategy:
+    """A strategy with what its checkpoint has in the form it got, and without times where it runs otherwise.
+
+    A profile counts what is gone: ``stock`` keeps it, and ``deci`` lets halves go that others silence.
+
+    Args:
+        strategy: As it was answered.
+        format: The form.
+        params: Of the checkpoint.
+        size: Its bytes.
+    """
+    if format not in ("stock", "deci") or not (strategy.traits.cuts or strategy.traits.halves):
+        return strategy
+    other = format == "stock" if strategy.traits.cuts else params < strategy.params
+    times = {"latency": None} if other else {}
+    return strategy.model_copy(update={"params": params, "bytes": size, **times})
 
 
 def check_shape(strategies: Sequence[Strategy], format: str) -> None:

@@ -115,8 +115,8 @@ def trace_source(source: object, request: Mapping[str, Any] | None) -> list[dict
     """Say in a recipe's words where a strategy came from; None for one that the recipe held itself.
 
     Args:
-        source: A profile's or strategy file's name, a peer, a file of EvoPress, or a list of profiles.
-        request: What it was asked.
+        source: A strategy file's name, a peer, a file of EvoPress, or a list of profiles.
+        request: What a peer was asked.
     """
     match source:
         case PeerSource():
@@ -126,5 +126,5 @@ def trace_source(source: object, request: Mapping[str, Any] | None) -> list[dict
         case [ProfileSource(), *_]:
             return [one.model_dump(exclude_none=True) for one in source if isinstance(one, ProfileSource)]
         case str():
-            return [{"strategy": source}] if request is None else [{"profile": source, "request": request}]
+            return [{"strategy": source}]
     return None

@@ -1,0 +1,36 @@
+"""Which strategies a device's table says nothing of, and what it files checkpoints under."""
+
+from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.traits import traits_of
+
+__all__ = ["timed_as", "why_untimed"]
+
+
+def timed_as(space: str, *, absent: bool) -> str:
+    """What observations of a space's checkpoints are filed under: halves that leave run otherwise than silenced ones.
+
+    Args:
+        space: Its name.
+        absent: Whether halves leave by themselves, in the form ``deci``.
+    """
+    return f"{space}, deci" if absent and traits_of(space).halves else space
+
+
+def why_untimed(costs: TableCosts) -> str:
+    """Why times cannot be asked of strategies; empty where they can."""
+    if costs.table.choices:
+        return (
+            "its strategies store weights by schemes, of which a device table has no times: it has those of dense "
+            "weights; ask a profile of whole or narrower modules, or for max_memory"
+        )
+    if not costs.physical and not costs.table.blocks:
+        return (
+            "it zeroes single weights, and zeros are multiplied like other numbers: unstructured sparsity brings no "
+            "speed; ask a profile that takes out blocks, heads or neurons"
+        )
+    if costs.device is None:
+        return (
+            "it needs times of the device: unicuco profile-device --model M --output device.json, then --device-table "
+            "device.json (in Python load_profile(…, device_table=…))"
+        )
+    return ""
