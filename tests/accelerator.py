@@ -42,11 +42,12 @@ def with_machines(cases):
     """Parametrise ``machine`` and ``case``, where not every machine has all cases.
 
     Args:
-        cases: Of each machine of ``MACHINES``, by its name; tuples of words.
+        cases: Of each machine of ``MACHINES``, by its name; tuples of words. A test gets them with the machine behind.
     """
     marks = dict(zip(cases, ((), MACHINES[1].marks), strict=True))
     given = [
-        pytest.param(machine, case, marks=marks[machine], id="-".join((machine, *case)))
+        # With the machine's name in it: pytest runs what shares a case together, and would change machines for each.
+        pytest.param(machine, (*case, machine), marks=marks[machine], id="-".join((machine, *case)))
         for machine, own in cases.items()
         for case in own
     ]

@@ -196,7 +196,7 @@ def test_a_benchmark_holds_one_model(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         benchmark_run, "load_model", lambda *args, **options: loaded.append(args) or real(*args, **options)
     )
-    monkeypatch.setattr("unicuco_plugin.training.run.load_model", lambda *_, **__: pytest.fail("loaded again"))
+    monkeypatch.setattr("unicuco_plugin.training.source.load_model", lambda *_, **__: pytest.fail("loaded again"))
     plan = BenchmarkPlan.model_validate(data | {"seeds": [0], "ablations": {}, "budgets": [0.3]})
     run_benchmark(plan, tmp_path / "out")
     assert len(loaded) == 1

@@ -71,20 +71,20 @@ def exports(checkpoint, calibration, token_ids, tmp_path_factory, machine):
 
 @each_case
 def test_a_fresh_process_finds_the_logits_of_the_model_in_memory(exports, case):
-    in_memory, fresh = exports[case]
+    in_memory, fresh = exports[case[:2]]
     torch.testing.assert_close(torch.tensor(fresh["logits"]), in_memory.float(), rtol=0, atol=0)
 
 
 @each_case
 def test_a_fresh_process_finds_every_tensor_and_no_other(exports, case):
-    _, fresh = exports[case]
+    _, fresh = exports[case[:2]]
     assert (fresh["blocks"], fresh["missing"], fresh["unexpected"]) == (4, [], [])
     assert fresh["quantised"] is (case[1] not in DENSE)
 
 
 @each_case
 def test_cached_and_uncached_generation_agree(exports, case):
-    _, fresh = exports[case]
+    _, fresh = exports[case[:2]]
     assert fresh["cached"] == fresh["uncached"]
 
 
