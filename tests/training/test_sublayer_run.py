@@ -28,24 +28,24 @@ def dense(save_model):
 
 
 @pytest.fixture(scope="module")
-def profile(dense, tmp_path_factory):
-    return train_profile(dense, tmp_path_factory.mktemp("profiles") / "sub", space="sublayer", settings=TINY)
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("profiles") / "sub"
+
+
+@pytest.fixture(scope="module")
+def profile(dense, folder):
+    return train_profile(dense, folder, space="sublayer", settings=TINY)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.333, 0.5, 0.61, 0.8])
-def test_an_answer_has_the_fewest_parameters_that_reach_the_share(profile, dense, share):
+def test_an_answer_has_the_fewest_parameters_that_reach_the_share(profile, folder, dense, share):
     strategy = profile.answer(sparsity=share)
     sizes = list(sublayer_params(find_decoder(load_model(dense))).values())
     totals = {a * sizes[0] + m * sizes[1] for a in range(5) for m in range(5)}
     least = min(total for total in totals if total >= share * sum(sizes))
     assert strategy.sparsity == pytest.approx(least / sum(sizes), abs=1e-12)
-    again = load_profile(profile_folder(profile, dense)).answer(sparsity=share)
+    again = load_profile(folder).answer(sparsity=share)
     assert again == strategy
-
-
-def profile_folder(profile, dense):
-    [found] = [path.parent for path in dense.parents[1].glob("**/sub/profile.json")] or [None]
-    return found
 
 
 def test_parameters_are_those_of_the_checkpoint_where_whole_blocks_go_and_halves_stay(profile, dense):
