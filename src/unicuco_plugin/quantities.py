@@ -14,6 +14,7 @@ from unicuco_plugin.frozen import Frozen
 
 __all__ = [
     "CostLimit",
+    "Engine",
     "Latency",
     "Load",
     "Memory",
@@ -26,6 +27,8 @@ __all__ = [
 
 Phase: TypeAlias = Literal["decode", "prefill"]
 """One more token of every sequence, or all tokens of a prompt."""
+Engine: TypeAlias = Literal["transformers", "vllm"]
+"""What runs a model while it is timed."""
 Milliseconds = Annotated[float, Field(gt=0.0, le=1e9)]
 _Name = Annotated[str, Field(max_length=1000)]
 
@@ -111,6 +114,7 @@ class Latency(Frozen):
         scale_decode, scale_prefill: What the table's corrections multiplied the first two by.
         device: Name of the processor or accelerator.
         dtype: Of the weights there.
+        engine: What ran the model when it was timed.
     """
 
     decode: Milliseconds
@@ -121,6 +125,7 @@ class Latency(Frozen):
     scale_prefill: Milliseconds = 1.0
     device: _Name
     dtype: _Name
+    engine: Engine = "transformers"
 
 
 def parse_bytes(text: str, field: str = "max_bytes") -> int:

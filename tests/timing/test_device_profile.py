@@ -261,7 +261,7 @@ def test_a_checkpoint_is_compared_with_its_prediction_and_corrects_later_ones(mo
     scales = {"scale_decode": 1.25, "scale_prefill": 1.25}
     again = strategy.model_copy(update={"latency": strategy.latency.model_copy(update=said | scales)})
     # What others wrote in the meantime stays.
-    monkeypatch.setattr(verify, "time_checkpoint", lambda *args: corrected.write(file) or time_checkpoint(*args))
+    monkeypatch.setattr(verify, "time_checkpoint", lambda *a, **k: corrected.write(file) or time_checkpoint(*a, **k))
     table.write(file)
     check(again)
     assert len(DeviceTable.read(file).observations) == 4
@@ -269,7 +269,7 @@ def test_a_checkpoint_is_compared_with_its_prediction_and_corrects_later_ones(mo
     # A table that took its place meanwhile is not written over.
     longer = tuple(point.model_copy(update={"rest": (9.0,) * len(point.rest)}) for point in table.points)
     other = table.model_copy(update={"points": longer})
-    monkeypatch.setattr(verify, "time_checkpoint", lambda *args: other.write(file) or time_checkpoint(*args))
+    monkeypatch.setattr(verify, "time_checkpoint", lambda *a, **k: other.write(file) or time_checkpoint(*a, **k))
     with pytest.raises(DeviceTableError, match="was replaced since the times were predicted from it"):
         check(again)
     assert DeviceTable.read(file) == other

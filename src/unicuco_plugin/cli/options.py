@@ -24,6 +24,7 @@ __all__ = [
     "place_options",
     "read_request",
     "request_options",
+    "vllm_python_option",
     "window_options",
 ]
 
@@ -141,6 +142,13 @@ device_table_option = click.option(
     type=click.Path(path_type=Path),
     callback=lambda _ctx, _parameter, value: value and value.expanduser(),
     help="Times of the model where it will run, from unicuco profile-device: for --max-latency and --min-speedup.",
+)
+
+
+vllm_python_option = click.option(
+    "--vllm-python",
+    type=click.Path(path_type=Path),
+    help="The Python of an environment with vLLM, where times are vLLM's.  [default: this one]",
 )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from unicuco_plugin.cli.options import Function, apply_options, device_table_option
+from unicuco_plugin.cli.options import Function, apply_options, device_table_option, vllm_python_option
 
 __all__ = ["latency_options", "peer_options", "structured_options"]
 
@@ -38,10 +38,11 @@ def peer_options(function: Function) -> Function:
 
 
 def latency_options(function: Function) -> Function:
-    """Add ``--device-table`` and ``--verify-latency``."""
+    """Add ``--device-table``, ``--verify-latency`` and ``--vllm-python``."""
     return apply_options(
         (
             device_table_option,
+            vllm_python_option,
             click.option(
                 "--verify-latency",
                 is_flag=True,

@@ -33,7 +33,7 @@ def check_verifiable(strategy: Strategy, fields: dict[str, Any]) -> None:
     if why:
         raise RequestError(f"--verify-latency has nothing to compare: {why}")
     if strategy.request.load is not None:
-        check_here(fields["device_table"], strategy.request.load)
+        check_here(fields["device_table"], strategy.request.load, fields["vllm_python"])
 
 
 def verify(done: "Export", fields: dict[str, Any]) -> str:
@@ -43,6 +43,7 @@ def verify(done: "Export", fields: dict[str, Any]) -> str:
 
     gc.collect()
     [strategy], table = done.strategies, Path(fields["device_table"])
-    found = verify_latency(done.path, strategy, table, fields["model"], revision=fields["revision"], format=done.format)
+    options = {"revision": fields["revision"], "format": done.format, "python": fields["vllm_python"]}
+    found = verify_latency(done.path, strategy, table, fields["model"], **options)
     said = describe_verified(found, strategy.latency) if strategy.latency else ""
     return f"{said}\n{'':11} written to {table}, which corrects later predictions under this load"

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from unicuco_plugin.costs.timings import Device, Name, Observation, Point, Shape
+from unicuco_plugin.costs.timings import Device, Name, Observation, Point, Shape, Whole
 from unicuco_plugin.errors import DeviceTableError, ModelMismatchError, clip, explain
 from unicuco_plugin.files.draft import write_whole
 from unicuco_plugin.frozen import Frozen
@@ -33,6 +33,7 @@ class DeviceTable(Frozen):
         modules: Full name of every half, or block without halves → index in ``shapes``.
         shapes: What was timed.
         points: One for each phase, batch and context.
+        wholes: Where an engine was timed as a whole, what the points were worked out from.
         done, total: Steps of the measurement that are finished, and all of them.
         observations: Checkpoints that were timed as a whole; later predictions are corrected by them.
     """
@@ -42,6 +43,7 @@ class DeviceTable(Frozen):
     modules: dict[Name, Annotated[int, Field(ge=0)]] = Field(max_length=10**5)
     shapes: tuple[Shape, ...] = Field(min_length=1, max_length=10**4)
     points: tuple[Point, ...] = Field(min_length=1, max_length=10**4)
+    wholes: tuple[Whole, ...] = Field(default=(), max_length=10**6)
     done: int = Field(ge=0)
     total: int = Field(gt=0)
     observations: tuple[Observation, ...] = Field(default=(), max_length=10**5)

@@ -111,6 +111,7 @@ class TimedCosts:
             scale_decode=self._savings("decode").scale,
             scale_prefill=self._savings("prefill").scale,
             device=self.device.device.name,
+            engine=self.device.device.engine,
             dtype=self.device.device.dtype,
         )
 
@@ -195,6 +196,8 @@ class TimedCosts:
         self, unit: str, count: int, times: Sequence[Sequence[float]], rows: dict[tuple[int, int], np.ndarray]
     ) -> np.ndarray:
         """What a unit takes when 0, 1, … of its parts are left; wider is never faster, whatever noise says."""
+        if not (self.costs.physical or self.costs.table.parts):
+            return np.zeros(2)  # what is silenced runs; only with its block it goes
         modules = self._modules(unit)
         full = sum(times[shape][-1] for _, shape in modules)
         if self.costs.table.parts:
@@ -206,8 +209,6 @@ class TimedCosts:
                 falling = np.minimum.accumulate(times[shape][::-1])[::-1]
                 rows[shape, count] = np.interp(range(count + 1), widths, falling)
             return rows[shape, count]
-        if not self.costs.physical:
-            return np.array([full, full])
         own = [self.device.shapes[shape].widths[0] == 0 and name == unit for name, shape in modules]
         kept = sum(times[shape][0] for (_, shape), absent in zip(modules, own, strict=True) if absent)
         return np.array([min(kept, full), full])

@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 
 from unicuco_plugin.errors import DeviceTableError, quoted
 from unicuco_plugin.frozen import Frozen
-from unicuco_plugin.quantities import Milliseconds, Phase
+from unicuco_plugin.quantities import Engine, Milliseconds, Phase
 
-__all__ = ["Count", "Device", "Name", "Observation", "Point", "Shape"]
+__all__ = ["Count", "Device", "Name", "Observation", "Point", "Shape", "Whole"]
 
 _MOST_MS = 1e9
 Samples = tuple[Annotated[float, Field(ge=0.0, le=_MOST_MS)], ...]
@@ -18,13 +18,22 @@ Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Device(Frozen):
-    """Where and how a model runs: processor or accelerator, PyTorch's name of its kind and threads, what runs it."""
+    """Where and how a model runs.
+
+    Attributes:
+        name: Of the processor or accelerator.
+        kind, threads: As PyTorch says them.
+        dtype: Of the weights.
+        engine, versions: What runs it.
+        eager: Whether kernels run one by one; else the engine compiles or captures them beforehand.
+    """
 
     name: Name
     kind: Name
     threads: Count
     dtype: Name
-    engine: Literal["transformers"] = "transformers"
+    engine: Engine = "transformers"
+    eager: bool = True
     versions: dict[Name, Name]
 
     def check(self, now: "Device", path: Path) -> None:
@@ -76,6 +85,22 @@ class Point(Frozen):
     context: Count
     rest: tuple[Milliseconds, ...] = ()
     times: tuple[tuple[Samples, ...], ...]
+
+
+class Whole(Frozen):
+    """A whole model timed under one load, in one round, in milliseconds.
+
+    Attributes:
+        variant: The dense model, or what is otherwise in this one.
+        batch, context: What was run.
+        decode, prefill: What one more token of every sequence took, and their prompts.
+    """
+
+    variant: Name
+    batch: Count
+    context: Count
+    decode: Milliseconds
+    prefill: Milliseconds
 
 
 class Observation(Frozen):

@@ -18,9 +18,10 @@ def describe_table(table: DeviceTable) -> str:
     """Say what was timed where, and what each whole module takes, with the least and the most that a round found."""
     device = table.device
     versions = ", ".join(f"{name} {number}" for name, number in device.versions.items())
+    engine = device.engine + (", eager" if device.engine == "vllm" and device.eager else "")
     lines = [
         f"model    {table.model.name} ({table.model.fingerprint})",
-        f"device   {device.name}, {device.kind}, {device.threads} threads, {device.dtype}, {versions}",
+        f"device   {device.name}, {device.kind}, {device.threads} threads, {device.dtype}, by {engine}, {versions}",
         "",
         format_table(_HEADER, list(_rows(table)), right=(1, 2, 4, 5, 6)),
     ]

@@ -49,7 +49,8 @@ def describe_strategies(strategies: Sequence[Strategy]) -> str:
         rows = [(*row, escape_line(strategy.profile or "-")) for row, strategy in zip(rows, strategies, strict=True)]
     table = format_table(("request", *header), rows, right=[column + 1 for column in numbers])
     if timed:
-        table += f"\n\ntimes predicted for {escape_line(timed[0].device)}, {escape_line(timed[0].dtype)}"
+        how = f"{escape_line(timed[0].device)}, {escape_line(timed[0].dtype)}, by {timed[0].engine}"
+        table += f"\n\ntimes predicted for {how}"
     corrected = sorted({strategy.compensation for strategy in strategies if strategy.compensation})
     table += f"\n\ndivergences are with compensation {escape_line(', '.join(corrected))}" if corrected else ""
     if len(strategies) != 1:

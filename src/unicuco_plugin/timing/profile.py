@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from unicuco_plugin.costs.device_table import DeviceTable, is_device_table
-from unicuco_plugin.costs.timings import Point
+from unicuco_plugin.costs.timings import Point, Shape
 from unicuco_plugin.errors import DeviceTableError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.storage import compute_device
@@ -23,11 +23,11 @@ from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.timing.running import STEPS, Generation, Marks, check_folder, describe_device
 from unicuco_plugin.timing.shapes import Timed, find_timed, narrowed
 
-__all__ = ["check_output", "check_sizes", "is_begun", "profile_device"]
+__all__ = ["LEAST", "PHASES", "check_output", "check_sizes", "empty_points", "go_on", "is_begun", "profile_device"]
 
-_PHASES: tuple[Phase, ...] = ("decode", "prefill")
+PHASES: tuple[Phase, ...] = ("decode", "prefill")
 # Milliseconds: all that a clock of nanoseconds can tell from nothing.
-_LEAST = 1e-6
+LEAST = 1e-6
 # Modules of each width that are timed at each load, at the least.
 _SAMPLES = 3
 # Rounds, and numbers of sequences or tokens, at the most: a table holds their pairs; and each of those numbers.
@@ -127,7 +127,7 @@ def profile_device(
     steps = [_Step(*one) for one in product(range(turns), sorted({*batches}), sorted({*contexts}), variants)]
     table = _begin(decoder, timed, model, steps)
     if resume and output.exists():
-        table = _go_on(output, table)
+        table = go_on(output, table)
     table.write(output)  # before anything is timed: after a kill nobody takes an older table for this one
     warm: tuple[int, bool] | None = None
     for step in steps[table.done :]:
@@ -139,21 +139,30 @@ def profile_device(
 
 
 def _begin(decoder: Decoder, timed: Timed, model: ModelReference, steps: Sequence[_Step]) -> DeviceTable:
-    empty = tuple(tuple(() for _ in shape.widths) for shape in timed.shapes)
     loads = sorted({(step.batch, step.context) for step in steps})
     return DeviceTable(
         device=describe_device(compute_device(decoder.model), str(decoder.model.dtype)),
         model=model,
         modules=dict(timed.modules),
         shapes=timed.shapes,
-        points=tuple(Point(phase=p, batch=b, context=c, times=empty) for p in _PHASES for b, c in loads),
+        points=empty_points(timed.shapes, loads),
         done=0,
         total=len(steps),
     )
 
 
-def _go_on(output: Path, fresh: DeviceTable) -> DeviceTable:
-    """What is there, if it is what this run would measure."""
+def empty_points(shapes: Sequence[Shape], loads: Sequence[tuple[int, int]]) -> tuple[Point, ...]:
+    """A point for each phase and load, without times."""
+    empty = tuple(tuple(() for _ in shape.widths) for shape in shapes)
+    return tuple(Point(phase=p, batch=b, context=c, times=empty) for p in PHASES for b, c in loads)
+
+
+def go_on(output: Path, fresh: DeviceTable) -> DeviceTable:
+    """What is there, if it is what this run would measure.
+
+    Raises:
+        DeviceTableError: If it is not.
+    """
     table = DeviceTable.read(output, finished=False)
     table.device.check(fresh.device, output)
     table.check_model(fresh.model)
@@ -173,7 +182,7 @@ def _measure(
     """The table with one step more."""
     widths = timed.narrow(step.turn) if step.narrow else {}
     full = {name: timed.shapes[shape].widths[-1] for name, shape in timed.modules.items()}
-    rest: dict[Phase, list[float]] = {phase: [] for phase in _PHASES}
+    rest: dict[Phase, list[float]] = {phase: [] for phase in PHASES}
     halves: dict[tuple[Phase, int, int], list[float]] = {}
     marks = Marks(decoder)
 
@@ -181,7 +190,7 @@ def _measure(
         taken = marks.take()
         if number < 0:
             return
-        rest[phase].append(max(milliseconds - sum(taken.values()), _LEAST))
+        rest[phase].append(max(milliseconds - sum(taken.values()), LEAST))
         for name, ms in taken.items():
             width = widths.get(name, full[name])
             if bool(widths) == (width != full[name]):

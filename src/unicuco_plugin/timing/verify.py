@@ -15,8 +15,11 @@ from unicuco_plugin.models.loading import load, load_model
 from unicuco_plugin.quantities import Latency, Load, Phase
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.timing.running import STEPS, Generation, check_folder, describe_device, find_device
+from unicuco_plugin.timing.vllm_engine import VllmEngine
 
 __all__ = ["check_here", "time_checkpoint", "verify_latency"]
+
+_Found = dict[Phase, float]
 
 # Prompts that are timed; as many tokens each as in the table's own measurement.
 _REPEATS = 5
@@ -24,33 +27,76 @@ _REPEATS = 5
 _LONGEST, _PAUSE = 10.0, 0.05
 
 
-def check_here(file: Path, load: Load) -> DeviceTable:
+def check_here(file: Path, load: Load, python: Path | None = None) -> DeviceTable:
     """A table that can be measured into here, and has times of a load.
+
+    Args:
+        file: The table's.
+        load: What will be run.
+        python: Of vLLM's environment, where the table is of vLLM.
 
     Raises:
         DeviceTableError: If it cannot be read or written, is of another device, or has none.
     """
     table = DeviceTable.read(file)
     check_folder(file)
-    table.device.check(describe_device(find_device(table.device.kind, file), table.device.dtype), file)
+    table.device.check(_here(table.device, file, python), file)
     table.at("decode", load.batch, load.context)
     return table
 
 
-def time_checkpoint(folder: Path, device: Device, asked: Load) -> dict[Phase, float]:
+def _here(device: Device, file: Path, python: Path | None) -> Device:
+    """This machine, as the engine of a table sees it."""
+    if device.engine == "vllm":
+        return VllmEngine.find(python, eager=device.eager).describe(device.dtype)
+    return describe_device(find_device(device.kind, file), device.dtype)
+
+
+def time_checkpoint(
+    folder: Path, device: Device, asked: Load, python: Path | None = None, *, own_code: bool = False
+) -> _Found:
     """Time a checkpoint under a load.
+
+    Args:
+        folder: The checkpoint.
+        device: Of the table.
+        asked: The load.
+        python: Of vLLM's environment, where the table is of vLLM.
+        own_code: Whether vLLM needs the code in the folder, which is ours.
 
     Returns:
         Milliseconds of one more token of every sequence, and of their prompts: medians.
 
     Raises:
-        DeviceTableError: If the context is too long.
+        DeviceTableError: If the context is too long, or vLLM cannot run it.
         UnsupportedModelError: If it cannot be loaded.
     """
+    if device.engine == "vllm":
+        return _serve(folder, device, asked, python, own_code=own_code)
     return _time(load(folder, dtype=device.dtype, device=device.kind), asked)
 
 
-def _time(model: Any, asked: Load) -> dict[Phase, float]:  # noqa: ANN401 - a Transformers model
+def _time_dense(model: str | Path, revision: str | None, device: Device, asked: Load, python: Path | None) -> _Found:
+    if device.engine == "vllm":
+        return _serve(model, device, asked, python, revision=revision)
+    return _time(load_model(model, revision=revision, dtype=device.dtype, device=device.kind, prunable=False), asked)
+
+
+def _serve(
+    model: str | Path,
+    device: Device,
+    asked: Load,
+    python: Path | None,
+    *,
+    revision: str | None = None,
+    own_code: bool = False,
+) -> _Found:
+    engine, loads = VllmEngine.find(python, eager=device.eager), [(asked.batch, asked.context)]
+    _, [times] = engine.time(model, device.dtype, loads, repeats=_REPEATS, revision=revision, own_code=own_code)
+    return {"prefill": times.prefill, "decode": times.decode}
+
+
+def _time(model: Any, asked: Load) -> _Found:  # noqa: ANN401 - a Transformers model
     generation = Generation(model)
     generation.check(asked.context)
     generation.warm_up(asked.batch)
@@ -59,7 +105,14 @@ def _time(model: Any, asked: Load) -> dict[Phase, float]:  # noqa: ANN401 - a Tr
 
 
 def verify_latency(
-    folder: Path, strategy: Strategy, file: Path, dense: str | Path, *, revision: str | None = None, format: str = ""
+    folder: Path,
+    strategy: Strategy,
+    file: Path,
+    dense: str | Path,
+    *,
+    revision: str | None = None,
+    format: str = "",
+    python: Path | None = None,
 ) -> list[Observation]:
     """Time an exported checkpoint, and the dense model before it, and write both into the table for later predictions.
 
@@ -70,6 +123,7 @@ def verify_latency(
         dense: The dense model: a folder, or a name on the hub.
         revision: A branch, tag or commit there.
         format: The checkpoint's form, as the export says it.
+        python: Of vLLM's environment, where the table is of vLLM.
 
     Returns:
         What was written, one for each phase.
@@ -86,12 +140,12 @@ def verify_latency(
             "verify-latency needs a prediction, got none for this checkpoint in its form: ask a profile, with "
             "--device-table FILE and --context N"
         )
-    table = check_here(file, asked)
+    table = check_here(file, asked, python)
     _check_source(table, latency, asked, file)
     device = table.device
-    before = _time(load_model(dense, revision=revision, dtype=device.dtype, device=device.kind, prunable=False), asked)
+    before = _time_dense(dense, revision, device, asked, python)
     gc.collect()  # hooks and modules hold each other
-    found = time_checkpoint(folder, device, asked)
+    found = time_checkpoint(folder, device, asked, python, own_code=format == "deci")
     observed = [
         Observation(
             space=timed_as(strategy.space, absent=format == "deci"),

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, PreTrainedConfig
 from unicuco_plugin.errors import StrategyError, UnsupportedModelError, quoted
 from unicuco_plugin.models.blocks.as_configured import check_structure
 from unicuco_plugin.models.blocks.decoder import Decoder
-from unicuco_plugin.models.blocks.surgery import drop_blocks
+from unicuco_plugin.models.blocks.surgery import drop_blocks, shrink_config
 from unicuco_plugin.models.parts.configuration_deci import DeciLMConfig
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.modeling_deci import AUTO_MAP, DeciLMForCausalLM, leave_out
@@ -22,7 +22,7 @@ from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.models.parts.shrink import NAMES, gone_blocks
 from unicuco_plugin.models.tensors.storage import kept_tensors, settle
 
-__all__ = ["check_deci", "check_deci_family", "close_deci"]
+__all__ = ["check_deci", "check_deci_family", "close_deci", "deci_config"]
 
 _OTHERWISE = "take --format compact or stock (in a recipe format: compact)"
 # What Transformers writes that is no field of Llama's.
@@ -100,9 +100,7 @@ def close_deci(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
     """
     model, gone, names = decoder.model, gone_blocks(decoder, parts), decoder.block_names
     kinds = {name: kind for kind, name in NAMES.items()}
-    # Qwen2's queries, keys and values always have biases, and its configuration does not say so.
-    with kept_tensors():
-        biased = any(name.endswith("q_proj.bias") for name, _ in model.named_parameters())
+    made = deci_config(decoder, parts)
     embedding = model.get_input_embeddings()
     for name in parts.removed:
         parent, _, child = name.rpartition(".")
@@ -111,11 +109,26 @@ def close_deci(decoder: Decoder, parts: KeptParts) -> frozenset[str]:
             leave_out(block, kinds[child], decoder.config.hidden_size, names.index(parent))
             settle(block.get_submodule(child), embedding)
     drop_blocks(model, gone, check=False)
-    stay = [name for index, name in enumerate(names) if index not in gone]
-    model.config = _configuration(decoder.config, [_fields(decoder, block, parts) for block in stay], biased)
+    model.config = made
     model.__class__ = DeciLMForCausalLM
     check_structure(model)
     return frozenset(model.config.to_dict())
+
+
+def deci_config(decoder: Decoder, parts: KeptParts) -> DeciLMConfig:
+    """The configuration of what is left of a model.
+
+    Args:
+        decoder: The dense model, which :func:`check_deci_family` lets pass; it is not changed.
+        parts: What stays; a block that loses both halves goes.
+    """
+    gone = gone_blocks(decoder, parts)
+    # Qwen2's queries, keys and values always have biases, and its configuration does not say so.
+    with kept_tensors():
+        biased = any(name.endswith("q_proj.bias") for name, _ in decoder.model.named_parameters())
+    stay = [index for index in range(len(decoder.blocks)) if index not in gone]
+    blocks = [_fields(decoder, decoder.block_names[index], parts) for index in stay]
+    return _configuration(shrink_config(decoder.config, stay), blocks, biased)
 
 
 def _fields(decoder: Decoder, block: str, parts: KeptParts) -> dict[str, dict[str, Any]]:

@@ -51,7 +51,8 @@ class DeciLMForCausalLM(LlamaForCausalLM):
         super().save_pretrained(save_directory, *args, **kwargs)
         self.write_code(Path(save_directory))
 
-    def write_code(self, folder: Path) -> None:
+    @staticmethod
+    def write_code(folder: Path) -> None:
         """Copy what ``trust_remote_code`` needs into a folder."""
         own = Path(str(sys.modules[__name__].__file__)).parent
         for name in FILES:
