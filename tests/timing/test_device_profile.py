@@ -201,7 +201,7 @@ def test_moments_are_recorded_on_the_device_that_runs_the_model(monkeypatch):
 
     monkeypatch.setattr(torch, "Event", Event)
     monkeypatch.setattr(torch.accelerator, "current_stream", lambda where: f"stream of {where}")
-    assert running._now(torch.device("cuda:1")).stream == "stream of cuda:1"
+    assert running._find_now(torch.device("cuda:1"))().stream == "stream of cuda:1"
 
 
 @pytest.mark.parametrize(

@@ -102,13 +102,17 @@ class Marks:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Hooks on every block, and on its halves where each has a module of its own."""
-        hooks = [self.decoder.blocks[0].register_forward_pre_hook(lambda *_: self._note(""))]
+        now, seen = _find_now(compute_device(self.decoder.model)), self._seen  # what is timed must not wait for either
+
+        def marker(name: str) -> Callable[..., None]:
+            return lambda *_: seen.append((name, now()))
+
+        hooks = [self.decoder.blocks[0].register_forward_pre_hook(marker(""))]
         for index, (name, block) in enumerate(zip(self.decoder.block_names, self.decoder.blocks, strict=True)):
             halves = self.decoder.sublayers(index)
-            for half in halves.values() if len(halves) == 2 else ():
-                module = self.decoder.model.get_submodule(half)
-                hooks.append(module.register_forward_hook(lambda *_, half=half: self._note(half)))
-            hooks.append(block.register_forward_hook(lambda *_, name=name: self._note(name)))
+            own = halves.values() if len(halves) == 2 else ()
+            hooks += [self.decoder.model.get_submodule(half).register_forward_hook(marker(half)) for half in own]
+            hooks.append(block.register_forward_hook(marker(name)))
         try:
             yield
         finally:
@@ -118,9 +122,9 @@ class Marks:
     def take(self) -> dict[str, float]:
         """What each half, or block without halves, took in the last forward, in ms; marks of earlier ones go."""
         begin = max(place for place, (name, _) in enumerate(self._seen) if not name)
-        taken, last, inside = {}, self._seen[begin][1], []
+        taken, last, inside, blocks = {}, self._seen[begin][1], [], {*self.decoder.block_names}
         for name, at in self._seen[begin + 1 :]:
-            if name not in self.decoder.block_names:
+            if name not in blocks:
                 inside.append(name)
                 if len(inside) == 1:
                     taken[name], last = _between(last, at), at
@@ -128,9 +132,6 @@ class Marks:
             taken[inside[1] if inside else name], last, inside = _between(last, at), at, []
         self._seen.clear()
         return taken
-
-    def _note(self, name: str) -> None:
-        self._seen.append((name, _now(compute_device(self.decoder.model))))
 
 
 @dataclass(frozen=True)
@@ -219,12 +220,17 @@ def _settle(where: torch.device) -> None:
         torch.accelerator.synchronize(where)
 
 
-def _now(where: torch.device) -> Any:  # noqa: ANN401 - seconds, or an event of an accelerator
+def _find_now(where: torch.device) -> Callable[[], Any]:
+    """What tells the time: in seconds, or as an event of an accelerator."""
     if where.type == "cpu":
-        return clock()
-    event = torch.Event(where, enable_timing=True)
-    event.record(torch.accelerator.current_stream(where))  # by default that of the current device
-    return event
+        return clock
+
+    def record() -> Any:  # noqa: ANN401 - PyTorch's event
+        event = torch.Event(where, enable_timing=True)
+        event.record(torch.accelerator.current_stream(where))  # by default that of the current device
+        return event
+
+    return record
 
 
 def _between(before: Any, after: Any) -> float:  # noqa: ANN401
