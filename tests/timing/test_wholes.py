@@ -1,20 +1,24 @@
 """vLLM profiled as a whole: a stub of it takes what a configuration says, so that every time is known beforehand."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny_model
-from vllm_stub import ATTENTION, MLP, REST, write_stub
+from vllm_stub import ATTENTION, MLP, REST, STORED, write_stub
 
 from unicuco_plugin.costs.device_table import DeviceTable
-from unicuco_plugin.costs.latency import TimedCosts
+from unicuco_plugin.costs.latency import TimedCosts, under_load
 from unicuco_plugin.costs.measure import block_costs, half_costs, part_costs, uneven_costs
+from unicuco_plugin.costs.stored import scheme_costs
 from unicuco_plugin.costs.untimed import why_untimed
 from unicuco_plugin.errors import DeviceTableError
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.fingerprint import fingerprint
 from unicuco_plugin.models.blocks.surgery import drop_blocks
+from unicuco_plugin.models.fused_units import fused_units
 from unicuco_plugin.models.parts.formats import apply_parts
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.quantities import Latency, Load
@@ -42,12 +46,16 @@ def engine(stub, monkeypatch):
     return VllmEngine(sys.executable)
 
 
+SCHEMES = ("W8A16:channel", "W4A16:channel")
+
+
 def reference(model):
     return ModelReference(name="tiny", fingerprint=str(fingerprint(model)))
 
 
 def measure(model, path, engine, **options):
-    return profile_wholes(find_variants(find_decoder(model)), path, reference(model), engine, **(SIZES | options))
+    variants = find_variants(find_decoder(model), options.pop("schemes", ()))
+    return profile_wholes(variants, path, reference(model), engine, **(SIZES | options))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +103,61 @@ def test_an_uneven_checkpoint_takes_what_was_predicted(measured, engine, load, t
     model.save_pretrained(tmp_path / "out")
     taken = time_checkpoint(tmp_path / "out", table.device, load, engine.python, own_code=True)
     assert taken == pytest.approx(said)
+
+
+def stored_costs(decoder, names, blocks=None):
+    units = {unit.name: unit.linears for unit in fused_units(decoder.model) if unit.name != "lm_head"}
+    costs = scheme_costs(decoder, units, dict.fromkeys(units, names))
+    if blocks is None:
+        return costs
+    gone = tuple((*row, ("removed", 0.0, 0)) for row in costs.table.choices)
+    return replace(costs, table=costs.table.model_copy(update={"choices": gone, "blocks": blocks}))
+
+
+@pytest.fixture(scope="module")
+def stored(model, stub, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(stub))
+        path = tmp_path_factory.mktemp("device") / "t.json"
+        return measure(model, path, VllmEngine(sys.executable), schemes=SCHEMES, repeats=1)
+
+
+@pytest.mark.slow
+def test_units_in_schemes_save_what_each_was_seen_to(model, stored):
+    decoder = find_decoder(model)
+    costs = TimedCosts(stored_costs(decoder, SCHEMES), stored, "precision", Load(8, 2))
+    assert not why_untimed(replace(costs.costs, device=stored))
+    units = costs.costs.units
+    assert {len(kind.units) for kind in stored.stored} == {4}
+    place = {name: k for k, (name, *_) in enumerate(costs.costs.table.choices[0])}
+    x = torch.zeros(1, len(units), dtype=torch.float64)
+    first, second = "model.layers.0.self_attn.q_proj+k_proj+v_proj", "model.layers.2.mlp.down_proj"
+    for unit, scheme in ((first, "W4A16:channel"), (second, "W8A16:channel")):
+        x[0, units.index(unit)] = costs.costs.shares[units.index(unit), place[scheme]]
+    saved = 3 * STORED[4] + STORED[8]
+    assert costs.milliseconds("decode", x).item() == pytest.approx(2 * (DENSE - saved))
+    assert costs.latency(x).engine == "vllm"
+
+
+@pytest.mark.slow
+def test_a_scheme_that_was_not_timed_has_no_time_and_a_block_that_leaves_has(model, stored):
+    decoder, block = find_decoder(model), "model.layers.1"
+    plain = replace(stored_costs(decoder, ("W4A16:channel", "W2A16:channel"), {block: (1, 1)}), device=stored, space="compound")
+    assert "no times of W2A16:channel, which its strategies may have" in why_untimed(plain)
+    costs = under_load(plain, Load(8))
+    assert "latency" not in costs.names
+    x = torch.zeros(1, len(plain.units), dtype=torch.float64)
+    x[0, [index for index, unit in enumerate(plain.units) if unit.startswith(f"{block}.")]] = 1.0
+    assert costs.latency(x).decode == pytest.approx(DENSE - ATTENTION - MLP)
+    x[0, 0] = plain.shares[0, [name for name, *_ in plain.table.choices[0]].index("W2A16:channel")]
+    assert costs.latency(x) is None
+
+
+@pytest.mark.slow
+def test_other_schemes_do_not_go_on(model, stored, engine, tmp_path):
+    stored.write(tmp_path / "t.json")
+    with pytest.raises(DeviceTableError, match="has schemes W8A16:channel, W4A16:channel: go on with the same --schemes"):
+        measure(model, tmp_path / "t.json", engine, schemes=SCHEMES[::-1], repeats=1, resume=True)
 
 
 @pytest.mark.slow

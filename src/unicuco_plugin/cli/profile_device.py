@@ -102,8 +102,8 @@ def _in_transformers(fields: dict[str, Any]) -> Callable[..., "DeviceTable"]:
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.timing.profile import profile_device as measure
 
-    if fields["vllm_python"] is not None or fields["eager"]:
-        given = "--eager" if fields["eager"] else "--vllm-python"
+    given = next((name for name in ("--schemes", "--eager", "--vllm-python") if fields[name[2:].replace("-", "_")]), "")
+    if given:
         raise click.UsageError(f"{given} goes with --engine vllm")
     loaded, reference = _load(fields)
     return partial(measure, find_decoder(loaded), model=reference)
@@ -111,17 +111,19 @@ def _in_transformers(fields: dict[str, Any]) -> Callable[..., "DeviceTable"]:
 
 def _in_vllm(fields: dict[str, Any]) -> Callable[..., "DeviceTable"]:
     from unicuco_plugin.models.blocks.decoder import find_decoder
+    from unicuco_plugin.schemes import parse_scheme
     from unicuco_plugin.timing.variants import find_variants
     from unicuco_plugin.timing.vllm_engine import VllmEngine
     from unicuco_plugin.timing.wholes import profile_wholes
 
     if (fields["device"], fields["offload"]) != ("cpu", "auto"):
         raise click.UsageError("--device and --offload go with --engine transformers: vLLM finds its device itself")
+    schemes = [parse_scheme(name.strip()).asked for name in fields["schemes"].split(",") if name.strip()]
     engine = VllmEngine.find(fields["vllm_python"], eager=fields["eager"])
     engine.describe("auto")  # before a model is loaded
     loaded, reference = _load(fields | {"offload": "none"})
     # The model itself is not kept: vLLM needs the memory.
-    return partial(profile_wholes, find_variants(find_decoder(loaded)), model=reference, engine=engine)
+    return partial(profile_wholes, find_variants(find_decoder(loaded), schemes), model=reference, engine=engine)
 
 
 def _load(fields: dict[str, Any]) -> tuple[Any, "ModelReference"]:

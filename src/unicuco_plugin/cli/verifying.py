@@ -25,7 +25,8 @@ def check_verifiable(strategy: Strategy, fields: dict[str, Any]) -> None:
     from unicuco_plugin.timing.verify import check_here
 
     profile = load_profile(fields["profile"], device_table=fields["device_table"])
-    why, traits, format = why_untimed(profile.costs), strategy.traits, fields["format"]
+    traits, format = strategy.traits, fields["format"]
+    why = "" if strategy.latency is not None else why_untimed(profile.costs)  # of an answer more may be known
     if not why and traits.cuts and format == "stock":
         why = "format stock has the dense model's shape, and runs as fast; take format compact"
     if not why and traits.halves and format == "deci" and not profile.costs.physical:

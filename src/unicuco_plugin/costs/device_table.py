@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from unicuco_plugin.costs.timings import Device, Name, Observation, Point, Shape, Whole
+from unicuco_plugin.costs.timings import Device, Name, Observation, Point, Shape, Stored, Whole
 from unicuco_plugin.errors import DeviceTableError, ModelMismatchError, clip, explain
 from unicuco_plugin.files.draft import write_whole
 from unicuco_plugin.frozen import Frozen
@@ -32,6 +32,7 @@ class DeviceTable(Frozen):
         model: The dense model.
         modules: Full name of every half, or block without halves → index in ``shapes``.
         shapes: What was timed.
+        stored: What was timed beside, stored in schemes.
         points: One for each phase, batch and context.
         wholes: Where an engine was timed as a whole, what the points were worked out from.
         done, total: Steps of the measurement that are finished, and all of them.
@@ -42,6 +43,7 @@ class DeviceTable(Frozen):
     model: ModelReference
     modules: dict[Name, Annotated[int, Field(ge=0)]] = Field(max_length=10**5)
     shapes: tuple[Shape, ...] = Field(min_length=1, max_length=10**4)
+    stored: tuple[Stored, ...] = Field(default=(), max_length=10**4)
     points: tuple[Point, ...] = Field(min_length=1, max_length=10**4)
     wholes: tuple[Whole, ...] = Field(default=(), max_length=10**6)
     done: int = Field(ge=0)
@@ -55,11 +57,14 @@ class DeviceTable(Frozen):
         for point in self.points:
             if [len(row) for row in point.times] != [len(shape.widths) for shape in self.shapes]:
                 raise ValueError("points must have times of every width of every shape")
-            if self.done >= self.total and not all([point.rest, *(each for row in point.times for each in row)]):
+            if len(point.saved) != len(self.stored):
+                raise ValueError("points must have savings of everything in stored")
+            every = [point.rest, *point.saved, *(each for row in point.times for each in row)]
+            if self.done >= self.total and not all(every):
                 raise ValueError("points must have a sample of every time once all is done")
-        every = {(p.phase, p.batch, p.context) for p in self.points}
+        known = {(p.phase, p.batch, p.context) for p in self.points}
         grid = {(p, b, c) for p in ("decode", "prefill") for b in self.batches for c in self.contexts}
-        if every != grid or len(every) < len(self.points):
+        if known != grid or len(known) < len(self.points):
             raise ValueError("points must be each phase at each batch and context, once")
         return self
 
@@ -126,23 +131,40 @@ class DeviceTable(Frozen):
         Raises:
             DeviceTableError: If the load lies outside of those that were measured.
         """
+        corners = [(share, *self._medians[phase, b, c]) for share, b, c in self._corners(batch, context)]
+        rest = sum(weight * rest for weight, rest, *_ in corners)
+        mixed = [
+            [sum(weight * times[shape][width] for weight, _, times, _ in corners) for width in range(len(own.widths))]
+            for shape, own in enumerate(self.shapes)
+        ]
+        return rest + sum(mixed[shape][-1] for shape in self.modules.values()), mixed
+
+    def saved_at(self, phase: Phase, batch: int, context: int) -> dict[tuple[str, str], float]:
+        """What a unit saves under a load when it is stored in a scheme, in ms, by both their names.
+
+        Raises:
+            DeviceTableError: See :meth:`at`.
+        """
+        corners = [(share, self._medians[phase, b, c][2]) for share, b, c in self._corners(batch, context)]
+        return {
+            (unit, kind.scheme): sum(weight * saved[place] for weight, saved in corners)
+            for place, kind in enumerate(self.stored)
+            for unit in kind.units
+        }
+
+    def _corners(self, batch: int, context: int) -> list[tuple[float, int, int]]:
+        """The loads around one, each with its weight."""
         for name, value, known in (("batch", batch, self.batches), ("context", context, self.contexts)):
             if not known[0] <= value <= known[-1]:
                 raise DeviceTableError(
                     f"{name} must be in {known[0]} to {known[-1]}, where the device table has times, got {value}: "
                     f"profile the device with --{name} {value}, too"
                 )
-        corners = [
-            (share * part, *self._medians[phase, b, c])
+        return [
+            (share * part, b, c)
             for share, b in _between(self.batches, batch)
             for part, c in _between(self.contexts, context)
         ]
-        rest = sum(weight * rest for weight, rest, _ in corners)
-        mixed = [
-            [sum(weight * times[shape][width] for weight, _, times in corners) for width in range(len(own.widths))]
-            for shape, own in enumerate(self.shapes)
-        ]
-        return rest + sum(mixed[shape][-1] for shape in self.modules.values()), mixed
 
     def correction(self, space: str, phase: Phase, batch: int, context: int) -> float:
         """By what predictions for a space under one load are multiplied: the geometric mean of observed ratios."""
@@ -151,9 +173,13 @@ class DeviceTable(Frozen):
         return math.exp(sum(map(math.log, found)) / len(found)) if found else 1.0
 
     @cached_property
-    def _medians(self) -> dict[tuple[str, int, int], tuple[float, list[list[float]]]]:
+    def _medians(self) -> dict[tuple[str, int, int], tuple[float, list[list[float]], list[float]]]:
         return {
-            (p.phase, p.batch, p.context): (median(p.rest), [[median(each) for each in row] for row in p.times])
+            (p.phase, p.batch, p.context): (
+                median(p.rest),
+                [[median(each) for each in row] for row in p.times],
+                [median(each) for each in p.saved],
+            )
             for p in self.points
         }
 

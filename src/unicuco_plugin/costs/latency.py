@@ -10,19 +10,18 @@ The whole dense model's time, less what each unit saves: nothing is believed of 
 engine's own work but that they stay as they are.
 """
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from unicuco_plugin.costs.device_table import DeviceTable
 from unicuco_plugin.costs.memory import MEMORY, ServedCosts
 from unicuco_plugin.costs.model import TableCosts
-from unicuco_plugin.costs.untimed import timed_as, why_untimed
-from unicuco_plugin.errors import DeviceTableError, RequestError, quoted
+from unicuco_plugin.costs.savings import Savings, read_savings
+from unicuco_plugin.costs.untimed import why_untimed
 from unicuco_plugin.quantities import Latency, Load, Phase
 from unicuco_plugin.spaces.units import name_block
 
@@ -33,23 +32,6 @@ _TIMED = (LATENCY, TIME)
 _LEAST = 1e-9  # ms that are saved altogether, at the least: 0 would say that nobody knows
 _PER_MS = 10**9  # prices are whole numbers: picoseconds
 _MOST = 32  # loads that are remembered, of all profiles
-
-
-@dataclass(frozen=True)
-class _Savings:
-    """What goes of a time, in ms.
-
-    Attributes:
-        whole: Of the dense model.
-        scale: Correction of predictions.
-        parts: Of each unit: what is saved when 0, 1, … of its parts are gone, ``d x (most parts + 1)``, rows filled up.
-        rests: Of each block that may leave: what is left of it when all its units are gone.
-    """
-
-    whole: float
-    scale: float
-    parts: Tensor
-    rests: Tensor
 
 
 @dataclass(frozen=True)
@@ -73,8 +55,8 @@ class TimedCosts:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The costs that strategies differ in."""
-        return (*self.costs.names, *_TIMED)
+        """The costs that strategies differ in; times where they are known of all."""
+        return self.costs.names if why_untimed(self.costs) else (*self.costs.names, *_TIMED)
 
     @property
     def objective(self) -> str:
@@ -90,9 +72,12 @@ class TimedCosts:
         return self.costs.of(name, x)
 
     def milliseconds(self, phase: Phase, x: Tensor) -> Tensor:
-        """What one more token, or the prompt, of every sequence takes, ``p``, float64, in ms."""
+        """What one more token, or the prompt, of every sequence takes, ``p``, float64, in ms.
+
+        Not a number for a strategy with a scheme that was not timed.
+        """
         savings, left = self._savings(phase), x.detach().double()
-        gone = (left * self._counts).round().long()
+        gone = self.costs.chosen(left) if self.costs.table.choices else (left * self._counts).round().long()
         saved = savings.parts.gather(1, gone.T).sum(0)
         if self.costs.table.blocks:
             staying = (left < 1.0).double() @ self._inside
@@ -100,12 +85,15 @@ class TimedCosts:
         return (savings.whole - saved) * savings.scale
 
     def latency(self, x: Tensor) -> Latency | None:
-        """What one strategy's model takes, ``1 x d``; None where the load was not timed."""
+        """What one strategy's model takes, ``1 x d``; None where the load, or a scheme of it, was not timed."""
         if not self.device.reaches(self.load.batch, self.load.context):
             return None
+        decode, prefill = (self.milliseconds(phase, x).item() for phase in ("decode", "prefill"))
+        if math.isnan(decode):
+            return None
         return Latency(
-            decode=self.milliseconds("decode", x).item(),
-            prefill=self.milliseconds("prefill", x).item(),
+            decode=max(decode, _LEAST),
+            prefill=max(prefill, _LEAST),
             dense_decode=self._savings("decode").whole,
             dense_prefill=self._savings("prefill").whole,
             scale_decode=self._savings("decode").scale,
@@ -125,7 +113,7 @@ class TimedCosts:
         if name in _TIMED:
             phase: Phase = "decode" if name == LATENCY else self.load.phase
             savings = self._savings(phase)
-            steepest = (savings.parts.diff(dim=1).amax(1) / (self._weights / self._counts))[self._weights > 0].max()
+            steepest = self._steepest(savings)
             if self.costs.table.blocks:
                 steepest = steepest + (savings.rests / (self._weights @ self._inside).clamp_min(1.0)).max()
             most = max(steepest.item() * total * savings.scale, _LEAST)
@@ -137,6 +125,13 @@ class TimedCosts:
             return self.costs.falls(name)
         pairs = zip(self.costs.freed(name), self._weights.tolist(), strict=True)
         return 0.0, max((freed / weight for freed, weight in pairs if weight), default=0.0) * total
+
+    def _steepest(self, savings: Savings) -> Tensor:
+        """The most that is saved for a weight, or for the bits of one."""
+        if self.costs.table.choices:
+            weights = self.costs.shares * self._weights[:, None]
+            return (savings.parts / weights)[weights > 0.0].max()
+        return (savings.parts.diff(dim=1).amax(1) / (self._weights / self._counts))[self._weights > 0].max()
 
     @cached_property
     def prices(self) -> tuple[int, ...] | None:
@@ -166,60 +161,14 @@ class TimedCosts:
         own = [name_block(unit) for unit in self.costs.units]
         return torch.tensor([[name == b for b in self.costs.table.blocks] for name in own], dtype=torch.float64)
 
-    def _savings(self, phase: Phase) -> _Savings:
-        return self._known.get(phase) or self._known.setdefault(phase, self._read(phase))
+    def _savings(self, phase: Phase) -> Savings:
+        if phase not in self._known:
+            self._known[phase] = read_savings(self.costs, self.device, self.space, self.load, phase)
+        return self._known[phase]
 
     @cached_property
-    def _known(self) -> dict[str, _Savings]:
+    def _known(self) -> dict[str, Savings]:
         return {}
-
-    def _read(self, phase: Phase) -> _Savings:
-        try:
-            whole, times = self.device.at(phase, self.load.batch, self.load.context)
-        except DeviceTableError as error:
-            raise RequestError(str(error)) from error
-        rows: dict[tuple[int, int], np.ndarray] = {}  # a thousand parts and more, alike in most blocks
-        counts = self._counts.long().tolist()
-        left = [self._left(unit, count, times, rows) for unit, count in zip(self.costs.units, counts, strict=True)]
-        longest = max(map(len, left))
-        parts = [np.pad(row[-1] - row[::-1], (0, longest - len(row)), "edge") for row in left]
-        rests = []
-        for block in self.costs.table.blocks:
-            units = [i for i, unit in enumerate(self.costs.units) if name_block(unit) == block]
-            whole_block = sum(times[shape][-1] for _, shape in self._modules(block))
-            rests.append(whole_block - sum(left[i][-1] - left[i][0] for i in units))
-        tables = torch.from_numpy(np.stack(parts)), torch.tensor(rests, dtype=torch.float64)
-        key = timed_as(self.space, absent=self.costs.physical)
-        return _Savings(whole, self.device.correction(key, phase, self.load.batch, self.load.context), *tables)
-
-    def _left(
-        self, unit: str, count: int, times: Sequence[Sequence[float]], rows: dict[tuple[int, int], np.ndarray]
-    ) -> np.ndarray:
-        """What a unit takes when 0, 1, … of its parts are left; wider is never faster, whatever noise says."""
-        if not (self.costs.physical or self.costs.table.parts):
-            return np.zeros(2)  # what is silenced runs; only with its block it goes
-        modules = self._modules(unit)
-        full = sum(times[shape][-1] for _, shape in modules)
-        if self.costs.table.parts:
-            [(_, shape)] = modules
-            widths = self.device.shapes[shape].widths
-            if widths[-1] != count or len(widths) < 2:
-                raise RequestError(f"{unit} has {count} parts, the device table timed {widths[-1]}: profile it again")
-            if (shape, count) not in rows:
-                falling = np.minimum.accumulate(times[shape][::-1])[::-1]
-                rows[shape, count] = np.interp(range(count + 1), widths, falling)
-            return rows[shape, count]
-        own = [self.device.shapes[shape].widths[0] == 0 and name == unit for name, shape in modules]
-        kept = sum(times[shape][0] for (_, shape), absent in zip(modules, own, strict=True) if absent)
-        return np.array([min(kept, full), full])
-
-    def _modules(self, unit: str) -> list[tuple[str, int]]:
-        """What a unit was timed as, by names and indices of shapes."""
-        known = self.device.modules
-        found = [(n, known[n]) for n in ([unit] if unit in known else known) if n == unit or n.startswith(f"{unit}.")]
-        if not found:
-            raise RequestError(f"latency cannot be told of {quoted(unit)}, which the device table has no time of")
-        return found
 
 
 @lru_cache(_MOST)
@@ -234,7 +183,7 @@ def under_load(costs: TableCosts, load: Load, price: str = "") -> ServedCosts | 
     Raises:
         RequestError: If neither memory nor time is known.
     """
-    timed = costs.device is not None and not why_untimed(costs)
+    timed = costs.device is not None and (not why_untimed(costs) or bool(costs.device.stored and costs.table.choices))
     if costs.table.serving is not None or not timed or price == MEMORY:
         costs = served = ServedCosts.under(costs, load, priced=price == MEMORY)
     if costs.device is None or not timed:

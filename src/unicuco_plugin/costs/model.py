@@ -177,6 +177,15 @@ class TableCosts:
             return (self.params / self.params.sum()).tolist()
         return self.table.unit_params if name == "params" else self.table.unit_bytes
 
+    def chosen(self, x: Tensor) -> Tensor:
+        """Which choice of a unit each share of ``p x d`` float64 strategies is, ``p x d``, where units have choices."""
+        return (x[..., None] - self.shares).abs().argmin(-1)
+
+    @property
+    def shares(self) -> Tensor:
+        """Shares of bits that go with each choice of each unit, rising, ``d x k``; rows are filled up."""
+        return self._stored[0]
+
     @cached_property
     def params(self) -> Tensor:
         """``n``, float64."""
@@ -217,9 +226,10 @@ class TableCosts:
         each = self._weights[column]
         leaving = torch.zeros(len(x), dtype=torch.int64)
         if self.table.choices:
-            shares, saved = self._stored
-            place = (x[..., None] - shares).abs().argmin(-1)
-            leaving = saved.gather(1, place.T).sum(0) if column == _COLUMNS["bytes"] else ((x >= 1.0) * each).sum(-1)
+            _, saved = self._stored
+            leaving = (
+                saved.gather(1, self.chosen(x).T).sum(0) if column == _COLUMNS["bytes"] else ((x >= 1.0) * each).sum(-1)
+            )
         elif self.table.parts:
             counts, rests, biases = self._parts
             gone = (x * counts).round().long()

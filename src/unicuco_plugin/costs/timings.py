@@ -9,7 +9,7 @@ from unicuco_plugin.errors import DeviceTableError, quoted
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.quantities import Engine, Milliseconds, Phase
 
-__all__ = ["Count", "Device", "Name", "Observation", "Point", "Shape", "Whole"]
+__all__ = ["Count", "Device", "Name", "Observation", "Point", "Shape", "Stored", "Whole"]
 
 _MOST_MS = 1e9
 Samples = tuple[Annotated[float, Field(ge=0.0, le=_MOST_MS)], ...]
@@ -70,6 +70,18 @@ class Shape(Frozen):
         return self
 
 
+class Stored(Frozen):
+    """One kind of unit, stored in one scheme, that was timed.
+
+    Attributes:
+        units: Full names of all units of the kind, as a server packs linears.
+        scheme: Its name.
+    """
+
+    units: tuple[Name, ...] = Field(min_length=1, max_length=10**5)
+    scheme: Name
+
+
 class Point(Frozen):
     """Times under one load, in milliseconds.
 
@@ -78,6 +90,7 @@ class Point(Frozen):
         batch, context: Sequences, and the tokens of each.
         rest: Of what belongs to no module in ``times``: a whole forward of the dense model less the sum of those.
         times: Of each width of each shape, samples.
+        saved: Of each kind and scheme in ``stored``, samples of what one unit saves; below 0 where it costs.
     """
 
     phase: Phase
@@ -85,6 +98,7 @@ class Point(Frozen):
     context: Count
     rest: tuple[Milliseconds, ...] = ()
     times: tuple[tuple[Samples, ...], ...]
+    saved: tuple[tuple[Annotated[float, Field(ge=-_MOST_MS, le=_MOST_MS)], ...], ...] = ()
 
 
 class Whole(Frozen):

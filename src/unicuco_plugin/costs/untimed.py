@@ -1,6 +1,7 @@
 """Which strategies a device's table says nothing of, and what it files checkpoints under."""
 
 from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.schemes import DENSE, REMOVED
 from unicuco_plugin.traits import traits_of
 
 __all__ = ["timed_as", "why_untimed"]
@@ -19,10 +20,7 @@ def timed_as(space: str, *, absent: bool) -> str:
 def why_untimed(costs: TableCosts) -> str:
     """Why times cannot be asked of strategies; empty where they can."""
     if costs.table.choices:
-        return (
-            "its strategies store weights by schemes, of which a device table has no times: it has those of dense "
-            "weights; ask a profile of whole or narrower modules, or for max_memory"
-        )
+        return _why_unstored(costs)
     if not costs.physical and not costs.table.blocks:
         return (
             "it zeroes single weights, and zeros are multiplied like other numbers: unstructured sparsity brings no "
@@ -39,3 +37,22 @@ def why_untimed(costs: TableCosts) -> str:
             "transformers, or ask a profile of blocks, or one trained with --format deci"
         )
     return ""
+
+
+def _why_unstored(costs: TableCosts) -> str:
+    offered = dict.fromkeys(name for row in costs.table.choices for name, *_ in row if name not in (DENSE, REMOVED))
+    if costs.device is None or not costs.device.stored:
+        return (
+            "its strategies store weights by schemes, and it needs their times: unicuco profile-device --engine vllm "
+            f"--schemes {','.join(offered)}, as far as the device runs them, then --device-table FILE"
+        )
+    known = {(unit, kind.scheme) for kind in costs.device.stored for unit in kind.units}
+    rows = zip(costs.units, costs.table.choices, strict=True)
+    own = {(unit, name) for unit, row in rows for name, *_ in row if name in offered}
+    missing = dict.fromkeys(name for _, name in sorted(own - known))
+    if not missing:
+        return ""
+    return (
+        f"the device table has no times of {', '.join(missing)}, which its strategies may have: profile the device "
+        "with these --schemes, too, or ask for bits, or max_memory"
+    )

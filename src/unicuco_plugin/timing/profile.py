@@ -151,10 +151,11 @@ def _begin(decoder: Decoder, timed: Timed, model: ModelReference, steps: Sequenc
     )
 
 
-def empty_points(shapes: Sequence[Shape], loads: Sequence[tuple[int, int]]) -> tuple[Point, ...]:
-    """A point for each phase and load, without times."""
+def empty_points(shapes: Sequence[Shape], loads: Sequence[tuple[int, int]], stored: int = 0) -> tuple[Point, ...]:
+    """A point for each phase and load, without times of shapes, and of so many kinds of units in schemes."""
     empty = tuple(tuple(() for _ in shape.widths) for shape in shapes)
-    return tuple(Point(phase=p, batch=b, context=c, times=empty) for p in PHASES for b, c in loads)
+    saved: tuple[tuple[float, ...], ...] = ((),) * stored
+    return tuple(Point(phase=p, batch=b, context=c, times=empty, saved=saved) for p in PHASES for b, c in loads)
 
 
 def go_on(output: Path, fresh: DeviceTable) -> DeviceTable:
@@ -173,6 +174,9 @@ def go_on(output: Path, fresh: DeviceTable) -> DeviceTable:
             raise DeviceTableError(f"device table {output} has {what} {own}, not {asked}: go on with the same options")
     if (table.modules, table.shapes) != (fresh.modules, fresh.shapes):
         raise DeviceTableError(f"device table {output} has other modules than this model: profile it anew")
+    if table.stored != fresh.stored:
+        own = ", ".join(dict.fromkeys(kind.scheme for kind in table.stored)) or "none"
+        raise DeviceTableError(f"device table {output} has schemes {own}: go on with the same --schemes")
     return table
 
 

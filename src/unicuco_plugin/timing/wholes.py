@@ -1,7 +1,7 @@
 """A device profiled by whole models: what an engine takes for the dense one and for its variants, round after round."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -60,7 +60,8 @@ def profile_wholes(
         model=model,
         modules=dict(variants.modules),
         shapes=variants.shapes,
-        points=empty_points(variants.shapes, loads),
+        stored=variants.stored,
+        points=empty_points(variants.shapes, loads, len(variants.stored)),
         done=0,
         total=len(steps),
     )
@@ -90,11 +91,9 @@ def _work_out(point: Point, table: DeviceTable, variants: Variants) -> Point:
     last = [one for one in table.wholes if (one.batch, one.context) == (point.batch, point.context)]
     phase: Phase = point.phase
     took = {one.variant: getattr(one, phase) for one in last[-len(variants.every) :]}
-    saved: Mapping[tuple[int, int], float] = {
-        (variant.shape, variant.width): (took[DENSE] - took[variant.name]) / variant.count
-        for variant in variants.every
-        if variant.count
-    }
+    each = {variant: (took[DENSE] - took[variant.name]) / variant.count for variant in variants.every if variant.count}
+    saved = {(variant.shape, variant.width): ms for variant, ms in each.items() if variant.stored is None}
+    stored = {variant.stored: round(ms, 6) for variant, ms in each.items() if variant.stored is not None}
     own = [max(saved[shape, 0], 0.0) for shape in range(len(variants.shapes))]
     times = tuple(
         tuple(
@@ -105,4 +104,5 @@ def _work_out(point: Point, table: DeviceTable, variants: Variants) -> Point:
         for widths in [variants.shapes[shape].widths]
     )
     rest = max(took[DENSE] - sum(own[shape] for shape in variants.modules.values()), LEAST)
-    return point.model_copy(update={"times": times, "rest": (*point.rest, round(rest, 6))})
+    gained = tuple((*samples, stored[place]) for place, samples in enumerate(point.saved))
+    return point.model_copy(update={"times": times, "rest": (*point.rest, round(rest, 6)), "saved": gained})
