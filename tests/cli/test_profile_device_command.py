@@ -2,11 +2,13 @@
 
 import gc
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
 from device_tables import made_table
 from transformers import PreTrainedModel
+from vllm_stub import write_stub
 
 from unicuco_plugin.answering import load_profile
 from unicuco_plugin.cli.main import main
@@ -31,6 +33,40 @@ def test_what_is_there_is_kept_unless_said(unicuco, dense, table):
     assert result.exit_code == 1
     assert "is there already; pass --resume" in result.stderr
     assert table.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--eager"], "--eager goes with --engine vllm"),
+        (["--schemes", "W4A16:g32"], "--schemes goes with --engine vllm"),
+        (["--engine", "vllm", "--offload", "disk"], "--device and --offload go with --engine transformers"),
+    ],
+)
+def test_options_of_the_other_engine_are_refused(unicuco, dense, tmp_path, options, message):
+    result = unicuco("profile-device", "--model", dense, "--output", tmp_path / "t.json", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_vllm_is_asked_before_a_model_is_loaded(unicuco, tmp_path):
+    asked = ["profile-device", "--model", tmp_path, "--output", tmp_path / "t.json", "--engine", "vllm"]
+    result = unicuco(*asked, "--vllm-python", tmp_path / "python")
+    assert "vllm-python must be a Python that can be started" in result.stderr
+    result = unicuco(*asked, "--vllm-python", sys.executable, "--schemes", "W99")
+    assert "W99" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_table_of_vllm_is_measured_and_asked(unicuco, dense, profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(write_stub(tmp_path / "stub")))
+    table = tmp_path / "vllm.json"
+    sizes = ["--context", "8", "--repeats", "1", "--engine", "vllm", "--vllm-python", sys.executable]
+    result = unicuco("profile-device", "--model", dense, *sizes, "--eager", "--output", table)
+    assert result.exit_code == 0, result.stderr
+    assert "by vllm, eager" in result.stdout
+    asked = ["strategy", profile, "--sparsity", "0.3", "--context", "8", "--device-table", table]
+    assert "times predicted for a card, float32, by vllm" in unicuco(*asked).stdout
 
 
 @pytest.mark.parametrize("value", ["", "8,x", "0"])

@@ -142,7 +142,9 @@ def test_units_in_schemes_save_what_each_was_seen_to(model, stored):
 @pytest.mark.slow
 def test_a_scheme_that_was_not_timed_has_no_time_and_a_block_that_leaves_has(model, stored):
     decoder, block = find_decoder(model), "model.layers.1"
-    plain = replace(stored_costs(decoder, ("W4A16:channel", "W2A16:channel"), {block: (1, 1)}), device=stored, space="compound")
+    plain = replace(
+        stored_costs(decoder, ("W4A16:channel", "W2A16:channel"), {block: (1, 1)}), device=stored, space="compound"
+    )
     assert "no times of W2A16:channel, which its strategies may have" in why_untimed(plain)
     costs = under_load(plain, Load(8))
     assert "latency" not in costs.names
@@ -156,7 +158,7 @@ def test_a_scheme_that_was_not_timed_has_no_time_and_a_block_that_leaves_has(mod
 @pytest.mark.slow
 def test_other_schemes_do_not_go_on(model, stored, engine, tmp_path):
     stored.write(tmp_path / "t.json")
-    with pytest.raises(DeviceTableError, match="has schemes W8A16:channel, W4A16:channel: go on with the same --schemes"):
+    with pytest.raises(DeviceTableError, match="has schemes W8A16:channel, W4A16:channel: go on with"):
         measure(model, tmp_path / "t.json", engine, schemes=SCHEMES[::-1], repeats=1, resume=True)
 
 

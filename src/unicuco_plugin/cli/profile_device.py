@@ -41,8 +41,12 @@ def _read_numbers(_ctx: click.Context, _parameter: click.Parameter, value: str) 
 )
 @vllm_python_option
 @click.option(
-    "--eager", is_flag=True, help="With vLLM: neither compile nor capture graphs; starts sooner, runs slower."
+    "--schemes",
+    metavar="NAME,NAME,...",
+    default="",
+    help="With vLLM: also time linears stored so, such as W4A16:g64; what the device has no kernel of is refused.",
 )
+@click.option("--eager", is_flag=True, help="With vLLM: compile and capture nothing; starts sooner, runs slower.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The table's file, such as device.json.")
 @click.option(
     "--batch",
