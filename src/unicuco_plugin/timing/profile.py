@@ -20,6 +20,7 @@ from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Phase
 from unicuco_plugin.strategy import ModelReference
+from unicuco_plugin.timing.holding import check_free, hold_table
 from unicuco_plugin.timing.running import STEPS, Generation, Marks, check_folder, describe_device
 from unicuco_plugin.timing.shapes import Timed, find_timed, narrowed
 
@@ -39,8 +40,13 @@ def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
 
     Raises:
         DeviceTableError: If it is something else than a device table, or is one and neither flag is given; or both are;
-            or if nothing can be written into its folder.
+            or if nothing can be written into its folder; or another process measures into it.
     """
+    check_free(output)
+    _check_there(output, resume=resume, overwrite=overwrite)
+
+
+def _check_there(output: Path, *, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise DeviceTableError("resume and overwrite exclude each other: one goes on, the other begins anew")
     check_folder(output)
@@ -115,11 +121,27 @@ def profile_device(
         progress: Called after each step.
 
     Raises:
-        DeviceTableError: If ``output`` may not be written or is of another device, model or load, a size is too large,
-            or parts of the model wait elsewhere.
+        DeviceTableError: If ``output`` may not be written or is of another device, model or load, another process
+            measures into it, a size is too large, or parts of the model wait elsewhere.
     """
     check_output(output, resume=resume, overwrite=overwrite)
     check_sizes(batches, contexts, repeats)
+    with hold_table(output):
+        _check_there(output, resume=resume, overwrite=overwrite)  # once more: it may have come to be meanwhile
+        return _profile(decoder, output, model, (batches, contexts, repeats), resume=resume, progress=progress)
+
+
+def _profile(
+    decoder: Decoder,
+    output: Path,
+    model: ModelReference,
+    sizes: tuple[Sequence[int], Sequence[int], int],
+    *,
+    resume: bool,
+    progress: Callable[[Progress], None],
+) -> DeviceTable:
+    """Time all that is not there; the output is held."""
+    batches, contexts, repeats = sizes
     generation, timed = Generation(decoder.model), find_timed(decoder)
     generation.check(max(contexts))
     turns = max(repeats, timed.turns(_SAMPLES))
