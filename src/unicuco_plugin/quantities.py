@@ -13,6 +13,9 @@ from unicuco_plugin.errors import RequestError, quoted
 from unicuco_plugin.frozen import Frozen
 
 __all__ = [
+    "Batch",
+    "CacheDtype",
+    "Context",
     "CostLimit",
     "Latency",
     "Load",
@@ -26,6 +29,10 @@ __all__ = [
 
 Phase: TypeAlias = Literal["decode", "prefill"]
 """One more token of every sequence, or all tokens of a prompt."""
+CacheDtype: TypeAlias = Literal["float32", "bfloat16", "float16", "fp8"]
+"""What keys and values may be kept in."""
+Context = Annotated[int, Field(gt=0, le=10**7)]
+Batch = Annotated[int, Field(gt=0, le=10**4)]
 Milliseconds = Annotated[float, Field(gt=0.0, le=1e9)]
 _Name = Annotated[str, Field(max_length=1000)]
 
@@ -47,8 +54,19 @@ class Load:
 
     context: int
     batch: int = 1
-    cache_dtype: str | None = None
+    cache_dtype: CacheDtype | None = None
     phase: Phase = "decode"
+
+    def to_fields(self, *, phase: bool = False) -> dict[str, Any]:
+        """As fields of a request, but for those that are as they would be anyhow.
+
+        Args:
+            phase: Whether the request is one that has a phase: that asks for speed.
+        """
+        fields = {"context": self.context, "batch": self.batch, "cache_dtype": self.cache_dtype}
+        usual = {"batch": 1, "cache_dtype": None, "phase": "decode"}
+        given = fields | ({"phase": self.phase} if phase else {})
+        return {name: value for name, value in given.items() if name not in usual or value != usual[name]}
 
 
 @dataclass(frozen=True)
