@@ -16,9 +16,9 @@ def tell_load(costs: TableCosts, load: Load, x: Tensor) -> tuple[Memory | None, 
     Raises:
         RequestError: If the costs know neither.
     """
-    served, latency = under_load(costs, load), None
-    if isinstance(served, TimedCosts):
-        served, latency = served.costs, served.latency(x)
+    loaded = under_load(costs, load)
+    timed = loaded if isinstance(loaded, TimedCosts) else None
+    served, latency = (timed.costs, timed.latency(x)) if timed else (loaded, None)
     if not isinstance(served, ServedCosts):
         return None, latency
     size = int(served.of("bytes", x))

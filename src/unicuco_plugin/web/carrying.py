@@ -61,7 +61,7 @@ def templates(space: str, profile: str, *, timed: bool = False) -> Mapping[str, 
     }
 
 
-def all_templates(space: str, profile: str, *, times: bool) -> Mapping[str, Mapping[str, str]]:
+def all_templates(space: str, profile: str, *, times: bool) -> dict[str, Mapping[str, str]]:
     """What a page copies: ``templates``, and ``timed_templates`` where a profile has times of a device."""
     plain = {"templates": templates(space, profile)}
     return plain | ({"timed_templates": templates(space, profile, timed=True)} if times else {})

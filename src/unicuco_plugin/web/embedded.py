@@ -102,7 +102,7 @@ def _value(field: str, offer: Offer, place: float) -> Any:  # noqa: ANN401 - as 
         low = max(offer.low, 1e-6)
         return float(f"{low * (offer.high / low) ** place * _LOOSER:.4g}")
     if field in LOADED:
-        return offer.at(place)
+        return offer.at(place, inverse=LIMITS[field].inverse)
     value = offer.low + (offer.high - offer.low) * place
     return round(value) if offer.whole else value
 

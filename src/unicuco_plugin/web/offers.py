@@ -32,9 +32,16 @@ class Offer:
     whole: bool
     text: str
 
-    def at(self, place: float) -> float:
-        """The value at a place of a slider, from 0 to 1; never outside of both ends."""
-        value = self.low + (self.high - self.low) * place
+    def at(self, place: float, *, inverse: bool = False) -> float:
+        """The value at a place of a slider, from 0 to 1; never outside of both ends.
+
+        Args:
+            place: Where.
+            inverse: Whether steps are even in its reciprocal: of a speed, in time.
+        """
+        low, high = (1.0 / self.low, 1.0 / self.high) if inverse else (self.low, self.high)
+        value = low + (high - low) * place
+        value = 1.0 / value if inverse else value
         return round(value) if self.whole else min(self.high, max(self.low, float(f"{value:.{_DIGITS}g}")))
 
     def to_dict(self) -> dict[str, Any]:

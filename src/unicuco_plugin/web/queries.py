@@ -1,14 +1,14 @@
 """What the query of a path asks: a request, or a load."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import QueryParams
 
 from unicuco_plugin.errors import clip, quoted
-from unicuco_plugin.quantities import Batch, CacheDtype, Context, Load, Phase
+from unicuco_plugin.quantities import LoadFields
 from unicuco_plugin.request import Request
 
 __all__ = ["LoadQuery", "describe_query", "read_load", "read_wish"]
@@ -16,36 +16,14 @@ __all__ = ["LoadQuery", "describe_query", "read_load", "read_wish"]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class LoadQuery(BaseModel):
+class LoadQuery(LoadFields):
     """The load of a front.
 
     Attributes:
-        context: Tokens of a sequence, those that are written included; nothing is counted without it.
-        batch: Sequences at once; 1 by default.
-        cache_dtype: What keys and values are kept in; the model's own dtype by default.
-        phase: What ``min_speedup`` is of: tokens that are written, or read.
         cost: Whose front: the best under limits on memory, latency or time, where these are not the best by weights.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    context: Context | None = None
-    batch: Batch = 1
-    cache_dtype: CacheDtype | None = None
-    phase: Phase = "decode"
     cost: Literal["memory", "latency", "time"] | None = None
-
-    @model_validator(mode="after")
-    def _check_context(self) -> Self:
-        if self.context is None and self.model_fields_set:
-            other = next(name for name in type(self).model_fields if name in self.model_fields_set)
-            raise ValueError(f"{other} needs context, the tokens of a sequence, such as 8192; got none")
-        return self
-
-    @property
-    def load(self) -> Load | None:
-        """None where nothing is to be counted."""
-        return None if self.context is None else Load(self.context, self.batch, self.cache_dtype, self.phase)
 
 
 def read_wish(query: QueryParams) -> Request:
