@@ -64,6 +64,16 @@ def test_where_units_are_priced_a_cost_has_a_front_of_its_own_between_its_ends()
     assert [one.request.sparsity for one in front] == pytest.approx([one.sparsity for one in front])
 
 
+def test_what_is_priced_alike_is_one_race():
+    views = Profile(*READ["structured"], TABLE)._views
+    asked = [
+        views.of(Request.of(**fields, context=200)).contest
+        for fields in ({"max_latency": 90.0}, {"min_speedup": 1.2}, {"min_speedup": 1.2, "phase": "prefill"})
+    ]
+    assert asked[0] is asked[1]
+    assert asked[0] is not asked[2]
+
+
 @pytest.mark.parametrize(
     ("cost", "load", "message"),
     [

@@ -191,7 +191,9 @@ class Views:
         found = self._served.get((load, price))
         if found is None:
             space = record_space(self.record, costs.prices)
-            found = self._served[load, price] = self._view(space, self._contest(space), costs)
+            # What is priced alike is one race, as one more token's time and the speed of writing.
+            alike = [view.contest for view in list(self._served.values()) if view.preferences.space == space]
+            found = self._served[load, price] = self._view(space, alike[0] if alike else self._contest(space), costs)
             while len(self._served) > _MOST:
                 self._served.popitem(last=False)
         with suppress(KeyError):  # which another thread may have dropped by now
