@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.costs.device_table import DeviceTable
-from unicuco_plugin.costs.latency import TimedCosts, under_load
-from unicuco_plugin.costs.memory import ServedCosts
 from unicuco_plugin.costs.model import TableCosts
+from unicuco_plugin.costs.told import tell_load
 from unicuco_plugin.errors import ProfileError, RequestError, StrategyError, UnicucoError, quoted
 from unicuco_plugin.levels.settings import identify_levels
 from unicuco_plugin.payload import Payload
@@ -21,7 +20,7 @@ from unicuco_plugin.policy.scalarization import Scaling
 from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.profile import PACKAGED, find_profile, packaged_profiles, read_profile
 from unicuco_plugin.profile_record import ProfileRecord
-from unicuco_plugin.quantities import Memory
+from unicuco_plugin.quantities import Load
 from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import check_key
@@ -155,14 +154,28 @@ class Profile:
             mean, std = self.posterior.log_predict(x[None])
         return self.divergences.shifted(x, mean.item(), std.item())
 
-    def front(self) -> list[Strategy]:
-        """The best strategy at each budget, smallest removal first."""
-        budgets, stored = self.search_space.budgets, self.record.sizes.choices
-        requests = [Request.of(bits=DENSE_BITS * (1.0 - b)) if stored else Request.of(sparsity=b) for b in budgets]
-        return [
-            self._strategy(request, best)
-            for request, best in zip(requests, self._views.main.contest.best(budgets), strict=True)
-        ]
+    def front(self, load: Load | None = None, cost: str = "") -> list[Strategy]:
+        """The best strategy at each budget, smallest removal first.
+
+        Args:
+            load: Also tell memory and times under it.
+            cost: ``memory``, ``latency`` or ``time``: the best at budgets of it, where units are priced by it.
+
+        Raises:
+            RequestError: If neither can be told, or no limit on that cost be asked.
+        """
+        shares, best = self._views.front(load, cost)
+        beside, stored = {} if load is None else load.to_fields(), bool(self.record.sizes.choices)
+        asked = [{"bits": DENSE_BITS * (1.0 - share)} if stored else {"sparsity": share} for share in shares]
+        return [self._strategy(Request.of(**one, **beside), found) for one, found in zip(asked, best, strict=True)]
+
+    def ends(self, cost: str, load: Load) -> tuple[float, float]:
+        """The least and the most of ``memory``, ``latency`` or ``time`` that can be asked: all between has an answer.
+
+        Raises:
+            RequestError: If it cannot be asked under that load.
+        """
+        return self._views.ends(cost, load)
 
     def answer(self, request: Request | None = None, **fields: Any) -> Strategy:  # noqa: ANN401 - checked by Request
         """Answer one request, given whole or as its fields: ``answer(sparsity=0.25)``.
@@ -199,13 +212,7 @@ class Profile:
 
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         x, stored = candidate.x[None], bool(self.record.sizes.choices)
-        size, memory, latency = int(self.costs.of("bytes", x)), None, None
-        if request.load is not None:
-            loaded = under_load(self.costs, request.load)
-            timed = loaded if isinstance(loaded, TimedCosts) else None
-            served, latency = (timed.costs, timed.latency(x)) if timed else (loaded, None)
-            if isinstance(served, ServedCosts):
-                memory = Memory(weights=size, cache=int(served.cache(x)), buffers=served.buffers)
+        memory, latency = (None, None) if request.load is None else tell_load(self.costs, request.load, x)
         return Strategy(
             space=self.record.space,
             model=self.record.model,
@@ -213,7 +220,7 @@ class Profile:
             sparsity=self.search_space.sparsity((x >= 1.0).double() if stored else x).item(),
             bits=round(self.costs.of("bits", x).item(), 9) if stored else None,
             params=int(self.costs.of("params", x)),
-            bytes=size,
+            bytes=int(self.costs.of("bytes", x)),
             memory=memory,
             latency=latency,
             source=self._plain.get(candidate.key) or candidate.source,

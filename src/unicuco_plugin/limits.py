@@ -68,6 +68,16 @@ class Limits:
             heard = dict(zip(asked, self._contest.best(list(asked.values())), strict=True))
         return list(found.values())
 
+    def ends(self, request: Request) -> tuple[float, float]:
+        """The least and the most that the best of budgets cost of what a request limits, if it can be asked.
+
+        No limit between them is refused: the best of the budget that removes most keeps it.
+        """
+        asked, [kind] = self._asked(request), request.kinds
+        asked.split()
+        first, last = self._contest.best([self._rungs[0], self._rungs[-1]])
+        return asked.cost(kind, last), asked.cost(kind, first)
+
     def holds(self, request: Request, candidate: Candidate) -> bool:
         """Whether a candidate keeps every limit of a request."""
         within = request.max_divergence is None or self._upper(candidate) <= request.max_divergence

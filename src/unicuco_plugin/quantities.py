@@ -4,19 +4,23 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, GetJsonSchemaHandler
+from pydantic import Field, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic_core import CoreSchema
 
-from unicuco_plugin.errors import RequestError, quoted
+from unicuco_plugin.errors import RequestError, explain, quoted
 from unicuco_plugin.frozen import Frozen
 
 __all__ = [
+    "Batch",
+    "CacheDtype",
+    "Context",
     "CostLimit",
     "Engine",
     "Latency",
     "Load",
+    "LoadFields",
     "Memory",
     "Milliseconds",
     "Phase",
@@ -29,6 +33,10 @@ Phase: TypeAlias = Literal["decode", "prefill"]
 """One more token of every sequence, or all tokens of a prompt."""
 Engine: TypeAlias = Literal["transformers", "vllm"]
 """What runs a model while it is timed."""
+CacheDtype: TypeAlias = Literal["float32", "bfloat16", "float16", "fp8"]
+"""What keys and values may be kept in."""
+Context = Annotated[int, Field(gt=0, le=10**7)]
+Batch = Annotated[int, Field(gt=0, le=10**4)]
 Milliseconds = Annotated[float, Field(gt=0.0, le=1e9)]
 _Name = Annotated[str, Field(max_length=1000)]
 
@@ -50,8 +58,59 @@ class Load:
 
     context: int
     batch: int = 1
-    cache_dtype: str | None = None
+    cache_dtype: CacheDtype | None = None
     phase: Phase = "decode"
+
+    def to_fields(self, *, phase: bool = False) -> dict[str, Any]:
+        """As fields of a request, but for those that are as they would be anyhow.
+
+        Args:
+            phase: Whether the request is one that has a phase: that asks for speed.
+        """
+        fields = {"context": self.context, "batch": self.batch, "cache_dtype": self.cache_dtype}
+        usual = {"batch": 1, "cache_dtype": None, "phase": "decode"}
+        given = fields | ({"phase": self.phase} if phase else {})
+        return {name: value for name, value in given.items() if name not in usual or value != usual[name]}
+
+
+class LoadFields(Frozen):
+    """A load as users give it.
+
+    Attributes:
+        context: Tokens of a sequence, those that are written included; nothing is counted without it.
+        batch: Sequences at once.
+        cache_dtype: What keys and values are kept in; the model's own dtype if None.
+        phase: What is to be faster, where speed is asked for: tokens that are written, or read.
+    """
+
+    context: Context | None = None
+    batch: Batch = 1
+    cache_dtype: CacheDtype | None = None
+    phase: Phase = "decode"
+
+    @classmethod
+    def read(cls, **fields: Any) -> Load | None:  # noqa: ANN401 - validated right here
+        """Read the fields that are given.
+
+        Raises:
+            RequestError: If one is out of its range, or there is no context.
+        """
+        try:
+            return cls(**fields).load
+        except ValidationError as error:
+            raise RequestError(explain(error)) from error
+
+    @model_validator(mode="after")
+    def _check_context(self) -> Self:
+        if self.context is None and self.model_fields_set:
+            other = next(name for name in type(self).model_fields if name in self.model_fields_set)
+            raise ValueError(f"{other} needs context, the tokens of a sequence, such as 8192; got none")
+        return self
+
+    @property
+    def load(self) -> Load | None:
+        """None where nothing is to be counted."""
+        return None if self.context is None else Load(self.context, self.batch, self.cache_dtype, self.phase)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -15,9 +14,18 @@ from pydantic import (
 )
 
 from unicuco_plugin.errors import RequestError, explain, quoted
-from unicuco_plugin.quantities import CostLimit, Load, Phase, parse_bytes, parse_milliseconds
+from unicuco_plugin.quantities import (
+    Batch,
+    CacheDtype,
+    Context,
+    CostLimit,
+    Load,
+    Phase,
+    parse_bytes,
+    parse_milliseconds,
+)
 
-__all__ = ["BESIDE", "DIVERGENCE", "KINDS", "LIMITS", "Request"]
+__all__ = ["BESIDE", "DIVERGENCE", "KINDS", "LIMITS", "LOADED", "Request"]
 
 _ROUNDING = 1e-15  # two correctly rounded shares of one total sum to 1 within 2 units in the last place, 4.4e-16
 
@@ -97,9 +105,9 @@ class Request(BaseModel):
     max_divergence: float | None = None
     preference: tuple[float, float] | None = None
     over: tuple[str, str] | None = None
-    context: Annotated[int | None, Field(gt=0, le=10**7)] = None
-    batch: Annotated[int | None, Field(gt=0, le=10**4)] = None
-    cache_dtype: Literal["float32", "bfloat16", "float16", "fp8"] | None = None
+    context: Context | None = None
+    batch: Batch | None = None
+    cache_dtype: CacheDtype | None = None
     phase: Phase | None = None
 
     @classmethod
@@ -166,7 +174,7 @@ class Request(BaseModel):
     def _check_any(self) -> Self:
         if not self.kinds:
             raise ValueError(f"a request has one or more of {', '.join(KINDS)}; got none")
-        asks = next((name for name in _LOADED if getattr(self, name) is not None), "")
+        asks = next((name for name in LOADED if getattr(self, name) is not None), "")
         asks = asks or ("over" if _UNDER_LOAD & {*(self.over or ())} else "")
         detail = next((name for name in ("batch", "cache_dtype") if getattr(self, name) is not None), asks)
         if self.context is None and detail:
@@ -221,8 +229,9 @@ class Request(BaseModel):
 
 BESIDE = ("context", "batch", "cache_dtype", "phase")
 """The load of a request."""
-# What needs a load: fields, and costs.
-_LOADED, _UNDER_LOAD = ("max_memory", "max_latency", "min_speedup"), {"memory", "latency", "time"}
+LOADED = ("max_memory", "max_latency", "min_speedup")
+"""The fields that need a load."""
+_UNDER_LOAD = {"memory", "latency", "time"}  # the costs that do
 KINDS: tuple[str, ...] = tuple(name for name in Request.model_fields if name not in ("over", *BESIDE))
 """The fields that can stand alone."""
 LIMITS: Mapping[str, CostLimit] = {

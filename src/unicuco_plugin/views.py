@@ -8,8 +8,10 @@ same.
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+
+import torch
 
 from unicuco_plugin.costs.latency import LATENCY, TIME, under_load
 from unicuco_plugin.costs.memory import MEMORY
@@ -27,9 +29,8 @@ from unicuco_plugin.policy.stratnet import StratNet
 from unicuco_plugin.preferences import Preferences
 from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.quantities import Load
-from unicuco_plugin.request import Request
+from unicuco_plugin.request import LIMITS, Request
 from unicuco_plugin.spaces.space import Space
-from unicuco_plugin.spaces.sublayer import SublayerSpace
 
 __all__ = ["View", "Views", "record_space"]
 
@@ -51,11 +52,16 @@ def record_space(record: ProfileRecord, prices: tuple[int, ...] | None = None) -
     """
     sizes = record.sizes
     weights = sizes.unit_params if prices is None else prices
-    space = make_space(
-        record.space, record.units, weights, record.bounds, sizes.parts, needed=record.needed, choices=sizes.choices
+    return make_space(
+        record.space,
+        record.units,
+        weights,
+        record.bounds,
+        sizes.parts,
+        needed=record.needed,
+        choices=sizes.choices,
+        physical=any(sizes.unit_bytes),  # what leaves by itself weighs something without its block
     )
-    # Halves that leave by themselves, which the profile was trained for, weigh something without their blocks.
-    return replace(space, physical=any(sizes.unit_bytes)) if isinstance(space, SublayerSpace) else space
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,34 @@ class Views:
                 return {}
             return {place: best for one in requests for place, best in self._met({one: requests[one]}).items()}
 
+    def ends(self, cost: str, load: Load) -> tuple[float, float]:
+        """The least and the most that can be asked of a cost, in the race that answers; see :meth:`Limits.ends`.
+
+        Raises:
+            RequestError: If a limit on it cannot be asked under that load.
+        """
+        request = _limiting(cost, load)
+        return self.of(request).limits.ends(request)
+
+    def front(self, load: Load | None = None, cost: str = "") -> tuple[list[float], list[Candidate]]:
+        """The best of each budget, with the share that it removes, or budgets ask it to.
+
+        Args:
+            load: See ``cost``.
+            cost: Whose race it is, where units are priced by it under the load; that of weights if it is empty.
+
+        Raises:
+            RequestError: If a limit on the cost cannot be asked under that load.
+        """
+        view = self.main
+        if cost and load is not None:
+            self.ends(cost, load)
+            view = self.of(_limiting(cost, load))
+        best = view.contest.best(view.preferences.space.budgets)
+        if view is self.main:
+            return list(self.space.budgets), best
+        return self.space.sparsity(torch.stack([candidate.x for candidate in best])).tolist(), best
+
     def of(self, request: Request) -> View:
         """Who answers a request.
 
@@ -157,7 +191,9 @@ class Views:
         found = self._served.get((load, price))
         if found is None:
             space = record_space(self.record, costs.prices)
-            found = self._served[load, price] = self._view(space, self._contest(space), costs)
+            # What is priced alike is one race, as one more token's time and the speed of writing.
+            alike = [view.contest for view in list(self._served.values()) if view.preferences.space == space]
+            found = self._served[load, price] = self._view(space, alike[0] if alike else self._contest(space), costs)
             while len(self._served) > _MOST:
                 self._served.popitem(last=False)
         with suppress(KeyError):  # which another thread may have dropped by now
@@ -187,6 +223,12 @@ class Views:
         evidence = Evidence(self.record.reranked_shift, self.record.noise)
         confirmed = {entry.strategy for entry in self.record.archive if entry.confirmed}
         return Contest(space, self.net, self.posterior, archive, evidence, confirmed=confirmed)
+
+
+def _limiting(cost: str, load: Load) -> Request:
+    """Some request that limits a cost under a load."""
+    kind = next(kind for kind, limit in LIMITS.items() if limit.cost == cost)
+    return Request.of(**{kind: LIMITS[kind].number(2)}, **load.to_fields(phase=cost == TIME))
 
 
 def _free(request: Request) -> Request | None:

@@ -53,6 +53,29 @@ def test_the_page_is_written_as_one_file(unicuco, profile, tmp_path):
     assert '"name": "tiny-depth"' in (tmp_path / "page.html").read_text(encoding="utf8")
 
 
+def test_the_page_counts_memory_under_a_load(unicuco, profile, tmp_path):
+    result = unicuco("show", profile, "--html", tmp_path / "page.html", "--context", "64", "--batch", "3")
+    assert result.exit_code == 0, result.stderr
+    text = (tmp_path / "page.html").read_text(encoding="utf8")
+    assert '"load": {"context": 64, "batch": 3, "cache_dtype": null, "phase": "decode"}' in text
+    assert '"max_memory": {"low": ' in text
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--context", "64"], 2, "--context is for the page of --html FILE"),
+        (["--html", "p.html", "--batch", "3"], 1, "batch needs context, the tokens of a sequence, such as 8192"),
+        (["--html", "p.html", "--context", "0"], 1, "context: Input should be greater than 0, got 0"),
+        (["--html", "p.html", "--device-table", "t.json"], 2, "--device-table needs the load whose times are asked"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(unicuco, profile, options, code, message):
+    result = unicuco("show", profile, *options)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert message in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_it_serves_until_it_is_told_to_stop(profile, tmp_path, workers):

@@ -5,7 +5,10 @@ import json
 import string
 
 import pytest
+from device_tables import made_table
 from judging import fuzz
+
+from unicuco_plugin.answering import load_profile
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 pytest.importorskip("prometheus_client", reason="the extra [serve] is not installed")
@@ -15,17 +18,24 @@ VALUES = (
     0, -1, 1, 0.25, 0.5, 1e308, -0.0, 10**30, float("nan"), float("inf"), True, None, "", "6GB", "0x10", "9" * 5000,
     "\ud800", "../../../etc/passwd", [], [0.3, 0.7], [1], {}, {"sparsity": 0.5},
 )  # fmt: skip
-FIELDS = ("sparsity", "max_params", "max_bytes", "bits", "max_divergence", "preference", "profile", "__class__", "")
+LOADS = ("context", "batch", "cache_dtype", "phase", "cost")
+LOADED = (1, 200, 8192, 10**7, 2, 10**4, "fp8", "decode", "prefill", "memory", "latency", "time")
+FIELDS = (
+    "sparsity", "max_params", "max_bytes", "max_memory", "max_latency", "min_speedup", "bits", "max_divergence",
+    "preference", "profile", "__class__", "", *LOADS,
+)  # fmt: skip
 PATHS = ("/v1/strategies", "/v1/profiles", f"/v1/profiles/{NAME}/front", f"/v1/profiles/{NAME}/recipe", "/healthz", "/")
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "QUERY")
 ASKED = {"profile": NAME, "request": {"sparsity": 0.25}}
 
 
 @pytest.fixture(scope="module")
-def app():
+def app(tmp_path_factory):
     from unicuco_plugin.web.app import make_app
 
-    return make_app([NAME])
+    table = tmp_path_factory.mktemp("device") / "t.json"
+    made_table(load_profile(NAME).model.fingerprint).write(table)
+    return make_app([NAME], device_table=table)
 
 
 def draw_value(chance, depth=0):
@@ -36,14 +46,28 @@ def draw_value(chance, depth=0):
     return chance.choice(VALUES)
 
 
+def draw_load(chance):
+    """Fields of a load, most of them with values that may stand there."""
+    values = LOADED if chance.random() < 0.8 else VALUES
+    return {"context": chance.choice(LOADED[:6])} | {
+        chance.choice(LOADS): chance.choice(values) for _ in range(chance.randrange(4))
+    }
+
+
+def draw_query(chance):
+    kind = chance.random()
+    if kind < 0.4:
+        return b""
+    fields = draw_load(chance) if kind < 0.7 else {chance.choice(FIELDS): chance.choice(VALUES)}
+    return "&".join(f"{name}={value}" for name, value in fields.items()).encode("utf8", "replace")
+
+
 def draw_body(chance):
     """A request, almost one, or none at all."""
     kind = chance.random()
     if kind < 0.5:
-        body = {
-            "profile": NAME,
-            "request": {chance.choice(FIELDS): chance.choice([draw_value(chance), chance.random()])},
-        }
+        asked = {chance.choice(FIELDS): chance.choice([draw_value(chance), chance.random()])}
+        body = {"profile": NAME, "request": asked | (draw_load(chance) if chance.random() < 0.5 else {})}
         if chance.random() < 0.2:
             body[chance.choice(FIELDS)] = draw_value(chance)
         return json.dumps([body] * chance.randrange(300) if chance.random() < 0.1 else body).encode()
@@ -64,10 +88,8 @@ def draw_request(chance):
     if chance.random() < 0.3:
         letters = [*string.printable[:-6], "%00", "%2f", "%ff", "..", "/"]
         path = "/" + "".join(chance.choice(letters) for _ in range(chance.randrange(60)))
-    query = (
-        b"" if chance.random() < 0.6 else f"{chance.choice(FIELDS)}={chance.choice(VALUES)}".encode("utf8", "replace")
-    )
-    method = "POST" if chance.random() < 0.6 else chance.choice(METHODS)
+    query = draw_query(chance)
+    method = chance.choice(("POST", "POST", "GET", chance.choice(METHODS)))
     headers = [(b"host", b"localhost"), (b"content-type", chance.choice([b"application/json", b"text/plain", b"\xff"]))]
     if chance.random() < 0.2:
         headers.append(

@@ -48,6 +48,7 @@ def test_shares_come_back_to_the_last_bit():
         ("depth", {"needed": ((1, 3),)}),
         ("depth", {}),
         ("sublayer", {"needed": ((0, 1),)}),
+        ("sublayer", {"needed": ((0, 1),), "physical": True}),
         ("sparsity", {"bounds": ((0.1, 0.7),) * 4}),
         ("structured", {"parts": ((2, 1), (8, 2)) * 2}),
     ],
@@ -59,6 +60,7 @@ def test_a_space_is_described_by_what_it_is_built_from(name, arguments):
     again = make_space(**SpaceSpec.model_validate(spec.model_dump(mode="json")).model_dump())
     assert type(again) is type(space)
     assert again == space
+    assert again.physical == space.physical
     X = space.first(6, torch.Generator().manual_seed(0))
     assert [again.key(x) for x in X] == [space.key(x) for x in X]
     assert [again.to_units(x) for x in X] == [space.to_units(x) for x in X]

@@ -147,6 +147,14 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
     )
 
 
+@pytest.mark.parametrize("physical", [False, True])
+def test_whether_halves_leave_is_told_to_whoever_asks_and_to_no_one_else(install, physical):
+    install("height", plugin_of(unicuco_make_space=make_height))  # takes neither this nor what else it leaves out
+    assert make_space("height", ("a", "b"), (1, 2), physical=physical).physical
+    halves = ("a.0.attn", "a.0.mlp", "a.1.attn", "a.1.mlp")
+    assert make_space("sublayer", halves, (3, 5, 3, 5), physical=physical).physical is physical
+
+
 def test_an_installed_plugin_adds_a_space_and_says_where_it_comes_from(install):
     dist = types.SimpleNamespace(name="unicuco-height", version="1.2")
     install("height", plugin_of(unicuco_make_space=make_height, unicuco_list=listing(space=["height"])), dist)

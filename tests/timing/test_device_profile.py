@@ -20,8 +20,10 @@ from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.quantities import Latency, Load
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import ModelReference, Strategy
-from unicuco_plugin.timing import running, verify
-from unicuco_plugin.timing.profile import check_output, check_sizes, is_begun, profile_device
+from unicuco_plugin.timing import holding, profile, running, verify
+from unicuco_plugin.timing.holding import hold_table
+from unicuco_plugin.timing.measurement import check_output, check_sizes, is_begun
+from unicuco_plugin.timing.profile import profile_device
 from unicuco_plugin.timing.running import Generation
 from unicuco_plugin.timing.shapes import find_timed, narrowed
 from unicuco_plugin.timing.verify import check_here, time_checkpoint, verify_latency
@@ -172,10 +174,40 @@ def test_what_is_no_table_is_never_replaced(tmp_path):
 
 
 def test_a_table_that_another_process_writes_is_waited_for_but_not_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "_LONGEST", 0.0)
-    with verify._hold(tmp_path / "t.json"), pytest.raises(DeviceTableError, match="is held by another process"):
-        verify._hold(tmp_path / "t.json")
-    verify._hold(tmp_path / "t.json").close()
+    held = [hold_table(tmp_path / "t.json")]
+    with pytest.raises(DeviceTableError, match="is held by another process"):
+        hold_table(tmp_path / "t.json")
+    monkeypatch.setattr(holding.time, "sleep", lambda _: held.pop().close())
+    hold_table(tmp_path / "t.json", seconds=60.0).close()
+    assert held == []
+
+
+def test_two_measurements_into_one_table_do_not_write_over_each_other(model, clocked, tmp_path):
+    path, refused = tmp_path / "t.json", []
+
+    def second(_):
+        for flags in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(DeviceTableError) as caught:
+                check_output(path, **({"resume": False, "overwrite": False} | flags))
+            refused.append(str(caught.value))
+            with pytest.raises(DeviceTableError, match="is held by another process"):
+                measure(model, path, **flags)
+
+    assert measure(model, path, progress=second, batches=[1], contexts=[8]).done
+    [said] = set(refused)
+    assert said.startswith(f"device table {path} is held by another process, which measures into it: wait for it")
+    assert measure(model, path, resume=True, batches=[1], contexts=[8]) == DeviceTable.read(path)
+
+
+def test_a_table_that_came_to_be_while_another_process_held_it_stays(model, measured, tmp_path, monkeypatch):
+    def take(path):
+        shutil.copy(measured[1], path)  # as the other process leaves it
+        return hold_table(path)
+
+    monkeypatch.setattr(profile, "hold_table", take)
+    with pytest.raises(DeviceTableError, match="is there already; pass --resume"):
+        measure(model, tmp_path / "t.json")
+    assert (tmp_path / "t.json").read_bytes() == measured[1].read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["cuda:7", "mps", "abacus"])

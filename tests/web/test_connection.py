@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
 
 LARGE = 2**25  # more than a system keeps for a client that does not read
@@ -21,7 +22,13 @@ async def app(scope, receive, send):
             raise TimeoutError
 
 
-async def talk(*parts, pause=0.0, reading=True):
+def bounded(token):
+    from unicuco_plugin.web.bounds import Bounds
+
+    return Bounds(app, token, lambda *_: None)
+
+
+async def talk(*parts, pause=0.0, reading=True, app=app):
     """What a server answers to parts of a request, until it closes it; or, unread, how many connections it holds."""
     from uvicorn import Config, Server
 
@@ -79,6 +86,16 @@ def test_what_is_no_http_is_refused():
 def test_a_body_that_was_not_read_is_waited_for_only_so_long():
     head = b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
     assert asyncio.run(talk(head, b"x", pause=0.1)).endswith(b"ok")
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"])
+def test_without_the_token_the_answer_comes_at_once_and_the_body_is_not_waited_for(monkeypatch, length):
+    monkeypatch.setattr("unicuco_plugin.web.connection.HEAD_SECONDS", 60)
+    monkeypatch.setattr("unicuco_plugin.web.connection.SECONDS", 60)
+    head = b"POST /v1/strategies HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n\r\n"
+    answer = asyncio.run(talk(head, app=bounded("token")))  # until the server closes
+    assert answer.startswith(b"HTTP/1.1 401") and b"no-token" in answer
+    assert {b"connection: close", b"www-authenticate: bearer"} <= {line.lower() for line in answer.split(b"\r\n")}
 
 
 def test_a_body_that_comes_after_the_answer_leaves_the_connection_open():

@@ -19,6 +19,7 @@ __all__ = [
     "debug_option",
     "device_table_option",
     "json_option",
+    "load_options",
     "model_options",
     "overwrite_option",
     "place_options",
@@ -118,6 +119,11 @@ _REQUEST_OPTIONS = (
 def request_options(function: Function) -> Function:
     """Add one option for each kind of request; :func:`read_request` reads them."""
     return apply_options(_REQUEST_OPTIONS, function)
+
+
+def load_options(function: Function) -> Function:
+    """Add the load of a request, by itself."""
+    return apply_options(_LOAD_OPTIONS, function)
 
 
 def read_request(fields: dict[str, Any]) -> Request | None:

@@ -82,7 +82,7 @@ def profile_device(output: Path, as_json: bool, **fields: Any) -> None:  # noqa:
     on.
     """
     from unicuco_plugin.report.device import describe_table
-    from unicuco_plugin.timing.profile import check_output, check_sizes, is_begun
+    from unicuco_plugin.timing.measurement import check_output, check_sizes, is_begun
 
     output = output.expanduser()
     again = {"resume": fields["resume"], "overwrite": fields["overwrite"]}

@@ -9,7 +9,7 @@ from unicuco_plugin.errors import EvaluationError, explain, quoted
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.objectives.kl import Direction
 from unicuco_plugin.schemes import Choice
-from unicuco_plugin.spaces.space import Named
+from unicuco_plugin.spaces.space import Space
 from unicuco_plugin.strategy import CompensationName
 
 __all__ = ["CompensationSpec", "LevelsSpec", "ObjectiveSpec", "SpaceSpec"]
@@ -30,6 +30,7 @@ class SpaceSpec(Frozen):
         parts: Equal parts of each, and how many of them go together; empty where units do not go part by part.
         choices: How each may be stored; empty where weights are stored as they are.
         needed: Groups of indices of units: of each group one has to stay.
+        physical: Whether what is removed leaves the checkpoint unit by unit.
     """
 
     name: _Name
@@ -39,6 +40,7 @@ class SpaceSpec(Frozen):
     parts: tuple[tuple[_Count, _Count], ...] = ()
     choices: tuple[tuple[tuple[_Name, float, _Count], ...], ...] = ()
     needed: tuple[tuple[_Count, ...], ...] = ()
+    physical: bool = False
 
     @model_validator(mode="after")
     def _check_units(self) -> Self:
@@ -59,7 +61,7 @@ class SpaceSpec(Frozen):
     @classmethod
     def of(
         cls,
-        space: Named,
+        space: Space,
         params: Sequence[int],
         parts: Sequence[tuple[int, int]] = (),
         choices: Sequence[tuple[Choice, ...]] = (),
@@ -80,6 +82,7 @@ class SpaceSpec(Frozen):
             parts=tuple(parts),
             choices=tuple(choices),
             needed=tuple(space.needed),
+            physical=space.physical,
         )
 
 

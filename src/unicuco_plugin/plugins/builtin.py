@@ -87,6 +87,7 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
     parts: tuple[tuple[int, int], ...],
     needed: tuple[tuple[int, ...], ...],
     choices: tuple[tuple[Choice, ...], ...],
+    physical: bool,
 ) -> Space | None:
     """``compound``, ``depth``, ``precision``, ``sublayer``, ``sparsity`` and ``structured``; see the classes."""
     makers: dict[str, Callable[[], Space]] = {
@@ -95,7 +96,7 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
         "precision": lambda: PrecisionSpace(units, params, choices),
         "sparsity": lambda: SparsitySpace(units, params, bounds),
         "structured": lambda: StructuredSpace(units, params, parts),
-        "sublayer": lambda: SublayerSpace(units, params, needed),
+        "sublayer": lambda: SublayerSpace(units, params, needed, physical=physical),
     }
     return makers[name]() if name in makers else None
 

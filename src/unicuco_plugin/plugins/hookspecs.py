@@ -48,6 +48,7 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
     parts: tuple[tuple[int, int], ...],
     needed: tuple[tuple[int, ...], ...],
     choices: tuple[tuple[Choice, ...], ...],
+    physical: bool,
 ) -> Space | None:
     """Build the space called ``name`` over a model's units; return None to pass.
 
@@ -65,6 +66,10 @@ def unicuco_make_space(  # noqa: PLR0917 - pluggy passes by name, and nothing th
             any unit may go.
         choices: Where units are stored by schemes, how each may be: names, bits of a weight with its scales and bytes
             in a file, from most bits to least; ``dense`` among them.
+        physical: Whether what is removed leaves the checkpoint unit by unit: halves of blocks do in one form of
+            checkpoint, and are only silenced in the others.
+
+    A plugin's function may leave out any argument that it does not need.
     """
 
 

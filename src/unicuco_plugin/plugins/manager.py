@@ -108,15 +108,16 @@ def make_space(
     *,
     needed: tuple[tuple[int, ...], ...] = (),
     choices: tuple[tuple[Choice, ...], ...] = (),
+    physical: bool = False,
 ) -> Space:
-    """Build a space by name.
+    """Build a space by name; the hook ``unicuco_make_space`` says what it is built from.
 
     Raises:
         UnknownNameError: If no plugin knows it.
         PluginError: If a plugin fails, or what it builds lacks a member of a space.
     """
     given = {"units": units, "params": params, "bounds": bounds, "parts": parts, "needed": needed, "choices": choices}
-    made: Space = _ask("space", name, "unicuco_make_space", **given)
+    made: Space = _ask("space", name, "unicuco_make_space", **given, physical=physical)
     members = [member for member in dir(Space) if not member.startswith("_")]
     # Nothing is computed to find out.
     lacking = [member for member in members if inspect.getattr_static(made, member, made) is made]

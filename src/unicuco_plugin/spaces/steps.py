@@ -132,8 +132,8 @@ class Steps:
         return self.shares(k) @ self._params
 
     def _climb(self, k: Tensor, rise: Tensor, target: Tensor, most: Tensor) -> Tensor:
-        """Add steps, up to ``most``, until each row reaches the target, or has none left."""
-        k, rows, removed = k.clone(), torch.arange(len(k)), self._removed(k)
+        """Add steps, up to ``most``, ``d`` or ``p x d``, until each row reaches the target, or has none left."""
+        k, rows, removed, most = k.clone(), torch.arange(len(k)), self._removed(k), most.expand_as(k)
         behind = (rise - k).masked_fill(k >= most, -torch.inf)
         while len(rows):
             furthest, unit = behind.max(-1)
@@ -144,7 +144,7 @@ class Steps:
             k[rows, unit] = after = before + 1.0
             # Of one unit of each row alone: all others stand where they stood.
             behind[torch.arange(len(rows)), unit] = (rise[rows, unit] - after).masked_fill(
-                after >= most[unit], -torch.inf
+                after >= most[rows, unit], -torch.inf
             )
         return k
 
@@ -173,22 +173,27 @@ class Steps:
     def _refine(self, k: Tensor, rise: Tensor, fall: Tensor, target: Tensor) -> Tensor:
         """Where no fine step is taken and the overshoot is larger than one: fine steps for the least coarse one."""
         over = self._removed(k) - target - _SLACK
+        rows = (over >= self.fine).nonzero()[:, 0]
+        one = k[rows]
+        most, last = self._finely(one), self._last(one)
+        coarse = (one > 0) & (last > self.fine + _SLACK) & (most == one)
+        last = last.masked_fill(~coarse, torch.inf)
+        unit = last.argmin(-1)
+        room = ((self.shares(most) - self.shares(one)) * self._params).sum(-1)
+        some = last.gather(-1, unit[:, None])[:, 0] - over[rows] <= room
+        if not bool(some.any()):
+            return k
+        rows, one, most, coarse, unit = rows[some], one[some], most[some], coarse[some], unit[some]
+        one[torch.arange(len(rows)), unit] -= 1.0
+        one = self._climb(one, rise[rows], target[rows], most.where(~coarse, one))
         k = k.clone()
-        for row in (over >= self.fine).nonzero()[:, 0].tolist():
-            most = self._finely(k[row])
-            last = self._last(k[row][None])[0]
-            coarse = (k[row] > 0) & (last > self.fine + _SLACK) & (most == k[row])
-            room = ((self.shares(most[None]) - self.shares(k[row][None]))[0] * self._params).sum()
-            if bool(coarse.any()) and bool(last[coarse].min() - over[row] <= room):
-                one = k[row : row + 1].clone()
-                one[0, last.masked_fill(~coarse, torch.inf).argmin()] -= 1
-                one = self._climb(one, rise[row : row + 1], target[row : row + 1], most.where(~coarse, one[0]))
-                k[row] = self._descend(one, fall[row : row + 1], target[row : row + 1])[0]
+        k[rows] = self._descend(one, fall[rows], target[rows])
         return k
 
     def _finely(self, k: Tensor) -> Tensor:
-        """How far each unit, ``d``, can go on in steps that are fine."""
+        """How far each unit can go on in steps that are fine, ``p x d``."""
         sizes = self._sizes
-        fine = (sizes <= self.fine + _SLACK) & (torch.arange(sizes.shape[1]) < self.most[:, None])
-        ahead = fine | (torch.arange(sizes.shape[1]) < k[:, None])
-        return ahead.long().cumprod(1).sum(1).double()
+        places = torch.arange(sizes.shape[1])
+        fine = (sizes <= self.fine + _SLACK) & (places < self.most[:, None])
+        ahead = fine | (places < k[..., None])
+        return ahead.long().cumprod(-1).sum(-1).double()

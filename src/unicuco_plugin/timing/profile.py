@@ -5,78 +5,28 @@ itself again and again finds its weights in the processor's cache. Two models ta
 modules of every width side by side.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
 
-from unicuco_plugin.costs.device_table import DeviceTable, is_device_table
-from unicuco_plugin.costs.timings import Point, Shape
-from unicuco_plugin.errors import DeviceTableError
+from unicuco_plugin.costs.device_table import DeviceTable
+from unicuco_plugin.costs.timings import Point
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Phase
 from unicuco_plugin.strategy import ModelReference
-from unicuco_plugin.timing.running import STEPS, Generation, Marks, check_folder, describe_device
+from unicuco_plugin.timing.holding import hold_table
+from unicuco_plugin.timing.measurement import LEAST, PHASES, check_output, check_sizes, check_there, empty_points, go_on
+from unicuco_plugin.timing.running import STEPS, Generation, Marks, describe_device
 from unicuco_plugin.timing.shapes import Timed, find_timed, narrowed
 
-__all__ = ["LEAST", "PHASES", "check_output", "check_sizes", "empty_points", "go_on", "is_begun", "profile_device"]
+__all__ = ["profile_device"]
 
-PHASES: tuple[Phase, ...] = ("decode", "prefill")
-# Milliseconds: all that a clock of nanoseconds can tell from nothing.
-LEAST = 1e-6
 # Modules of each width that are timed at each load, at the least.
 _SAMPLES = 3
-# Rounds, and numbers of sequences or tokens, at the most: a table holds their pairs; and each of those numbers.
-_MOST_ROUNDS, _MOST_SIZES, _LARGEST = 1000, 64, 10**7
-
-
-def check_output(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse an output that would be mixed up or lost, or cannot be written.
-
-    Raises:
-        DeviceTableError: If it is something else than a device table, or is one and neither flag is given; or both are;
-            or if nothing can be written into its folder.
-    """
-    if resume and overwrite:
-        raise DeviceTableError("resume and overwrite exclude each other: one goes on, the other begins anew")
-    check_folder(output)
-    if not os.path.lexists(output):
-        return
-    if not is_device_table(output):
-        raise DeviceTableError(f"output {output} is no device table; it will not be replaced: choose another output")
-    if not (resume or overwrite):
-        raise DeviceTableError(
-            f"output {output} is there already; pass --resume to go on with it, --overwrite to begin anew, or choose "
-            "another output"
-        )
-
-
-def check_sizes(batches: Sequence[int], contexts: Sequence[int], repeats: int) -> None:
-    """Refuse what no table has room for.
-
-    Raises:
-        DeviceTableError: If a number is none, or too large, or there are too many.
-    """
-    for name, sizes in (("batch", batches), ("context", contexts)):
-        wrong = [size for size in sizes if not 1 <= size <= _LARGEST]
-        if wrong or not 1 <= len(sizes) <= _MOST_SIZES:
-            got = wrong[0] if wrong else f"{len(sizes)} numbers"
-            raise DeviceTableError(f"{name} must be 1 to {_MOST_SIZES} numbers from 1 to {_LARGEST:,}, got {got}")
-    if not 1 <= repeats <= _MOST_ROUNDS:
-        raise DeviceTableError(f"repeats must be 1 to {_MOST_ROUNDS}, got {repeats}")
-
-
-def is_begun(output: Path) -> bool:
-    """Whether a file is a table that can be gone on with."""
-    try:
-        table = DeviceTable.read(output, finished=False)
-    except DeviceTableError:
-        return False
-    return table.done < table.total
 
 
 @dataclass(frozen=True)
@@ -115,11 +65,27 @@ def profile_device(
         progress: Called after each step.
 
     Raises:
-        DeviceTableError: If ``output`` may not be written or is of another device, model or load, a size is too large,
-            or parts of the model wait elsewhere.
+        DeviceTableError: If ``output`` may not be written or is of another device, model or load, another process
+            measures into it, a size is too large, or parts of the model wait elsewhere.
     """
     check_output(output, resume=resume, overwrite=overwrite)
     check_sizes(batches, contexts, repeats)
+    with hold_table(output):
+        check_there(output, resume=resume, overwrite=overwrite)  # once more: it may have come to be meanwhile
+        return _profile(decoder, output, model, (batches, contexts, repeats), resume=resume, progress=progress)
+
+
+def _profile(
+    decoder: Decoder,
+    output: Path,
+    model: ModelReference,
+    sizes: tuple[Sequence[int], Sequence[int], int],
+    *,
+    resume: bool,
+    progress: Callable[[Progress], None],
+) -> DeviceTable:
+    """Time all that is not there; the output is held."""
+    batches, contexts, repeats = sizes
     generation, timed = Generation(decoder.model), find_timed(decoder)
     generation.check(max(contexts))
     turns = max(repeats, timed.turns(_SAMPLES))
@@ -149,35 +115,6 @@ def _begin(decoder: Decoder, timed: Timed, model: ModelReference, steps: Sequenc
         done=0,
         total=len(steps),
     )
-
-
-def empty_points(shapes: Sequence[Shape], loads: Sequence[tuple[int, int]], stored: int = 0) -> tuple[Point, ...]:
-    """A point for each phase and load, without times of shapes, and of so many kinds of units in schemes."""
-    empty = tuple(tuple(() for _ in shape.widths) for shape in shapes)
-    saved: tuple[tuple[float, ...], ...] = ((),) * stored
-    return tuple(Point(phase=p, batch=b, context=c, times=empty, saved=saved) for p in PHASES for b, c in loads)
-
-
-def go_on(output: Path, fresh: DeviceTable) -> DeviceTable:
-    """What is there, if it is what this run would measure.
-
-    Raises:
-        DeviceTableError: If it is not.
-    """
-    table = DeviceTable.read(output, finished=False)
-    table.device.check(fresh.device, output)
-    table.check_model(fresh.model)
-    for name in ("batches", "contexts", "total"):
-        own, asked = getattr(table, name), getattr(fresh, name)
-        if own != asked:
-            what = "steps" if name == "total" else name
-            raise DeviceTableError(f"device table {output} has {what} {own}, not {asked}: go on with the same options")
-    if (table.modules, table.shapes) != (fresh.modules, fresh.shapes):
-        raise DeviceTableError(f"device table {output} has other modules than this model: profile it anew")
-    if table.stored != fresh.stored:
-        own = ", ".join(dict.fromkeys(kind.scheme for kind in table.stored)) or "none"
-        raise DeviceTableError(f"device table {output} has schemes {own}: go on with the same --schemes")
-    return table
 
 
 def _measure(

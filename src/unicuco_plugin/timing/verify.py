@@ -1,19 +1,18 @@
 """An exported checkpoint timed as a whole, beside what a device's table predicted; the table keeps both."""
 
 import gc
-import time
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 from unicuco_plugin.costs.device_table import DeviceTable
 from unicuco_plugin.costs.timings import Device, Observation
 from unicuco_plugin.costs.untimed import timed_as
 from unicuco_plugin.errors import DeviceTableError, RequestError
-from unicuco_plugin.files.lock import HeldError, take_lock
 from unicuco_plugin.models.loading import load, load_model
 from unicuco_plugin.quantities import Latency, Load, Phase
 from unicuco_plugin.strategy import Strategy
+from unicuco_plugin.timing.holding import hold_table
 from unicuco_plugin.timing.running import STEPS, Generation, check_folder, describe_device, find_device
 from unicuco_plugin.timing.vllm_engine import VllmEngine
 
@@ -23,8 +22,8 @@ _Found = dict[Phase, float]
 
 # Prompts that are timed; as many tokens each as in the table's own measurement.
 _REPEATS = 5
-# Seconds that another process may take to write into the table, and between two looks.
-_LONGEST, _PAUSE = 10.0, 0.05
+# Seconds that another process may take to write into the table.
+_LONGEST = 10.0
 
 
 def check_here(file: Path, load: Load, python: Path | None = None) -> DeviceTable:
@@ -159,7 +158,7 @@ def verify_latency(
         )
         for phase, ms in found.items()
     ]
-    with _hold(file):
+    with hold_table(file, _LONGEST):
         table = DeviceTable.read(file)  # as it is now: timing takes minutes
         _check_source(table, latency, asked, file)
         table.model_copy(update={"observations": (*table.observations, *observed)}).write(file)
@@ -174,16 +173,3 @@ def _check_source(table: DeviceTable, latency: Latency, asked: Load, file: Path)
                 f"device table {file} was replaced since the times were predicted from it; nothing is written into it: "
                 "prune again"
             )
-
-
-def _hold(file: Path) -> IO[bytes]:
-    end = time.monotonic() + _LONGEST
-    while True:
-        try:
-            return take_lock(file.with_name(f"{file.name}.lock"))
-        except HeldError as error:
-            if time.monotonic() > end:
-                raise DeviceTableError(f"device table {file} is held by another process; stop it") from error
-            time.sleep(_PAUSE)
-        except OSError as error:
-            raise DeviceTableError(f"device table {file} cannot be written: {error}") from error

@@ -10,7 +10,8 @@ from unicuco_plugin.costs.timings import Point, Whole
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Phase
 from unicuco_plugin.strategy import ModelReference
-from unicuco_plugin.timing.profile import LEAST, check_output, check_sizes, empty_points, go_on
+from unicuco_plugin.timing.holding import hold_table
+from unicuco_plugin.timing.measurement import LEAST, check_output, check_sizes, check_there, empty_points, go_on
 from unicuco_plugin.timing.variants import DENSE, Variants
 from unicuco_plugin.timing.vllm_engine import VllmEngine
 
@@ -48,11 +49,27 @@ def profile_wholes(
         progress: Called after each variant.
 
     Raises:
-        DeviceTableError: If ``output`` may not be written or is of another device, model or load, a size is too large,
-            or the engine cannot run a variant.
+        DeviceTableError: If ``output`` may not be written or is of another device, model or load, another process
+            measures into it, a size is too large, or the engine cannot run a variant.
     """
     check_output(output, resume=resume, overwrite=overwrite)
     check_sizes(batches, contexts, repeats)
+    with hold_table(output):
+        check_there(output, resume=resume, overwrite=overwrite)
+        return _profile(variants, output, model, engine, (batches, contexts, repeats), resume=resume, progress=progress)
+
+
+def _profile(
+    variants: Variants,
+    output: Path,
+    model: ModelReference,
+    engine: VllmEngine,
+    sizes: tuple[Sequence[int], Sequence[int], int],
+    *,
+    resume: bool,
+    progress: Callable[[Progress], None],
+) -> DeviceTable:
+    batches, contexts, repeats = sizes
     loads = sorted(product({*batches}, {*contexts}))
     steps = list(product(range(repeats), variants.every))
     table = DeviceTable(

@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
-from starlette.datastructures import QueryParams
 
-from unicuco_plugin.errors import RequestError, UnicucoError, clip, quoted
+from unicuco_plugin.errors import RequestError, UnicucoError
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.request import Request as Wish
 from unicuco_plugin.strategy import SCHEMA, Strategy
 from unicuco_plugin.web.answers import Answers
 from unicuco_plugin.web.bounds import App, Bounds
-from unicuco_plugin.web.carrying import templates, write_recipe
+from unicuco_plugin.web.carrying import all_templates, write_recipe
 from unicuco_plugin.web.library import Library, Served
+from unicuco_plugin.web.loads import Fronts
 from unicuco_plugin.web.metrics import Metrics
 from unicuco_plugin.web.page import Page
 from unicuco_plugin.web.problems import problem_response, refusal, register_handlers
+from unicuco_plugin.web.queries import LoadQuery, describe_query, read_load, read_wish
 from unicuco_plugin.web.schemas import Ask, AskBody, Problem
 
 __all__ = ["Service", "make_app"]
@@ -104,7 +103,7 @@ async def _watch(library: Library, answers: Answers) -> None:
 
 
 def _add_routes(app: FastAPI, library: Library, answers: Answers, metrics: Metrics) -> None:
-    page = Page()
+    page, fronts = Page(), Fronts(answers)
 
     @app.post(
         "/v1/strategies",
@@ -117,7 +116,7 @@ def _add_routes(app: FastAPI, library: Library, answers: Answers, metrics: Metri
             served = library.find(body.profile)
             [answer] = await answers.ask(served, [body.request])
             if answer.error is not None:
-                return problem_response(refusal(answer.error, body.request, served))
+                return problem_response(refusal(answer.error, body.request.to_dict(), served))
             return _json(answer.text)
         return _json(f"[{','.join(await _ask_all(body, library, answers))}]")
 
@@ -125,36 +124,39 @@ def _add_routes(app: FastAPI, library: Library, answers: Answers, metrics: Metri
     async def profiles() -> Response:
         """All profiles, and what each can be asked."""
         listed = [
-            served.describe() | {"templates": templates(served.profile.space, served.name)}
+            (about := served.describe()) | all_templates(served.profile.space, served.name, times=about["latency"])
             for served in library.served.values()
         ]
         return _json(json_text({"schema": SCHEMA, "profiles": listed}))
 
-    @app.get("/v1/profiles/{name}/front", response_class=Response, responses={200: {"content": _SENT}, **_FAULTS})
-    async def front(name: str) -> Response:
-        """The best strategy of a profile at each of its budgets, with its interval."""
-        return _json(library.find(name).to_front())
+    @app.get(
+        "/v1/profiles/{name}/front",
+        response_class=Response,
+        responses={200: {"content": _SENT}, **_FAULTS},
+        openapi_extra={"parameters": describe_query(LoadQuery)},
+    )
+    async def front(name: str, request: Request) -> Response:
+        """The best strategy of a profile at each of its budgets, with its interval; under a load with its memory."""
+        served, query = library.find(name), read_load(request.query_params)
+        if query.load is None:
+            return _json(served.to_front())
+        try:
+            return _json(await fronts.text(served, query.load, query.cost or ""))
+        except RequestError as error:
+            return problem_response(refusal(error, query.model_dump(exclude_unset=True), served))
 
     @app.get(
         "/v1/profiles/{name}/recipe",
         response_class=Response,
         responses={200: {"content": {"application/yaml": {}}}, **_FAULTS},
-        openapi_extra={"parameters": _query()},
+        openapi_extra={"parameters": describe_query(Wish)},
     )
     async def recipe(name: str, request: Request) -> Response:
         """The recipe that carries out the answer to a request, given as a query: ``?sparsity=0.25``."""
-        served = library.find(name)
-        fields = dict(request.query_params)
-        if len(fields) < len(request.query_params.multi_items()):
-            raise RequestValidationError([_repeated(request.query_params)])
-        try:
-            wish = Wish(**{field: _parted(value) for field, value in fields.items()})
-        except ValidationError as error:
-            told = [{**entry, "loc": ("query", *entry["loc"])} for entry in error.errors()]
-            raise RequestValidationError(told) from error
+        served, wish = library.find(name), read_wish(request.query_params)
         [answer] = await answers.ask(served, [wish])
         if answer.error is not None:
-            return problem_response(refusal(answer.error, wish, served))
+            return problem_response(refusal(answer.error, wish.to_dict(), served))
         strategy = Strategy.model_validate_json(answer.text)
         return Response(write_recipe(strategy, served.name), media_type="application/yaml")
 
@@ -189,29 +191,9 @@ async def _ask_all(asks: Sequence[Ask], library: Library, answers: Answers) -> l
 
 
 def _told(error: UnicucoError | None, wish: Wish, served: Served) -> str:
-    problem = refusal(error or RequestError("no answer"), wish, served)
+    problem = refusal(error or RequestError("no answer"), wish.to_dict(), served)
     return json_text(problem.model_dump(mode="json", exclude_none=True))
 
 
 def _json(text: str) -> Response:
     return Response(text, media_type="application/json")
-
-
-def _parted(value: str) -> object:
-    return tuple(value.split(",")) if "," in value else value
-
-
-def _repeated(query: QueryParams) -> dict[str, Any]:
-    """What is wrong with a query that has a field more than once, as pydantic tells it."""
-    field, values = next((name, values) for name in query if len(values := query.getlist(name)) > 1)
-    text = f"{clip(field)} must be given once; write two numbers as preference=0.3,0.7, got {quoted(values)}"
-    return {"type": "value_error", "loc": ("query", field), "msg": text, "input": values}
-
-
-def _query() -> list[dict[str, Any]]:
-    """A request's fields as parameters of a query, from its own schema."""
-    schema = Wish.model_json_schema()
-    return [
-        {"name": name, "in": "query", "required": False, "explode": False, "schema": field}
-        for name, field in schema["properties"].items()
-    ]

@@ -61,8 +61,9 @@ class Bounds:
             async with asyncio.timeout(SECONDS):
                 body = await self._admit(scope, receive)
                 if isinstance(body, Problem):
-                    extra = {"WWW-Authenticate": "Bearer"} if body.status == 401 else {"Connection": "close"}
-                    await problem_response(body, extra)(scope, receive, sending)
+                    challenge = {"WWW-Authenticate": "Bearer"} if body.status == 401 else {}
+                    # Nobody reads what else the client sends: it is not waited for.
+                    await problem_response(body, {"Connection": "close", **challenge})(scope, receive, sending)
                 else:
                     await self._app(scope, _replay(body, receive), sending)
         except TimeoutError:

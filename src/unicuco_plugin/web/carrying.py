@@ -10,7 +10,7 @@ from unicuco_plugin.costs.latency import LATENCY, TIME
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import SpaceTraits, traits_of
 
-__all__ = ["templates", "write_recipe"]
+__all__ = ["all_templates", "templates", "write_recipe"]
 
 _REQUEST, _SPARSITY, _OPTIONS = "REQUEST", "SPARSITY", "OPTIONS"
 _TABLE = "device.json"
@@ -36,23 +36,35 @@ def write_recipe(strategy: Strategy, profile: str) -> str:
     return _dump(traits, source, round(strategy.sparsity, 6))
 
 
-def templates(space: str, profile: str) -> Mapping[str, str]:
+def templates(space: str, profile: str, *, timed: bool = False) -> Mapping[str, str]:
     """What a page copies for any answer of a profile, by name; three words in capitals stand for what differs.
 
     ``REQUEST`` is the request as JSON, ``OPTIONS`` as options of the command line, ``SPARSITY`` the answer's share.
+
+    Args:
+        space: Of its strategies.
+        profile: Its name.
+        timed: Whether the answer says what a device takes to run it, so that ``device.json`` is needed for it.
     """
     traits = traits_of(space)
     text = " --calibration text.txt" if traits.on_levels else ""
-    needs = (
-        " --recipe recipe.yaml" if traits.zeroes or traits.stores else f" --profile {shlex.quote(profile)} {_OPTIONS}"
-    )
-    recipe = _dump(traits, {"profile": profile, "request": _REQUEST}, _SPARSITY)
+    table = f" --device-table {_TABLE}" if timed else ""
+    asked = f"{_OPTIONS}{table}"
+    needs = " --recipe recipe.yaml" if traits.zeroes or traits.stores else f" --profile {shlex.quote(profile)} {asked}"
+    source = {"profile": profile, "request": _REQUEST, **({"device_table": _TABLE} if timed else {})}
+    loaded = f"{profile!r}, device_table={_TABLE!r}" if timed else repr(profile)
     return {
-        "ask": f"unicuco strategy {shlex.quote(profile)} {_OPTIONS} --json",
+        "ask": f"unicuco strategy {shlex.quote(profile)} {asked} --json",
         "command": f"unicuco prune --model MODEL{needs}{text} --output OUTPUT",
-        "recipe": recipe,
-        "python": f"from unicuco_plugin import load_profile\n\nload_profile({profile!r}).answer(**{_REQUEST})\n",
+        "recipe": _dump(traits, source, _SPARSITY),
+        "python": f"from unicuco_plugin import load_profile\n\nload_profile({loaded}).answer(**{_REQUEST})\n",
     }
+
+
+def all_templates(space: str, profile: str, *, times: bool) -> dict[str, Mapping[str, str]]:
+    """What a page copies: ``templates``, and ``timed_templates`` where a profile has times of a device."""
+    plain = {"templates": templates(space, profile)}
+    return plain | ({"timed_templates": templates(space, profile, timed=True)} if times else {})
 
 
 def _dump(traits: SpaceTraits, source: Mapping[str, Any], sparsity: float | str) -> str:

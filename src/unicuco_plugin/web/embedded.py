@@ -1,6 +1,6 @@
 """The page as one file that needs no server: a profile's front, and a grid of its answers to each kind of request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,13 @@ from unicuco_plugin.errors import ExportError
 from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.files.received import parse_json
+from unicuco_plugin.quantities import Load
 from unicuco_plugin.report.figure import check_picture
-from unicuco_plugin.request import Request
+from unicuco_plugin.request import LIMITS, LOADED, Request
 from unicuco_plugin.web.answers import answer_each
-from unicuco_plugin.web.carrying import templates
+from unicuco_plugin.web.carrying import all_templates
 from unicuco_plugin.web.library import Served
+from unicuco_plugin.web.loads import describe_under
 from unicuco_plugin.web.offers import Offer
 from unicuco_plugin.web.page import Page
 
@@ -23,14 +25,20 @@ _DIGITS = 4  # of shares in it, which are most of the file
 _LOOSER = 1.0005  # than an end of an interval: a limit that its strategy keeps
 
 
-def save_page(served: Served, path: Path) -> None:
+def save_page(served: Served, path: Path, load: Load | None = None) -> None:
     """Write the page of one profile, replacing one that we wrote.
+
+    Args:
+        served: The profile.
+        path: The file.
+        load: What memory and times are counted under; without one there are none.
 
     Raises:
         ExportError: If the file's name does not end in .html, there is something else, or it cannot be written.
+        RequestError: If the profile can tell neither memory nor times under the load.
     """
     check_picture(path, (".html",), "page")
-    text = Page(json_text({"profiles": [_content(served)]})).text
+    text = Page(json_text({"profiles": [_content(served, load)]})).text
     try:
         remove_drafts(path.parent, path.name)
         write_whole(path, text.encode())
@@ -38,24 +46,45 @@ def save_page(served: Served, path: Path) -> None:
         raise ExportError(f"{path}: cannot be written: {error}") from error
 
 
-def _content(served: Served) -> dict[str, Any]:
+def _content(served: Served, load: Load | None) -> dict[str, Any]:
+    profile = served.profile
+    about = {**served.describe(), "unit_names": list(profile.units), "front": served.front}
+    offers, fronts = served.offers, {}
+    if load is not None:
+        about = _exhaust(describe_under(served, load))
+        offers = {field: Offer(**offer) for field, offer in about["offers"].items()}
+        costs = [LIMITS[kind].cost for kind in LOADED if kind in offers]
+        fronts = {cost: [strategy.to_dict() for strategy in profile.front(load, cost)] for cost in costs}
     strategies: dict[str, int] = {}
-    grids = {field: _grid(served, field, offer, strategies) for field, offer in served.offers.items()}
+    grids = {field: _grid(served, field, offer, load, strategies) for field, offer in offers.items()}
     return {
-        **served.describe(),
-        "offers": {field: served.offers[field].to_dict() for field, grid in grids.items() if grid["values"]},
-        "templates": templates(served.profile.space, served.name),
-        "unit_names": list(served.profile.units),
-        "front": [_shown(strategy) for strategy in served.front],
+        **about,
+        "offers": {field: offers[field].to_dict() for field, grid in grids.items() if grid["values"]},
+        **all_templates(profile.space, served.name, times=about["latency"]),
+        "front": [_shown(strategy) for strategy in about["front"]],
+        # Where it is another one: most costs have the front of all.
+        "fronts": {cost: [_shown(one) for one in front] for cost, front in fronts.items() if front != about["front"]},
         "grids": grids,
         "strategies": [_shown(parse_json(text)) for text in strategies],
     }
 
 
-def _grid(served: Served, field: str, offer: Offer, strategies: dict[str, int]) -> dict[str, Sequence[object]]:
+def _exhaust(steps: Generator[None, None, dict[str, Any]]) -> dict[str, Any]:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: dict[str, Any] = end.value
+            return found
+
+
+def _grid(
+    served: Served, field: str, offer: Offer, load: Load | None, strategies: dict[str, int]
+) -> dict[str, Sequence[object]]:
     """Values of a field that have an answer, and the answers' places among all strategies."""
+    beside = {} if load is None else load.to_fields(phase=field == "min_speedup")
     values = [_value(field, offer, step / _STEPS) for step in range(_STEPS + 1)]
-    found = answer_each(served.profile, [Request.of(**{field: value}) for value in values])
+    found = answer_each(served.profile, [Request.of(**{field: value}, **beside) for value in values])
     texts = [answer.text for answer in found]
     # Several requests have one answer; what differs is the request itself.
     plain = [json_text({**parse_json(text), "request": None}) if text else "" for text in texts]
@@ -72,6 +101,8 @@ def _value(field: str, offer: Offer, place: float) -> Any:  # noqa: ANN401 - as 
     if field == "max_divergence":
         low = max(offer.low, 1e-6)
         return float(f"{low * (offer.high / low) ** place * _LOOSER:.4g}")
+    if field in LOADED:
+        return offer.at(place, inverse=LIMITS[field].inverse)
     value = offer.low + (offer.high - offer.low) * place
     return round(value) if offer.whole else value
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.answering import Profile, load_profile
+from unicuco_plugin.costs.device_table import DeviceTable
 from unicuco_plugin.costs.untimed import why_untimed
 from unicuco_plugin.errors import ModelMismatchError, ProfileError, quoted
 from unicuco_plugin.files.json_text import json_text
@@ -62,7 +63,8 @@ class Served:
 
     def describe(self) -> dict[str, Any]:
         """What a client needs to know before it asks, as JSON data."""
-        sizes = self.profile.record.sizes
+        sizes, device = self.profile.record.sizes, self.profile.costs.device
+        times = None if device is None or why_untimed(self.profile.costs) else _describe_times(device)
         return {
             "name": self.name,
             "space": self.profile.space,
@@ -72,7 +74,8 @@ class Served:
             "dense": {"params": sizes.total_params, "bytes": sizes.total_bytes},
             "blocks": bool(sizes.blocks),
             "memory": sizes.serving is not None,
-            "latency": not why_untimed(self.profile.costs),
+            "latency": times is not None,
+            **({} if times is None else {"times": times}),
             "schemes": {name: parse_scheme(name).bits for row in sizes.choices for name, *_ in row if name != DENSE},
             "offers": {field: offer.to_dict() for field, offer in self.offers.items()},
         }
@@ -167,6 +170,12 @@ class Library:
         if strict and not 0 < len(folders) <= _MOST:
             raise ProfileError(f"profiles must be 1 to {_MOST}, got {len(folders)} at {quoted(str(self._sources[0]))}")
         return dict(list(folders.items())[:_MOST])
+
+
+def _describe_times(table: DeviceTable) -> dict[str, Any]:
+    """Where a table is from, and the loads that it reaches: the least and the largest."""
+    ends = {name: [known[0], known[-1]] for name, known in (("context", table.contexts), ("batch", table.batches))}
+    return {"device": table.device.name, "dtype": table.device.dtype, **ends}
 
 
 def _profiles_at(source: str | Path, *, strict: bool) -> Iterator[Path]:

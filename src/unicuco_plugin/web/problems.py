@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 
 from unicuco_plugin.errors import ProfileError, UnicucoError, explain_entries, quoted
 from unicuco_plugin.files.json_text import json_text
-from unicuco_plugin.request import Request as Wish
 from unicuco_plugin.web.answers import BusyError
 from unicuco_plugin.web.library import Served
 from unicuco_plugin.web.schemas import Problem
@@ -31,14 +30,13 @@ def describe(status: int, code: str, detail: str, **more: Any) -> Problem:  # no
     return Problem(type=f"urn:unicuco:problem:{code}", title=title, status=status, detail=detail, code=code, **more)
 
 
-def refusal(error: UnicucoError, wish: Wish, served: Served) -> Problem:
-    """Why a profile cannot meet a request, and what it can."""
+def refusal(error: UnicucoError, asked: Mapping[str, Any], served: Served) -> Problem:
+    """Why a profile cannot meet what fields ask, and what it can."""
     offers = {field: offer.to_dict() for field, offer in served.offers.items()}
-    asked = wish.to_dict()
     # It begins with the limit that cannot be met; others that it names could be given up, or asked for instead.
     rule = _RULE_ENDS.split(str(error), 1)[0]
     named = [(found.start(), name) for name in asked if (found := re.search(rf"\b{name}\b", rule))]
-    field = min(named)[1] if named else wish.kinds[0]
+    field = min(named)[1] if named else next(iter(asked))
     return describe(422, "cannot-be-met", str(error), field=field, value=quoted(asked[field]), offers=offers)
 
 

@@ -19,5 +19,6 @@ def block_subject(ask: Ask) -> Subject:
     label = type(ask.decoder.model).__name__
     if len(costs.units) < 2:
         raise UnsupportedModelError(f"{label}: a profile needs two or more blocks, got {len(costs.units)}")
-    space = make_space(ask.name, costs.units, costs.table.unit_params, needed=needed_blocks(ask.decoder))
+    needed = needed_blocks(ask.decoder)
+    space = make_space(ask.name, costs.units, costs.table.unit_params, needed=needed, physical=costs.physical)
     return Subject(space, costs)

@@ -51,7 +51,10 @@ def stored_subject(ask: Ask) -> Subject:
     needed: tuple[tuple[int, ...], ...] = ()
     if whole:
         costs, needed = _where_blocks_go(decoder, offered)
-    space = make_space(ask.name, costs.units, costs.table.unit_params, needed=needed, choices=costs.table.choices)
+    table, physical = costs.table, costs.physical
+    space = make_space(
+        ask.name, costs.units, table.unit_params, needed=needed, choices=table.choices, physical=physical
+    )
     header = {
         "levels": [levels.record.calibration.hash, levels.record.settings.model_dump(mode="json")],
         "ignore": list(options.ignore),

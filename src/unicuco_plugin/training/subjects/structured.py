@@ -31,7 +31,8 @@ def part_subject(ask: Ask) -> Subject:
     if whole:
         check_deci_family(decoder)
     costs = part_costs(decoder, round_to=units.round_to, compensate=units.compensate, whole_attentions=whole)
-    space = make_space(ask.name, costs.units, costs.table.unit_params, parts=costs.table.parts)
+    table = costs.table
+    space = make_space(ask.name, costs.units, table.unit_params, parts=table.parts, physical=costs.physical)
     header = {"ranking": units.ranking, "compensate": units.compensate, "round_to": units.round_to}
     header |= {"units": units.units} if whole else {}
 

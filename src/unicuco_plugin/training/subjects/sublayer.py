@@ -1,7 +1,5 @@
 """Attentions and MLPs that go whole."""
 
-from dataclasses import replace
-
 from unicuco_plugin.costs.measure import half_costs, uneven_costs
 from unicuco_plugin.models.blocks.needed import needed_blocks
 from unicuco_plugin.models.blocks.sublayers import check_silence
@@ -30,8 +28,7 @@ def half_subject(ask: Ask) -> Subject:
     needed = tuple(tuple(2 * block + half for block in group for half in range(2)) for group in needed_blocks(decoder))
     if form is not None:  # the first attention stays, and with it all groups that it is in
         needed = ((0,), *(group for group in needed if 0 not in group))
-    space = make_space(ask.name, costs.units, costs.table.unit_params, needed=needed)
+    space = make_space(ask.name, costs.units, costs.table.unit_params, needed=needed, physical=costs.physical)
     if not isinstance(space, SublayerSpace):  # a plugin may have its own
         return Subject(space, costs)
-    space = replace(space, physical=costs.physical)
     return Subject(space, costs, {} if form is None else {"format": form}, groups=group_blocks(space))
