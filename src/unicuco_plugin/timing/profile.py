@@ -5,11 +5,11 @@ itself again and again finds its weights in the processor's cache. Two models ta
 modules of every width side by side.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from unicuco_plugin.costs.device_table import DeviceTable
 from unicuco_plugin.costs.timings import Point
@@ -117,51 +117,77 @@ def _begin(decoder: Decoder, timed: Timed, model: ModelReference, steps: Sequenc
     )
 
 
+@dataclass(frozen=True)
+class _Heard:
+    """What passed in the forwards of a step, in ms, by phase.
+
+    Attributes:
+        whole: Of each forward.
+        rest: What belongs to no module in it.
+        taken: Of each module.
+    """
+
+    whole: dict[Phase, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
+    rest: dict[Phase, list[float]] = field(default_factory=lambda: {phase: [] for phase in PHASES})
+    taken: dict[Phase, dict[str, list[float]]] = field(default_factory=lambda: {phase: {} for phase in PHASES})
+
+    def note(self, phase: Phase, milliseconds: float, taken: Mapping[str, float]) -> None:
+        """One forward more."""
+        self.whole[phase].append(milliseconds)
+        self.rest[phase].append(max(milliseconds - sum(taken.values()), LEAST))
+        for name, ms in taken.items():
+            self.taken[phase].setdefault(name, []).append(ms)
+
+    def medians(self, phase: Phase) -> tuple[float, dict[str, float]]:
+        """The rest and each module, so that they add up to a forward.
+
+        What interrupts a forward falls on few of its modules, so medians of modules miss it, and that of the whole does
+        not: all of them carry it alike.
+        """
+        rest, each = median(self.rest[phase]), {name: median(ms) for name, ms in self.taken[phase].items()}
+        scale = median(self.whole[phase]) / (rest + sum(each.values()))
+        return rest * scale, {name: ms * scale for name, ms in each.items()}
+
+
 def _measure(
     generation: Generation, decoder: Decoder, timed: Timed, table: DeviceTable, step: _Step, *, cold: bool
 ) -> DeviceTable:
     """The table with one step more."""
     widths = timed.narrow(step.turn) if step.narrow else {}
-    full = {name: timed.shapes[shape].widths[-1] for name, shape in timed.modules.items()}
-    rest: dict[Phase, list[float]] = {phase: [] for phase in PHASES}
-    halves: dict[tuple[Phase, int, int], list[float]] = {}
-    marks = Marks(decoder)
+    marks, heard = Marks(decoder), _Heard()
 
-    def heard(phase: Phase, number: int, milliseconds: float) -> None:
+    def listen(phase: Phase, number: int, milliseconds: float) -> None:
         taken = marks.take()
-        if number < 0:
-            return
-        rest[phase].append(max(milliseconds - sum(taken.values()), LEAST))
-        for name, ms in taken.items():
-            width = widths.get(name, full[name])
-            if bool(widths) == (width != full[name]):
-                halves.setdefault((phase, timed.modules[name], width), []).append(ms)
+        if number >= 0:
+            heard.note(phase, milliseconds, taken)
 
     with narrowed(decoder, timed, widths), marks.watching():
         if cold:
             generation.warm_up(step.batch)
             marks.take()
-        generation.run(step.batch, step.context, STEPS, heard)
-    points = tuple(_add(point, step, rest, halves, timed) for point in table.points)
+        generation.run(step.batch, step.context, STEPS, listen)
+    points = tuple(_add(point, step, heard, widths, timed) for point in table.points)
     return table.model_copy(update={"points": points, "done": table.done + 1})
 
 
-def _add(
-    point: Point,
-    step: _Step,
-    rest: dict[Phase, list[float]],
-    halves: dict[tuple[Phase, int, int], list[float]],
-    timed: Timed,
-) -> Point:
-    """A point with a sample more of what was timed at it: the median of a step."""
+def _add(point: Point, step: _Step, heard: _Heard, widths: Mapping[str, int], timed: Timed) -> Point:
+    """A point with a sample more of what was timed at it."""
     if (point.batch, point.context) != (step.batch, step.context):
         return point
+    rest, each = heard.medians(point.phase)
+    found: dict[tuple[int, int], list[float]] = {}
+    for name, ms in each.items():
+        shape = timed.modules[name]
+        full = timed.shapes[shape].widths[-1]
+        width = widths.get(name, full)
+        if bool(widths) == (width != full):
+            found.setdefault((shape, width), []).append(ms)
     times = tuple(
         tuple(
-            (*samples, *((round(median(found), 6),) if (found := halves.get((point.phase, shape, width))) else ()))
+            (*samples, *((round(fmean(alike), 6),) if (alike := found.get((shape, width))) else ()))
             for width, samples in zip(one.widths, row, strict=True)
         )
         for shape, (one, row) in enumerate(zip(timed.shapes, point.times, strict=True))
     )
-    own = (round(median(rest[point.phase]), 6),) if not step.narrow else ()
+    own = (round(rest, 6),) if not step.narrow else ()
     return point.model_copy(update={"times": times, "rest": (*point.rest, *own)})
