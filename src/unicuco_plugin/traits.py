@@ -54,6 +54,11 @@ class SpaceTraits:
         return self._has(Effect.SILENCE)
 
     @property
+    def modular(self) -> bool:
+        """Whether units are attentions and MLPs, which a form of checkpoint may lack one by one."""
+        return self._has(Effect.SILENCE | Effect.CUT)
+
+    @property
     def cuts(self) -> bool:
         """Whether parts of modules go, so that they have to be ranked."""
         return self._has(Effect.CUT)

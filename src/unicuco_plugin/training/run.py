@@ -100,7 +100,7 @@ def train_profile(
     # What could not be exported in the end is refused before a weight is read.
     config = load_config(source.name, **source.hub)
     trust = source.trust_remote_code
-    check_exportable(config, space, format=units.form, compensate=units.compensate, trust_remote_code=trust)
+    check_exportable(config, space, format=units.form, compensate=units.biased, trust_remote_code=trust)
     dense = None if shared is None else shared.model
     if dense is None:
         dense = source.load(lambda text: progress(Progress("loading the model", 0, 1, message=text)))

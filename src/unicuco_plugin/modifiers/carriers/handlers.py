@@ -7,20 +7,22 @@ from typing import Any, Protocol
 from llmcompressor.modifiers import Modifier
 from torch import nn
 
-from unicuco_plugin.costs.measure import half_costs
+from unicuco_plugin.costs.measure import half_costs, part_costs
 from unicuco_plugin.errors import RecipeError, quoted
-from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.parts.formats import smallest_served
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.compensating import Folding, check_compensation
-from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions
+from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler
 from unicuco_plugin.modifiers.carriers.removal import RemovalHandler
 from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
 from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
 from unicuco_plugin.modifiers.carriers.storing import QuantiserHandler, StoreHandler
+from unicuco_plugin.modifiers.carriers.structured_options import StructuredOptions
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.pruning import removed_parts
+from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.strategy import Strategy
 from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, traits_of
 
@@ -95,11 +97,21 @@ def _removal(task: Task) -> SpaceHandler:
 
 def _structured(task: Task) -> SpaceHandler:
     decoder = find_decoder(task.model)
-    parts = task.options.choose(decoder, task.strategy, task.batches, task.payload())
-    format = task.options.format
-    return StructuredHandler(
-        task.model, parts, (smallest_served(decoder, parts) or "compact") if format == "auto" else format
-    )
+    payload, format = task.payload(), task.options.format
+    parts = task.options.choose(decoder, task.strategy, task.batches, payload)
+    if format == "auto":
+        format = smallest_served(decoder, parts) or "compact"
+    elif "format" not in task.options.model_fields_set and _is_uneven(decoder, task.strategy, payload):
+        format = "deci" if smallest_served(decoder, parts) == "deci" else format
+    return StructuredHandler(task.model, parts, format)
+
+
+def _is_uneven(decoder: Decoder, strategy: Strategy, payload: Payload | None) -> bool:
+    """Whether a strategy was found for the form ``deci``: its profile says so, or it counts no norms of what goes."""
+    if payload is not None and RankedParts.of(payload).uneven:
+        return True
+    counted = part_costs(decoder, compensate=False)
+    return strategy.params < int(counted.of("params", counted.row(strategy.shares)))
 
 
 def _sparsity(task: Task) -> SpaceHandler:
