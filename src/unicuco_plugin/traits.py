@@ -85,8 +85,8 @@ class SpaceTraits:
 
     @property
     def corrected(self) -> bool:
-        """Whether a compensation can correct for what goes: blocks or halves, and nothing else."""
-        return self.whole and not self.stores
+        """Whether a compensation can correct for what goes: blocks or parts of them, and nothing else."""
+        return self.removes and not self.stores
 
     @property
     def removes(self) -> bool:

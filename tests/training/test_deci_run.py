@@ -84,9 +84,7 @@ def test_units_and_biases_must_agree(dense, tmp_path):
 
     with pytest.raises(StrategyError, match=r"no room for biases that stand for what goes: take --no-compensate"):
         train(format="deci", compensate=True)
-    with pytest.raises(
-        StrategyError, match=r"units mlp-width,heads do not fit the form deci, whose attentions go"
-    ):
+    with pytest.raises(StrategyError, match=r"units mlp-width,heads do not fit the form deci, whose attentions go"):
         train(format="deci", units="mlp-width,heads")
     with pytest.raises(StrategyError, match=r"units must be mlp-width,heads or mlp-width,attention, got 'heads'"):
         train(units="heads")

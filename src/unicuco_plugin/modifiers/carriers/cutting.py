@@ -35,7 +35,7 @@ class StructuredHandler:
         parts: What stays, already checked against the strategy.
         format: ``compact``, ``deci`` or ``stock``.
         beside: Whether a file that says what stays is written beside the checkpoint.
-        folding: Corrects for halves that go whole; nothing by default.
+        folding: Corrects for what goes; nothing by default. The file beside the checkpoint has what it began with.
 
     Raises:
         UnsupportedModelError: If the format cannot carry this model.
@@ -49,6 +49,7 @@ class StructuredHandler:
         self._decoder, self.parts, self.format, self._beside = find_decoder(model), parts, format, beside
         self._format, self.folding = FORMATS[format], folding or Folding()
         self._format.check(self._decoder, parts)
+        self._applied = parts
         self._restore: Callable[[], None] = lambda: None
         self._wake: Callable[[], None] = lambda: None
 
@@ -66,10 +67,10 @@ class StructuredHandler:
 
     def start(self, modifiers: list[Modifier], place: int, removed: frozenset[str]) -> None:
         """Take the parts out: later modifiers calibrate on what is left."""
-        self.folding.start(self._decoder, self.parts.removed, halves=True)
+        self._applied = self.folding.start_parts(self._decoder, self.parts)
         if self.format != "stock":
-            self._wake = bypass_blocks(self._decoder, gone_blocks(self._decoder, self.parts))
-        self._restore = self._format.open(self._decoder, self.parts)
+            self._wake = bypass_blocks(self._decoder, gone_blocks(self._decoder, self._applied))
+        self._restore = self._format.open(self._decoder, self._applied)
 
     def finish(self) -> None:
         """Take out what goes whole, let the configuration say so, and make every later save of the model right.
@@ -81,7 +82,7 @@ class StructuredHandler:
         model = self._decoder.model
         snapshot = Snapshot(model)
         try:
-            fields = self._format.close(self._decoder, self.parts)
+            fields = self._format.close(self._decoder, self._applied)
         except BaseException:
             snapshot.restore()
             raise

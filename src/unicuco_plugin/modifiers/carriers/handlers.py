@@ -103,7 +103,7 @@ def _structured(task: Task) -> SpaceHandler:
         format = smallest_served(decoder, parts) or "compact"
     elif "format" not in task.options.model_fields_set and _is_uneven(decoder, task.strategy, payload):
         format = "deci" if smallest_served(decoder, parts) == "deci" else format
-    return StructuredHandler(task.model, parts, format)
+    return StructuredHandler(task.model, parts, format, folding=Folding(task.compensation, task.batches))
 
 
 def _is_uneven(decoder: Decoder, strategy: Strategy, payload: Payload | None) -> bool:
