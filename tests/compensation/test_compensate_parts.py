@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from structured_parts import A, M, draw, masked, masked_logits
+from structured_parts import A, M, draw, masked, masked_logits, mixed_parts
 from tiny import tiny_model
 
 from unicuco_plugin.compensation.dense_states import DenseStates
@@ -134,6 +134,18 @@ def test_a_checkpoint_in_any_form_is_the_corrected_model(format):
     done.fold(find_decoder(model), ())
     apply_parts(model, replace(parts, biases={**parts.biases, **done.biases}), format=format)
     torch.testing.assert_close(model(WINDOWS, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_module_of_which_only_a_bias_stays_is_run_with_it_and_not_corrected():
+    model, parts = tiny_model("llama"), mixed_parts(biases=True)
+    dense, divergences = states_of(model)
+    done = compensate_parts(dense, parts, METHODS["ridge"], divergences)
+    held = WINDOWS[::4]
+    with torch.no_grad():
+        p, plain = model(held, use_cache=False).logits, masked_logits(find_decoder(model), parts, held)
+    assert done.before == pytest.approx(divergence(p, plain), rel=1e-4)
+    assert done.after == pytest.approx(divergence(p, corrected_logits(model, parts, done, held)), rel=1e-4)
+    assert done.after < done.before and not done.biases.keys() & set(parts.removed)
 
 
 def test_the_bias_alone_is_what_the_removed_parts_gave_on_average():

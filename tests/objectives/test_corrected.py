@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from structured_parts import masked_logits
+from structured_parts import masked_logits, mixed_parts
 from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.compensation.corrections import Corrections
@@ -20,6 +20,7 @@ from unicuco_plugin.models.blocks.sublayers import silenced
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.tensors.storage import exchanged
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.reduced import ReducedEvaluator
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.scores.ranked_parts import rank_parts
 from unicuco_plugin.scores.ranking import RANKINGS
@@ -179,6 +180,13 @@ def test_modules_without_some_parts_are_measured_as_the_model_that_they_are_fold
         expected = (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
         torch.testing.assert_close(torch.tensor(one.per_window).double(), expected, rtol=1e-3, atol=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    [one] = ReducedEvaluator(decoder, WINDOWS, corrections=corrections).evaluate([mixed_parts(biases=True)])
+    done = compensate_parts(DenseStates(runner, CALIBRATION), mixed_parts(biases=True), METHODS["ridge"])
+    restore = done.fold(decoder, ())
+    parts = mixed_parts(biases=True)
+    log_q = masked_logits(decoder, KeptParts(parts.kept, {**parts.biases, **done.biases}), WINDOWS).log_softmax(-1)
+    restore()
+    assert one.value == pytest.approx(float((log_p.exp() * (log_p - log_q.double())).sum(-1).mean()), rel=1e-3)
     # Little memory solves anew, to the same bits, whoever is measured beside.
     tight = Corrections(DenseStates(runner, CALIBRATION, keep=True), "ridge", METHODS["ridge"], cache_bytes=1)
     evaluator = UnitsEvaluator(decoder, "structured", WINDOWS, corrections=tight, **fields)

@@ -72,7 +72,9 @@ class _Trial:
         self.done = Compensated(dense.tokens, dense.counts, modules=True)
         names, found = step_names(dense.runner), find_parts(dense.runner.decoder)
         self.modules = [found.get(name) for name in names]
-        kept = self.kept = [place for place, name in enumerate(names) if parts.kept.get(name, (0,))]
+        # What goes whole and leaves a bias stands where it stood, and is not corrected.
+        gone = {place for place, name in enumerate(names) if parts.kept.get(name) == ()}
+        kept = self.kept = [i for i, name in enumerate(names) if i not in gone or name in parts.biases]
         self.left = {place: part and Narrowed.of(part, parts) for place, part in enumerate(self.modules)}
         self.found: dict[int, Corrected] = {}
         held = dense.at(0)[: dense.held]
@@ -84,7 +86,7 @@ class _Trial:
         if kept[0] > 0:
             self.done.left_out[-1] = "no module comes before it"
         following = dict(zip(kept, [*kept[1:], len(names)], strict=True))
-        touched = [place for place in kept if self.left[place] or following[place] > place + 1]
+        touched = [i for i in kept if i not in gone and (self.left[i] or following[i] > i + 1)]
         corrections.check(touched, (), room=bool(parts.biases))
         for place in touched:
             one = corrections.at(place, following[place], self.left[place])
@@ -131,7 +133,7 @@ class _Trial:
         """Mean divergence of the model with some of the corrections, from states that enter a module."""
         assert self.divergences is not None  # noqa: S101 - asked by the callers
         finals = torch.cat(list(self._walk(states, range(begin, len(self.modules)), corrected)))
-        check_finite("the corrected model", finals, finals.dtype)
+        check_finite("the pruned model", finals, finals.dtype)
         [values] = self.divergences(self.dense.finals(), [finals])
         return sum(values) / len(values)
 

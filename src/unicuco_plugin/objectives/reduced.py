@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -81,9 +80,10 @@ class ReducedWalk:
         """Where a module that is corrected stands, and the next one that stays: it gives what those between gave."""
         found, following = {}, len(self._places)
         for place, name in reversed(list(enumerate(self._places))):
-            if kept.kept.get(name) != ():
-                if following > place + 1 or name in kept.kept:
-                    found[name] = place, following
+            stays = kept.kept.get(name) != ()
+            if stays and (following > place + 1 or name in kept.kept):
+                found[name] = place, following
+            if stays or name in kept.biases:
                 following = place
         return found
 
@@ -108,21 +108,23 @@ class ReducedWalk:
         elif self._corrections is None or not corrected:
             self._known[key] = inside(partial(reduced, self._decoder, kept, parts))
         else:
-            found = [partial(self._corrections.at, *one) for one in corrected.values()]
-            others = replace(kept, biases={name: b for name, b in kept.biases.items() if name not in corrected})
-            self._known[key] = _correct(partial(reduced, self._decoder, others, parts), found)
+            found = {name: partial(self._corrections.at, *one) for name, one in corrected.items()}
+            self._known[key] = _correct(self._decoder, kept, parts, found)
         return key
 
 
 def _correct(
-    changed: Callable[[], AbstractContextManager[None]], corrections: Sequence[Callable[[], Corrected]]
+    decoder: Decoder, kept: KeptParts, parts: Sequence[Parts], corrections: Mapping[str, Callable[[], Corrected]]
 ) -> Change:
-    """Through the block inside a context, its projections corrected."""
+    """Through the block without some parts, with corrected projections and no bias beside those."""
 
     def passes(block: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
-        for correction in corrections:  # outside, where the block is as it was
-            block = partial(correction().run, block)
-        with changed():
+        # Outside, where the block is as it was.
+        found = {name: one for name, solve in corrections.items() if (one := solve()).projection is not None}
+        for one in found.values():
+            block = partial(one.run, block)
+        others = replace(kept, biases={name: bias for name, bias in kept.biases.items() if name not in found})
+        with reduced(decoder, others, parts):
             return block(states)
 
     return Change(passes)
