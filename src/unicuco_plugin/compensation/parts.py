@@ -70,14 +70,14 @@ class _Trial:
     ) -> None:
         self.dense, self.parts, self.divergences = dense, parts, divergences
         self.done = Compensated(dense.tokens, dense.counts, modules=True)
-        names, found = step_names(dense.runner), find_parts(dense.runner.decoder)
-        self.modules = [found.get(name) for name in names]
+        names, known = step_names(dense.runner), find_parts(dense.runner.decoder)
+        self.modules = [known.get(name) for name in names]
         # What goes whole and leaves a bias stands where it stood, and is not corrected.
         gone = {place for place, name in enumerate(names) if parts.kept.get(name) == ()}
         kept = self.kept = [i for i, name in enumerate(names) if i not in gone or name in parts.biases]
-        self.left = {place: part and Narrowed.of(part, parts) for place, part in enumerate(self.modules)}
+        self.left: list[Narrowed | None] = [None if part is None else Narrowed.of(part, parts) for part in self.modules]
         self.found: dict[int, Corrected] = {}
-        held = dense.at(0)[: dense.held]
+        held: Sequence[Tensor] = dense.at(0)[: dense.held]
         if divergences is not None:
             dense.finals()
             self.done.before = self.done.after = self._measure(held, 0, ())

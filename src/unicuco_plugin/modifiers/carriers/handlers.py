@@ -97,7 +97,7 @@ def _removal(task: Task) -> SpaceHandler:
 
 def _structured(task: Task) -> SpaceHandler:
     decoder = find_decoder(task.model)
-    payload, format = task.payload(), task.options.format
+    payload, format = task.payload(), str(task.options.format)
     parts = task.options.choose(decoder, task.strategy, task.batches, payload)
     if format == "auto":
         format = smallest_served(decoder, parts) or "compact"
