@@ -111,7 +111,7 @@ def test_a_model_that_cannot_be_corrected_is_refused_before_there_is_a_journal(t
     ("space", "name", "error", "message"),
     [
         (
-            "sparsity",
+            "heights",
             "ridge",
             StrategyError,
             "compensation ridge corrects what leaves, in the spaces 'depth', 'sublayer",

@@ -1,11 +1,13 @@
 """Training for the form that vLLM loads: attentions whole, MLPs narrower, no biases."""
 
+import re
 from functools import partial
 
 import pytest
 import torch
 from structured_parts import masked_logits
 from test_structured_run import TINY
+from tiny_settings import tiny_settings
 from transformers import AutoModelForCausalLM
 
 import unicuco_plugin
@@ -69,6 +71,32 @@ def test_a_checkpoint_is_the_model_that_was_measured_and_weighs_what_is_promised
     assert "format: deci" in recipe
     again = prune(dense, done.path / "recipe.yaml", tmp_path / "again")
     assert again.format == "deci" and torch.equal(unicuco_plugin.load(again.path)(tokens).logits, loaded(tokens).logits)
+
+
+@pytest.mark.slow
+def test_with_a_compensation_answers_are_corrected_in_the_search_and_again_in_the_export(dense, text, tmp_path):
+    few = tiny_settings(initial=6, picks=1, rerank=1)
+    trained = train_profile(
+        dense,
+        tmp_path / "p",
+        space="structured",
+        units=UnitOptions(round_to=8, **UNITS),
+        settings=few,
+        calibration=[text],
+        compensation="ridge",
+    )
+    assert trained.provenance["compensation"]["name"] == "ridge"
+    strategy = trained.answer(sparsity=0.4)
+    assert strategy.compensation == "ridge"
+    modifier = SparsityProfileModifier(profile=str(tmp_path / "p"), request={"sparsity": 0.4})
+    windows = torch.randint(4, 128, (8, 32), generator=torch.Generator().manual_seed(0))
+    done = prune(dense, modifier, tmp_path / "out", calibration=windows)
+    assert done.format == "deci" and done.params == strategy.params
+    assert done.divergence_note.startswith("with corrections from the profile's text")
+    before, after = map(float, re.findall(r"(\d\.\d+) nats per token without and (\d\.\d+) with", done.notes[0])[0])
+    with torch.no_grad():
+        p, q = (unicuco_plugin.load(path)(windows[::4]).logits.log_softmax(-1) for path in (dense, done.path))
+    assert (p.exp() * (p - q)).sum(-1).mean().item() == pytest.approx(after, abs=1e-4) and after < before
 
 
 def test_widths_are_multiples_of_what_goes_together(profile):
