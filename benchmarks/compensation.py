@@ -1,19 +1,19 @@
-"""What compensations do to answers for blocks or halves of them, ours and peers', on the two texts of the reference.
+"""What compensations do to answers for blocks or parts of them, ours and peers', on the two texts of the reference.
 
 Sets of units come from profiles, each at the budgets of the benchmark of peers, and from the result of that benchmark.
 Corrections are solved from calibration text and none is left out (a recipe leaves out what raises the divergence on
-windows held out): what stands in a row is the method. Every row is written when it is there; the same command goes on.
+windows held out): what stands in a row is the method. In the space structured ``none`` has the profile's own biases.
+Rows of a compensation are written when they are there; the same command goes on.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from common import SHARED, TEXTS, reference_windows, write_result
 
-from unicuco_plugin.answering import load_profile
+from unicuco_plugin.answering import Profile, load_profile
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.objectives.units import UnitsEvaluator
@@ -24,20 +24,27 @@ from unicuco_plugin.traits import traits_of
 
 RESULTS = Path(__file__).parent / "results"
 # Budgets of the benchmarks of peers.
-BUDGETS = {"depth": (0.125, 0.25, 0.36, 0.5), "sublayer": (0.1333, 0.2666, 0.4, 0.5)}
+BUDGETS = {
+    "depth": (0.125, 0.25, 0.36, 0.5),
+    "sublayer": (0.1333, 0.2666, 0.4, 0.5),
+    "structured": (0.125, 0.25, 0.375, 0.5),
+}
+# Units and the share of each that goes.
+Set = tuple[tuple[str, float], ...]
 
 
-def find_sets(space: str, profiles: list[str], peers: list[str], seeds: list[int]) -> dict[tuple[str, ...], list[str]]:
+def find_sets(space: str, profiles: list[Profile], peers: list[str], seeds: list[int]) -> dict[Set, list[str]]:
     """Sets of units with whose answers they are, the smallest first."""
-    sets: dict[tuple[str, ...], list[str]] = {}
-    for source in profiles:
-        profile = load_profile(source)
+    sets: dict[Set, list[str]] = {}
+    for profile in profiles:
         for budget in BUDGETS[space]:
-            units = tuple(sorted(profile.answer(Request.of(sparsity=budget)).units))
-            sets.setdefault(units, []).append(f"profile {profile.name}")
-    for row in json.loads((RESULTS / f"peers-{space}.json").read_text(encoding="utf8"))["rows"]:
+            shares = profile.answer(Request.of(sparsity=budget)).shares
+            sets.setdefault(tuple(sorted(shares.items())), []).append(f"profile {profile.name}")
+    result = RESULTS / f"peers-{space}.json"
+    for row in json.loads(result.read_text(encoding="utf8"))["rows"] if result.exists() else []:
         if row["group"] == "methods" and row["method"] in peers and row["seed"] in seeds:
-            sets.setdefault(tuple(sorted(row["units"])), []).append(f"{row['method']} {row['seed']}")
+            shares = dict.fromkeys(row["units"], 1.0)
+            sets.setdefault(tuple(sorted(shares.items())), []).append(f"{row['method']} {row['seed']}")
     return dict(sorted(sets.items(), key=lambda item: (len(item[0]), item[0])))
 
 
@@ -46,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--space", choices=tuple(BUDGETS), default="depth")
-    parser.add_argument("--profiles", nargs="*", default=["smollm2-135m-instruct-depth"])
+    parser.add_argument("--profiles", nargs="*", help="the packaged one of the space by default")
     parser.add_argument("--peers", nargs="*", default=["greedy", "shortgpt", "evopress_super_fast_whole"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the peers' answers")
     parser.add_argument("--compensations", nargs="+", default=["none", "linear", "ridge"])
@@ -59,33 +66,46 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     tokens = 512 * asked.calibration_windows
     rows = json.loads(asked.output.read_text(encoding="utf8"))["rows"] if asked.output.exists() else []
-    known = {(tuple(row["removed"]), row["compensation"], row["calibration_tokens"]) for row in rows}
-    sets = find_sets(asked.space, asked.profiles, asked.peers, asked.seeds)
+    known = {(json.dumps(row["removed"]), row["compensation"], row["calibration_tokens"]) for row in rows}
+    profiles = [load_profile(name) for name in asked.profiles or [f"smollm2-135m-instruct-{asked.space}"]]
+    sets = find_sets(asked.space, profiles, asked.peers, asked.seeds)
+    payload = profiles[0].rank_parts().to_payload() if traits_of(asked.space).cuts else None
     decoder = find_decoder(load_model(asked.model, dtype="float32"))
     files = [SHARED / "data" / "text" / f"calib_{name}.txt" for name in ("wikipedia", "webtext")]
     solve = load_windows(files, load_tokenizer(asked.model), count=asked.calibration_windows, length=512, seed=0)
     texts = torch.cat([reference_windows(asked.model, text)[: asked.windows] for text in TEXTS])
     for name in asked.compensations:
-        corrections = find_corrections(name, decoder, solve, halves=traits_of(asked.space).halves)
-        evaluator = UnitsEvaluator(decoder, asked.space, texts, corrections=corrections)
-        for units, whose in sets.items():
-            gone = short(units)
-            if (gone, name, tokens) in known or (asked.units and len(units) not in asked.units):
-                continue
-            [found] = evaluator.evaluate([dict.fromkeys(units, 1.0)])
-            row = {"removed": list(gone), "answers": whose, "compensation": name, "calibration_tokens": tokens}
-            for place, text in enumerate(TEXTS):
-                own = found.per_window[place * asked.windows : (place + 1) * asked.windows]
-                row[text] = round(sum(own) / len(own), 4)
-            print(row, flush=True)
-            rows.append(row)
+        corrections = find_corrections(name, decoder, solve, space=asked.space)
+        evaluator = UnitsEvaluator(decoder, asked.space, texts, payload=payload, corrections=corrections)
+        missing = [
+            units
+            for units in sets
+            if (json.dumps(short(units)), name, tokens) not in known and (not asked.units or len(units) in asked.units)
+        ]
+        # Where parts go, all sets have cuts in common, whose moments are large: they pass the blocks together.
+        step = max(len(missing), 1) if payload else 1
+        for lot in (missing[first : first + step] for first in range(0, len(missing), step)):
+            for units, found in zip(lot, evaluator.evaluate([dict(units) for units in lot]), strict=True):
+                row = {
+                    "removed": short(units),
+                    "answers": sets[units],
+                    "compensation": name,
+                    "calibration_tokens": tokens,
+                }
+                for place, text in enumerate(TEXTS):
+                    own = found.per_window[place * asked.windows : (place + 1) * asked.windows]
+                    row[text] = round(sum(own) / len(own), 4)
+                print(row, flush=True)
+                rows.append(row)
             write_result(asked.output, {"evaluation_windows": asked.windows, "dtype": "float32", "rows": rows})
 
 
-def short(units: Sequence[str]) -> tuple[str, ...]:
-    """Units without what all names begin with, in the model's order: ``14``, ``14.mlp``."""
-    tails = [[part for part in unit.split(".") if part not in ("model", "layers")] for unit in units]
-    return tuple(".".join(tail) for tail in sorted(tails, key=lambda tail: (int(tail[0]), tail[1:])))
+def short(units: Set) -> list[str] | dict[str, float]:
+    """Units without what all names begin with, in the model's order; with shares where some stay in part."""
+    tails = {unit: [part for part in unit.split(".") if part not in ("model", "layers")] for unit, _ in units}
+    ordered = sorted(units, key=lambda pair: (int(tails[pair[0]][0]), tails[pair[0]][1:]))
+    named = {".".join(tails[unit]): round(share, 4) for unit, share in ordered}
+    return named if any(share != 1.0 for share in named.values()) else list(named)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,11 @@ class SpaceTraits:
         return self._has(Effect.SILENCE)
 
     @property
+    def modular(self) -> bool:
+        """Whether units are attentions and MLPs, which a form of checkpoint may lack one by one."""
+        return self._has(Effect.SILENCE | Effect.CUT)
+
+    @property
     def cuts(self) -> bool:
         """Whether parts of modules go, so that they have to be ranked."""
         return self._has(Effect.CUT)
@@ -80,8 +85,8 @@ class SpaceTraits:
 
     @property
     def corrected(self) -> bool:
-        """Whether a compensation can correct for what goes: blocks or halves, and nothing else."""
-        return self.whole and not self.stores
+        """Whether a compensation can correct for what goes: blocks or parts of them, and nothing else."""
+        return self.removes and not self.stores
 
     @property
     def removes(self) -> bool:

@@ -56,10 +56,10 @@ def test_what_determines_an_answer_is_in_its_name_in_the_journal(data, change):
         ({"models": "m"}, "unknown field 'models'"),
         ({"methods": {"x": {}}}, "methods.x: give exactly one of train, profile, peer; got none"),
         ({"methods": {"x": {"peer": "nobody"}}}, "methods.x: peer must be one of "),
-        ({"methods": {"x": {"train": {}, "compensation": "hope"}}}, "methods.x: compensation must be one of linear, "),
+        ({"methods": {"x": {"train": {}, "compensation": "hope"}}}, "methods.x: compensation must be one of bias, "),
         (
-            {"space": "structured", "methods": {"x": {"train": {}, "compensation": "ridge"}}},
-            "methods.x: compensation ridge corrects dropped blocks and halves, of the spaces 'depth' and 'sublayer'",
+            {"space": "sparsity", "levels": "l", "methods": {"x": {"train": {}, "compensation": "ridge"}}},
+            "methods.x: compensation ridge corrects what leaves, in the spaces 'depth', 'sublayer' and 'structured'",
         ),
         ({"methods": {"x": {"peer": "owl"}}}, "methods.x: owl answers for sparsity, not for depth"),
         (

@@ -10,7 +10,7 @@ from tiny import tiny_model
 
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.tensors.storage import compute_device, on_accelerator
-from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions
+from unicuco_plugin.modifiers.carriers.structured_options import StructuredOptions
 from unicuco_plugin.modifiers.sources.late import ask_late
 from unicuco_plugin.modifiers.sources.source import PeerSource
 

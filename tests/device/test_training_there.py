@@ -19,7 +19,6 @@ from unicuco_plugin.profile import RECORD
 from unicuco_plugin.training import ModelSource, UnitOptions, train_profile
 from unicuco_plugin.training.correcting import find_corrections
 from unicuco_plugin.training.subjects.find import find_subject
-from unicuco_plugin.traits import traits_of
 
 # The last is the CPU with blocks that wait in the model's own files.
 PLACES = ("cpu", str(DEVICE), "files")
@@ -35,7 +34,7 @@ def measured(space, units, model, windows, folder, *, few=4, compensation=None):
         start = subject.start(journal, windows, payload)
         notes = journal.notes()
     first = subject.space.first(few, torch.Generator().manual_seed(0)) if start.first is None else start.first[:few]
-    corrections = find_corrections(compensation, decoder, windows, halves=traits_of(space).halves)
+    corrections = find_corrections(compensation, decoder, windows, space=space)
     request = ObjectiveRequest(
         decoder, subject.space, windows, levels=subject.levels, payload=payload, corrections=corrections
     )
@@ -85,6 +84,12 @@ def test_structured(windows, tmp_path, family, ranking):
     here, there, streamed = both(
         "structured", family, windows, tmp_path, units=UnitOptions(round_to=16, ranking=ranking)
     )
+    assert here == there == streamed
+
+
+def test_structured_with_a_compensation(windows, tmp_path):
+    units = UnitOptions(round_to=16)
+    here, there, streamed = both("structured", "llama", windows, tmp_path, units=units, compensation="ridge")
     assert here == there == streamed
 
 

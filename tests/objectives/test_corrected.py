@@ -4,20 +4,26 @@ import contextlib
 
 import pytest
 import torch
+from structured_parts import masked_logits, mixed_parts
 from tiny import VOCABULARY, tiny_model
 
 from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.methods import METHODS
+from unicuco_plugin.compensation.parts import compensate_parts
 from unicuco_plugin.errors import StrategyError, UnsupportedModelError
 from unicuco_plugin.models.blocks.bypass import bypassed
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.halves import HalfRunner
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.blocks.sublayers import silenced
+from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.tensors.storage import exchanged
 from unicuco_plugin.objectives.evaluator import BlockEvaluator
+from unicuco_plugin.objectives.reduced import ReducedEvaluator
 from unicuco_plugin.objectives.units import UnitsEvaluator
+from unicuco_plugin.scores.ranked_parts import rank_parts
+from unicuco_plugin.scores.ranking import RANKINGS
 
 DRAW = torch.Generator().manual_seed(1)
 WINDOWS = torch.randint(3, VOCABULARY, (3, 20), generator=DRAW)
@@ -136,9 +142,52 @@ def test_halves_beside_each_other_and_factors_are_refused():
         corrections.check([3], ())
 
 
-def test_parts_of_modules_are_not_corrected_yet():
+def test_what_stays_is_not_corrected():
     decoder = find_decoder(tiny_model("llama"))
-    with pytest.raises(
-        StrategyError, match=r"^compensation ridge corrects what goes whole, not what 'structured' removes$"
-    ):
-        UnitsEvaluator(decoder, "structured", WINDOWS, corrections=corrections_of(decoder))
+    with pytest.raises(StrategyError, match=r"^compensation ridge corrects what leaves, not what 'sparsity' changes$"):
+        UnitsEvaluator(decoder, "sparsity", WINDOWS, corrections=corrections_of(decoder))
+
+
+PARTS = [
+    {},
+    {"model.layers.1.self_attn": 0.5, "model.layers.2.mlp": 0.75},
+    {"model.layers.1.self_attn": 1.0, "model.layers.1.mlp": 1.0, "model.layers.2.mlp": 0.75},
+    {"model.layers.0.self_attn": 1.0, "model.layers.3.mlp": 0.25, "model.layers.5.mlp": 1.0},
+]
+
+
+@pytest.mark.parametrize(("family", "biased"), [("llama", True), ("llama", False), ("qwen2", True), ("granite", False)])
+def test_modules_without_some_parts_are_measured_as_the_model_that_they_are_folded_into(family, biased):
+    model = tiny_model(family)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    decoder = find_decoder(model)
+    ranked = rank_parts(decoder, CALIBRATION, RANKINGS["flap"], compensate=biased)
+    runner = HalfRunner(decoder, CALIBRATION.shape[1])
+    corrections = Corrections(DenseStates(runner, CALIBRATION, keep=True), "ridge", METHODS["ridge"])
+    fields = {"payload": ranked.to_payload()}
+    found = UnitsEvaluator(decoder, "structured", WINDOWS, corrections=corrections, **fields).evaluate(PARTS)
+    plain = UnitsEvaluator(decoder, "structured", WINDOWS, **fields).evaluate(PARTS)
+    assert [one.value != other.value for one, other in zip(found, plain, strict=True)] == [False, True, True, True]
+    with torch.no_grad():
+        log_p = model(WINDOWS, use_cache=False).logits.log_softmax(-1).double()
+    for units, one in zip(PARTS, found, strict=True):
+        kept = ranked.keep(decoder, units)
+        done = compensate_parts(DenseStates(runner, CALIBRATION), kept, METHODS["ridge"])
+        restore = done.fold(decoder, ())
+        biases = {**kept.biases, **done.biases}
+        log_q = masked_logits(decoder, KeptParts(kept.kept, biases), WINDOWS).log_softmax(-1).double()
+        restore()
+        expected = (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
+        torch.testing.assert_close(torch.tensor(one.per_window).double(), expected, rtol=1e-3, atol=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    [one] = ReducedEvaluator(decoder, WINDOWS, corrections=corrections).evaluate([mixed_parts(biases=True)])
+    done = compensate_parts(DenseStates(runner, CALIBRATION), mixed_parts(biases=True), METHODS["ridge"])
+    restore = done.fold(decoder, ())
+    parts = mixed_parts(biases=True)
+    log_q = masked_logits(decoder, KeptParts(parts.kept, {**parts.biases, **done.biases}), WINDOWS).log_softmax(-1)
+    restore()
+    assert one.value == pytest.approx(float((log_p.exp() * (log_p - log_q.double())).sum(-1).mean()), rel=1e-3)
+    # Little memory solves anew, to the same bits, whoever is measured beside.
+    tight = Corrections(DenseStates(runner, CALIBRATION, keep=True), "ridge", METHODS["ridge"], cache_bytes=1)
+    evaluator = UnitsEvaluator(decoder, "structured", WINDOWS, corrections=tight, **fields)
+    assert [evaluator.evaluate([units])[0].value for units in reversed(PARTS)] == [one.value for one in reversed(found)]

@@ -110,9 +110,14 @@ def test_a_model_that_cannot_be_corrected_is_refused_before_there_is_a_journal(t
 @pytest.mark.parametrize(
     ("space", "name", "error", "message"),
     [
-        ("structured", "ridge", StrategyError, "compensation ridge corrects dropped blocks and halves, of the spaces"),
+        (
+            "heights",
+            "ridge",
+            StrategyError,
+            "compensation ridge corrects what leaves, in the spaces 'depth', 'sublayer",
+        ),
         ("depth", "a b", StrategyError, "compensation must be named by letters, digits, '.', '_' and '-', got 'a b'"),
-        ("depth", "hope", UnknownNameError, "compensation must be one of linear, none, ridge, scale; got 'hope'"),
+        ("depth", "hope", UnknownNameError, "compensation must be one of bias, linear, none, ridge, scale; got 'hope'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_weight_is_read(tmp_path, space, name, error, message):

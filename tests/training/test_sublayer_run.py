@@ -114,7 +114,7 @@ def test_without_the_form_limits_on_sizes_are_refused(profile):
 
 
 def test_the_form_goes_with_halves_alone(dense, tmp_path):
-    with pytest.raises(StrategyError, match="format goes with the space 'sublayer', not with 'depth'"):
+    with pytest.raises(StrategyError, match="format goes with the spaces 'sublayer' and 'structured', not with 'depth"):
         train_profile(dense, tmp_path / "p", units=UnitOptions(format="deci"))
     with pytest.raises(StrategyError, match="format must be deci, or left out, got 'stock'"):
         train_profile(dense, tmp_path / "p", space="sublayer", units=UnitOptions(format="stock"))

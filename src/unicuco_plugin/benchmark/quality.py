@@ -127,9 +127,8 @@ class Quality:
     def _corrections(self, compensation: str | None) -> Corrections | None:
         """What all texts share."""
         if compensation is not None and compensation not in self._solved:
-            halves = traits_of(self.plan.space).halves
             self._solved[compensation] = find_corrections(
-                compensation, self.decoder, self.texts.calibration, halves=halves
+                compensation, self.decoder, self.texts.calibration, space=self.plan.space
             )
         return self._solved.get(compensation)
 

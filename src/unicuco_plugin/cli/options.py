@@ -76,8 +76,8 @@ accept_option = click.option(
 
 compensation_option = click.option(
     "--compensation",
-    help="For depth and sublayer: correct for what is dropped, on --calibration text, in weights that stay: none (the "
-    "default), scale, linear, ridge, or another that unicuco plugins lists.",
+    help="For depth, sublayer and structured: correct for what leaves, on --calibration text, in weights that stay: "
+    "none (the default), bias, scale, linear, ridge, or another that unicuco plugins lists.",
 )
 
 _LOAD_OPTIONS = (

@@ -79,9 +79,8 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
 @click.option("--ranking", default="flap", show_default=True, help="For structured: which parts of a module go first.")
 @click.option(
     "--compensate/--no-compensate",
-    default=True,
-    show_default=True,
-    help="For structured: add the mean output of removed parts as biases.",
+    default=None,
+    help="For structured: add the mean output of removed parts as biases (the default, but for the form deci).",
 )
 @click.option(
     "--round-to",
@@ -93,16 +92,13 @@ _LOADING = ("device", "dtype", "offload", "revision", "trust_remote_code")
 @click.option(
     "--units",
     type=click.Choice(["mlp-width,heads", "mlp-width,attention"]),
-    default="mlp-width,heads",
-    show_default=True,
-    help="For structured: whether attentions lose head groups or go whole, as the form deci wants it "
-    "(with --no-compensate).",
+    help="For structured: whether attentions lose head groups (the default) or go whole, as the form deci wants it.",
 )
 @click.option(
     "--format",
     type=click.Choice(["deci"]),
-    help="For sublayer: halves leave the checkpoint by themselves, in the form deci, so that it can be asked for "
-    "--max-params and --max-bytes.",
+    help="For sublayer and structured: attentions and MLPs leave the checkpoint by themselves, in the form deci, which "
+    "vLLM loads; MLPs may be narrower in structured, attentions go whole, and nothing gets a bias.",
 )
 @compensation_option
 @calibration_option(

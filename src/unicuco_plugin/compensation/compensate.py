@@ -38,6 +38,8 @@ class Compensated:
         left_out: The others, with the reason; -1 for a cut with no block before it.
         changes: New values of projections, by name.
         gains: Factors of the states behind blocks.
+        biases: What modules that lose parts get beside, by name, in the place of what they would have got.
+        modules: Whether modules that lose parts were corrected, too, and not cuts alone.
     """
 
     tokens: int
@@ -48,6 +50,8 @@ class Compensated:
     left_out: dict[int, str] = field(default_factory=dict)
     changes: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     gains: dict[int, float] = field(default_factory=dict)
+    biases: dict[str, Tensor] = field(default_factory=dict)
+    modules: bool = False
 
     def fold(self, decoder: Decoder, removed: Collection[int]) -> Callable[[], None]:
         """Write the corrections into the model's weights, where these are kept.

@@ -1,7 +1,7 @@
 """Corrections of cuts that many candidates share: each is solved once, from the dense model's states."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.compensation.dense_states import DenseStates
-from unicuco_plugin.compensation.methods import Compensation
+from unicuco_plugin.compensation.methods import Compensation, Cut
+from unicuco_plugin.compensation.narrowed import Narrowed
 from unicuco_plugin.compensation.observed import observe_cut, observe_inputs
 from unicuco_plugin.compensation.projection import Projection, find_projection
 from unicuco_plugin.compensation.stream import check_stream
@@ -48,7 +49,8 @@ class Corrected:
         with ExitStack() as changed:
             if self.projection is not None:
                 module = self.projection.module
-                values = {name: sent(value, getattr(module, name).device) for name, value in self.values.items()}
+                device = module.weight.device  # it may have no bias yet
+                values = {name: sent(value, device) for name, value in self.values.items()}
                 changed.enter_context(exchanged(module, values))
             left = block(states)
         return left if self.gain == 1.0 else left * self.gain
@@ -83,7 +85,8 @@ class Corrections:
         self.dense, self.name, self._method = dense, name, method
         self._projections: dict[int, Projection] = {}
         self._cache_bytes, self._bytes = free_memory() / 4 if cache_bytes is None else cache_bytes, 0
-        self._kept: OrderedDict[tuple[int, int], Corrected] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Corrected] = OrderedDict()
+        self._cuts: OrderedDict[tuple[int, int, bool], Cut] = OrderedDict()
         self._seen: OrderedDict[int, list[Tensor]] = OrderedDict()
 
     @property
@@ -97,12 +100,13 @@ class Corrections:
         self.dense.at(len(step_names(self.dense.runner)))
 
     @torch.no_grad()
-    def check(self, blocks: Sequence[int], removed: Collection[int]) -> None:
+    def check(self, blocks: Sequence[int], removed: Collection[int], *, room: bool = False) -> None:
         """Make sure that corrections can be folded in.
 
         Args:
             blocks: Before a cut each, in ascending order.
             removed: Blocks that go.
+            room: Whether projections without a bias may get one.
 
         Raises:
             UnsupportedModelError: If they cannot.
@@ -115,16 +119,21 @@ class Corrections:
         if self._method.stream and blocks:
             check_stream(self.dense.runner, blocks[-1], removed)
         elif self.corrects:
-            for index in blocks:
-                self._projection(index)
+            found = [self._projection(index) for index in blocks]
+            if self._method.biased and not room and all(one.module.bias is None for one in found):
+                raise UnsupportedModelError(
+                    f"compensation {self.name or 'bias'} changes biases, and {found[0].name} and others have none, nor "
+                    "room for any: take ridge or linear, or none"
+                )
 
     @torch.no_grad()
-    def at(self, index: int, following: int) -> Corrected:
-        """The block before a cut with its correction.
+    def at(self, index: int, following: int, left: Narrowed | None = None) -> Corrected:
+        """The block before a cut with its correction, or a half that is narrower, whatever comes behind it.
 
         Args:
             index: The block.
             following: The next block that stays, or the number of blocks.
+            left: What stays of a half, which is to run with this and no bias of its own; None where all of it does.
 
         Returns:
             The same bits whenever it is asked; nothing is corrected where the correction is not finite.
@@ -132,11 +141,11 @@ class Corrections:
         Raises:
             UnsupportedModelError: If it cannot be folded into the block's weights.
         """
-        cut = index, following
+        cut = index, following, None if left is None else left.key
         if cut in self._kept:
             self._kept.move_to_end(cut)
             return self._kept[cut]
-        found = self._kept[cut] = self._solve(index, following)
+        found = self._kept[cut] = self._solve(index, following, left)
         self._bytes += found.nbytes
         self._shed()
         return found
@@ -163,24 +172,45 @@ class Corrections:
         """Let go of what was used least recently: of inputs first, which take more memory and less time."""
         while self._bytes > self._cache_bytes and len(self._seen) > 1:
             self._bytes -= sum(batch.nbytes for batch in self._seen.popitem(last=False)[1])
+        while self._bytes > self._cache_bytes and len(self._cuts) > 1:
+            self._bytes -= self._cuts.popitem(last=False)[1].nbytes
         while self._bytes > self._cache_bytes and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
-    def _solve(self, index: int, following: int) -> Corrected:
-        if self._method.solve is None:
-            return Corrected()
-        dense, projection = self.dense, None if self._method.stream else self._projection(index)
+    def _observe(self, index: int, following: int, projection: Projection | None, *, room: bool) -> Cut:
+        """What is known of a cut; that of a half, which may get many widths, is kept."""
+        dense, key = self.dense, (index, following, room)
+        if key in self._cuts:
+            self._cuts.move_to_end(key)
+            return self._cuts[key]
         inputs: Iterable[Tensor] = () if projection is None else self._inputs(index, projection)
         between = dense.at(index + 1), dense.at(following)
         if projection is None:
             inputs = [states[..., :0] for states in between[0]]
-        cut = observe_cut(dense, between, projection, inputs, self._method.weigh)
+        cut = observe_cut(dense, between, projection, inputs, self._method.weigh, room=room)
+        if dense.keep and isinstance(dense.runner, HalfRunner):
+            self._cuts[key] = cut
+            self._bytes += cut.nbytes
+            self._shed()
+        return cut
+
+    def _solve(self, index: int, following: int, left: Narrowed | None) -> Corrected:
+        if self._method.solve is None:
+            return Corrected()
+        projection = None if self._method.stream else self._projection(index)
+        room = left is not None and left.bias is not None
+        biased = projection is not None and (room or projection.module.bias is not None)
+        if self._method.biased and not biased:
+            return Corrected()
+        cut = self._observe(index, following, projection, room=room)
         try:
+            cut = cut if left is None else left.narrow(cut, biased=biased)
             correction = self._method.solve(cut)
             if projection is None or correction.change is None:
                 check_finite("the correction", [correction.gain], torch.float64)
                 return Corrected(gain=correction.gain)
-            values = {name: value.cpu() for name, value in projection.changed(correction.change).items()}
+            changed = projection.parameters(cut.weight + correction.change, biased=biased)
+            values = {name: value.cpu() for name, value in changed.items()}
             for value in values.values():
                 check_finite("the correction", value, value.dtype)
         except EvaluationError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unicuco_plugin.compensation.moments import Moments, Weigh, equally, relatively
 
-__all__ = ["METHODS", "Compensation", "Correction", "Cut", "linear", "ridge", "scale"]
+__all__ = ["METHODS", "Compensation", "Correction", "Cut", "bias", "linear", "ridge", "scale"]
 
 # Multiples of G's mean diagonal, strongest first; the first that the next one is not better than on held-out windows is
 # taken, since solving is most of what a correction costs in a search.
@@ -38,6 +38,22 @@ class Cut:
     fit: Moments
     held: Moments
 
+    @property
+    def nbytes(self) -> int:
+        """What keeping it takes."""
+        moments = (tensor for one in (self.fit, self.held) for tensor in (one.gram, one.cross))
+        return self.weight.nbytes + sum(tensor.nbytes for tensor in moments)
+
+    def narrowed(self, columns: Tensor, weight: Tensor) -> "Cut":
+        """The same where only some inputs of the projection are left.
+
+        Args:
+            columns: ``k`` indices of these.
+            weight: ``d x k``, what is left of ``W``.
+        """
+        fit, held = (one.narrowed(columns, self.weight, weight, self.scale) for one in (self.fit, self.held))
+        return Cut(weight, self.scale, fit, held)
+
 
 @dataclass(frozen=True)
 class Correction:
@@ -61,11 +77,24 @@ class Compensation:
         weigh: Weighs the rows of the moments.
         stream: Whether it multiplies the states, which all that was written before takes part in, and changes no single
             projection.
+        biased: Whether it changes the projection's bias alone, the last column of ``W``, which must then have one.
     """
 
     solve: Callable[[Cut], Correction] | None
     weigh: Weigh = equally
     stream: bool = False
+    biased: bool = False
+
+
+def bias(cut: Cut) -> Correction:
+    r"""What is missing on average, ``sum_t w r / (s sum_t w)``, added to the bias; the last input is a one.
+
+    Source:
+        FLAP (An et al. 2024), of what the parts that go would have given: ``W_out[:, gone] E[u_gone]``.
+    """
+    change = torch.zeros_like(cut.weight)
+    change[:, -1] = cut.fit.cross[-1] / (cut.scale * cut.fit.gram[-1, -1])
+    return Correction(change)
 
 
 def scale(cut: Cut) -> Correction:
@@ -123,6 +152,7 @@ def _ridged(gram: Tensor, share: float) -> Tensor:
 
 
 METHODS: Mapping[str, Compensation] = {
+    "bias": Compensation(bias, biased=True),
     "linear": Compensation(linear),
     "none": Compensation(None),
     "ridge": Compensation(ridge, relatively),

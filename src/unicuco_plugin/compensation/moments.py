@@ -88,3 +88,20 @@ class Moments:
         self.cross += weighted.T @ (y - h)
         self.ratio += (y.abs().sum(-1) / h.abs().sum(-1).clamp_min(1e-12)).double().sum()
         self.tokens += len(y)
+
+    def narrowed(self, columns: Tensor, dense: Tensor, kept: Tensor, scale: float) -> "Moments":
+        """The moments where only some inputs of the projection are left, and it has other weights for these.
+
+        With ``V`` in the place of ``W`` the residual grows by ``s (W u - V u_K)``: ``G_KK`` and
+        ``C_K + s (G_K: W^T - G_KK V^T)``. No state passes again; ``ratio``, which is of states, stays.
+
+        Args:
+            columns: ``k`` indices, the inputs that stay.
+            dense: ``d x c``, ``W``.
+            kept: ``d x k``, ``V``.
+            scale: ``s``.
+        """
+        rows = self.gram.index_select(0, columns)
+        gram = rows.index_select(1, columns)
+        cross = self.cross.index_select(0, columns) + scale * (rows @ dense.T - gram @ kept.T)
+        return Moments(gram, cross, self.ratio, self.tokens)

@@ -46,6 +46,8 @@ def observe_cut(
     projection: Projection | None,
     inputs: Iterable[Tensor],
     weigh: Weigh,
+    *,
+    room: bool = False,
 ) -> Cut:
     """Gather the moments of a cut.
 
@@ -56,9 +58,12 @@ def observe_cut(
         projection: What is to change; None for methods that change none.
         inputs: What it is given, ``b x L x c`` for each batch; ``c`` is 0 where there is none.
         weigh: Weighs rows.
+        room: Whether a projection without a bias may get one: it then has one of zeros.
     """
     device = dense.runner.device
     weight = torch.zeros(dense.width, 0) if projection is None else projection.weight
+    if room and projection is not None and projection.module.bias is None:
+        weight = torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)
     moments = [Moments.zeros(weight.shape[1], weight.shape[0], device) for _ in range(2)]
     for place, batch in enumerate(zip(inputs, *between, strict=True)):
         given, states, targets = (sent(values, device) for values in batch)

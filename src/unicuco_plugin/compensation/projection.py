@@ -45,13 +45,17 @@ class Projection:
             return weight
         return torch.cat([weight, read_kept(self.module, "bias").double()[:, None].to(weight.device)], 1)
 
-    def changed(self, change: Tensor) -> dict[str, Tensor]:
-        """Its parameters once ``change`` (``d x c``, as ``weight``) is added: in their dtype, where ``change`` is."""
-        whole = self.weight.to(change.device) + change
-        like = self.module.weight.dtype
-        if self.module.bias is None:
-            return {"weight": whole.to(like)}
-        return {"weight": whole[:, :-1].to(like).contiguous(), "bias": whole[:, -1].to(like).contiguous()}
+    def parameters(self, whole: Tensor, *, biased: bool) -> dict[str, Tensor]:
+        """What its parameters have to be in their dtype, where ``whole`` is.
+
+        Args:
+            whole: ``d x c``, as ``weight``; ``c`` may be smaller, where inputs went.
+            biased: Whether the last column is a bias.
+        """
+        whole = whole.to(self.module.weight.dtype)
+        if not biased:
+            return {"weight": whole}
+        return {"weight": whole[:, :-1].contiguous(), "bias": whole[:, -1].contiguous()}
 
 
 def is_multiple(change: Tensor, of: Tensor, within: float = _WITHIN) -> float | None:

@@ -58,18 +58,7 @@ def uneven_costs(decoder: Decoder) -> TableCosts:
     Raises:
         UnsupportedModelError: If a half lies in no module of its own.
     """
-    names = tuple(sublayer_params(decoder))
-    with kept_tensors():
-        state = decoder.model.state_dict(keep_vars=True)
-    own: dict[str, dict[str, Tensor]] = {}
-    for block, *halves in zip(decoder.block_names, *sublayer_names(decoder), strict=True):
-        inside = {name: tensor for name, tensor in state.items() if name.startswith(f"{block}.")}
-        own |= {
-            half: {name: inside.pop(name) for name in list(inside) if name.startswith(f"{half}.")} for half in halves
-        }
-        norms = list(inside.items())  # in the order of the halves
-        for place, half in enumerate(halves):
-            own[half] |= norms[place * len(norms) // len(halves) : (place + 1) * len(norms) // len(halves)]
+    names, own = tuple(sublayer_params(decoder)), _with_norms(decoder)
     counts = [sum(tensor.numel() for tensor in own[name].values()) for name in names]
     size = tensor_bytes(decoder, *(own[name] for name in names))
     return TableCosts(names, plain_table(measure_sizes(decoder), counts, size), physical=True)
@@ -93,7 +82,7 @@ def linear_costs(decoder: Decoder, weights: Mapping[str, int] | None = None) -> 
 
 
 def part_costs(
-    decoder: Decoder, *, round_to: int = ROUND_TO, compensate: bool = True, whole_attentions: bool = False
+    decoder: Decoder, *, round_to: int = ROUND_TO, compensate: bool = True, uneven: bool = False
 ) -> TableCosts:
     """Attentions and MLPs whose parts go, in the compact checkpoint, to the parameter.
 
@@ -101,25 +90,29 @@ def part_costs(
     both modules leaves with its norms. Bytes are never below those on disk, and a few bytes a tensor above: shapes are
     written in fewer digits when they shrink.
 
+    In the form ``deci`` attentions go whole, that of the first block stays, and a module that goes takes the norm
+    before it along.
+
     Args:
         decoder: The dense model.
         round_to: Neurons that go together, at least 1; head groups go one by one.
         compensate: Whether biases stand for what is removed.
-        whole_attentions: Whether attentions go whole, and that of the first block not at all.
+        uneven: Whether the checkpoint has the form ``deci``.
 
     Raises:
         UnsupportedModelError: If the model's modules cannot be split into parts.
     """
     sizes, parts = measure_sizes(decoder), find_parts(decoder)
-    if whole_attentions:
+    if uneven:
         parts.pop(next((name for name, part in parts.items() if part.kind == "attention"), ""), None)
     together = {name: 1 if part.kind == "attention" else min(round_to, part.count) for name, part in parts.items()}
-    if whole_attentions:
+    if uneven:
         together |= {name: part.count for name, part in parts.items() if part.kind == "attention"}
-    counted = {name: _beside(decoder, part, compensate=compensate) for name, part in parts.items()}
+    norms = _with_norms(decoder) if uneven else {}
+    counted = {name: _beside(decoder, part, norms.get(name), compensate=compensate) for name, part in parts.items()}
     width = sizes.bytes_per_param
     blocks: dict[str, tuple[int, int]] = {}
-    for block, inside in leaving_blocks(decoder, parts).items():
+    for block, inside in {} if uneven else leaving_blocks(decoder, parts).items():
         index = decoder.block_names.index(block)
         params = sum(parts[n].params * parts[n].count + counted[n][0][0] for n in inside)
         size = sum(parts[n].params * parts[n].count * width + counted[n][0][1] for n in inside)
@@ -188,14 +181,37 @@ def plain_table(sizes: ModelSizes, params: Sequence[int], size: Sequence[int]) -
     )
 
 
-def _beside(decoder: Decoder, part: Parts, *, compensate: bool) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What leaves beside its parts when a module goes whole, and the bias that it gains when it goes in part."""
-    module = decoder.model.get_submodule(part.name)
+def _with_norms(decoder: Decoder) -> dict[str, dict[str, Tensor]]:
+    """Tensors of every half by full name, those of the norm before it among them."""
     with kept_tensors():
-        tensors = {f"{part.name}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
+        state = decoder.model.state_dict(keep_vars=True)
+    own: dict[str, dict[str, Tensor]] = {}
+    for block, *halves in zip(decoder.block_names, *sublayer_names(decoder), strict=True):
+        inside = {name: tensor for name, tensor in state.items() if name.startswith(f"{block}.")}
+        own |= {
+            half: {name: inside.pop(name) for name in list(inside) if name.startswith(f"{half}.")} for half in halves
+        }
+        norms = list(inside.items())  # in the order of the halves
+        for place, half in enumerate(halves):
+            own[half] |= norms[place * len(norms) // len(halves) : (place + 1) * len(norms) // len(halves)]
+    return own
+
+
+def _beside(
+    decoder: Decoder, part: Parts, tensors: dict[str, Tensor] | None, *, compensate: bool
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What leaves beside its parts when a module goes whole, and the bias that it gains when it goes in part.
+
+    ``tensors`` are all that leave, where these are more than the module's own.
+    """
+    module = decoder.model.get_submodule(part.name)
+    rest = sum(map(Tensor.numel, tensors.values())) if tensors else count_parameters(module)
+    if tensors is None:
+        with kept_tensors():
+            tensors = {f"{part.name}.{name}": tensor for name, tensor in module.state_dict(keep_vars=True).items()}
     output = decoder.model.get_submodule(part.output)
     weight = output.get_parameter("weight")
-    rest = count_parameters(module) - part.count * part.params
+    rest -= part.count * part.params
     [whole] = tensor_bytes(decoder, tensors)
     rest_bytes = whole - part.count * part.params * weight.element_size()
     if not compensate or getattr(output, "bias", None) is not None:

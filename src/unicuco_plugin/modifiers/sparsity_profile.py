@@ -12,11 +12,12 @@ from torch import nn
 from unicuco_plugin.errors import RecipeError, explain
 from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.carriers.compensating import check_compensation, choose_compensation
-from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
-from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
+from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task
 from unicuco_plugin.modifiers.carriers.recount import recount
 from unicuco_plugin.modifiers.carriers.removal import correct_experts
+from unicuco_plugin.modifiers.carriers.structured_options import StructuredOptions, check_options
+from unicuco_plugin.modifiers.carriers.together import check_spaces
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
 from unicuco_plugin.modifiers.sources.identity import carry_over, find_fingerprint
 from unicuco_plugin.modifiers.sources.late import ask_late
@@ -247,4 +248,4 @@ class SparsityProfileModifier(Modifier):
         self.profile = self.request = self.profiles = self.device_table = self.peer = self.evopress = None
         self.strategy = resolved[0] if len(resolved) == 1 else list(resolved)
         if cutting(self.spaces):
-            self.structured = self._options.settled()
+            self.structured = self._options.settled(self._handlers.format)

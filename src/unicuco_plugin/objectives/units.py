@@ -60,7 +60,8 @@ def _silence(means: _Means) -> Measure:
 def _cut(means: _Means) -> Measure:
     if means.payload is None:
         raise CalibrationError(f"the space {means.space!r} is measured with ranked parts, got none")
-    evaluator, ranked = ReducedEvaluator(means.decoder, means.windows, **means.fixed), RankedParts.of(means.payload)
+    evaluator = ReducedEvaluator(means.decoder, means.windows, corrections=means.corrections, **means.fixed)
+    ranked = RankedParts.of(means.payload)
     return lambda strategies, report: evaluator.evaluate(
         [ranked.keep(means.decoder, units) for units in strategies], report
     )
@@ -117,7 +118,7 @@ class UnitsEvaluator:
         UnknownNameError: If nobody says what the space's strategies do.
         LevelsError: If the space needs a level database and gets none, or one that does not fit the model.
         CalibrationError: If it needs ranked parts and gets none.
-        StrategyError: If there are corrections, and its strategies do more than remove blocks or halves.
+        StrategyError: If there are corrections, and its strategies do more than remove blocks or parts of them.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class UnitsEvaluator:
         if make is None:
             raise UnknownNameError(f"the divergence objective serves the spaces {', '.join(SPACES)}, got {space!r}")
         if corrections is not None and not traits_of(space).corrected:
-            raise StrategyError(f"compensation {corrections.name} corrects what goes whole, not what {space!r} removes")
+            raise StrategyError(f"compensation {corrections.name} corrects what leaves, not what {space!r} changes")
         fixed = {"direction": direction, "batch_windows": batch_windows}
         self._measure = make(_Means(decoder, space, windows, levels, payload, corrections, fixed))
 

@@ -32,6 +32,7 @@ class RankedParts:
         compensate: Whether what the removed parts gave on average, ``W_out[:, removed] mean(x_removed)``, is added to
             the output of every module that keeps some (FLAP's bias compensation). What goes whole leaves nothing: on
             SmolLM2 its mean output does harm, and a block without both modules can leave the checkpoint.
+        uneven: Whether shares are for the form ``deci``: attentions go whole or stay.
     """
 
     NAME: ClassVar[str] = "parts"
@@ -41,6 +42,7 @@ class RankedParts:
     means: Mapping[str, Tensor]
     tokens: int = 0
     compensate: bool = True
+    uneven: bool = False
 
     @torch.no_grad()
     def keep(self, decoder: Decoder, units: Mapping[str, float]) -> KeptParts:
@@ -98,7 +100,8 @@ class RankedParts:
         """Everything but ``tokens``, for a safetensors file."""
         scores = {f"score.{name}": score.contiguous() for name, score in self.scores.items()}
         means = {f"mean.{name}": mean.contiguous() for name, mean in self.means.items()}
-        return scores | means | {"compensate": torch.tensor(self.compensate)}
+        said = {"compensate": torch.tensor(self.compensate)}
+        return scores | means | said | ({"uneven": torch.tensor(True)} if self.uneven else {})
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
@@ -113,7 +116,12 @@ class RankedParts:
         }
         if found["score."].keys() != found["mean."].keys() or "compensate" not in tensors:
             raise StrategyError("ranked parts must have scores and means of the same modules, and say compensate")
-        return cls(found["score."], found["mean."], compensate=bool(tensors["compensate"]))
+        return cls(
+            found["score."],
+            found["mean."],
+            compensate=bool(tensors["compensate"]),
+            uneven=bool(tensors.get("uneven", False)),
+        )
 
 
 def rank_parts(

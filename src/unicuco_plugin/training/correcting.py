@@ -18,24 +18,32 @@ from unicuco_plugin.traits import traits_of
 __all__ = ["check_compensation", "correcting", "find_corrections"]
 
 
-def check_compensation(name: str | None, space: str) -> None:
+def check_compensation(name: str | None, space: str, *, biased: bool = True) -> None:
     """Refuse a compensation of what is not removed.
+
+    Args:
+        name: Of the compensation.
+        space: That is to be searched.
+        biased: Whether what loses parts gets a bias.
 
     Raises:
         UnknownNameError: If no plugin provides it.
-        StrategyError: If no profile could name it, or strategies of the space do more than drop blocks.
+        StrategyError: If no profile could name it, strategies of the space do more than drop blocks or parts of them,
+            or it changes biases, and nothing gets one.
     """
     if name is not None and re.fullmatch(r"[\w.-]{1,100}", name) is None:
         raise StrategyError(f"compensation must be named by letters, digits, '.', '_' and '-', got {quoted(name)}")
     if corrects(name) and not traits_of(space).corrected:
         raise StrategyError(
-            f"compensation {name} corrects dropped blocks and halves, of the spaces 'depth' and 'sublayer'; there is "
+            f"compensation {name} corrects what leaves, in the spaces 'depth', 'sublayer' and 'structured'; there is "
             f"none yet for {space!r}: leave it out"
         )
+    if name is not None and traits_of(space).cuts and not biased and make_compensation(name).biased:
+        raise StrategyError(f"compensation {name} changes biases, and no module gets one: take ridge, or leave it out")
 
 
 def find_corrections(
-    name: str | None, decoder: Decoder, windows: Tensor, batch_windows: int = 16, *, halves: bool = False
+    name: str | None, decoder: Decoder, windows: Tensor, batch_windows: int = 16, *, space: str = "depth"
 ) -> Corrections | None:
     """What candidates are corrected with; None where nothing is.
 
@@ -44,7 +52,7 @@ def find_corrections(
         decoder: The dense model.
         windows: ``m x L`` token ids to solve from.
         batch_windows: Windows that pass a block together.
-        halves: Whether candidates lack halves of blocks.
+        space: Of the candidates.
 
     Raises:
         CalibrationError: If there are too few windows.
@@ -52,10 +60,11 @@ def find_corrections(
     """
     if name is None or not corrects(name):
         return None
-    runner = (HalfRunner if halves else BlockRunner)(decoder, windows.shape[1])
+    traits = traits_of(space)
+    runner = (HalfRunner if traits.modular else BlockRunner)(decoder, windows.shape[1])
     dense = DenseStates(runner, windows, batch=batch_windows, keep=True)
     corrections = Corrections(dense, name, make_compensation(name))
-    corrections.check(range(len(step_names(runner))), ())
+    corrections.check(range(len(step_names(runner))), (), room=traits.cuts)
     return corrections
 
 

@@ -35,7 +35,6 @@ from unicuco_plugin.training.source import CalibrationText, ModelSource
 from unicuco_plugin.training.subject import UnitOptions
 from unicuco_plugin.training.subjects.find import check_units, find_subject
 from unicuco_plugin.training.windows import draw_windows
-from unicuco_plugin.traits import traits_of
 
 __all__ = ["JOURNAL", "Shared", "train_profile"]
 
@@ -94,13 +93,13 @@ def train_profile(
     units, settings = units or UnitOptions(), settings or Settings()
     scalarization = make_scalarization(settings.scalarization)
     check_units(space, units)
-    check_compensation(compensation, space)
+    check_compensation(compensation, space, biased=units.biased)
     _check_output(output, resume=resume, overwrite=overwrite)
     progress(Progress("loading the model", 0, 1, 0, ""))
     # What could not be exported in the end is refused before a weight is read.
     config = load_config(source.name, **source.hub)
     trust = source.trust_remote_code
-    check_exportable(config, space, format=units.form, compensate=units.compensate, trust_remote_code=trust)
+    check_exportable(config, space, format=units.form, compensate=units.biased, trust_remote_code=trust)
     dense = None if shared is None else shared.model
     if dense is None:
         dense = source.load(lambda text: progress(Progress("loading the model", 0, 1, message=text)))
@@ -125,9 +124,7 @@ def train_profile(
     if subject.prepare:
         progress(Progress("ranking parts of modules", 0, 1, 0, ""))
         payload = subject.prepare(windows.parts)
-    corrections = find_corrections(
-        compensation, decoder, windows.corrections, settings.batch_windows, halves=traits_of(space).halves
-    )
+    corrections = find_corrections(compensation, decoder, windows.corrections, settings.batch_windows, space=space)
     site = Site(decoder, reference.fingerprint, subject.levels, payload, corrections)
     specs = objective_specs(objective, subject, site, windows.fidelities, settings)
     makers = objective_makers(specs, subject, site, windows.fidelities, shared)

@@ -18,7 +18,6 @@ from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.objective import Site, build_objective
 from unicuco_plugin.training.correcting import find_corrections
 from unicuco_plugin.training.source import ModelSource
-from unicuco_plugin.traits import traits_of
 
 __all__ = ["Setup", "Workers"]
 
@@ -56,8 +55,7 @@ class Setup:
         spec = self.specs[RANK]
         decoder = find_decoder(self.source.load())
         method = None if spec.compensation is None else spec.compensation.name
-        halves = traits_of(spec.space.name).halves
-        corrections = find_corrections(method, decoder, self.correcting, spec.batch_windows, halves=halves)
+        corrections = find_corrections(method, decoder, self.correcting, spec.batch_windows, space=spec.space.name)
         site = Site.open(spec, decoder, payload=self.payload, corrections=corrections)
         objectives = Objectives(
             {name: partial(build_objective, spec, site, self.windows[name]) for name, spec in self.specs.items()}, say

@@ -37,11 +37,12 @@ class UnitOptions:
         ignore: Names of units or linears that stay dense, also for those spaces.
         bounds: Least and largest share, by pattern of unit names.
         ranking: Which head groups and neurons of a module go first, by plugin name.
-        compensate: Whether biases replace the mean output of removed parts.
+        compensate: Whether biases replace the mean output of removed parts; if left out, where the form has room.
         round_to: How many neurons go together.
-        units: What of a module goes, ``mlp-width,heads`` or ``mlp-width,attention``: then attentions go whole, that of
-            the first block stays, and nothing gets a bias, as the form ``deci`` wants it.
-        format: ``deci`` for spaces of halves: then each leaves the checkpoint by itself, and the first attention stays.
+        units: What of a module goes, ``mlp-width,heads`` or ``mlp-width,attention``; if left out, as the form wants it.
+        format: ``deci`` for spaces of halves or of parts: then each attention and MLP leaves the checkpoint by itself
+            or stays, the first attention does, MLPs may be narrower, and nothing gets a bias. What goes by
+            ``mlp-width,attention`` has this form, too.
     """
 
     levels: Path | None = None
@@ -49,15 +50,20 @@ class UnitOptions:
     ignore: tuple[str, ...] = ()
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     ranking: str = "flap"
-    compensate: bool = True
+    compensate: bool | None = None
     round_to: int = ROUND_TO
-    units: str = HEADS
+    units: str | None = None
     format: str | None = None
 
     @property
     def form(self) -> str | None:
         """The form of checkpoint that the units are for; None where any will do."""
         return "deci" if self.units == ATTENTIONS else self.format
+
+    @property
+    def biased(self) -> bool:
+        """Whether what loses some of its parts gets a bias for them."""
+        return self.form is None if self.compensate is None else self.compensate
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,18 @@ def test_biases_are_refused():
         apply_parts(build("llama"), KeptParts({name: (0, 1)}, {name: torch.ones(32)}), format="deci")
 
 
+@torch.no_grad()
+def test_a_bias_is_folded_into_the_modules_own_where_it_has_one(tmp_path):
+    model, name = build("llama-biases"), M.format(1)
+    parts = KeptParts({name: (0, 1)}, {name: torch.linspace(-1, 1, 32)})
+    expected = masked_logits(find_decoder(model), parts, IDS)
+    apply_parts(model, parts, format="deci")
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(unicuco_plugin.load(tmp_path)(IDS).logits, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UnsupportedModelError, match="no-compensate"):  # its own leaves with it
+        apply_parts(build("llama-biases"), KeptParts({name: ()}, parts.biases), format="deci")
+
+
 @pytest.mark.parametrize(
     "ffn", [{"ffn_mult": 2.6, "no_op": False}, {"no_op": False}, {"no_op": 1, "intermediate_size": "8"}, {}]
 )

@@ -5,13 +5,16 @@ import pytest
 import torch
 from accelerator import kept_parameters
 from depth_strategies import sublayer_strategy, whole_block_strategy
-from structured_parts import mixed_parts
+from sparsity_strategies import sparsity_strategy
+from structured_parts import A, M, draw
 from structured_strategies import structured_strategy
 from tiny import tiny_model
 
 import unicuco_plugin
 from unicuco_plugin.errors import RecipeError, StrategyError, UnknownNameError, UnsupportedModelError
 from unicuco_plugin.models.loading import load_model
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.kept_parts_file import write_kept_parts
 from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.report.export import describe_export
@@ -132,15 +135,67 @@ def test_halves_are_corrected_whether_they_are_silenced_or_leave(format, checkpo
     assert "## Compensation" in (tmp_path / "with" / "README.md").read_text()
 
 
+# A narrower MLP and one that goes, an attention that goes, the last block; and an attention without a group.
+UNEVEN = {M.format(0): tuple(range(0, 48, 3)), M.format(1): (), A.format(2): (), A.format(5): (), M.format(5): ()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "biased"), [("compact", True), ("compact", False), ("deci", False), ("stock", False)]
+)
+def test_modules_that_lose_parts_are_corrected_in_every_form(format, biased, checkpoint, tmp_path, calibration):
+    dense = tiny_model("llama")
+    kept = UNEVEN if format == "deci" else UNEVEN | {A.format(3): (1,)}
+    biases = {name: draw(32, 3) / 50 for name in (M.format(0), A.format(3))} if biased else {}
+    write_kept_parts(tmp_path / "kept.parts", KeptParts(kept, biases))
+    strategy = structured_strategy(dense, KeptParts(kept))
+    form = {"format": format, "kept_parts": str(tmp_path / "kept.parts")}
+    for name, given in (("with", {"compensation": "ridge"}), ("without", {})):
+        modifier = SparsityProfileModifier(strategy=strategy, structured=form, **given)
+        done = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / name, calibration=calibration)
+        if given:
+            said = describe_export(done)
+    held = calibration[::4]
+    before, after = (divergence(unicuco_plugin.load(tmp_path / name), dense, held) for name in ("without", "with"))
+    assert after < before
+    assert f"on the windows held out {before:.4f} nats per token without and {after:.4f} with it" in said
+    assert "modules that lose parts or come before one that goes" in (tmp_path / "with" / "README.md").read_text()
+    # The recipe begins with the same parts and biases, and solves the same corrections from the same text.
+    again = prune_with_recipe(
+        checkpoint("llama"), tmp_path / "with" / "recipe.yaml", tmp_path / "again", calibration=calibration
+    )
+    one, other = (unicuco_plugin.load(path).state_dict() for path in (tmp_path / "with", again.path))
+    assert all(torch.equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+
+
+def test_a_failure_puts_the_weights_of_modules_back(checkpoint, tmp_path, calibration, monkeypatch):
+    model = load_model(checkpoint("llama"))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def fail(*_):
+        raise StrategyError("no shape")
+
+    monkeypatch.setattr("unicuco_plugin.modifiers.carriers.cutting.Snapshot", fail)
+    kept = {M.format(1): tuple(range(24))}
+    write_kept_parts(tmp_path / "kept.parts", KeptParts(kept))
+    strategy = structured_strategy(tiny_model("llama"), KeptParts(kept))
+    form = {"kept_parts": str(tmp_path / "kept.parts")}
+    modifier = SparsityProfileModifier(strategy=strategy, structured=form, compensation="ridge")
+    with pytest.raises(StrategyError, match="no shape"):
+        prune_with_recipe(model, modifier, tmp_path / "out", calibration=calibration)
+    assert all(torch.equal(a, b) for a, b in zip(before, kept_parameters(model).values(), strict=True))
+
+
 def test_a_space_that_has_none_yet_is_refused_before_a_weight_is_read(checkpoint, tmp_path, calibration):
-    strategy = structured_strategy(tiny_model("llama"), mixed_parts(biases=False))
-    modifier = SparsityProfileModifier(strategy=strategy, compensation="ridge")
+    modifier = SparsityProfileModifier(strategy=sparsity_strategy(tiny_model("llama")), compensation="ridge")
     with pytest.raises(
-        RecipeError, match=r"^compensation ridge corrects dropped blocks and halves, of the spaces 'depth' and"
+        RecipeError, match=r"^compensation ridge corrects what leaves, in the spaces 'depth', 'sublayer"
     ):
         prune_with_recipe(checkpoint("llama"), modifier, tmp_path / "out", calibration=calibration)
 
 
 def test_a_method_that_nobody_knows_is_refused(checkpoint):
-    with pytest.raises(UnknownNameError, match=r"^compensation must be one of linear, none, ridge, scale; got 'hope'$"):
+    with pytest.raises(
+        UnknownNameError, match=r"^compensation must be one of bias, linear, none, ridge, scale; got 'ho"
+    ):
         SparsityProfileModifier(strategy=whole_block_strategy(tiny_model("llama"), GONE), compensation="hope")

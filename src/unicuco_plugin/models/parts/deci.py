@@ -57,24 +57,25 @@ def check_deci(decoder: Decoder, parts: KeptParts) -> None:
     """Refuse what the form has no room for.
 
     Raises:
-        UnsupportedModelError: If the model does not compute what Llama does, biases stand for what is removed, or an
-            attention loses some of its head groups.
+        UnsupportedModelError: If the model does not compute what Llama does, a bias stands for what is removed of a
+            module that has none, or an attention loses some of its head groups.
         StrategyError: If no attention stays, or the first block loses its attention and keeps its MLP.
     """
     check_deci_family(decoder)
-    if parts.biases:
-        raise UnsupportedModelError(
-            f"the form deci has no room for biases, got one for {min(parts.biases)}: pass --no-compensate (in a recipe "
-            "compensate: false)"
-        )
     attention, mlp = NAMES["attention"], NAMES["mlp"]
     found = find_parts(decoder)
+    homeless = [name for name in parts.biases if not _has_bias(decoder, parts, name, found[name].output)]
+    if homeless:
+        raise UnsupportedModelError(
+            f"the form deci has no room for biases, got one for {min(homeless)}: pass --no-compensate (in a recipe "
+            "compensate: false)"
+        )
     halved = [name for name, kept in parts.kept.items() if name.endswith(f".{attention}")]
     halved = [name for name in halved if 0 < len(parts.kept[name]) < found[name].count]
     if halved:
         raise UnsupportedModelError(
-            f"{halved[0]}: loses some of its head groups, and in the form deci attentions have as many query heads or "
-            f"none; let them go whole, or {_OTHERWISE}"
+            f"{halved[0]}: loses some of its head groups, and in the form deci attentions stay or go whole: train a "
+            f"profile for it with --format deci, or {_OTHERWISE}"
         )
     gone = gone_blocks(decoder, parts)
     stay = [name for index, name in enumerate(decoder.block_names) if index not in gone]
@@ -129,6 +130,11 @@ def deci_config(decoder: Decoder, parts: KeptParts) -> DeciLMConfig:
     stay = [index for index in range(len(decoder.blocks)) if index not in gone]
     blocks = [_fields(decoder, decoder.block_names[index], parts) for index in stay]
     return _configuration(shrink_config(decoder.config, stay), blocks, biased)
+
+
+def _has_bias(decoder: Decoder, parts: KeptParts, name: str, output: str) -> bool:
+    """Whether a module has a bias that another one can be added to, and stays."""
+    return bool(parts.kept.get(name, True)) and getattr(decoder.model.get_submodule(output), "bias", None) is not None
 
 
 def _fields(decoder: Decoder, block: str, parts: KeptParts) -> dict[str, dict[str, Any]]:

@@ -1,17 +1,20 @@
 """Corrections of dropped blocks: found on the toolkit's calibration text, folded in before it calibrates."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from loguru import logger
 
 from unicuco_plugin.compensation.compensate import Compensated, compensate
 from unicuco_plugin.compensation.dense_states import DenseStates
+from unicuco_plugin.compensation.parts import compensate_parts
 from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.halves import HalfRunner
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.blocks.sublayers import sublayer_names
+from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import on_accelerator
 from unicuco_plugin.modifiers.toolkit.ranks import whole_windows
@@ -36,13 +39,13 @@ def check_compensation(name: str | None, spaces: Sequence[str], levels: str | No
     """Refuse a compensation that has nothing to correct, or whose correction would be written over.
 
     Raises:
-        RecipeError: If no strategy is of a space whose units go whole, or weights come from a level database.
+        RecipeError: If no strategy is of a space whose units leave, or weights come from a level database.
     """
     if not corrects(name):
         return
     if not any(traits_of(space).corrected for space in spaces):
         raise RecipeError(
-            f"compensation {name} corrects dropped blocks and halves, of the spaces 'depth' and 'sublayer'; there is "
+            f"compensation {name} corrects what leaves, in the spaces 'depth', 'sublayer' and 'structured'; there is "
             f"none yet for {' and '.join(spaces)}: leave it out"
         )
     if levels is not None:
@@ -83,7 +86,30 @@ class Folding:
         if halves:
             names = tuple(name for pair in zip(*sublayer_names(decoder), strict=True) for name in pair)
         removed = [place for place, name in enumerate(names) if name in units]
-        done, self._unfold = fold_compensation(decoder, removed, self._name, self._batches, halves=halves)
+        self._tell(names, fold_compensation(decoder, removed, self._name, self._batches, halves=halves))
+
+    def start_parts(self, decoder: Decoder, parts: KeptParts) -> KeptParts:
+        """Correct a model that is about to lose parts of modules.
+
+        Args:
+            decoder: The dense model; its weights are changed.
+            parts: What stays, and the biases for what does not.
+
+        Returns:
+            The same with the biases that the corrected model has.
+        """
+        if not any(parts.kept.values()):  # modules go whole, and cuts are all that there is to correct
+            self.start(decoder, parts.removed, halves=True)
+        elif self._name is not None and corrects(self._name):
+            names = tuple(name for pair in zip(*sublayer_names(decoder), strict=True) for name in pair)
+            found = fold_compensation(decoder, parts, self._name, self._batches, halves=True)
+            self._tell(names, found)
+            return replace(parts, biases={**parts.biases, **found[0].biases})
+        return parts
+
+    def _tell(self, names: Sequence[str], found: tuple[Compensated, Callable[[], None]]) -> None:
+        assert self._name is not None  # noqa: S101 - asked by the callers
+        done, self._unfold = found
         self.said, self.changed = say_compensated(self._name, done, names), bool(done.corrected)
         logger.info(f"SparsityProfileModifier: {self.said}")
 
@@ -98,17 +124,17 @@ class Folding:
 
 def fold_compensation(
     decoder: Decoder,
-    removed: Collection[int],
+    removed: Collection[int] | KeptParts,
     name: str,
     batches: Iterable[Mapping[str, Any]] | None,
     *,
     halves: bool = False,
 ) -> tuple[Compensated, Callable[[], None]]:
-    """Correct a model that is about to lose blocks, or halves of them.
+    """Correct a model that is about to lose blocks, halves of them, or parts of halves.
 
     Args:
         decoder: The dense model; its weights are changed.
-        removed: Indices of the blocks that will go, or places of halves.
+        removed: Indices of the blocks that will go, or places of halves; or what stays of modules.
         name: Of the compensation.
         batches: The toolkit's calibration data.
         halves: Whether these are halves.
@@ -130,11 +156,14 @@ def fold_compensation(
     def find(batch: int) -> Compensated:
         runner = (HalfRunner if halves else BlockRunner)(decoder, windows.shape[1])
         dense = DenseStates(runner, windows, batch=batch)
-        return compensate(dense, removed, make_compensation(name), DivergenceHead(runner).divergences)
+        means = make_compensation(name), DivergenceHead(runner).divergences
+        if isinstance(removed, KeptParts):
+            return compensate_parts(dense, removed, *means)
+        return compensate(dense, removed, *means)
 
     with on_accelerator(decoder.model):
         done = Fitting(_BATCH, lower=_LOWER)(find, len(windows))
-    return done, done.fold(decoder, removed)
+    return done, done.fold(decoder, () if isinstance(removed, KeptParts) else removed)
 
 
 def say_compensated(name: str, done: Compensated, blocks: Sequence[str]) -> str:
@@ -148,11 +177,13 @@ def say_compensated(name: str, done: Compensated, blocks: Sequence[str]) -> str:
     cuts = len(done.corrected) + len(done.left_out)
     held, windows = done.counts
     said = f"compensation {name}, from {done.tokens:,} tokens, {held} of {windows} windows held out: "
-    if done.corrected:
+    if done.corrected and done.modules:
+        said += f"folded into {len(done.corrected)} of {cuts} modules that lose parts or come before one that goes; "
+    elif done.corrected:
         places = ", ".join(blocks[index] for index in done.corrected)
         said += f"folded in before {len(done.corrected)} of {cuts} cuts, at {places}; "
     said += f"on the windows held out {done.before:.4f} nats per token without and {done.after:.4f} with it"
     for index, reason in done.left_out.items():
-        where = f"behind {blocks[index]}" if index >= 0 else "at the beginning"
-        said += f"; left out for the cut {where}: {reason}"
+        where = f"the cut behind {blocks[index]}" if index >= 0 else "the cut at the beginning"
+        said += f"; left out for {blocks[index] if done.modules and index >= 0 else where}: {reason}"
     return said

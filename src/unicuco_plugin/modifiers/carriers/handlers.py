@@ -7,26 +7,27 @@ from typing import Any, Protocol
 from llmcompressor.modifiers import Modifier
 from torch import nn
 
-from unicuco_plugin.costs.measure import half_costs
-from unicuco_plugin.errors import RecipeError, quoted
-from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.costs.measure import half_costs, part_costs
+from unicuco_plugin.models.blocks.decoder import Decoder, find_decoder
 from unicuco_plugin.models.parts.formats import smallest_served
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.compensating import Folding, check_compensation
-from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions
+from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler
 from unicuco_plugin.modifiers.carriers.engine_rounding import ENGINES
 from unicuco_plugin.modifiers.carriers.removal import RemovalHandler
 from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
 from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
 from unicuco_plugin.modifiers.carriers.storing import QuantiserHandler, StoreHandler
+from unicuco_plugin.modifiers.carriers.structured_options import StructuredOptions
 from unicuco_plugin.modifiers.toolkit.ranks import in_step, out_of_step, save_in_step, wait
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.pruning import removed_parts
+from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.strategy import Strategy
-from unicuco_plugin.traits import SPACES, Effect, SpaceTraits, traits_of
+from unicuco_plugin.traits import Effect, SpaceTraits
 
-__all__ = ["Handlers", "SpaceHandler", "Task", "check_spaces"]
+__all__ = ["Handlers", "SpaceHandler", "Task", "effect_places"]
 
 
 class SpaceHandler(Protocol):
@@ -97,11 +98,21 @@ def _removal(task: Task) -> SpaceHandler:
 
 def _structured(task: Task) -> SpaceHandler:
     decoder = find_decoder(task.model)
-    parts = task.options.choose(decoder, task.strategy, task.batches, task.payload())
-    format = task.options.format
-    return StructuredHandler(
-        task.model, parts, (smallest_served(decoder, parts) or "compact") if format == "auto" else format
-    )
+    payload, format = task.payload(), str(task.options.format)
+    parts = task.options.choose(decoder, task.strategy, task.batches, payload)
+    if format == "auto":
+        format = smallest_served(decoder, parts) or "compact"
+    elif "format" not in task.options.model_fields_set and _is_uneven(decoder, task.strategy, payload):
+        format = "deci" if smallest_served(decoder, parts) == "deci" else format
+    return StructuredHandler(task.model, parts, format, folding=Folding(task.compensation, task.batches))
+
+
+def _is_uneven(decoder: Decoder, strategy: Strategy, payload: Payload | None) -> bool:
+    """Whether a strategy was found for the form ``deci``: its profile says so, or it counts no norms of what goes."""
+    if payload is not None and RankedParts.of(payload).uneven:
+        return True
+    counted = part_costs(decoder, compensate=False)
+    return strategy.params < int(counted.of("params", counted.row(strategy.shares)))
 
 
 def _sparsity(task: Task) -> SpaceHandler:
@@ -127,7 +138,7 @@ _HANDLERS: Mapping[Effect, Callable[[Task], SpaceHandler]] = {
 }
 
 
-def _places(traits: SpaceTraits) -> list[int]:
+def effect_places(traits: SpaceTraits) -> list[int]:
     """Where a space's effects are in that order."""
     return [place for place, effect in enumerate(_HANDLERS) if effect & (traits.effect or Effect(0))]
 
@@ -179,7 +190,7 @@ class Handlers:
         """Start a handler for each task, those that remove modules first; after an error the model is as it was.
 
         Args:
-            tasks: Of spaces that :func:`check_spaces` has passed.
+            tasks: Of spaces that :func:`.together.check_spaces` has passed.
             modifiers: The running recipe's own list, which may be changed behind ``place``.
             place: Where ``SparsityProfileModifier`` stands in it.
 
@@ -191,7 +202,7 @@ class Handlers:
         try:
             removed: frozenset[str] = frozenset()
             tasks = list(tasks)
-            found = [(number, task) for task in tasks for number in _places(task.strategy.traits)]
+            found = [(number, task) for task in tasks for number in effect_places(task.strategy.traits)]
             for number, task in sorted(found, key=lambda pair: pair[0]):
                 check_compensation(task.compensation, [one.strategy.space for one in tasks], task.levels)
                 self._all.append(list(_HANDLERS.values())[number](task))
@@ -220,28 +231,3 @@ class Handlers:
         out_of_step(self._later)
         for handler in reversed(self._all):
             handler.undo()
-
-
-def check_spaces(spaces: Sequence[str]) -> None:
-    """Refuse strategies that cannot be applied, or not together.
-
-    Raises:
-        RecipeError: If a space has no handler, two strategies are of one space, or two remove blocks.
-    """
-    for space in spaces:
-        if not _places(traits_of(space)):
-            raise RecipeError(f"space {quoted(space)} cannot be applied by this version, only {', '.join(SPACES)}")
-    twice = sorted({space for space in spaces if spaces.count(space) > 1})
-    if twice:
-        raise RecipeError(f"one strategy per space: {', '.join(twice)} is given {spaces.count(twice[0])} times")
-    # Each of these counts parts of the dense model.
-    both = [traits.name for traits in sorted(map(traits_of, spaces), key=_places) if traits.removes]
-    if len(both) > 1:
-        raise RecipeError(f"{' and '.join(both)} both remove blocks of the dense model: give one of them")
-    stored = [space for space in spaces if traits_of(space).stores]
-    if stored and len(spaces) > 1:
-        other = next(space for space in spaces if space != stored[0])
-        raise RecipeError(f"{stored[0]} names linears of the dense model, which {other} changes: give one of them")
-    zeroed = [space for space in spaces if traits_of(space).zeroes]
-    if len(zeroed) > 1:
-        raise RecipeError(f"{' and '.join(zeroed)} both zero weights of the same linears: give one of them")

@@ -90,6 +90,10 @@ def _count(decoder: Decoder, strategy: Strategy) -> tuple[list[tuple[int, int]],
         return [_sizes(costs, costs.row(strategy.shares)) for costs in _whole_costs(decoder, strategy)], every
     both = [part_costs(decoder, compensate=compensate) for compensate in (True, False)]
     found = [_sizes(costs, costs.row(strategy.shares)) for costs in both]
+    if decoder.family.llama_like:  # the form deci, where it has room
+        uneven = part_costs(decoder, compensate=False, uneven=True)
+        if strategy.shares.keys() <= set(uneven.units):
+            found.append(_sizes(uneven, uneven.row(strategy.shares)))
     # In the stock format everything stays, and biases come.
     return [*found, *(_sizes(costs, torch.zeros(1, len(costs.units))) for costs in both)], every
 

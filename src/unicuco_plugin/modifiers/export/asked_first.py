@@ -12,7 +12,7 @@ from unicuco_plugin.models.exportable import check_exportable
 from unicuco_plugin.models.loading import load_config
 from unicuco_plugin.models.output_folder import check_output
 from unicuco_plugin.models.tensors.storage import kept_tensors
-from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, find_beside
+from unicuco_plugin.modifiers.carriers.structured_options import StructuredOptions, find_beside
 from unicuco_plugin.modifiers.recipe import is_text
 from unicuco_plugin.modifiers.recipes.quantised_experts import check_expert_groups, check_quantised_experts
 from unicuco_plugin.modifiers.sources.packing import config_groups, packed_schemes

@@ -32,7 +32,7 @@ _FIELDS = {
     "on_levels": ("the spaces 'sparsity', 'precision' and 'compound'", ("levels", "ignore")),
     "zeroes": ("the space 'sparsity'", ("granularity", "bounds")),
     "cuts": ("the space 'structured'", ("ranking", "compensate", "round_to", "units")),
-    "halves": ("the space 'sublayer'", ("format",)),
+    "modular": ("the spaces 'sublayer' and 'structured'", ("format",)),
 }
 
 
@@ -46,17 +46,21 @@ def check_units(name: str, units: UnitOptions) -> None:
     traits = traits_of(name)
     if units.round_to < 1:
         raise StrategyError(f"round_to must be at least 1 neuron, got {units.round_to}")
-    if units.units not in (HEADS, ATTENTIONS):
+    if units.units not in (None, HEADS, ATTENTIONS):
         raise StrategyError(f"units must be {HEADS} or {ATTENTIONS}, got {quoted(units.units)}")
-    if units.units == ATTENTIONS and units.compensate:
-        raise StrategyError(f"units {ATTENTIONS} are for the form deci, which has no room for biases: --no-compensate")
     if units.format not in (None, "deci"):
         raise StrategyError(f"format must be deci, or left out, got {quoted(units.format)}")
+    if units.form == "deci" and units.units == HEADS:
+        raise StrategyError(
+            f"units {HEADS} do not fit the form deci, whose attentions go whole: take {ATTENTIONS}, or leave them out"
+        )
+    if units.form == "deci" and units.compensate:
+        raise StrategyError("the form deci has no room for biases that stand for what goes: take --no-compensate")
     defaults = UnitOptions()
     for trait, (spaces, fields) in _FIELDS.items():
         given = [field for field in fields if getattr(units, field) != getattr(defaults, field)]
         if given and not getattr(traits, trait):
-            kind = StrategyError if trait in ("cuts", "halves") else LevelsError
+            kind = StrategyError if trait in ("cuts", "modular") else LevelsError
             raise kind(f"{' and '.join(given)} go{'es' if len(given) == 1 else ''} with {spaces}, not with {name!r}")
     if traits.on_levels and units.levels is None:
         raise LevelsError(f"the space {name!r} needs a level database: unicuco levels build, then --levels DIR")

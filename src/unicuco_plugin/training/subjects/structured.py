@@ -1,5 +1,7 @@
 """Head groups and neurons that go out of attentions and MLPs."""
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from unicuco_plugin.costs.measure import part_costs
@@ -11,7 +13,7 @@ from unicuco_plugin.plugins.manager import make_ranking, make_space
 from unicuco_plugin.scores.ranked_parts import RankedParts, rank_parts
 from unicuco_plugin.spaces.structured import StructuredSpace
 from unicuco_plugin.training.interactions import interaction_starts
-from unicuco_plugin.training.subject import Ask, Start, Subject
+from unicuco_plugin.training.subject import ATTENTIONS, Ask, Start, Subject
 
 __all__ = ["part_subject"]
 
@@ -27,17 +29,17 @@ def part_subject(ask: Ask) -> Subject:
     decoder, units = ask.decoder, ask.units
     ranking = make_ranking(units.ranking)
     check_cuts(decoder)
-    whole = units.form is not None
-    if whole:
+    uneven = units.form is not None
+    if uneven:
         check_deci_family(decoder)
-    costs = part_costs(decoder, round_to=units.round_to, compensate=units.compensate, whole_attentions=whole)
+    costs = part_costs(decoder, round_to=units.round_to, compensate=units.biased, uneven=uneven)
     table = costs.table
     space = make_space(ask.name, costs.units, table.unit_params, parts=table.parts, physical=costs.physical)
-    header = {"ranking": units.ranking, "compensate": units.compensate, "round_to": units.round_to}
-    header |= {"units": units.units} if whole else {}
+    header = {"ranking": units.ranking, "compensate": units.biased, "round_to": units.round_to}
+    header |= {"units": ATTENTIONS} if uneven else {}
 
     def prepare(windows: Tensor) -> Payload:
-        return rank_parts(decoder, windows, ranking, compensate=units.compensate).to_payload()
+        return replace(rank_parts(decoder, windows, ranking, compensate=units.biased), uneven=uneven).to_payload()
 
     def start(journal: Journal, windows: Tensor, payload: Payload | None) -> Start:
         if payload is None or not isinstance(space, StructuredSpace):  # a plugin may have its own

@@ -4,7 +4,7 @@ import pytest
 
 from unicuco_plugin.errors import RecipeError
 from unicuco_plugin.modifiers.carriers import handlers
-from unicuco_plugin.modifiers.carriers.handlers import check_spaces
+from unicuco_plugin.modifiers.carriers.together import check_spaces
 from unicuco_plugin.traits import SPACES, Effect, SpaceTraits
 
 

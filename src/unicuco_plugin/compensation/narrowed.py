@@ -1,0 +1,55 @@
+"""A module of which some parts stay: its cut, as that of the projection's columns that are left."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.compensation.methods import Cut
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.parts import Parts, spread
+
+__all__ = ["Narrowed"]
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """What stays of one module.
+
+    Attributes:
+        part: The whole module's parts.
+        kept: Indices of those that stay, ascending.
+        bias: What stands for the others, ``d``, float32 or as the model; None where the module may get none.
+    """
+
+    part: Parts
+    kept: tuple[int, ...]
+    bias: Tensor | None = None
+
+    @classmethod
+    def of(cls, part: Parts, parts: KeptParts) -> "Narrowed | None":
+        """The same as a model's kept parts say it; None where the module keeps everything."""
+        kept = parts.kept.get(part.name)
+        return None if kept is None or len(kept) == part.count else cls(part, kept, parts.biases.get(part.name))
+
+    @cached_property
+    def key(self) -> tuple[tuple[int, ...], bytes | None]:
+        """Equal for equal ones of one module."""
+        return self.kept, None if self.bias is None else self.bias.detach().float().cpu().numpy().tobytes()
+
+    def narrow(self, cut: Cut, *, biased: bool) -> Cut:
+        """What is known of the narrower module.
+
+        Args:
+            cut: Of the whole one; where ``biased``, the last input is a one.
+            biased: Whether its projection has a bias, or may get one.
+        """
+        columns = spread(self.kept, self.part.width)
+        if biased:
+            columns = torch.cat([columns, torch.tensor([cut.weight.shape[1] - 1])])
+        columns = columns.to(cut.weight.device)
+        weight = cut.weight.index_select(1, columns)
+        if self.bias is not None:
+            weight[:, -1] += self.bias.to(weight)
+        return cut.narrowed(columns, weight)

@@ -1,0 +1,163 @@
+"""Corrections of one model that loses parts of its modules, held together against text that they did not see.
+
+Every module that becomes narrower has its output projection solved anew for the inputs that are left, so that it gives
+what the dense module gave; where the next modules go whole, it takes over what these gave, too.
+"""
+
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from unicuco_plugin.compensation.compensate import Compensated, Divergences
+from unicuco_plugin.compensation.corrections import Corrected, Corrections
+from unicuco_plugin.compensation.dense_states import DenseStates
+from unicuco_plugin.compensation.methods import Compensation
+from unicuco_plugin.compensation.narrowed import Narrowed
+from unicuco_plugin.errors import EvaluationError
+from unicuco_plugin.models.blocks.halves import step_names
+from unicuco_plugin.models.parts.kept_parts import KeptParts
+from unicuco_plugin.models.parts.parts import find_parts, spread
+from unicuco_plugin.models.parts.reduction import reduced
+from unicuco_plugin.models.tensors.finite import check_finite
+from unicuco_plugin.models.tensors.memory import lacks_memory
+from unicuco_plugin.models.tensors.storage import read_kept, resident
+
+__all__ = ["compensate_parts"]
+
+# Every measurement is a forward pass on the windows held out.
+_GROUPS = 4
+
+
+def compensate_parts(
+    dense: DenseStates, parts: KeptParts, method: Compensation, divergences: Divergences | None = None
+) -> Compensated:
+    """Find the corrections of a model that loses parts of its modules; weights stay as they were.
+
+    Args:
+        dense: The model's states on calibration windows, by a runner of halves.
+        parts: What stays, and the biases for what does not.
+        method: What solves a correction.
+        divergences: Measures what corrections do on windows held out, a quarter of the model after the other. Those of
+            a quarter are taken together where that is lower than without; where it is not, each half of them is asked
+            in the same way, down to one. None believes all.
+
+    Returns:
+        What came of it; ``biases`` are to take the place of those of ``parts``.
+
+    Raises:
+        UnsupportedModelError: If corrections cannot be folded into this family's weights, or need biases where there
+            is no room for any.
+        EvaluationError: If states are not finite.
+    """
+    with torch.no_grad():
+        return _Trial(dense, parts, Corrections(dense, "", method), divergences, biased=method.biased).done
+
+
+class _Trial:
+    """Corrections that are solved, and those of them that were found to be better."""
+
+    def __init__(
+        self,
+        dense: DenseStates,
+        parts: KeptParts,
+        corrections: Corrections,
+        divergences: Divergences | None,
+        *,
+        biased: bool,
+    ) -> None:
+        self.dense, self.parts, self.divergences = dense, parts, divergences
+        self.done = Compensated(dense.tokens, dense.counts, modules=True)
+        names, known = step_names(dense.runner), find_parts(dense.runner.decoder)
+        self.modules = [known.get(name) for name in names]
+        # What goes whole and leaves a bias stands where it stood, and is not corrected.
+        gone = {place for place, name in enumerate(names) if parts.kept.get(name) == ()}
+        kept = self.kept = [i for i, name in enumerate(names) if i not in gone or name in parts.biases]
+        self.left: list[Narrowed | None] = [None if part is None else Narrowed.of(part, parts) for part in self.modules]
+        self.found: dict[int, Corrected] = {}
+        held: Sequence[Tensor] = dense.at(0)[: dense.held]
+        if divergences is not None:
+            dense.finals()
+            self.done.before = self.done.after = self._measure(held, 0, ())
+        if not corrections.corrects:
+            return
+        if kept[0] > 0:
+            self.done.left_out[-1] = "no module comes before it"
+        following = dict(zip(kept, [*kept[1:], len(names)], strict=True))
+        touched = [i for i in kept if i not in gone and (self.left[i] or following[i] > i + 1)]
+        corrections.check(touched, (), room=bool(parts.biases))
+        for place in touched:
+            one = corrections.at(place, following[place], self.left[place])
+            if one.finite and one.projection is not None:
+                self.found[place] = one
+            elif not biased:
+                self.done.left_out[place] = f"it is not finite in {dense.runner.decoder.model.dtype}"
+        found, begin = list(self.found), 0
+        size = -(-len(found) // _GROUPS)
+        for group in (found[first : first + size] for first in range(0, len(found), max(size, 1))):
+            held, begin = self._walk(held, range(begin, group[0]), self.done.corrected), group[0]
+            self._settle(held, begin, group)
+        for place in self.done.corrected:
+            self._fold(place)
+
+    def _settle(self, held: Sequence[Tensor], begin: int, places: list[int]) -> None:
+        """Take these corrections beside those that are taken already, or halves of them, if that is better."""
+        if self.divergences is None:
+            self.done.corrected += places
+            return
+        try:
+            measured = self._measure(held, begin, {*self.done.corrected, *places})
+        except EvaluationError as error:
+            if lacks_memory(error):
+                raise
+            measured = float("nan")
+        if measured < self.done.after:
+            self.done.after = measured
+            self.done.corrected = sorted({*self.done.corrected, *places})
+        elif len(places) == 1:
+            self.done.left_out[places[0]] = f"{measured:.4f} instead of {self.done.after:.4f} nats per token with it"
+        else:
+            self._settle(held, begin, places[: len(places) // 2])
+            self._settle(held, begin, places[len(places) // 2 :])
+
+    def _walk(self, states: Sequence[Tensor], places: range, corrected: Collection[int]) -> Sequence[Tensor]:
+        """States behind some modules, corrected or not."""
+        for place in sorted({*self.kept} & {*places}):
+            with resident():
+                states = [self._pass(place, batch, corrected=place in corrected) for batch in states]
+        return states
+
+    def _measure(self, states: Sequence[Tensor], begin: int, corrected: Collection[int]) -> float:
+        """Mean divergence of the model with some of the corrections, from states that enter a module."""
+        assert self.divergences is not None  # noqa: S101 - asked by the callers
+        finals = torch.cat(list(self._walk(states, range(begin, len(self.modules)), corrected)))
+        check_finite("the pruned model", finals, finals.dtype)
+        [values] = self.divergences(self.dense.finals(), [finals])
+        return sum(values) / len(values)
+
+    def _pass(self, place: int, states: Tensor, *, corrected: bool) -> Tensor:
+        """States that leave a module of which some parts went."""
+        runner, left, part = self.dense.runner, self.left[place], self.modules[place]
+        with ExitStack() as changed:
+            if left is not None and part is not None:
+                biases = {part.name: left.bias} if left.bias is not None and not corrected else {}
+                changed.enter_context(reduced(runner.decoder, KeptParts({part.name: left.kept}, biases), [part]))
+            run = partial(runner.run, place)
+            return self.found[place].run(run, states) if corrected else run(states)
+
+    def _fold(self, place: int) -> None:
+        """Say which parameters of the dense model get other values, and which bias is another."""
+        one, left = self.found[place], self.left[place]
+        assert one.projection is not None  # noqa: S101 - of those that were found
+        module, values = one.projection.module, dict(one.values)
+        if left is not None:
+            weight = read_kept(module, "weight").cpu().clone()
+            weight[:, spread(left.kept, left.part.width)] = values["weight"]
+            values["weight"] = weight
+            if left.bias is not None:
+                total = values.pop("bias")
+                own = read_kept(module, "bias").to(total) if module.bias is not None else torch.zeros_like(total)
+                self.done.biases[left.part.name] = total - own
+        self.done.changes[one.projection.name] = values
