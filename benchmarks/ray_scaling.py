@@ -10,8 +10,8 @@ cannot keep real time for 64:
   seconds of the driver between what it gives out and what it waits for. Candidates are then played back on a clock,
   handed out by the very code that hands them to workers (``executors/waiting.py``), for any number of workers and any
   latency: the search is the same for all. Efficiency is the latency of all candidates / (workers x whole time).
-- Sleepers on Ray, one process with a thread for each, are given candidates through ``Crew``, in real time: what
-  handing out and recording take.
+- Sleepers on Ray, one process with a thread for each, are given candidates through ``CandidateCrew``, in real
+  time: what handing out and recording take.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from common import write_result
 from search_cost import Problem, make_space
 from torch import Tensor
 
-from unicuco_plugin.executors.crew import Crew
+from unicuco_plugin.executors.measuring import CandidateCrew
 from unicuco_plugin.executors.on_ray import RayWorker, import_ray
 from unicuco_plugin.executors.waiting import Waiting
 from unicuco_plugin.journal.journal import Journal, Measurement
@@ -151,7 +151,7 @@ class Sleepers:
     def load(self) -> None:
         """Nothing to load."""
 
-    def measure(self, _: str, X: Tensor) -> list[Evaluation]:
+    def do(self, _: str, X: Tensor) -> list[Evaluation]:
         """Sleep for each candidate, a second on average."""
         seconds = (0.75 + 0.5 * X[:, 0]).tolist()
         time.sleep(sum(seconds))
@@ -173,7 +173,7 @@ def sleep_on_ray(ray: Any, workers: int, rounds: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(workers)
     X = torch.rand(rounds * workers, 1, generator=generator, dtype=torch.float64)
     with tempfile.TemporaryDirectory() as folder:
-        crew = Crew(lambda: Shared(ray, actor), workers, 12, lambda _: None)
+        crew = CandidateCrew(lambda: Shared(ray, actor), workers, 12, lambda _: None)
         with Journal.open(Path(folder) / "journal", {}, resume=False) as journal:
             begun, processor = time.perf_counter(), time.process_time()
             rows = JournaledMeasure(journal, Names(), crew)("rank", X, lambda _: None)  # type: ignore[arg-type]

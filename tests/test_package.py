@@ -13,13 +13,13 @@ import unicuco_plugin
 from unicuco_plugin.profile import write_profile
 
 NAMES = [
-    "PRESETS", "CalibrationText", "DivergenceObjective", "Effect", "Evaluation", "Export", "Healed",
-    "HealingSettings", "LevelSettings", "Levels", "ModelSource", "Objective", "ObjectiveRequest", "Payload", "Peer",
+    "PRESETS", "CalibrationText", "DivergenceObjective", "Effect", "Evaluation", "Export", "Healed", "HealingSettings",
+    "LevelSettings", "LevelWorkers", "Levels", "ModelSource", "Objective", "ObjectiveRequest", "Payload", "Peer",
     "PeerRequest", "PeerResult", "Profile", "Progress", "Ranking", "RayWorkers", "ReportingObjective", "Request",
     "SchemeLevels", "Settings", "Space", "SpaceTraits", "SparsityProfileModifier", "Strategy", "UnicucoError",
-    "UnitOptions", "__version__", "apply_strategy", "build_levels", "find_decoder", "find_smollm2", "heal",
-    "hookimpl", "load", "load_profile", "load_profiles", "load_tokenizer", "load_windows", "plugin_manager",
-    "prune", "train_profile",
+    "UnitOptions", "__version__", "apply_strategy", "build_levels", "find_decoder", "find_smollm2", "heal", "hookimpl",
+    "load", "load_profile", "load_profiles", "load_tokenizer", "load_windows", "plugin_manager", "prune",
+    "train_profile",
 ]  # fmt: skip
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").rglob("*.py"))
 HEAVY = ("transformers", "botorch", "gpytorch", "llmcompressor", "datasets", "matplotlib")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unicuco_plugin.collection import load_profiles
     from unicuco_plugin.errors import UnicucoError
     from unicuco_plugin.executors.on_ray import RayWorkers
+    from unicuco_plugin.executors.solving import LevelWorkers
     from unicuco_plugin.healing.heal import Healed, heal
     from unicuco_plugin.healing.settings import HealingSettings
     from unicuco_plugin.levels.build import build_levels
@@ -57,6 +58,7 @@ __all__ = [
     "Healed",
     "HealingSettings",
     "LevelSettings",
+    "LevelWorkers",
     "Levels",
     "ModelSource",
     "Objective",
@@ -105,6 +107,7 @@ _HOMES = {
     "HealingSettings": "healing.settings",
     "LevelSettings": "levels.settings",
     "Levels": "levels.store",
+    "LevelWorkers": "executors.solving",
     "ModelSource": "training",
     "Objective": "objectives.objective",
     "ObjectiveRequest": "objectives.objective",

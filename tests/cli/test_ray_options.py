@@ -4,7 +4,8 @@ import builtins
 
 import pytest
 
-from unicuco_plugin import RayWorkers, training
+from unicuco_plugin import LevelWorkers, ModelSource, RayWorkers, training
+from unicuco_plugin.levels import build
 
 
 @pytest.fixture
@@ -61,5 +62,28 @@ def test_without_ray_the_extra_is_named_before_anything_is_loaded(asked, monkeyp
     monkeypatch.setattr(builtins, "__import__", missing)
     result, calls = asked("--ray")
     assert result.exit_code == 1
-    assert result.stderr == "error: measuring on Ray needs Ray: pip install 'unicuco-plugin[ray]'\n"
+    assert result.stderr == "error: workers on Ray need Ray: pip install 'unicuco-plugin[ray]'\n"
     assert not calls
+
+
+def test_levels_are_built_by_workers_that_load_the_same_model(dense, text, tmp_path, unicuco, monkeypatch):
+    pytest.importorskip("ray")
+    calls = []
+
+    def record(*_, workers, **__):
+        calls.append(workers)
+        raise ZeroDivisionError  # nothing after the call is of interest
+
+    monkeypatch.setattr(build, "build_levels", record)
+    arguments = ["levels", "build", "--model", dense, "--output", tmp_path / "db", "--calibration", text]
+    arguments += ["--samples", 2, "--seq-length", 16, "--dtype", "bfloat16"]
+    unicuco(*arguments, "--ray", "auto", "--workers", 3)
+    unicuco(*arguments, "--ray", "--levels-transport", "driver")
+    unicuco(*arguments)
+    source = ModelSource(str(dense), dtype="bfloat16", offload="auto")
+    assert calls == [
+        LevelWorkers(RayWorkers("auto", 3), source), LevelWorkers(RayWorkers(), source, "driver"), None
+    ]  # fmt: skip
+    result = unicuco(*arguments, "--levels-transport", "driver")
+    assert result.exit_code == 2
+    assert "--levels-transport is about workers on Ray: add --ray" in result.stderr

@@ -8,7 +8,8 @@ from torch import eye, float64
 
 from unicuco_plugin.errors import EvaluationError, ModelMismatchError, PluginError
 from unicuco_plugin.executors import crew
-from unicuco_plugin.executors.crew import Crew, LostError
+from unicuco_plugin.executors.crew import LostError
+from unicuco_plugin.executors.measuring import CandidateCrew
 from unicuco_plugin.journal.journal import Journal
 from unicuco_plugin.journal.measuring import JournaledMeasure
 
@@ -24,7 +25,7 @@ class Fake:
     def load(self):
         self.script(self, "load", None)
 
-    def measure(self, fidelity, X):
+    def do(self, fidelity, X):
         self.calls.append([SPACE.key(x) for x in X])
         self.script(self, len(self.calls), X)
         return self.objective.evaluate(X)
@@ -45,7 +46,7 @@ def run(tmp_path, monkeypatch):
 
     def measure(script=well, count=2, most=4, ahead=()):
         calls, said = [], []
-        workers = Crew(lambda: Fake(script, calls), count, most, said.append)
+        workers = CandidateCrew(lambda: Fake(script, calls), count, most, said.append)
         try:
             with Journal.open(tmp_path / "j", {}, resume=True) as journal:
                 measured = JournaledMeasure(journal, SPACE, workers)
@@ -121,8 +122,8 @@ def test_the_run_goes_on_with_fewer_workers(run):
 
     found, _, said, journaled = run(script)
     check(found, journaled)
-    assert "1 of 2 workers are measuring" in said
-    assert "2 of 2 workers are measuring" not in said
+    assert "1 of 2 workers are at work" in said
+    assert "2 of 2 workers are at work" not in said
 
 
 def test_a_run_without_any_worker_left_says_why(run):
@@ -164,7 +165,7 @@ def test_closing_ends_workers_and_threads():
         return hired[-1]
 
     before = threading.active_count()
-    workers = Crew(hire, 3, 1, print)
+    workers = CandidateCrew(hire, 3, 1, print)
     workers.give("rank", X, print)
     workers.close()
     assert all(worker.ended.is_set() for worker in hired)

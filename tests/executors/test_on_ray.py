@@ -12,14 +12,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from broken_builds import contents
 from tiny import WORDS, tiny_model, tiny_tokenizer
 
 from unicuco_plugin.errors import CalibrationError, EvaluationError, LevelsError, ModelMismatchError
 from unicuco_plugin.executors.crew import LostError
 from unicuco_plugin.executors.on_ray import RayWorker, RayWorkers
+from unicuco_plugin.executors.solving import LevelWorkers
 from unicuco_plugin.journal.measuring import RANK
+from unicuco_plugin.levels.build import build_levels
+from unicuco_plugin.levels.settings import LevelSettings
+from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.search.settings import Settings
-from unicuco_plugin.training import JOURNAL, train_profile
+from unicuco_plugin.training import JOURNAL, ModelSource, train_profile
 
 SETTINGS = Settings(
     tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=10, epochs=3, steps=5, pool=32, picks=4,
@@ -120,4 +125,36 @@ def test_two_workers_of_which_one_is_killed_end_in_the_archive_of_one_process(tm
         torch.set_num_threads(threads)
     assert killed
     assert any(message.startswith("a worker was lost: ") for message in messages)
+    assert not actors_of(os.getpid())
+
+
+@pytest.mark.slow
+def test_linears_solved_by_two_workers_of_which_one_is_killed_make_the_database_of_one_process(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("UNICUCO_DISABLE_PLUGINS", "1")
+    model, killed, said = tiny_model("llama", blocks=3), [], []
+    model.save_pretrained(tmp_path / "dense")
+    windows = torch.randint(4, 128, (6, 16), generator=torch.Generator().manual_seed(0))
+
+    def watch(event):
+        said.append(event.message)
+        if event.done >= 4 and not killed:
+            killed.append(actors_of(os.getpid())[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    def build(name, **how):
+        settings = LevelSettings(sparsities=(0.3, 0.7), batch_windows=4)
+        build_levels(find_decoder(model), windows, tmp_path / name, name="tiny", settings=settings, **how)
+        return contents(tmp_path / name)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = build("alone")
+        workers = LevelWorkers(RayWorkers(count=2), ModelSource(tmp_path / "dense"), "driver")
+        assert build("workers", workers=workers, progress=watch) == alone
+    finally:
+        torch.set_num_threads(threads)
+    assert killed
+    assert any(message.startswith("a worker was lost: ") for message in said)
     assert not actors_of(os.getpid())

@@ -11,6 +11,7 @@ from unicuco_plugin.cli.command import ManyFilesCommand
 from unicuco_plugin.cli.options import calibration_option, debug_option, json_option, model_options, window_options
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.cli.ray_options import ray_options, read_workers
 from unicuco_plugin.files.json_text import json_text
 
 __all__ = ["build", "levels", "show"]
@@ -64,6 +65,13 @@ def levels() -> None:
     "pruned; dense for schemes]",
 )
 @model_options
+@ray_options
+@click.option(
+    "--levels-transport",
+    type=click.Choice(["shared", "driver"]),
+    help="With --ray: how files come into the database: written there by workers, whose machines see --output, or sent "
+    "to this one.  [default: shared]",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted build, from the linear it was in.")
 @click.option("--overwrite", is_flag=True, help="Remove the database at --output first.")
 @debug_option
@@ -78,17 +86,23 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     from unicuco_plugin.modifiers.toolkit.log import set_toolkit_verbosity
 
     set_toolkit_verbosity(verbose=False)  # first: importing more of the toolkit already makes it talk
+    from unicuco_plugin.executors.solving import LevelWorkers
     from unicuco_plugin.levels.build import build_levels
     from unicuco_plugin.levels.folder import check_output
     from unicuco_plugin.levels.settings import LevelSettings
     from unicuco_plugin.models.blocks.decoder import find_decoder
     from unicuco_plugin.models.exportable import check_exportable
-    from unicuco_plugin.models.loading import display_name, load_config, load_model, load_tokenizer
+    from unicuco_plugin.models.loading import display_name, load_config, load_tokenizer
     from unicuco_plugin.models.reach import load_reach
     from unicuco_plugin.report.levels import describe_levels
     from unicuco_plugin.texts.calibration import load_windows
     from unicuco_plugin.texts.selfcalibration import generate_windows, own_cache
+    from unicuco_plugin.training.source import ModelSource
 
+    workers = read_workers(fields)
+    transport = fields.pop("levels_transport")
+    if transport is not None and workers is None:
+        raise click.UsageError("--levels-transport is about workers on Ray: add --ray")
     asked = {name: fields[name] for name in ("sparsities", "schemes", "inputs") if fields[name] is not None}
     settings = LevelSettings.of(**asked)
     output = output.expanduser()
@@ -103,8 +117,8 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
     windows = None
     if sources:
         windows = load_windows(sources, tokenizer, **cut, split=fields["split"], reach=load_reach(model, **hub))
-    place = {name: fields[name] for name in ("dtype", "device", "offload")}
-    decoder = find_decoder(load_model(model, **hub, **place, tell=partial(say, err=True)))
+    source = ModelSource(model, **hub, **{name: fields[name] for name in ("dtype", "device", "offload")})
+    decoder = find_decoder(source.load(partial(say, err=True)))
     if windows is None:
         windows = generate_windows(decoder.model, tokenizer, **cut, cache_dir=own_cache(output))
     try:
@@ -116,6 +130,7 @@ def build(model: str, output: Path, **fields: Any) -> None:  # noqa: ANN401 - on
                 name=display_name(model),
                 settings=settings,
                 sources=sources or ("self-generated",),
+                workers=None if workers is None else LevelWorkers(workers, source, transport or "shared"),
                 progress=bars,
                 **again,
             )

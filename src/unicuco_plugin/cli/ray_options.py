@@ -9,7 +9,7 @@ from unicuco_plugin.cli.options import Function
 if TYPE_CHECKING:
     from unicuco_plugin.executors.on_ray import RayWorkers
 
-__all__ = ["ray_options", "read_workers"]
+__all__ = ["ray_options", "ray_words", "read_workers"]
 
 _LOCAL = "local"
 _OPTIONS = (
@@ -18,7 +18,7 @@ _OPTIONS = (
         is_flag=False,
         flag_value=_LOCAL,
         metavar="[ADDRESS]",
-        help="Measure on Ray: on the cluster at the address (auto for the one this machine belongs to), or without one "
+        help="Work on Ray: on the cluster at the address (auto for the one this machine belongs to), or without one "
         "on this machine alone.  [extra: ray]",
     ),
     click.option("--workers", type=click.IntRange(min=1), help="With --ray: the most workers.  [default: 1]"),
@@ -40,6 +40,16 @@ def ray_options(function: Function) -> Function:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+def ray_words(fields: dict[str, Any]) -> list[str]:
+    """The options as they were given, for the command that a result names."""
+    words: list[str] = []
+    for name in ("ray", *_FIELDS):
+        if fields[name] is not None:
+            value = fields[name]
+            words += [f"--{name.replace('_', '-')}", *([] if value == _LOCAL else [f"{value}"])]
+    return words
 
 
 def read_workers(fields: dict[str, Any]) -> "RayWorkers | None":

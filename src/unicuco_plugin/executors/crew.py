@@ -1,24 +1,18 @@
-"""Workers that come and go, and the candidates that they measure."""
+"""Workers that come and go, and the jobs that they do."""
 
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from unicuco_plugin.errors import EvaluationError, clip
-from unicuco_plugin.executors.waiting import Candidate, Waiting
-from unicuco_plugin.objectives.executor import Record
-from unicuco_plugin.objectives.objective import Evaluation
 
-__all__ = ["Crew", "LostError", "Worker"]
+__all__ = ["Crew", "Job", "Line", "LostError", "Worker"]
 
-# A worker's place is given up after so many losses in a row without a value between them, and a candidate when so many
-# workers were lost over it: one loss is bad luck, three are the candidate's or the machine's.
+# A worker's place is given up after so many losses in a row without a result between them, and a job when so many
+# workers were lost over it: one loss is bad luck, three are the job's or the machine's.
 _LOSSES = 3
 # Seconds before a place that has lost so many workers in a row is filled again: what is full now may not be then.
 _PAUSE = 5.0
@@ -34,11 +28,11 @@ class Worker(Protocol):
     """One worker, asked by one thread."""
 
     def load(self) -> None:
-        """Wait until it can measure."""
+        """Wait until it can work."""
         ...
 
-    def measure(self, fidelity: str, X: Tensor) -> Sequence[Evaluation]:
-        """Measure ``n x d`` strategies, in order.
+    def do(self, *task: Any) -> Any:  # noqa: ANN401 - what its kind of work takes and gives
+        """Do one thing.
 
         Raises:
             LostError: If another may do it.
@@ -51,22 +45,67 @@ class Worker(Protocol):
         ...
 
 
-class Crew:
-    """An ``Executor`` on workers, of which each takes candidates as it is done with others.
+class Job(Protocol):
+    """Something to do: a dataclass, of which a copy with one loss more goes back to the line."""
 
-    A thread for each worker waits for it. What it scores is recorded by that thread at once, and what it held when it
-    was lost goes to others.
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def losses(self) -> int:
+        """Workers that were lost over it."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Job)
+
+
+class Line(Protocol[Kind]):
+    """Jobs that wait for workers; many threads take from it."""
+
+    def take(self, near: Kind | None, workers: int) -> Sequence[Kind]:
+        """Wait for jobs and take some; none once all is over.
+
+        Args:
+            near: What the worker has done last.
+            workers: How many there are.
+        """
+        ...
+
+    def give_back(self, jobs: Sequence[Kind]) -> None:
+        """Return what was taken."""
+        ...
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        ...
+
+
+class Crew(Generic[Kind]):
+    """Workers, of which each takes jobs as it is done with others.
+
+    A thread for each worker waits for it. What comes of a job is kept by that thread at once, and what a worker held
+    when it was lost goes to others.
 
     Args:
         hire: Begins a worker, at once; ``load`` waits for it.
         count: The most workers.
-        most: Candidates that a worker takes at once, at most.
+        line: Where jobs wait.
+        do: Has a worker do jobs that it took together, and keeps what comes of them.
         say: Told when workers begin or are lost, from within ``wait``.
+        what: One job is called, in messages.
     """
 
-    def __init__(self, hire: Callable[[], Worker], count: int, most: int, say: Callable[[str], None]) -> None:
-        self._hire, self._count, self._say = hire, count, say
-        self._waiting = Waiting(most)
+    def __init__(
+        self,
+        hire: Callable[[], Worker],
+        count: int,
+        line: Line[Kind],
+        do: Callable[[Worker, Sequence[Kind]], object],
+        *,
+        say: Callable[[str], None],
+        what: str,
+    ) -> None:
+        self._hire, self._count, self._line, self._do, self._say, self._what = hire, count, line, do, say, what
         self._events: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
         self._turn = threading.Lock()
         self._hired: list[Worker] = []
@@ -77,13 +116,16 @@ class Crew:
         for thread in self._threads:
             thread.start()
 
-    def give(self, fidelity: str, X: Tensor, record: Record) -> None:
-        """See ``Executor``."""
-        self._waiting.give(fidelity, X, record)
+    def note(self, text: str) -> None:
+        """Have something said from within ``wait``; any thread may ask for it."""
+        self._events.put(text)
 
-    def wait(self, report: Callable[[int], None]) -> None:
-        """See ``Executor``; everything that is done has been recorded, so nothing is reported."""
-        del report
+    def wait(self) -> None:
+        """Return when something more may have been done.
+
+        Raises:
+            UnicucoError: If a job cannot be done, or no worker is left.
+        """
         try:
             event = self._events.get(timeout=None if self._at_work else _PATIENCE)
         except queue.Empty:
@@ -95,14 +137,14 @@ class Crew:
             self._say(event)
         if self._at_work != self._told:  # of many that begin together the last tells it
             self._told = self._at_work
-            self._say(f"{self._told} of {self._count} workers are measuring")
+            self._say(f"{self._told} of {self._count} workers are at work")
 
     def close(self) -> None:
-        """End all workers; what they are measuring is lost."""
+        """End all workers; what they are doing is lost."""
         with self._turn:
             self._closed.set()
             hired = list(self._hired)
-        self._waiting.close()
+        self._line.close()
         for worker in hired:
             worker.end()
         for thread in self._threads:
@@ -119,8 +161,8 @@ class Crew:
                     worker.load()
                     with self._counted():
                         near = None
-                        while held := self._waiting.take(near, self._places):
-                            self._measure(worker, held)
+                        while held := self._line.take(near, self._places):
+                            self._work(worker, held)
                             near, losses = held[-1], 0
                 return
             except LostError as error:
@@ -162,17 +204,15 @@ class Crew:
             self._at_work += more
         self._events.put(None)
 
-    def _measure(self, worker: Worker, held: Sequence[Candidate]) -> None:
-        X = torch.tensor([candidate.choices for candidate in held], dtype=torch.float64)
+    def _work(self, worker: Worker, held: Sequence[Kind]) -> None:
         try:
-            found = worker.measure(held[0].fidelity, X)
+            self._do(worker, held)
         except LostError as error:
-            again = [replace(candidate, losses=candidate.losses + 1) for candidate in held]
-            if any(candidate.losses >= _LOSSES for candidate in again):
+            again = [replace(job, losses=job.losses + 1) for job in held]
+            if any(job.losses >= _LOSSES for job in again):
                 raise EvaluationError(
-                    f"{_LOSSES} workers were lost over one strategy: {clip(str(error), 200)}"
+                    f"{_LOSSES} workers were lost over one {self._what}: {clip(str(error), 200)}"
                 ) from error
-            self._waiting.give_back(again)
+            self._line.give_back(again)
             raise
-        held[0].record([candidate.row for candidate in held], found)
         self._events.put(None)

@@ -4,21 +4,22 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from torch import Tensor, set_num_threads
+from torch import set_num_threads
 
 from unicuco_plugin.errors import EvaluationError, ModelMismatchError, clip
-from unicuco_plugin.executors.crew import Crew, LostError
+from unicuco_plugin.executors.crew import LostError
+from unicuco_plugin.executors.measuring import CandidateCrew, Measuring
 from unicuco_plugin.journal.measuring import RANK
-from unicuco_plugin.objectives.executor import Executor, Objectives
-from unicuco_plugin.objectives.objective import Evaluation
+from unicuco_plugin.objectives.executor import Executor
 from unicuco_plugin.training.setup import Setup
 
-__all__ = ["RayWorker", "RayWorkers", "import_ray"]
+__all__ = ["Opening", "RayPool", "RayWorker", "RayWorkers", "Stored", "import_ray"]
 
 # Bytes of shared memory that a cluster of our own has for what goes to all workers: windows and payloads are far less.
 _STORE = 2**28
@@ -26,12 +27,25 @@ _STORE = 2**28
 _GPUS = {"cuda", "xpu"}
 
 
+class Opening(Protocol):
+    """What workers need for one kind of work: small, or named by its content; it can be pickled."""
+
+    def open(self) -> Callable[..., Any]:
+        """Get ready, in a worker's process; returns what does one thing there.
+
+        Raises:
+            ModelMismatchError: If another model is there than the driver's: that ends the run.
+            UnicucoError: If it cannot be done there; another worker may do it.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class RayWorkers:
-    """Workers of a training on Ray: ``Workers`` for ``train_profile``.
+    """Workers on Ray: ``Workers`` for ``train_profile``, and what level builds and benchmarks take theirs from.
 
-    Each loads the model from where the run has it, a folder that all machines see or a name on the hub, and measures
-    what it is given. Values are those of one process with as many threads, to the bit.
+    Each loads the model from where the run has it, a folder that all machines see or a name on the hub, and does
+    what it is given. Results are those of one process with as many threads, to the bit.
 
     Attributes:
         address: Of a cluster that runs, such as ``auto`` or ``head:6379``; None starts one on this machine, for
@@ -58,35 +72,86 @@ class RayWorkers:
     @contextmanager
     def start(self, setup: Setup, say: Callable[[str], None]) -> Iterator[Executor]:
         """See ``Workers``."""
-        device = setup.specs[RANK].device
-        if device in _GPUS and not self.gpus:
-            raise EvaluationError(
-                f"gpus of a worker must be above 0 on {device}, got 0: without any, Ray keeps no device for it and all "
-                "workers share the first; give --gpus-per-worker, 1 or a fraction"
-            )
-        with _cluster(self) as ray:
-            remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Actor)
-            stored = ray.put(setup)  # once, for all of them
-            threads = max(math.floor(self.cpus), 1)
-            crew = Crew(lambda: RayWorker(ray, remote.remote(stored, threads)), self.count, setup.batch, say)
+        with self.at(Measuring(setup), setup.specs[RANK].device) as pool:
+            crew = CandidateCrew(pool.hire, self.count, setup.batch, say)
             try:
                 yield crew
             finally:
                 crew.close()
 
+    @contextmanager
+    def at(self, opening: Opening, device: str, store: int = 0) -> Iterator["RayPool"]:
+        """Begin workers of one kind, on the cluster or on one that ends with the ``with``.
+
+        Args:
+            opening: What they do.
+            device: The kind of device that the model is on.
+            store: Bytes that travel between processes at a time, beside what all of them are given.
+
+        Raises:
+            EvaluationError: If there is no such cluster, or it has no such device to give.
+        """
+        if device in _GPUS and not self.gpus:
+            raise EvaluationError(
+                f"gpus of a worker must be above 0 on {device}, got 0: without any, Ray keeps no device for it and all "
+                "workers share the first; give --gpus-per-worker, 1 or a fraction"
+            )
+        with _cluster(self, store) as ray:
+            remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(_Actor)
+            yield RayPool(ray, remote, ray.put(opening), max(math.floor(self.cpus), 1))
+
+
+class RayPool:
+    """Where workers of one kind are hired, and what they share is kept.
+
+    Args:
+        ray: The package, connected to a cluster.
+        remote: The class of their actors.
+        opening: The reference of what they do; it is stored once, for all of them.
+        threads: Of each.
+    """
+
+    def __init__(self, ray: Any, remote: Any, opening: Any, threads: int) -> None:  # noqa: ANN401 - Ray is an extra
+        self._ray, self._remote, self._opening, self._threads = ray, remote, opening, threads
+
+    def hire(self) -> "RayWorker":
+        """Begin a worker; the cluster may yet have to find room for it."""
+        return RayWorker(self._ray, self._remote.remote(self._opening, self._threads, str(Path.cwd())))
+
+    def keep(self, value: object) -> "Stored":
+        """Put something into the object store, for workers that read it, until nobody refers to it any more."""
+        return Stored(self._ray.put(value))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Something in Ray's object store, sent to a worker's machine only when it is read there.
+
+    Attributes:
+        reference: Ray's.
+    """
+
+    reference: Any
+
+    def read(self) -> Any:  # noqa: ANN401 - whatever was kept
+        """The thing itself."""
+        return import_ray().get(self.reference)
+
 
 class _Actor:
     """What runs in a worker's process."""
 
-    def __init__(self, setup: Setup, threads: int) -> None:
-        self._setup, self._threads = setup, threads
+    def __init__(self, opening: Opening, threads: int, folder: str) -> None:
+        self._opening, self._threads, self._folder = opening, threads, folder
 
     def load(self) -> None:
+        with suppress(OSError):  # so that relative paths mean what they mean to the driver, where they can
+            os.chdir(self._folder)
         set_num_threads(self._threads)
-        self._objectives: Objectives = self._setup.open()
+        self._opened = self._opening.open()
 
-    def measure(self, fidelity: str, X: Tensor) -> list[Evaluation]:
-        return self._objectives.measure(fidelity, X)
+    def do(self, *task: Any) -> Any:  # noqa: ANN401
+        return self._opened(*task)
 
 
 class RayWorker:
@@ -94,7 +159,7 @@ class RayWorker:
 
     Args:
         ray: The package.
-        actor: The handle of one with the methods ``load`` and ``measure``.
+        actor: The handle of one with the methods ``load`` and ``do``.
     """
 
     def __init__(self, ray: Any, actor: Any) -> None:  # noqa: ANN401 - Ray is an extra
@@ -104,10 +169,9 @@ class RayWorker:
         """Wait until the cluster has had room for the actor, and it has loaded its model."""
         self._get(self._actor.load.remote)
 
-    def measure(self, fidelity: str, X: Tensor) -> Sequence[Evaluation]:
+    def do(self, *task: Any) -> Any:  # noqa: ANN401
         """See ``Worker``."""
-        found: Sequence[Evaluation] = self._get(functools.partial(self._actor.measure.remote, fidelity, X))
-        return found
+        return self._get(functools.partial(self._actor.do.remote, *task))
 
     def end(self) -> None:
         """End the actor's process, if the cluster is still there to do it."""
@@ -144,12 +208,12 @@ def import_ray() -> Any:  # noqa: ANN401 - an extra
     try:
         import ray  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise EvaluationError("measuring on Ray needs Ray: pip install 'unicuco-plugin[ray]'") from error
+        raise EvaluationError("workers on Ray need Ray: pip install 'unicuco-plugin[ray]'") from error
     return ray
 
 
 @contextmanager
-def _cluster(workers: RayWorkers) -> Iterator[Any]:
+def _cluster(workers: RayWorkers, store: int) -> Iterator[Any]:
     ray = import_ray()
     if ray.is_initialized():
         yield ray
@@ -159,7 +223,7 @@ def _cluster(workers: RayWorkers) -> Iterator[Any]:
         how = {
             "address": "local",
             "num_cpus": max(math.ceil(workers.count * workers.cpus), 1),
-            "object_store_memory": _STORE,
+            "object_store_memory": _STORE + store,
             "include_dashboard": False,
         }
     try:

@@ -4,16 +4,18 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from unicuco_plugin.errors import UnsupportedModelError
+from unicuco_plugin.levels.executor import Workers
 from unicuco_plugin.levels.experts import as_linears
 from unicuco_plugin.levels.folder import alone, begin, check_output, check_room
 from unicuco_plugin.levels.kinds import kind_of
+from unicuco_plugin.levels.ledger import Ledger
 from unicuco_plugin.levels.record import Calibration, LevelsRecord, write_record
 from unicuco_plugin.levels.scheme_levels import SchemeLevels, open_levels
 from unicuco_plugin.levels.settings import LevelSettings
+from unicuco_plugin.levels.solver import weights_dtype
 from unicuco_plugin.levels.store import Levels
 from unicuco_plugin.levels.stream import Stream
 from unicuco_plugin.models.blocks.coverage import check_share, measure_coverage
@@ -38,6 +40,7 @@ def build_levels(
     sources: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
+    workers: Workers | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Levels | SchemeLevels:
     """Prune every linear of a model at every sparsity, or quantise it in every scheme, and store the results.
@@ -56,6 +59,8 @@ def build_levels(
         sources: Where the windows came from, for the record.
         resume: Continue an interrupted build from the linear it was in; where there is none, start one.
         overwrite: Remove an existing database, and start anew.
+        workers: Processes that solve the linears, such as ``LevelWorkers``; none lets this one do it. The database is
+            the same.
         progress: Called before and after every linear.
 
     Returns:
@@ -78,7 +83,7 @@ def build_levels(
         model = decoder.model
         wanted = LevelsRecord(
             model=ModelReference(name=name, fingerprint=str(fingerprint(model))),
-            dtype=str(_dtype(decoder)).removeprefix("torch."),
+            dtype=weights_dtype(decoder),
             device=model.device.type,
             settings=settings,
             calibration=Calibration(
@@ -113,7 +118,7 @@ def build_levels(
                 )
             write_record(output, record)
             if left:
-                Stream(output, record, decoder, progress).run(windows)
+                Stream(Ledger(output, record, progress), decoder, windows).run(workers)
         return open_levels(output)
 
 
@@ -128,8 +133,3 @@ def _prunable(decoder: Decoder) -> dict[str, tuple[int, int]]:
             raise UnsupportedModelError(f"{label}: {decoder.block_names[index]} has no linear layers to prune")
         shapes |= {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
     return shapes
-
-
-def _dtype(decoder: Decoder) -> torch.dtype:
-    first = next(iter(decoder.linears(0).values()))
-    return first.weight.dtype

@@ -141,7 +141,7 @@ def test_a_level_build_says_so_of_a_linear(decoder, windows, tmp_path, monkeypat
     def full(*_, **__):
         raise FULL
 
-    monkeypatch.setattr("unicuco_plugin.levels.stream.factor_hessian", full)
+    monkeypatch.setattr("unicuco_plugin.levels.solver.factor_hessian", full)
     with pytest.raises(EvaluationError, match=r"^one linear alone does not fit .*: lower the number of levels, or"):
         built(decoder, windows, tmp_path)
 
