@@ -5,6 +5,8 @@ import pickle
 import threading
 from types import SimpleNamespace
 
+from unicuco_plugin.executors.crew import LostError
+
 
 class Threads:
     """Workers in threads of this process, which take turns, for ``RayWorkers``.
@@ -35,7 +37,7 @@ class Hired:
     """One of them."""
 
     def __init__(self, pool, opening, number):
-        self.pool, self.opening, self.number = pool, opening, number
+        self.pool, self.opening, self.number, self.ended = pool, opening, number, False
 
     def load(self):
         with self.pool.turn:
@@ -43,9 +45,12 @@ class Hired:
 
     def do(self, *task):
         with self.pool.turn:
+            if self.ended:
+                raise LostError("ended")
             self.pool.tasks.append((self.number, [part for part in task if isinstance(part, str)][-1]))
             self.pool.script(len(self.pool.tasks), task)
             return self.pool.after(self.opened(*task))
 
     def end(self):
-        """Threads end by themselves."""
+        """Threads end by themselves, once they have done what they are at."""
+        self.ended = True

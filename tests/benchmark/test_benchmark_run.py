@@ -7,7 +7,7 @@ import pytest
 from own_code import write_own_code
 from scheme_databases import build_schemes
 
-from unicuco_plugin.benchmark import run as benchmark_run
+from unicuco_plugin.benchmark import cells, site
 from unicuco_plugin.benchmark.plan import BenchmarkPlan
 from unicuco_plugin.benchmark.run import run_benchmark
 from unicuco_plugin.errors import JournalError, UnsupportedModelError
@@ -46,7 +46,7 @@ def test_an_ablation_that_changes_nothing_is_the_method_and_is_not_trained_again
 
 def test_a_run_killed_anywhere_resumes_and_ends_as_the_unbroken_one(data, unbroken, tmp_path, monkeypatch):
     plan = BenchmarkPlan.model_validate(data)
-    real = benchmark_run._Run._row
+    real = cells.CellRunner.row
     calls = []
 
     def killed(self, cell):
@@ -55,7 +55,7 @@ def test_a_run_killed_anywhere_resumes_and_ends_as_the_unbroken_one(data, unbrok
             raise KeyboardInterrupt
         return real(self, cell)
 
-    monkeypatch.setattr(benchmark_run._Run, "_row", killed)
+    monkeypatch.setattr(cells.CellRunner, "row", killed)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             run_benchmark(plan, tmp_path / "out")
@@ -98,13 +98,13 @@ def test_a_journal_that_came_without_its_profiles_answers_and_trains_again_only_
     small = data | {"seeds": [0], "ablations": {}, "methods": {"ours": {"train": {}}}}
     first = run_benchmark(BenchmarkPlan.model_validate(small), tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "profiles")
-    real, trained = benchmark_run.train_profile, []
+    real, trained = cells.train_profile, []
 
     def train(*arguments, **fields):
         trained.append(fields)
         return real(*arguments, **fields)
 
-    monkeypatch.setattr(benchmark_run, "train_profile", train)
+    monkeypatch.setattr(cells, "train_profile", train)
     assert run_benchmark(BenchmarkPlan.model_validate(small), tmp_path / "out")["rows"] == first["rows"]
     assert trained == []
     more = BenchmarkPlan.model_validate(small | {"budgets": [0.3, 0.5, 0.7]})
@@ -192,10 +192,8 @@ def test_code_of_the_models_own_runs_when_it_is_trusted_and_else_is_refused(data
 
 def test_a_benchmark_holds_one_model(data, tmp_path, monkeypatch):
     loaded = []
-    real = benchmark_run.load_model
-    monkeypatch.setattr(
-        benchmark_run, "load_model", lambda *args, **options: loaded.append(args) or real(*args, **options)
-    )
+    real = site.load_model
+    monkeypatch.setattr(site, "load_model", lambda *args, **options: loaded.append(args) or real(*args, **options))
     monkeypatch.setattr("unicuco_plugin.training.source.load_model", lambda *_, **__: pytest.fail("loaded again"))
     plan = BenchmarkPlan.model_validate(data | {"seeds": [0], "ablations": {}, "budgets": [0.3]})
     run_benchmark(plan, tmp_path / "out")

@@ -25,7 +25,7 @@ def test_a_method_reads_the_first_windows_or_more_of_the_same_text(data):
     ],
 )
 def test_a_missing_text_is_told_by_its_field_before_the_model_is_loaded(data, change, field, tmp_path, monkeypatch):
-    monkeypatch.setattr("unicuco_plugin.benchmark.run.load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("unicuco_plugin.benchmark.site.load_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(CalibrationError, match=f"^{field}: .*gone.txt"):
         run_benchmark(BenchmarkPlan.model_validate(data | change), tmp_path / "out")
 

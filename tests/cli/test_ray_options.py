@@ -3,8 +3,11 @@
 import builtins
 
 import pytest
+import yaml
 
 from unicuco_plugin import LevelWorkers, ModelSource, RayWorkers, training
+from unicuco_plugin.benchmark import run
+from unicuco_plugin.cli.ray_options import ray_words
 from unicuco_plugin.levels import build
 
 
@@ -66,6 +69,7 @@ def test_without_ray_the_extra_is_named_before_anything_is_loaded(asked, monkeyp
     assert not calls
 
 
+@pytest.mark.slow
 def test_levels_are_built_by_workers_that_load_the_same_model(dense, text, tmp_path, unicuco, monkeypatch):
     pytest.importorskip("ray")
     calls = []
@@ -87,3 +91,27 @@ def test_levels_are_built_by_workers_that_load_the_same_model(dense, text, tmp_p
     result = unicuco(*arguments, "--levels-transport", "driver")
     assert result.exit_code == 2
     assert "--levels-transport is about workers on Ray: add --ray" in result.stderr
+
+
+def test_a_benchmark_is_run_by_workers_and_its_command_is_whole(text, tmp_path, unicuco, monkeypatch):
+    pytest.importorskip("ray")
+    windows = {"sources": [str(text)], "windows": 2, "seq_length": 16}
+    plan = {"model": "m", "calibration": windows, "evaluation": {"prose": windows}, "budgets": [0.3]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan | {"methods": {"shortgpt": {"peer": "shortgpt"}}}))
+    calls = []
+
+    def record(*_, workers, **__):
+        calls.append(workers)
+        raise ZeroDivisionError  # nothing after the call is of interest
+
+    monkeypatch.setattr(run, "run_benchmark", record)
+    arguments = ["benchmark", tmp_path / "plan.yaml", "--output", tmp_path / "out"]
+    unicuco(*arguments, "--ray", "auto", "--workers", 2, "--gpus-per-worker", "0.5")
+    unicuco(*arguments)
+    assert calls == [RayWorkers("auto", 2, gpus=0.5), None]
+
+
+def test_options_are_written_as_they_were_given():
+    fields = {"ray": "local", "workers": 2, "gpus_per_worker": None, "cpus_per_worker": 1.5}
+    assert ray_words(fields) == ["--ray", "--workers", "2", "--cpus-per-worker", "1.5"]
+    assert ray_words(fields | {"ray": None, "workers": None, "cpus_per_worker": None}) == []

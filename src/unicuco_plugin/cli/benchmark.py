@@ -2,12 +2,14 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
 from unicuco_plugin.cli.options import debug_option, place_options
 from unicuco_plugin.cli.output import say
 from unicuco_plugin.cli.progress import ProgressBars
+from unicuco_plugin.cli.ray_options import ray_options, ray_words, read_workers
 from unicuco_plugin.errors import ExportError
 from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.json_text import json_text
@@ -23,13 +25,17 @@ _TEXTS = ("results.json", "results.md")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder for everything it makes.")
 @click.option("--trust-remote-code", is_flag=True, help="Let code in the model's own repository run.")
 @place_options(plan=True)
+@ray_options
 @debug_option
-def benchmark(plan: Path, output: Path, trust_remote_code: bool, **place: str | None) -> None:
+def benchmark(plan: Path, output: Path, trust_remote_code: bool, **place: Any) -> None:  # noqa: ANN401 - one per option
     """Compare methods: run FILE.yaml's methods at its budgets and seeds, and write tables and pictures.
 
     Every result is kept at once. After Ctrl-C, or anything worse, the same command continues from there, and does
-    again only what has changed in the YAML. Where the model is may stand in the YAML, too.
+    again only what has changed in the YAML. Where the model is may stand in the YAML, too. With --ray, each method and
+    seed is a worker's.
     """
+    ray = ray_words(place)
+    workers = read_workers(place)
     from unicuco_plugin.benchmark.plan import read_plan
     from unicuco_plugin.benchmark.provenance import provenance
     from unicuco_plugin.benchmark.run import run_benchmark
@@ -48,14 +54,14 @@ def benchmark(plan: Path, output: Path, trust_remote_code: bool, **place: str | 
     remove_drafts(output)
     try:
         with ProgressBars("answers") as bars:
-            result = run_benchmark(read, output, bars, trust_remote_code=trust_remote_code)
+            result = run_benchmark(read, output, bars, trust_remote_code=trust_remote_code, workers=workers)
             bars.finish()
     except KeyboardInterrupt:
         say(f"\nstopped; {output} keeps what is done, go on with the same command", err=True)
         raise
     text = describe_benchmark(result)
     options = [word for field, value in given.items() for word in (f"--{field}", value)]
-    command = shlex.join(["unicuco", "benchmark", str(plan), "--output", str(output), *options])
+    command = shlex.join(["unicuco", "benchmark", str(plan), "--output", str(output), *options, *ray])
     made = provenance(command, result["device"])
     record = made | result | {"plan": read.model_dump(mode="json")}
     for name, content in zip(_TEXTS, (json_text(record, indent=1, ascii_only=True), text), strict=True):

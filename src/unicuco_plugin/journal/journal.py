@@ -153,6 +153,18 @@ class Journal:
         with self._using():
             return list(self._select("WHERE fidelity = ? ORDER BY number", fidelity))
 
+    def fidelities(self) -> list[str]:
+        """Return every fidelity of which there are measurements, by name."""
+        with self._using():
+            rows = self._connection.execute("SELECT DISTINCT fidelity FROM measurements ORDER BY fidelity")
+            return [row[0] for row in rows]
+
+    def copy(self, path: Path) -> None:
+        """Make a journal of the same content, unless there is a file of that name."""
+        if not find(path):
+            with self._using(), reporting(path):
+                create(path, self._connection.backup)
+
     def tokens_spent(self) -> int:
         """Return the evaluation tokens of all measurements, every fidelity and every run together."""
         with self._using():
