@@ -31,6 +31,7 @@ from unicuco_plugin.modifiers.sources.source_fields import (
     trace_source,
 )
 from unicuco_plugin.modifiers.toolkit.lifecycle import find_alone, ran_to_its_end
+from unicuco_plugin.modifiers.toolkit.ranks import agree
 from unicuco_plugin.plugins.manager import corrects
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.pruning import check_model
@@ -155,9 +156,8 @@ class SparsityProfileModifier(Modifier):
             if self.late is not None:
                 check_spaces(self.late.spaces)
                 return ()
-            strategies = read_strategies(self.strategy or []) or tuple(
-                source.answer() for source in list_sources(vars(self))
-            )
+            given = read_strategies(self.strategy or [])
+            strategies = given or tuple(source.answer() for source in list_sources(vars(self)))
             check_spaces([strategy.space for strategy in strategies])
             self._strategies = strategies
         return self._strategies
@@ -220,7 +220,7 @@ class SparsityProfileModifier(Modifier):
         batches = None if state.data is None else state.data.calib
         chosen = choose_compensation(self.compensation, self.resolve())
         fixed = self.levels, self._options, batches, partial(find_payload, list_sources(vars(self))), chosen
-        tasks = [Task(state.model, str(self._fingerprint), one, *fixed) for one in self.resolve()]
+        tasks = [Task(state.model, str(self._fingerprint), one, *fixed) for one in agree(self.resolve())]
         self._handlers.start(tasks, modifiers, place)
         return True
 

@@ -14,7 +14,7 @@ from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.blocks.sublayers import sublayer_names
 from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import on_accelerator
-from unicuco_plugin.modifiers.toolkit.windows import gather_windows
+from unicuco_plugin.modifiers.toolkit.ranks import whole_windows
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.plugins.manager import corrects, make_compensation
 from unicuco_plugin.strategy import Strategy
@@ -125,7 +125,7 @@ def fold_compensation(
         raise RecipeError(
             f"compensation {name} reads calibration text, got none; give oneshot a dataset, or leave it out"
         )
-    windows = gather_windows(batches)
+    windows = whole_windows(batches)
 
     def find(batch: int) -> Compensated:
         runner = (HalfRunner if halves else BlockRunner)(decoder, windows.shape[1])

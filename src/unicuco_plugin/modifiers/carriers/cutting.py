@@ -28,7 +28,7 @@ from unicuco_plugin.models.tensors.storage import on_accelerator
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.compensating import Folding
 from unicuco_plugin.modifiers.carriers.removal import correct_saving
-from unicuco_plugin.modifiers.toolkit.windows import gather_windows
+from unicuco_plugin.modifiers.toolkit.ranks import whole_windows
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.plugins.manager import make_ranking
 from unicuco_plugin.pruning import check_parts, whole_modules
@@ -138,7 +138,7 @@ class StructuredOptions(Frozen):
         if batches is None:
             raise RecipeError("structured: parts are ranked on calibration text, got none; or give kept_parts")
         with on_accelerator(decoder.model):
-            return rank_parts(decoder, gather_windows(batches), make_ranking(self.ranking or "flap"))
+            return rank_parts(decoder, whole_windows(batches), make_ranking(self.ranking or "flap"))
 
 
 def find_beside(options: StructuredOptions | None, folder: Path) -> StructuredOptions | None:

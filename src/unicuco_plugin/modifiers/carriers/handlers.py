@@ -15,10 +15,12 @@ from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.compensating import Folding, check_compensation
 from unicuco_plugin.modifiers.carriers.cutting import StructuredHandler, StructuredOptions
+from unicuco_plugin.modifiers.carriers.engine_rounding import ENGINES
 from unicuco_plugin.modifiers.carriers.removal import RemovalHandler
 from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
 from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
 from unicuco_plugin.modifiers.carriers.storing import QuantiserHandler, StoreHandler
+from unicuco_plugin.modifiers.toolkit.ranks import in_step, out_of_step, save_in_step, wait
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
@@ -135,6 +137,8 @@ class Handlers:
 
     def __init__(self) -> None:
         self._all: list[SpaceHandler] = []
+        self._later: Sequence[Modifier] = ()
+        self._model: nn.Module | None = None
 
     @property
     def achieved(self) -> Achieved | None:
@@ -193,6 +197,8 @@ class Handlers:
                 self._all.append(list(_HANDLERS.values())[number](task))
                 self._all[-1].start(modifiers, place, removed)
                 removed |= self._all[-1].removed
+            self._model, self._later = tasks[0].model, modifiers[place + 1 :]
+            in_step(self._later, ENGINES, tasks[0].batches)
         except BaseException:
             self.undo()
             raise
@@ -202,12 +208,16 @@ class Handlers:
         try:
             for handler in self._all:
                 handler.finish()
+            out_of_step(self._later)
+            save_in_step(self._model)
+            wait()
         except BaseException:
             self.undo()
             raise
 
     def undo(self) -> None:
         """Take back what was started; calling it again does nothing."""
+        out_of_step(self._later)
         for handler in reversed(self._all):
             handler.undo()
 

@@ -23,6 +23,7 @@ from unicuco_plugin.models.checkpoints.generation import shipped_generation
 from unicuco_plugin.models.checkpoints.verdict import check_loading
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.compensating import Folding
+from unicuco_plugin.modifiers.toolkit.ranks import is_first
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
 
@@ -152,6 +153,9 @@ def correct_saving(
     def save_pretrained(save_directory: str | Path, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         live = reference()
         fuse_experts(live)  # which the toolkit has taken apart, and saves under names that Transformers does not load
+        if not is_first():  # of processes that work on one model one writes, and all take part in it
+            save(save_directory, *args, **kwargs)
+            return
         with shipped_generation(live, Path(save_directory)):
             save(save_directory, *args, **kwargs)
         write_config_fields(Path(save_directory), live, sorted(written))

@@ -76,7 +76,8 @@ class StoreHandler(Keeping):
         now = {names[id(linear)]: name for name, linear in self._linears.items()}
         plan = {new: self._plan[old] for new, old in now.items()}
         for group in config_groups(plan, expert_names(self._model)).values():
-            for name in now.keys() & group.targets:
+            wanted = set(group.targets)
+            for name in [name for name in now if name in wanted]:  # in one order: ranks do this together
                 self._store(now[name], group)
         bits = {scheme: len([own for own in self._plan.values() if own == scheme]) for scheme in self._plan.values()}
         told = ", ".join(f"{count} in {scheme}" for scheme, count in bits.items())

@@ -36,6 +36,7 @@ from unicuco_plugin.modifiers.toolkit.failure import explain_failure
 from unicuco_plugin.modifiers.toolkit.flat_inputs import flat_inputs
 from unicuco_plugin.modifiers.toolkit.log import set_toolkit_verbosity
 from unicuco_plugin.modifiers.toolkit.norms import exact_norms
+from unicuco_plugin.modifiers.toolkit.ranks import check_alone
 from unicuco_plugin.strategy import Strategy
 
 __all__ = ["Calibrate", "prune", "prune_with_recipe"]
@@ -98,6 +99,7 @@ def prune(
     """
     began = time.perf_counter()
     set_toolkit_verbosity(verbose=verbose)
+    check_alone()
     output = Path(output)
     name = str(model) if isinstance(model, str | Path) else str(getattr(model, "name_or_path", ""))
     built = _build_recipe(recipe)
