@@ -2,10 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/ray_faults.py --runs 20 --output benchmarks/results/ray-faults.json
 
-A random model of eight blocks, space depth, two workers on a cluster of three nodes in processes of this machine. When
-the journal has a number of measurements that is drawn, one thing is killed (SIGKILL): the process of a worker; a node
-with its worker, and another node joins; the driver, which is started again with ``resume``. A run is right if its
-journal holds what the unbroken one's holds, bit for bit and each measurement once, and the profile says the same.
+A random model of eight blocks, space depth with compensation, two workers on a cluster of three nodes in processes of
+this machine. When the journal has a number of measurements that is drawn, one thing happens: the process of a worker is
+killed (SIGKILL); a node with its worker, and another node joins; the driver, which is started again with ``resume``; or
+the disk of one worker, on which it keeps the dense model's states, is full for ten seconds, and its process is killed,
+so that the next has to load there (this needs root, which mounts it). A run is right if its journal holds what the
+unbroken one's holds, bit for bit and each measurement once, and the profile says the same.
 """
 
 import argparse
@@ -16,30 +18,38 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import ROOT, write_result
 
 from unicuco_plugin.executors.on_ray import RayWorkers, import_ray
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import JOURNAL, train_profile
 
-KINDS = ("worker", "node", "driver")
+KINDS = ("worker", "node", "driver", "disk")
+# Bytes of a worker's disk, and seconds for which it is full.
+DISK, FULL = 2**22, 10.0
 SETTINGS = Settings(
-    tokens=64, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=20, epochs=5, steps=5, pool=32, picks=6,
+    tokens=256, seq_length=16, rank_tokens=32, rank_seq_length=16, initial=20, epochs=3, steps=5, pool=32, picks=6,
     starts=1, lag=1,
 )  # fmt: skip
 
 
 def drive(dense: Path, text: Path, output: Path, address: str | None) -> None:
     """A training, begun or continued; without an address in this process alone."""
+    torch.set_num_threads(1)
     workers = None if address is None else RayWorkers(address, count=2)
-    train_profile(dense, output, calibration=[str(text)], settings=SETTINGS, resume=True, workers=workers)
+    how: dict[str, Any] = {"settings": SETTINGS, "compensation": "linear", "resume": True, "workers": workers}
+    train_profile(dense, output, calibration=[str(text)], **how)
 
 
 def measurements(output: Path) -> list[tuple[Any, ...]]:
@@ -67,17 +77,30 @@ def workers_of(node: Any) -> list[int]:
 class Faults:
     """A cluster, and what may happen to it."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, scratch: Path) -> None:
         import_ray()
         from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-        self.chance = chance
+        self.chance, self.scratch, self.disks = chance, scratch, list[Path]()
         self.cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self.nodes = [self.join() for _ in range(2)]
 
     def join(self) -> Any:
-        """One more node, with room for one worker."""
-        return self.cluster.add_node(num_cpus=1, object_store_memory=2**27)
+        """One more node, with room for one worker, and a disk of its own."""
+        disk = self.scratch / f"disk-{len(self.disks)}"
+        disk.mkdir()
+        if os.geteuid() == 0:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", disk], check=True)  # noqa: S607
+        self.disks.append(disk)
+        node = self.cluster.add_node(num_cpus=1, object_store_memory=2**27, env_vars={"TMPDIR": str(disk)})
+        node.disk = disk
+        return node
+
+    def close(self) -> None:
+        """End the cluster, and unmount disks."""
+        self.cluster.shutdown()  # type: ignore[no-untyped-call]
+        for disk in self.disks if os.geteuid() == 0 else []:
+            subprocess.run(["umount", "-l", disk], check=True)  # noqa: S607
 
     def strike(self, kind: str, driver: Any) -> None:
         """Kill one thing."""
@@ -87,7 +110,18 @@ class Faults:
             self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
             self.nodes.append(self.join())
         else:
-            os.kill(self.chance.choice([pid for node in self.nodes for pid in workers_of(node)]), signal.SIGKILL)
+            node = self.chance.choice([node for node in self.nodes if workers_of(node)])
+            if kind == "disk":
+                self.fill(node.disk)
+            os.kill(workers_of(node)[0], signal.SIGKILL)
+
+    def fill(self, disk: Path) -> None:
+        """Let a disk be full for a while."""
+        ballast = disk / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(2**12))
+        threading.Timer(FULL, ballast.unlink).start()
 
 
 def run(kind: str, moment: int, output: Path, start: Callable[[Path], Any], faults: Faults) -> dict[str, Any]:
@@ -134,7 +168,7 @@ def main() -> None:
         alone.start()
         alone.join()
         wanted, facts = measurements(whole), said(whole)
-        faults = Faults(chance)
+        faults = Faults(chance, scratch)
 
         def start(output: Path) -> Any:
             process = forks.Process(target=drive, args=(dense, text, output, faults.cluster.address))
@@ -144,11 +178,11 @@ def main() -> None:
         runs = []
         for number in range(args.runs):
             output = scratch / f"run-{number}"
-            row = run(KINDS[number % 3], chance.randrange(1, len(wanted)), output, start, faults)
+            row = run(KINDS[number % len(KINDS)], chance.randrange(1, len(wanted)), output, start, faults)
             row |= {"journal": measurements(output) == wanted, "profile": row["exit"] == 0 and said(output) == facts}
             print(row, flush=True)
             runs.append(row)
-        faults.cluster.shutdown()  # type: ignore[no-untyped-call]
+        faults.close()
     right = sum(row["struck"] and row["journal"] and row["profile"] for row in runs)
     write_result(args.output, {"measurements": len(wanted), "right": f"{right} of {len(runs)}", "runs": runs})
 

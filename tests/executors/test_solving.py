@@ -90,6 +90,15 @@ def test_what_a_lost_worker_held_is_solved_by_another(build):
     assert len({worker for worker, _ in workers.tasks}) == 4
 
 
+def test_what_a_worker_had_half_written_when_it_was_killed_goes(build, tmp_path):
+    def leave(found):
+        (tmp_path / "workers" / ".lost.safetensors.unicuco-draft-abcd_123").write_bytes(b"half")
+        return found
+
+    folder = build("workers", SETTINGS["dense"], Threads(after=leave))
+    assert {path.name for path in folder.iterdir()} == {".lock", "levels.json", *contents(folder)}
+
+
 @pytest.mark.slow
 def test_a_build_that_was_broken_off_goes_on_with_workers_or_without(build, tmp_path):
     def script(count, _task):

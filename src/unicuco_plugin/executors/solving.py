@@ -15,6 +15,7 @@ from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.executors.blocks import BlockLine, LinearJob
 from unicuco_plugin.executors.crew import Crew, Worker
 from unicuco_plugin.executors.on_ray import RayPool, RayWorkers, Stored
+from unicuco_plugin.files.draft import remove_drafts
 from unicuco_plugin.levels.executor import Executor
 from unicuco_plugin.levels.experts import split_experts
 from unicuco_plugin.levels.ledger import Ledger
@@ -64,6 +65,7 @@ class LevelWorkers:
                 yield crew
             finally:
                 crew.close()
+                remove_drafts(ledger.folder)  # of workers that were killed in the middle of a write
 
 
 class Solved(NamedTuple):
@@ -104,10 +106,10 @@ class Solving:
         decoder = find_decoder(self.source.load())
         split_experts(decoder.model)
         check_model(decoder, self.record)
-        return _Bench(self, decoder)
+        return _Site(self, decoder)
 
 
-class _Bench:
+class _Site:
     """Where a worker solves linears: it stays at one block as long as it can."""
 
     def __init__(self, solving: Solving, decoder: Decoder) -> None:

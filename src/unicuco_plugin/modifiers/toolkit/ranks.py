@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from compressed_tensors import ModelCompressor
-from compressed_tensors.distributed import get_source_rank, is_distributed, is_source_process
 from compressed_tensors.offload import OffloadCache
 from llmcompressor.modifiers import Modifier
 from llmcompressor.transformers.compression.compressed_tensors_utils import modify_save_pretrained
@@ -28,12 +27,29 @@ from torch import Tensor, nn
 from unicuco_plugin.errors import CalibrationError, ExportError
 from unicuco_plugin.modifiers.toolkit.windows import gather_windows
 
-__all__ = ["agree", "check_alone", "in_step", "is_first", "out_of_step", "save_in_step", "wait", "whole_windows"]
+__all__ = [
+    "agree",
+    "check_alone",
+    "in_step",
+    "is_distributed",
+    "is_first",
+    "out_of_step",
+    "save_in_step",
+    "wait",
+    "whole_windows",
+]
 
 _Value = TypeVar("_Value")
+# The rank that loads and writes in the toolkit, too.
+_FIRST = 0
 _HANDLER = "on_sequential_epoch_end"
 # Where passes keep what they have summed over calibration text.
 _SUMS = ("_num_samples", "_hessians", "_row_scalars")
+
+
+def is_distributed() -> bool:
+    """Whether there are several, or one that was started as one of them."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def check_alone() -> None:
@@ -51,7 +67,7 @@ def check_alone() -> None:
 
 def is_first() -> bool:
     """Whether this process writes what only one may write; one that is alone does."""
-    return bool(is_source_process())
+    return not is_distributed() or dist.get_rank() == _FIRST
 
 
 def wait() -> None:
@@ -65,7 +81,7 @@ def agree(value: _Value) -> _Value:
     if not is_distributed():
         return value
     shared = [value]
-    dist.broadcast_object_list(shared, src=get_source_rank())
+    dist.broadcast_object_list(shared, src=_FIRST)
     return shared[0]
 
 
