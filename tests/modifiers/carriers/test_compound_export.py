@@ -142,6 +142,27 @@ def test_the_next_quantiser_is_filled_and_its_groups_have_the_names_that_stay(ch
     AutoModelForCausalLM.from_pretrained(done.path)
 
 
+@pytest.mark.slow
+def test_blocks_that_go_are_corrected_before_what_stays_is_quantised(checkpoint, dense, levels, tmp_path):
+    windows = torch.randint(4, VOCABULARY, (16, 32), generator=torch.Generator().manual_seed(0))
+    strategy = strategy_of(dense, without(dense, (1, 3, 4), W8))
+    held, found = windows[::4], []
+    with torch.no_grad():
+        p = dense(held, use_cache=False).logits.double().log_softmax(-1)
+        for name in ("none", "ridge"):
+            modifier = SparsityProfileModifier(strategy=strategy, compensation=name)
+            recipe = [modifier, QuantizationModifier(ignore=["lm_head"])]
+            done = prune_with_recipe(checkpoint("llama"), recipe, tmp_path / name, calibration=windows)
+            model = AutoModelForCausalLM.from_pretrained(done.path, dtype=torch.float32).eval()
+            q = model(held, use_cache=False).logits.double().log_softmax(-1)
+            found.append((p.exp() * (p - q)).sum(-1).mean().item())
+    assert found[1] < 0.95 * found[0]
+    assert "folded in before 2 of 2 cuts, at model.layers.0, model.layers.2;" in done.notes[0]
+    modifier = SparsityProfileModifier(strategy=strategy, compensation="ridge", levels=levels.folder)
+    with pytest.raises(RecipeError, match="levels holds the dense model's weights, which would replace those"):
+        prune_with_recipe(checkpoint("llama"), [modifier], tmp_path / "out", calibration=windows)
+
+
 def test_explicit_targets_behind_blocks_that_go_are_renamed_in_the_space_depth_too(checkpoint, dense, tmp_path):
     from depth_strategies import whole_block_strategy
 

@@ -43,10 +43,11 @@ def check_compensation(name: str | None, spaces: Sequence[str], levels: str | No
     """
     if not corrects(name):
         return
-    if not any(traits_of(space).corrected for space in spaces):
+    # Blocks that leave beside schemes are corrected before a quantiser rounds what stays.
+    if not any(traits_of(space).removes for space in spaces):
         raise RecipeError(
-            f"compensation {name} corrects what leaves, in the spaces 'depth', 'sublayer' and 'structured'; there is "
-            f"none yet for {' and '.join(spaces)}: leave it out"
+            f"compensation {name} corrects what leaves, in the spaces 'depth', 'sublayer', 'structured', 'compound'; "
+            f"there is none for {' and '.join(spaces)}: leave it out"
         )
     if levels is not None:
         raise RecipeError(
