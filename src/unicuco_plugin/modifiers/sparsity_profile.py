@@ -157,10 +157,9 @@ class SparsityProfileModifier(Modifier):
             if self.late is not None:
                 check_spaces(self.late.spaces)
                 return ()
-            given = read_strategies(self.strategy or [])
-            strategies = given or tuple(source.answer() for source in list_sources(vars(self)))
-            check_spaces([strategy.space for strategy in strategies])
-            self._strategies = strategies
+            found = read_strategies(self.strategy or []) or tuple(one.answer() for one in list_sources(vars(self)))
+            check_spaces([strategy.space for strategy in found])
+            self._strategies = found
         return self._strategies
 
     def check(self, model: nn.Module) -> None:
