@@ -12,6 +12,7 @@ import threading
 import time
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
@@ -64,7 +65,7 @@ def main() -> None:
         with sync_playwright() as running:
             browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
             for width, height in SIZES.items():
-                scheme = "dark" if width == 820 else "light"
+                scheme: Literal["dark", "light"] = "dark" if width == 820 else "light"
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                 draw(page, address, given.context)
                 picture = Image.open(BytesIO(page.screenshot(full_page=True)))
