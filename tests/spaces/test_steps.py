@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from unicuco_plugin.spaces import steps as steps_module
 from unicuco_plugin.spaces.steps import Steps
 
 # A coarse unit, and two of ten parts in steps of four, the last of two.
@@ -58,3 +59,25 @@ def test_fine_steps_take_the_place_of_a_coarse_one_that_is_too_much():
 def test_a_coarse_step_stays_where_fine_ones_have_no_room():
     k = Steps.of_parts((300, 20), ((3, 1), (2, 1))).spend(torch.tensor([[0.3, 0.0]], dtype=torch.float64), 55.0)
     assert k.tolist() == [[1.0, 0.0]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**30))
+def test_many_steps_at_once_are_those_that_are_taken_one_by_one(seed):
+    generator = torch.Generator().manual_seed(seed)
+    d = 4
+    counts = torch.randint(1, 12, (d,), generator=generator).tolist()
+    weights = (10 ** torch.randint(0, 6, (d,), generator=generator)).tolist()
+    parts = [(count, 1 + count // 9) for count in counts]
+    steps = Steps.of_parts(tuple(c * w for c, w in zip(counts, weights, strict=True)), parts)
+    shares = torch.rand(3, d, generator=generator, dtype=torch.float64)
+    begun = (torch.rand(3, d, generator=generator, dtype=torch.float64) * steps.most).round()
+    budgets = torch.rand(3, generator=generator, dtype=torch.float64) * sum(steps.unit_params)
+    found = []
+    for singly in (0, 10**6):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(steps_module, "_SINGLY", singly)
+            found.append(
+                torch.stack([steps.spend(shares, budgets), steps.settle(begun, begun.flip(0), begun, budgets)])
+            )
+    assert torch.equal(*found)

@@ -25,6 +25,9 @@ _SLACK = 0.25
 # Shares this near to 0 or 1 are meant to stay there: such units give or take a step only when no other can, since no
 # unit has as many steps as they are put behind.
 _PINNED, _LAST = 1e-9, 1e6
+# Steps that are taken one by one; who needs more, as where a head weighs a thousand steps of an MLP, gets them at once,
+# by sorting all that there are, which costs about as much as so many.
+_SINGLY = 48
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Steps:
         """Add steps, up to ``most``, ``d`` or ``p x d``, until each row reaches the target, or has none left."""
         k, rows, removed, most = k.clone(), torch.arange(len(k)), self._removed(k), most.expand_as(k)
         behind = (rise - k).masked_fill(k >= most, -torch.inf)
-        while len(rows):
+        for _ in range(_SINGLY):
             furthest, unit = behind.max(-1)
             some = (removed[rows] < target[rows]) & (furthest > -torch.inf)
             rows, unit, behind = rows[some], unit[some], behind if bool(some.all()) else behind[some]
@@ -146,13 +149,30 @@ class Steps:
             behind[torch.arange(len(rows)), unit] = (rise[rows, unit] - after).masked_fill(
                 after >= most[rows, unit], -torch.inf
             )
+            if not len(rows):
+                return k
+        k[rows] = self._climb_far(k[rows], rise[rows], target[rows], most[rows])
         return k
+
+    def _climb_far(self, k: Tensor, rise: Tensor, target: Tensor, most: Tensor) -> Tensor:
+        """As ``_climb``: a step is taken before all that are less far behind, and after those of its unit before it."""
+        places = torch.arange(self._sizes.shape[1])
+        there = (places >= k[..., None]) & (places < most[..., None])
+        unit, sizes, there = self._in_order(rise[..., None] - places, there)
+        before = self._removed(k)[:, None] + sizes.cumsum(-1) - sizes
+        return k.scatter_add(1, unit, (there & (before < target[:, None])).double())
+
+    def _in_order(self, ahead: Tensor, there: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All steps, the furthest first, ``p x (d (l - 1))``: whose each is, its parameters, whether it is there."""
+        ahead, order = ahead.masked_fill(~there, -torch.inf).flatten(1).sort(dim=-1, descending=True, stable=True)
+        there = ahead > -torch.inf
+        return order // self._sizes.shape[1], self._sizes.flatten()[order].where(there, 0.0), there
 
     def _descend(self, k: Tensor, fall: Tensor, target: Tensor) -> Tensor:
         """Take back steps as long as each row still reaches the target."""
         k, rows, removed = k.clone(), torch.arange(len(k)), self._removed(k)
         ahead, last = k - fall, self._last(k).masked_fill(k <= 0, torch.inf)
-        while len(rows):
+        for _ in range(_SINGLY):
             spare = removed[rows] - target[rows]
             furthest, unit = ahead.where(last <= spare[:, None], -torch.inf).max(-1)
             some = furthest > -torch.inf
@@ -163,7 +183,22 @@ class Steps:
             k[rows, unit] = left = k[rows, unit] - 1.0
             ahead[at, unit] = left - fall[rows, unit]
             last[at, unit] = self._sizes[unit, (left.long() - 1).clamp_min(0)].masked_fill(left <= 0, torch.inf)
+            if not len(rows):
+                return k
+        k[rows] = self._descend_far(k[rows], fall[rows], target[rows])
         return k
+
+    def _descend_far(self, k: Tensor, fall: Tensor, target: Tensor) -> Tensor:
+        """As ``_descend``: a unit whose next step is too large stays as it is, since no more is to spare later."""
+        places = torch.arange(self._sizes.shape[1])
+        while True:
+            spare = (self._removed(k) - target)[:, None]
+            able = (k > 0) & (self._last(k) <= spare)
+            if not bool(able.any()):
+                return k
+            unit, sizes, there = self._in_order(places + 1 - fall[..., None], (places < k[..., None]) & able[..., None])
+            given = there & (sizes.cumsum(-1) <= spare)
+            k = k.scatter_add(1, unit, -given.double())
 
     def _last(self, k: Tensor) -> Tensor:
         """Parameters of the last step that each unit took."""

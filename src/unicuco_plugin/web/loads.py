@@ -24,7 +24,7 @@ _Steps: TypeAlias = Generator[None, None, dict[str, Any]]
 
 
 def describe_under(served: Served, load: Load, cost: str = "") -> _Steps:
-    """What ``Served.to_front`` says, under a load, step by step: each takes a second at most, but for one of a front.
+    """What ``Served.to_front`` says, under a load, step by step: each takes some seconds at the most.
 
     ``untold`` says why a field cannot be asked there.
 
