@@ -3,7 +3,8 @@
     python benchmarks/repeat.py --rows 3
 
 A plan whose level database is not there is left out, and said so. Killed, the same command goes on from
-``OUTPUT.part``. The largest difference that is allowed is what another number of threads makes of bfloat16.
+``OUTPUT.part``. The largest difference that is allowed is what another number of threads makes of bfloat16; on a level
+database that was built anew, what another build makes of one strategy.
 """
 
 import argparse
@@ -26,6 +27,10 @@ from unicuco_plugin.models.loading import load_model
 PLANS = ("peers_depth", "ablations_depth", "windows_depth", "peers_sublayer", "peers_sparsity", "peers_bits")
 # Of a text's mean. Measured on the machine of the results it is at most a tenth of this.
 ALLOWED = 0.01
+# SparseGPT's masks hang on last bits, and each block is solved on what those before it became. Two processors' builds
+# had uniform shares of 60 % at 1.417 / 1.359 (sparsity-quality.json) and 1.465 / 1.417 (peers-sparsity.json).
+ALLOWED_REBUILT = 0.05
+REBUILT = frozenset({"peers_sparsity", "peers_bits"})
 
 
 def repeat(plan: BenchmarkPlan, rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
@@ -72,18 +77,24 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             results[name] = repeat(plan, rows, Path(folder))
         write(part, asked, results)
-    worst = write(arguments.output, asked, results)
+    write(arguments.output, asked, results)
     part.unlink(missing_ok=True)
-    if worst > ALLOWED:
-        raise SystemExit(f"a mean differs by {worst:.2%}, more than {ALLOWED:.0%}")
+    for name, worst in worst_of(results).items():
+        allowed = ALLOWED_REBUILT if name in REBUILT else ALLOWED
+        if worst > allowed:
+            raise SystemExit(f"{name}: a mean differs by {worst:.2%}, more than {allowed:.0%}")
 
 
-def write(output: Path, asked: dict[str, int], results: dict[str, Any]) -> float:
-    """Write what is known; the largest difference."""
-    worst = max((row["difference"] for rows in results.values() if isinstance(rows, list) for row in rows), default=0.0)
-    facts = {"asked": asked, "threads": torch.get_num_threads(), "texts": SHARED.name, "largest_difference": worst}
-    write_result(output, facts | {"results": results})
-    return worst
+def worst_of(results: dict[str, Any]) -> dict[str, float]:
+    """The largest difference of each plan that was measured."""
+    measured = {name: rows for name, rows in results.items() if isinstance(rows, list) and rows}
+    return {name: max(row["difference"] for row in rows) for name, rows in measured.items()}
+
+
+def write(output: Path, asked: dict[str, int], results: dict[str, Any]) -> None:
+    """Write what is known."""
+    facts = {"asked": asked, "threads": torch.get_num_threads(), "texts": SHARED.name}
+    write_result(output, facts | {"largest_difference": worst_of(results), "results": results})
 
 
 if __name__ == "__main__":
