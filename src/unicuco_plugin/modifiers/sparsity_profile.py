@@ -16,7 +16,7 @@ from unicuco_plugin.modifiers.carriers.cutting import StructuredOptions, check_o
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task, check_spaces
 from unicuco_plugin.modifiers.carriers.recount import recount
-from unicuco_plugin.modifiers.carriers.removal import correct_experts
+from unicuco_plugin.modifiers.carriers.removal import correct_later_saves
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
 from unicuco_plugin.modifiers.sources.identity import carry_over, find_fingerprint
 from unicuco_plugin.modifiers.sources.late import ask_late
@@ -230,7 +230,7 @@ class SparsityProfileModifier(Modifier):
             self._handlers.undo()
             return True
         self._handlers.finish()
-        correct_experts(state.model)
+        correct_later_saves(state.model)
         self._store()
         return True
 
