@@ -22,8 +22,8 @@ def untimed(result):
 
 @pytest.fixture(scope="module")
 def plan(data):
-    """A method that is trained, two seeds each, one that is the same, two peers."""
-    return BenchmarkPlan.model_validate(data)
+    """A method that is trained, and two peers, at two budgets."""
+    return BenchmarkPlan.model_validate(data | {"seeds": [0], "ablations": {}})
 
 
 @pytest.fixture(scope="module")

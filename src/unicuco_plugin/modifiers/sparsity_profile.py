@@ -15,7 +15,7 @@ from unicuco_plugin.modifiers.carriers.compensating import check_compensation, c
 from unicuco_plugin.modifiers.carriers.follower import check_carrier, check_text
 from unicuco_plugin.modifiers.carriers.handlers import Handlers, Task
 from unicuco_plugin.modifiers.carriers.recount import recount
-from unicuco_plugin.modifiers.carriers.removal import correct_experts
+from unicuco_plugin.modifiers.carriers.removal import correct_later_saves
 from unicuco_plugin.modifiers.carriers.structured_options import StructuredOptions, check_options
 from unicuco_plugin.modifiers.carriers.together import check_spaces
 from unicuco_plugin.modifiers.recipes.own_recipe import adopt_recipe, check_modifiers
@@ -230,7 +230,7 @@ class SparsityProfileModifier(Modifier):
             self._handlers.undo()
             return True
         self._handlers.finish()
-        correct_experts(state.model)
+        correct_later_saves(state.model)
         self._store()
         return True
 

@@ -20,7 +20,7 @@ from unicuco_plugin.modifiers.carriers.sparsity import SparsityHandler
 from unicuco_plugin.modifiers.carriers.stitching import StitchHandler
 from unicuco_plugin.modifiers.carriers.storing import QuantiserHandler, StoreHandler
 from unicuco_plugin.modifiers.carriers.structured_options import StructuredOptions
-from unicuco_plugin.modifiers.toolkit.ranks import in_step, out_of_step, save_in_step, wait
+from unicuco_plugin.modifiers.toolkit.ranks import in_step, out_of_step, wait
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.scores.ranked_parts import RankedParts
@@ -149,7 +149,6 @@ class Handlers:
     def __init__(self) -> None:
         self._all: list[SpaceHandler] = []
         self._later: Sequence[Modifier] = ()
-        self._model: nn.Module | None = None
 
     @property
     def achieved(self) -> Achieved | None:
@@ -208,7 +207,7 @@ class Handlers:
                 self._all.append(list(_HANDLERS.values())[number](task))
                 self._all[-1].start(modifiers, place, removed)
                 removed |= self._all[-1].removed
-            self._model, self._later = tasks[0].model, modifiers[place + 1 :]
+            self._later = modifiers[place + 1 :]
             in_step(self._later, ENGINES, tasks[0].batches)
         except BaseException:
             self.undo()
@@ -220,7 +219,6 @@ class Handlers:
             for handler in self._all:
                 handler.finish()
             out_of_step(self._later)
-            save_in_step(self._model)
             wait()
         except BaseException:
             self.undo()

@@ -23,11 +23,11 @@ from unicuco_plugin.models.checkpoints.generation import shipped_generation
 from unicuco_plugin.models.checkpoints.verdict import check_loading
 from unicuco_plugin.modifiers.carriers.achieved import Achieved
 from unicuco_plugin.modifiers.carriers.compensating import Folding
-from unicuco_plugin.modifiers.toolkit.ranks import is_first
+from unicuco_plugin.modifiers.toolkit.ranks import is_first, save_in_step
 from unicuco_plugin.pruning import removed_parts
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["RemovalHandler", "correct_experts", "correct_saving"]
+__all__ = ["RemovalHandler", "correct_later_saves", "correct_saving"]
 
 
 class RemovalHandler:
@@ -117,10 +117,11 @@ def _rename_targets(model: nn.Module, before: Mapping[str, nn.Module]) -> None:
         scheme.targets = [target for target in renamed if target is not None]
 
 
-def correct_experts(model: Any) -> None:  # noqa: ANN401 - a Transformers model
-    """Make every later save right of a model whose experts the toolkit has taken apart; others are left alone."""
+def correct_later_saves(model: Any) -> None:  # noqa: ANN401 - a Transformers model
+    """Make every later save right of a model whose experts the toolkit has taken apart, or that ranks save together."""
     if find_split(model):
         correct_saving(model)
+    save_in_step(model)
 
 
 def correct_saving(
