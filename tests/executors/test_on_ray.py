@@ -75,6 +75,19 @@ def test_what_may_be_the_machines_fault_loses_a_worker_and_another_model_ends_th
         RayWorker(SimpleNamespace(exceptions=errors, get=fail), actor).load()
 
 
+def test_a_worker_that_cannot_begin_says_why():
+    errors = pytest.importorskip("ray").exceptions
+
+    def fail(_):
+        raise errors.RayError(
+            "The actor died because of an error raised in its creation task\n at x:\nImportError: no y\n"
+        )
+
+    actor = SimpleNamespace(load=SimpleNamespace(remote=lambda: None))
+    with pytest.raises(LostError, match=r"^ImportError: no y$"):
+        RayWorker(SimpleNamespace(exceptions=errors, get=fail), actor).load()
+
+
 def test_workers_on_a_device_that_ray_keeps_for_nobody_are_refused():
     setup = SimpleNamespace(specs={RANK: SimpleNamespace(device="cuda")})
     with pytest.raises(EvaluationError, match=r"^gpus of a worker must be above 0 on cuda, got 0: .*--gpus-per-worker"):

@@ -194,6 +194,8 @@ class RayWorker:
 def _gist(error: Exception) -> str:
     """What an error of Ray says, without the table of what it says it of."""
     lines = [line.strip() for line in str(error).splitlines()]
+    if "creation task" in str(error):  # a traceback follows, such as of a package that is not on the worker's machine
+        return [line for line in lines if line][-1]
     said = [line for line in lines if line and not line.split(" ", 1)[0].endswith(":")]
     return " ".join(said) or type(error).__name__
 
