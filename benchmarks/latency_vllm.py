@@ -60,7 +60,8 @@ def main() -> None:
     told = {"model": reference.name, "device": table.device.model_dump(mode="json"), "contexts": args.contexts}
     within = sum(abs(row["beside_dense"] - 1.0) <= 0.1 for row in rows)
     counted = {"beside_dense_within": within, "of": len(rows), "rows": rows}
-    shown = ["--vllm-python", "PYTHON", "--dtype", args.dtype, "--repeats", str(args.repeats)]
+    lists = ["--contexts", *map(str, args.contexts), "--shares", *map(str, args.shares)]
+    shown = ["--vllm-python", "PYTHON", *lists, "--dtype", args.dtype, "--repeats", str(args.repeats)]
     write_result(args.output, told | counted, shown)
 
 

@@ -8,11 +8,11 @@ ATTENTION, MLP, REST = 2.0, 1.0, 5.0
 STORED = {4: 0.1, 8: -0.02}
 
 _ENGINE = f"""
-import json, time
+import json, os, time
 from pathlib import Path
 from types import SimpleNamespace
 
-NOW = [0.0]
+NOW, ROOM = [0.0], int(os.environ.get("STUB_ROOM", "1000"))
 time.perf_counter = lambda: NOW[0]
 
 class SamplingParams:
@@ -26,6 +26,11 @@ class LLM:
         config = json.loads((folder / "config.json").read_text())
         if config["model_type"] == "refused":
             raise ValueError("No class for models of this kind")
+        if max_model_len > 10**6:
+            raise ValueError("1 validation error for ModelConfig\\n  Value error, max_model_len is too large")
+        if os.environ.get("STUB_WAITS"):
+            Path(os.environ["STUB_WAITS"]).write_text(str(os.getpid()))
+            time.sleep(600)
         if load_format == "auto":
             assert list(folder.glob("*.safetensors")), "no weights"
         wide, count = config.get("intermediate_size"), config.get("num_hidden_layers")
@@ -54,20 +59,27 @@ class LLM:
         assert len(prompt["prompt_token_ids"]) + sampling.most <= self.limits[0]
         self.waiting[name] = len(prompt["prompt_token_ids"])
         assert len(self.waiting) + len(self.written) <= self.limits[1]
+        self.most = sampling.most
 
     def has_unfinished_requests(self):
         return bool(self.waiting or self.written)
 
     def abort_request(self, names):
         for name in names:
-            self.written.pop(name)
+            self.written.pop(name, None)
 
     def step(self):
-        # One prompt after another, as where they do not fit into one step; those before it go on meanwhile.
-        if self.waiting:
+        # Prompts of 512 tokens together in a step; those before go on meanwhile. Others wait for room.
+        done = [name for name, tokens in self.written.items() if len(tokens) >= self.most]
+        for name in done:
+            self.written.pop(name)
+        read = 0
+        while self.waiting and len(self.written) < ROOM and (not read or read + min(self.waiting.values()) <= 512):
             name = next(iter(self.waiting))
-            NOW[0] += 1e-4 * self.ms * self.waiting.pop(name)
+            read += self.waiting.pop(name)
             self.written[name] = []
+        if read:
+            NOW[0] += 1e-4 * self.ms * read
         else:
             NOW[0] += 1e-3 * self.ms * len(self.written)
         found = []

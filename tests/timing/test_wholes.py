@@ -1,8 +1,13 @@
 """vLLM profiled as a whole: a stub of it takes what a configuration says, so that every time is known beforehand."""
 
+import json
+import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -214,6 +219,18 @@ def test_a_checkpoint_and_the_dense_model_are_timed_by_vllm_and_correct_the_tabl
         check_here(file, load, tmp_path / "nowhere")
 
 
+@pytest.mark.slow
+def test_narrower_mlps_and_absent_attentions_are_told_where_vllm_loads_them(model, measured):
+    decoder = find_decoder(model)
+    costs = part_costs(decoder, round_to=8, compensate=False, uneven=True)
+    assert not why_untimed(_with(costs, measured[0]))
+    widths = measured[0].shapes[1].widths
+    shares = {"model.layers.2.self_attn": 1.0, "model.layers.3.mlp": 1.0 - widths[1] / widths[-1]}
+    said = predicted(costs, measured[0], shares, Load(8), "structured")
+    assert said["decode"] == pytest.approx(DENSE - ATTENTION - MLP * (1.0 - widths[1] / widths[-1]))
+
+
+@pytest.mark.slow
 def test_what_is_cut_is_not_told_of_vllm(model, measured):
     costs = part_costs(find_decoder(model), round_to=8)
     assert why_untimed(_with(costs, measured[0])).startswith("vLLM does not load the form compact")
@@ -237,6 +254,78 @@ def test_a_python_without_vllm_is_refused(monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     with pytest.raises(DeviceTableError, match="failed: ModuleNotFoundError: No module named 'vllm'"):
         VllmEngine.find(sys.executable).describe("float32")
+
+
+@pytest.mark.slow
+def test_sequences_that_have_to_wait_for_room_are_no_batch(engine, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("STUB_ROOM", "2")
+    with pytest.raises(DeviceTableError, match="4 sequences of 16 tokens do not fit into vLLM's cache at once"):
+        measure(model, tmp_path / "t.json", engine, batches=[4], contexts=[16])
+    table = measure(model, tmp_path / "t.json", engine, batches=[2], contexts=[16], repeats=1, overwrite=True)
+    assert table.at("decode", 2, 16)[0] == pytest.approx(2 * DENSE)
+
+
+@pytest.mark.slow
+def test_the_dense_models_time_is_that_measured_whatever_its_parts_add_up_to(measured):
+    table, _ = measured
+    noisy = []
+    for place, one in enumerate(table.wholes):
+        noisy.append(one.model_copy(update={"decode": one.decode * (1.0 + 0.03 * (place % 3 - 1))}))
+    changed = table.model_copy(update={"wholes": tuple(noisy)})
+    of_dense = [one.decode for one in noisy if (one.variant, one.batch, one.context) == ("dense", 1, 8)]
+    assert changed.at("decode", 1, 8)[0] == pytest.approx(median(of_dense))
+
+
+@pytest.mark.slow
+def test_what_pydantic_says_of_a_setting_is_said(engine, model, tmp_path):
+    model.config.save_pretrained(tmp_path)
+    with pytest.raises(DeviceTableError, match="failed: Value error, max_model_len is too large"):
+        engine.time(tmp_path, "float32", [(1, 10**7)], repeats=1, dummy=True)
+
+
+@pytest.mark.slow
+def test_vllm_ends_with_whoever_asked(stub, model, tmp_path, monkeypatch):
+    told = tmp_path / "process"
+    model.config.save_pretrained(tmp_path / "model")
+    script = (
+        "import sys; from unicuco_plugin.timing.vllm_engine import VllmEngine; "
+        f"VllmEngine(sys.executable).time({str(tmp_path / 'model')!r}, 'float32', [(1, 8)], repeats=1, dummy=True)"
+    )
+    paths = os.pathsep.join([str(stub), *filter(None, sys.path)])
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": paths, "STUB_WAITS": str(told)}
+    ) as asker:
+        wait_until(told.exists)
+        asker.kill()
+    wait_until(lambda: not Path(f"/proc/{told.read_text()}/stat").exists())
+
+
+def wait_until(met):
+    end = time.monotonic() + 120.0
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_units_of_a_kind_but_other_sizes_are_told_apart():
+    variants = find_variants(find_decoder(tiny_model("gemma4")), ["W8A16:channel", "W8A16:channel"])
+    names = [variant.name for variant in variants.every]
+    assert len(set(names)) == len(names)
+    assert len({(kind.units, kind.scheme) for kind in variants.stored}) == len(variants.stored)
+
+
+def test_the_dense_model_is_vllms_own_class_whatever_its_configuration_names(tmp_path):
+    model = tiny_model("llama")
+    model.config.auto_map = {"AutoModelForCausalLM": "somebody.Else"}
+    dense, attention = find_variants(find_decoder(model)).every[:2]
+    for variant, own, name in ((dense, False, "LlamaForCausalLM"), (attention, True, "DeciLMForCausalLM")):
+        folder = tmp_path / name
+        folder.mkdir()
+        variant.write(folder, "LlamaForCausalLM")
+        written = json.loads((folder / "config.json").read_text())
+        assert variant.own_code == own == ("auto_map" in written)
+        assert written["architectures"] == [name]
+    assert model.config.architectures != ["DeciLMForCausalLM"]
 
 
 def test_a_single_block_cannot_be_timed():

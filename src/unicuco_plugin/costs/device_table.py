@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from unicuco_plugin.costs.timings import Device, Name, Observation, Point, Shape, Stored, Whole
+from unicuco_plugin.costs.timings import DENSE, Device, Name, Observation, Point, Shape, Stored, Whole
 from unicuco_plugin.errors import DeviceTableError, ModelMismatchError, clip, explain
 from unicuco_plugin.files.draft import write_whole
 from unicuco_plugin.frozen import Frozen
@@ -20,6 +20,7 @@ from unicuco_plugin.strategy import ModelReference
 __all__ = ["DeviceTable", "is_device_table"]
 
 _SCHEMA = 1
+_LEAST = 1e-6  # ms, of what belongs to no module
 _REMEDY = "profile the device again with --overwrite"
 _DOCUMENT = SignedDocument("device table", _SCHEMA, DeviceTableError, _REMEDY)
 
@@ -174,14 +175,16 @@ class DeviceTable(Frozen):
 
     @cached_property
     def _medians(self) -> dict[tuple[str, int, int], tuple[float, list[list[float]], list[float]]]:
-        return {
-            (p.phase, p.batch, p.context): (
-                median(p.rest),
-                [[median(each) for each in row] for row in p.times],
-                [median(each) for each in p.saved],
-            )
-            for p in self.points
-        }
+        found: dict[tuple[str, int, int], tuple[float, list[list[float]], list[float]]] = {}
+        dense = [one for one in self.wholes if one.variant == DENSE]
+        for p in self.points:
+            times = [[median(each) for each in row] for row in p.times]
+            rest, saved = median(p.rest), [median(each) for each in p.saved]
+            whole = [getattr(one, p.phase) for one in dense if (one.batch, one.context) == (p.batch, p.context)]
+            if whole:  # what was measured, which medians of its parts do not add up to
+                rest = max(median(whole) - sum(times[shape][-1] for shape in self.modules.values()), _LEAST)
+            found[p.phase, p.batch, p.context] = rest, times, saved
+        return found
 
 
 def is_device_table(path: Path) -> bool:

@@ -9,7 +9,10 @@ from unicuco_plugin.errors import DeviceTableError, quoted
 from unicuco_plugin.frozen import Frozen
 from unicuco_plugin.quantities import Engine, Milliseconds, Phase
 
-__all__ = ["Count", "Device", "Name", "Observation", "Point", "Shape", "Stored", "Whole"]
+__all__ = ["DENSE", "Count", "Device", "Name", "Observation", "Point", "Shape", "Stored", "Whole"]
+
+DENSE = "dense"
+"""What the whole model is called among its variants."""
 
 _MOST_MS = 1e9
 Samples = tuple[Annotated[float, Field(ge=0.0, le=_MOST_MS)], ...]
@@ -121,7 +124,7 @@ class Observation(Frozen):
     """One exported checkpoint, and the dense model, timed as a whole beside what the table said, in ms.
 
     Attributes:
-        space: Of the strategy, and the form where the space has two (:func:`~unicuco_plugin.costs.latency.timed_as`).
+        space: Of the strategy, and the form where the space has two (:func:`~unicuco_plugin.costs.untimed.timed_as`).
         phase, batch, context: What was run.
         predicted, measured: Of the checkpoint; the first before corrections.
         dense_predicted, dense_measured: Of the dense model, in the same session.

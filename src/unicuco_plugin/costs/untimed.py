@@ -31,7 +31,8 @@ def why_untimed(costs: TableCosts) -> str:
             "it needs times of the device: unicuco profile-device --model M --output device.json, then --device-table "
             "device.json (in Python load_profile(…, device_table=…))"
         )
-    if costs.device.device.engine == "vllm" and costs.table.parts:
+    # In the form deci modules leave by themselves, and no block with them.
+    if costs.device.device.engine == "vllm" and costs.table.parts and costs.table.blocks:
         return (
             "vLLM does not load the form compact that its strategies are exported in: profile the device with --engine "
             "transformers, or ask a profile of blocks, or one trained with --format deci"

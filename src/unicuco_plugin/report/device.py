@@ -35,6 +35,9 @@ def _rows(table: DeviceTable) -> Iterator[tuple[str, ...]]:
         for shape, count, row in zip(table.shapes, counts, point.times, strict=True):
             for width, samples in zip(shape.widths, row, strict=True):
                 yield (*load, shape.kind, str(count), f"{width} of {shape.widths[-1]}", *_times(samples))
+        for kind, gained in zip(table.stored, point.saved, strict=True):
+            part = f"{kind.units[0].rpartition('.')[2]}, {kind.scheme}"
+            yield (*load, part, str(len(kind.units)), "saved by each", *_times(gained))
         yield (*load, "the rest", "", "", *_times(point.rest))
         whole, _ = table.at(point.phase, point.batch, point.context)
         yield (*load, "dense model", "", "", format_ms(whole), "")

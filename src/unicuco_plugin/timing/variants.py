@@ -11,13 +11,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from unicuco_plugin.costs.timings import Shape, Stored
+from unicuco_plugin.costs.timings import DENSE, Shape, Stored
 from unicuco_plugin.errors import DeviceTableError, UnsupportedModelError
 from unicuco_plugin.files.json_text import json_text
 from unicuco_plugin.levels.toolkit_scheme import as_toolkit
 from unicuco_plugin.models.blocks.config import shrink_config
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.fused_units import FusedUnit, fused_units
+from unicuco_plugin.models.parts.configuration_deci import DeciLMConfig
 from unicuco_plugin.models.parts.deci import check_deci_family, deci_config
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.modeling_deci import DeciLMForCausalLM
@@ -28,9 +29,7 @@ from unicuco_plugin.schemes import parse_scheme
 from unicuco_plugin.spaces.structured import ROUND_TO
 from unicuco_plugin.spaces.units import name_block
 
-__all__ = ["DENSE", "Variant", "Variants", "find_variants"]
-
-DENSE = "dense"
+__all__ = ["Variant", "Variants", "find_variants"]
 # Widths of MLPs that are timed between none and all: times are nearly linear in them.
 _QUARTERS = 4
 
@@ -59,7 +58,7 @@ class Variant:
     @property
     def own_code(self) -> bool:
         """Whether it brings the code that reads its configuration."""
-        return bool(getattr(self.config, "auto_map", None))
+        return isinstance(self.config, DeciLMConfig)
 
     def write(self, folder: Path, architecture: str) -> None:
         """Write what an engine loads.
@@ -68,15 +67,17 @@ class Variant:
             folder: An empty one.
             architecture: Name of the dense model's class.
         """
+        self.config.save_pretrained(folder)
+        file = folder / "config.json"
+        given = json.loads(file.read_text(encoding="utf8")) | {"architectures": [architecture]}
         if self.own_code:
             DeciLMForCausalLM.write_code(folder)
-            architecture = DeciLMForCausalLM.__name__
-        self.config.architectures = [architecture]
-        self.config.save_pretrained(folder)
+            given["architectures"] = [DeciLMForCausalLM.__name__]
+        else:
+            given.pop("auto_map", None)  # no code comes along: vLLM has its own of the family
         if self.quantized is not None:
-            file = folder / "config.json"
-            given = json.loads(file.read_text(encoding="utf8"))
-            file.write_text(json_text(given | {"quantization_config": self.quantized}), encoding="utf8")
+            given["quantization_config"] = self.quantized
+        file.write_text(json_text(given), encoding="utf8")
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,17 @@ def find_variants(decoder: Decoder, schemes: Sequence[str] = ()) -> Variants:
         schemes: Names of those whose times are told, too.
 
     Raises:
-        DeviceTableError: If it has one block.
+        DeviceTableError: If it has one block, or is of a class that its own repository brings.
         StrategyError: If a scheme is not known, or does not fit the model's linears.
         UnsupportedModelError: If it is not seen what a server packs.
     """
     if len(decoder.blocks) < 2:
         raise DeviceTableError(f"{type(decoder.model).__name__} must have two blocks or more to be timed, got one")
+    if type(decoder.model).__module__.startswith("transformers_modules"):
+        raise DeviceTableError(
+            f"{type(decoder.model).__name__} is code of the model's own repository; vLLM is timed for families that "
+            "Transformers has"
+        )
     try:
         check_deci_family(decoder)
     except UnsupportedModelError:
@@ -185,8 +191,12 @@ def _by_schemes(decoder: Decoder, schemes: Sequence[str]) -> Iterator[tuple[Stor
         if block in decoder.block_names and all(name in linears for name in unit.linears):
             sizes = tuple((linears[name].in_features, linears[name].out_features) for name in unit.linears)
             kinds.setdefault((unit.name.removeprefix(block), sizes), []).append(unit)
-    for place, (own, name) in enumerate(product(kinds.values(), schemes)):
-        scheme = parse_scheme(name).for_inputs(linears[own[0].linears[0]].in_features)
+    pairs = {
+        (scheme, own[0].name): own
+        for own, name in product(kinds.values(), schemes)
+        for scheme in [parse_scheme(name).for_inputs(linears[own[0].linears[0]].in_features)]
+    }
+    for place, ((scheme, first), own) in enumerate(pairs.items()):
         changed = own[1::2] or own
         targets = [linear for unit in changed for linear in unit.linears]
         group = as_toolkit(scheme).model_copy(update={"targets": targets, "format": scheme.format})
@@ -197,6 +207,11 @@ def _by_schemes(decoder: Decoder, schemes: Sequence[str]) -> Iterator[tuple[Stor
             "config_groups": {"group_0": group.model_dump(mode="json")},
             "ignore": [linear for linear in names if linear not in targets],
         }
-        label = f"{own[0].name.removeprefix(name_block(own[0].name))[1:]} in {scheme.name}"
-        variant = Variant(label, decoder.model.config, len(changed), stored=place, quantized=quantized)
+        variant = Variant(
+            f"units like {first} in {scheme.name}",
+            decoder.model.config,
+            len(changed),
+            stored=place,
+            quantized=quantized,
+        )
         yield Stored(units=tuple(unit.name for unit in own), scheme=scheme.name), variant

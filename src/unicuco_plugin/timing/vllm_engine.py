@@ -6,10 +6,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import Field, ValidationError
 
@@ -22,8 +23,8 @@ from unicuco_plugin.timing.running import STEPS
 __all__ = ["Times", "VllmEngine"]
 
 _SCRIPT = Path(__file__).with_name("in_vllm.py")
-# One process: nothing is left of it when it is killed, and no clock of another one is asked.
-_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+# One process, whatever else is wished for: no clock of another one is asked.
+_FORCED, _QUIET = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, {"VLLM_LOGGING_LEVEL": "ERROR"}
 # Characters at the end of what vLLM writes, among which its error is.
 _TAIL = 20_000
 
@@ -138,28 +139,45 @@ class VllmEngine:
             # Not as a file: the folder it lies in has modules of other names that people know.
             command = [self.python, "-c", text, str(written)]
             with (Path(folder) / "log").open("w+", encoding="utf8", errors="replace") as log:
-                run = subprocess.run(  # noqa: S603 - our script, by the Python that the user names
-                    command,
-                    input=json.dumps(job),
-                    text=True,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=folder,
-                    env={**_ENVIRONMENT, **os.environ},
-                    check=False,
-                )
+                code = self._run(command, job, log, folder)
                 log.seek(0)
                 said = log.read()[-_TAIL:]
-            if run.returncode or not written.exists():
-                raise DeviceTableError(f"vLLM at {self.python} failed: {clip(_reason(said, run.returncode), 200)}")
+            if code or not written.exists():
+                raise DeviceTableError(f"vLLM at {self.python} failed: {clip(_reason(said, code), 200)}")
             try:
                 return _Answer.model_validate_json(written.read_bytes())
             except ValidationError as error:
                 raise DeviceTableError(f"vLLM at {self.python} gave no times: {explain(error)}") from error
 
+    @staticmethod
+    def _run(command: Sequence[str], job: Mapping[str, Any], log: IO[str], folder: str) -> int:
+        """Wait for the process, which ends with us: its standard input is then closed."""
+        with subprocess.Popen(  # noqa: S603 - our script, by the Python that the user names
+            command,
+            stdin=subprocess.PIPE,
+            text=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**_QUIET, **os.environ, **_FORCED},
+        ) as process:
+            try:
+                if process.stdin is not None:
+                    with suppress(BrokenPipeError):  # it is over already, and the log says why
+                        process.stdin.write(json.dumps(job) + "\n")
+                        process.stdin.flush()
+                return process.wait()
+            except BaseException:
+                process.kill()
+                raise
+
 
 def _reason(said: str, code: int) -> str:
     """The line of a log that says what went wrong."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line.split(":")[0]]
-    return errors[-1] if errors else lines[-1] if lines else f"it ended with status {code}"
+    errors = [place for place, line in enumerate(lines) if "Error" in line.split(":")[0]]
+    if not errors:
+        return lines[-1] if lines else f"it ended with status {code}"
+    # Pydantic says on the next line, or the one after the field's, what was wrong.
+    told = lines[errors[-1] :][: 3 if "validation error" in lines[errors[-1]] else 1]
+    return told[0] if len(told) == 1 else " ".join(told[1:])

@@ -6,13 +6,13 @@ from itertools import product
 from pathlib import Path
 
 from unicuco_plugin.costs.device_table import DeviceTable
-from unicuco_plugin.costs.timings import Point, Whole
+from unicuco_plugin.costs.timings import DENSE, Point, Whole
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Phase
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.timing.holding import hold_table
 from unicuco_plugin.timing.measurement import LEAST, check_output, check_sizes, check_there, empty_points, go_on
-from unicuco_plugin.timing.variants import DENSE, Variants
+from unicuco_plugin.timing.variants import Variants
 from unicuco_plugin.timing.vllm_engine import VllmEngine
 
 __all__ = ["profile_wholes"]

@@ -16,7 +16,7 @@ from unicuco_plugin.web.offers import find_offer_under
 
 __all__ = ["Fronts", "describe_under"]
 
-# Fronts that a worker keeps, some tens of kilobytes each, and requests for one that may wait for their turn.
+# Fronts that a worker keeps, a hundred kilobytes and more each, and requests for one that may wait for their turn.
 _MOST_KEPT, _MOST_WAITING = 64, 64
 _LONGEST = 30.0  # seconds that such a request may wait
 
@@ -45,7 +45,10 @@ def describe_under(served: Served, load: Load, cost: str = "") -> _Steps:
         except RequestError as error:
             untold[kind] = str(error)
         else:
-            found |= {kind: offer} if offer else {}
+            if offer is None:
+                untold[kind] = f"{kind} cannot be asked under this load: no strategy of this profile lowers it"
+            else:
+                found[kind] = offer
     if not any(strategy.memory or strategy.latency for strategy in front):
         raise RequestError(untold["max_latency"])
     if cost:
