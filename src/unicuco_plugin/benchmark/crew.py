@@ -111,8 +111,6 @@ def answer_on(workers: RayWorkers, site: BenchmarkSite, output: Path, journal: J
     output = output.absolute()
     own = _folder(output)
     own.mkdir(exist_ok=True)
-    for identity in identities:
-        journal.copy(_path(output, identity))
     opening = Answering(plan, output, header, site.texts.hashes, site.trust_remote_code)
 
     def tell(text: str = "") -> None:
@@ -123,6 +121,8 @@ def answer_on(workers: RayWorkers, site: BenchmarkSite, output: Path, journal: J
 
     def answer(worker: Worker, held: Sequence[CellsJob]) -> None:
         for job in held:
+            with turn:
+                journal.copy(_path(output, job.identity))  # with what others have found meanwhile
             worker.do(job.identity)
             with turn:  # two of them may have measured the same
                 _merge(_path(output, job.identity), journal, header)

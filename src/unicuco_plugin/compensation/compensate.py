@@ -53,12 +53,15 @@ class Compensated:
     biases: dict[str, Tensor] = field(default_factory=dict)
     modules: bool = False
 
-    def fold(self, decoder: Decoder, removed: Collection[int]) -> Callable[[], None]:
+    def fold(
+        self, decoder: Decoder, removed: Collection[int], wait: Callable[[], None] = lambda: None
+    ) -> Callable[[], None]:
         """Write the corrections into the model's weights, where these are kept.
 
         Args:
             decoder: The model, all its blocks there.
             removed: Those that go.
+            wait: Called when all is read, and when all is written: ranks may share the weights, and write the same.
 
         Returns:
             A function that puts the weights back; calling it again does nothing.
@@ -69,20 +72,24 @@ class Compensated:
             while before:
                 write_tensor(*before.pop())
 
-        def write(module: nn.Module, name: str, values: Tensor) -> None:
-            before.append((module, name, read_kept(module, name).clone()))
-            write_tensor(module, name, values)
-
-        try:
-            with torch.no_grad():
-                for name, values in self.changes.items():
-                    for parameter, value in values.items():
-                        write(decoder.model.get_submodule(name), parameter, value)
-                for (module, parameter), factor in stream_factors(decoder, self.gains, removed):
-                    write(module, parameter, read_kept(module, parameter) * factor)
-        except BaseException:
-            restore()
-            raise
+        with torch.no_grad():
+            values = {
+                (decoder.model.get_submodule(name), parameter): value
+                for name, changed in self.changes.items()
+                for parameter, value in changed.items()
+            }
+            for (module, parameter), factor in stream_factors(decoder, self.gains, removed):
+                own = values.get((module, parameter))
+                values[module, parameter] = (read_kept(module, parameter) if own is None else own) * factor
+            before += [(module, parameter, read_kept(module, parameter).clone()) for module, parameter in values]
+            wait()
+            try:
+                for (module, parameter), value in values.items():
+                    write_tensor(module, parameter, value)
+            except BaseException:
+                restore()
+                raise
+            wait()
         return restore
 
 

@@ -177,8 +177,8 @@ class Corrections:
         while self._bytes > self._cache_bytes and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
-    def _observe(self, index: int, following: int, projection: Projection | None, *, room: bool) -> Cut:
-        """What is known of a cut; that of a half, which may get many widths, is kept."""
+    def _observe(self, index: int, following: int, projection: Projection | None, *, room: bool, keep: bool) -> Cut:
+        """What is known of a cut; that of a half that may get many widths is to be kept."""
         dense, key = self.dense, (index, following, room)
         if key in self._cuts:
             self._cuts.move_to_end(key)
@@ -188,8 +188,8 @@ class Corrections:
         if projection is None:
             inputs = [states[..., :0] for states in between[0]]
         cut = observe_cut(dense, between, projection, inputs, self._method.weigh, room=room)
-        if dense.keep and isinstance(dense.runner, HalfRunner):
-            self._cuts[key] = cut
+        if keep and dense.keep and isinstance(dense.runner, HalfRunner):
+            cut = self._cuts[key] = cut.sent("cpu")  # where memory is counted
             self._bytes += cut.nbytes
             self._shed()
         return cut
@@ -202,8 +202,9 @@ class Corrections:
         biased = projection is not None and (room or projection.module.bias is not None)
         if self._method.biased and not biased:
             return Corrected()
-        cut = self._observe(index, following, projection, room=room)
+        cut = self._observe(index, following, projection, room=room, keep=left is not None)
         try:
+            cut = cut.sent(self.dense.runner.device)
             cut = cut if left is None else left.narrow(cut, biased=biased)
             correction = self._method.solve(cut)
             if projection is None or correction.change is None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.compensation.moments import Moments, Weigh, equally, relatively
+from unicuco_plugin.models.tensors.storage import sent
 
 __all__ = ["METHODS", "Compensation", "Correction", "Cut", "bias", "linear", "ridge", "scale"]
 
@@ -43,6 +44,14 @@ class Cut:
         """What keeping it takes."""
         moments = (tensor for one in (self.fit, self.held) for tensor in (one.gram, one.cross))
         return self.weight.nbytes + sum(tensor.nbytes for tensor in moments)
+
+    def sent(self, device: torch.device | str) -> "Cut":
+        """The same on a device."""
+        fit, held = (
+            Moments(sent(one.gram, device), sent(one.cross, device), sent(one.ratio, device), one.tokens)
+            for one in (self.fit, self.held)
+        )
+        return Cut(sent(self.weight, device), self.scale, fit, held)
 
     def narrowed(self, columns: Tensor, weight: Tensor) -> "Cut":
         """The same where only some inputs of the projection are left.

@@ -7,9 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from unicuco_plugin.errors import EvaluationError, clip
+from unicuco_plugin.errors import (
+    EvaluationError,
+    ModelMismatchError,
+    RequestError,
+    StrategyError,
+    UnsupportedModelError,
+    clip,
+)
 
-__all__ = ["Crew", "Job", "Line", "LostError", "Worker"]
+__all__ = ["FINAL", "Crew", "Job", "Line", "LostError", "Worker"]
 
 # A worker's place is given up after so many losses in a row without a result between them, and a job when so many
 # workers were lost over it: one loss is bad luck, three are the job's or the machine's.
@@ -18,6 +25,10 @@ _LOSSES = 3
 _PAUSE = 5.0
 # Seconds without any worker after which that is said.
 _PATIENCE = 60.0
+
+
+FINAL = (ModelMismatchError, RequestError, StrategyError, UnsupportedModelError)
+"""Errors that a worker on any other machine would raise, too."""
 
 
 class LostError(Exception):

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from torch import set_num_threads
 
-from unicuco_plugin.errors import EvaluationError, ModelMismatchError, clip
-from unicuco_plugin.executors.crew import LostError
+from unicuco_plugin.errors import EvaluationError, clip
+from unicuco_plugin.executors.crew import FINAL, LostError
 from unicuco_plugin.executors.measuring import CandidateCrew, Measuring
 from unicuco_plugin.journal.measuring import RANK
 from unicuco_plugin.objectives.executor import Executor
@@ -184,7 +184,7 @@ class RayWorker:
             return self._ray.get(ask())
         except errors.RayTaskError as error:
             # All other errors may be the machine's: a full disk, a folder that is not mounted, a broken device.
-            if isinstance(error.cause, ModelMismatchError):
+            if isinstance(error.cause, FINAL):
                 raise error.cause from None
             raise LostError(str(error.cause)) from error
         except errors.RayError as error:

@@ -52,13 +52,13 @@ class LevelWorkers:
     transport: Transport = "shared"
 
     @contextmanager
-    def start(self, ledger: Ledger, states: Tensor) -> Iterator[Executor]:
+    def start(self, ledger: Ledger, state_bytes: int) -> Iterator[Executor]:
         """See ``Workers``."""
         record = ledger.record.model_copy(update={"linears": {}})
         folder = ledger.folder.absolute() if self.transport == "shared" else None
         opening = Solving(self.source.absolute, record, folder)
         # What there is no room for Ray keeps on the disk.
-        store = min((self.workers.count + 2) * states.nbytes, int(spare_memory("cpu")))
+        store = min((self.workers.count + 2) * state_bytes, int(spare_memory("cpu")))
         with self.workers.at(opening, record.device, store) as pool:
             crew = _LevelCrew(pool, self.workers.count, ledger)
             try:

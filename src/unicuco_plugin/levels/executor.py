@@ -50,12 +50,12 @@ class Executor(Protocol):
 class Workers(Protocol):
     """Processes that solve the linears of a build."""
 
-    def start(self, ledger: Ledger, states: Tensor) -> AbstractContextManager[Executor]:
+    def start(self, ledger: Ledger, state_bytes: int) -> AbstractContextManager[Executor]:
         """Start them for one build.
 
         Args:
             ledger: Of the build.
-            states: ``m x L x hidden`` states that enter the first block, as large as those that enter others.
+            state_bytes: Of the ``m x L x hidden`` states that enter a block.
 
         Raises:
             EvaluationError: If none can be started; the message says what to do.

@@ -31,10 +31,6 @@ class Hessians:
     leaders: dict[str, str] = field(default_factory=dict)
     sums: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
-    def groups(self) -> list[list[str]]:
-        """The linears of each Hessian, in the order in which they ran."""
-        return [[name for name, leader in self.leaders.items() if leader == first] for first in self.sums]
-
 
 def gather_hessians(runner: BlockRunner, index: int, states: Tensor, batch_windows: int) -> tuple[Hessians, Tensor]:
     """Run a dense block over all states, with the toolkit's own sums over what enters its linears.

@@ -43,16 +43,21 @@ class Stream:
             workers: Who solves linears; none lets this process do it.
         """
         runner = BlockRunner(self.decoder, self.windows.shape[1])
-        states = self.fitting(lambda size: torch.cat([runner.embed(part) for part in self.windows.split(size)]))
+        embedded = self.fitting(lambda size: torch.cat([runner.embed(part) for part in self.windows.split(size)]))
+        states = [embedded]  # which the walk takes: those of one block are there at a time
+        del embedded
         solving: AbstractContextManager[Executor] = (
-            InPlace(self.ledger, runner, self.fitting) if workers is None else workers.start(self.ledger, states)
+            InPlace(self.ledger, runner, self.fitting)
+            if workers is None
+            else workers.start(self.ledger, states[0].nbytes)
         )
         with solving as executor:
-            self.walk(runner, executor, states)
+            self.walk(runner, executor, states.pop)
         self.ledger.tell("writing")
 
-    def walk(self, runner: BlockRunner, executor: Executor, states: Tensor) -> None:
-        """Go from block to block, and wait until all is stored."""
+    def walk(self, runner: BlockRunner, executor: Executor, take: Callable[[], Tensor]) -> None:
+        """Go from block to block with the states that are taken, and wait until all is stored."""
+        states = take()
         last = max(index for index in range(len(self.decoder.blocks)) if self.left(index))
         for index in range(last + 1):
             with resident():  # nothing but this block is run

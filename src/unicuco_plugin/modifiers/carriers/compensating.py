@@ -17,7 +17,7 @@ from unicuco_plugin.models.blocks.sublayers import sublayer_names
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.tensors.memory import Fitting
 from unicuco_plugin.models.tensors.storage import on_accelerator
-from unicuco_plugin.modifiers.toolkit.ranks import whole_windows
+from unicuco_plugin.modifiers.toolkit.ranks import wait, whole_windows
 from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.plugins.manager import corrects, make_compensation
 from unicuco_plugin.strategy import Strategy
@@ -99,7 +99,7 @@ class Folding:
         Returns:
             The same with the biases that the corrected model has.
         """
-        if not any(parts.kept.values()):  # modules go whole, and cuts are all that there is to correct
+        if not any(parts.kept.values()) and not parts.biases:  # modules go whole, and leave nothing: cuts are all
             self.start(decoder, parts.removed, halves=True)
         elif self._name is not None and corrects(self._name):
             names = tuple(name for pair in zip(*sublayer_names(decoder), strict=True) for name in pair)
@@ -164,7 +164,7 @@ def fold_compensation(
 
     with on_accelerator(decoder.model):
         done = Fitting(_BATCH, lower=_LOWER)(find, len(windows))
-    return done, done.fold(decoder, () if isinstance(removed, KeptParts) else removed)
+    return done, done.fold(decoder, () if isinstance(removed, KeptParts) else removed, wait)
 
 
 def say_compensated(name: str, done: Compensated, blocks: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ import hashlib
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import wraps
+from inspect import signature
 from typing import Any, TypeVar
 
 import torch
@@ -98,9 +99,9 @@ def whole_windows(batches: Iterable[Mapping[str, Any]]) -> Tensor:
         CalibrationError: If windows of ranks have different lengths, or a rank has no sample.
     """
     own = gather_windows(batches)
-    if not is_distributed():
+    parts = _gather(own) if is_distributed() else [own]
+    if len(parts) == 1:
         return own
-    parts = _gather(own)
     if all(torch.equal(part, parts[0]) for part in parts[1:]):
         logger.warning(
             f"SparsityProfileModifier: all {len(parts)} ranks calibrate on the same {len(own)} samples; llm-compressor "
@@ -170,9 +171,11 @@ def save_in_step(model: Any) -> None:  # noqa: ANN401 - save_pretrained is repla
 
     @wraps(save)
     def save_pretrained(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        if kwargs.get("save_compressed", True):
+        given = signature(save, follow_wrapped=False).bind(*args, **kwargs).arguments
+        if given.get("save_compressed", True):
             live: Any = reference()
-            ModelCompressor.from_pretrained_model(live).compress_model(live, skip_compressed=True)
+            format = given.get("quantization_format")
+            ModelCompressor.from_pretrained_model(live, format).compress_model(live, skip_compressed=True)
             _keep_parameters(live)
         save(*args, **kwargs)
         wait()
