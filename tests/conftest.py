@@ -10,6 +10,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Read when PyTorch is imported: a thread for every core in every worker would be more threads than cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Ray starts workers at niceness 15: beside tests on every core they would wait until somebody gives up on them.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 import pytest
 from hypothesis import HealthCheck, settings
 
