@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(heal, healed, tmp_path, monkey
 
 
 def test_what_got_worse_is_not_written(heal, tmp_path):
-    done = heal(tmp_path / "out", "--learning-rate", "50")
+    done = heal(tmp_path / "out", "--learning-rate", "5")
     assert done.exit_code == 1
     assert "not written, for the divergence on held-out windows did not fall" in done.stderr
     assert not (tmp_path / "out").exists()
