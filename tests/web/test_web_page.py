@@ -269,7 +269,7 @@ def test_a_load_brings_memory_latency_and_speed(page, address):
     wait(page, "#loaded", "context must be in 100 to 300, where the device table has times, got 8192")
     assert {"Memory"} == {"Memory", "Latency", "Speed-up"} & set(page.locator("#fields button").all_text_contents())
     page.select_option("#profile", BITS)  # which keeps the load
-    wait(page, "#loaded", "a device table has no times")
+    wait(page, "#loaded", "it needs their times")
     wait(page, "#answer", "of it cache")
     page.fill("#context", "")
     wait_gone(page, "Memory")

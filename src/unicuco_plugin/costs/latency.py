@@ -56,7 +56,8 @@ class TimedCosts:
     @property
     def names(self) -> tuple[str, ...]:
         """The costs that strategies differ in; times where they are known of all."""
-        return self.costs.names if why_untimed(self.costs) else (*self.costs.names, *_TIMED)
+        unknown = self.costs.table.choices and why_untimed(self.costs)
+        return self.costs.names if unknown else (*self.costs.names, *_TIMED)
 
     @property
     def objective(self) -> str:

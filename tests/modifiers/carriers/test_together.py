@@ -3,7 +3,7 @@
 import pytest
 
 from unicuco_plugin.errors import RecipeError
-from unicuco_plugin.modifiers.carriers import handlers
+from unicuco_plugin.modifiers.carriers import together
 from unicuco_plugin.modifiers.carriers.together import check_spaces
 from unicuco_plugin.traits import SPACES, Effect, SpaceTraits
 
@@ -12,7 +12,7 @@ from unicuco_plugin.traits import SPACES, Effect, SpaceTraits
 def strangers(monkeypatch):
     """Spaces of plugins: one zeroes weights, one drops blocks, and of one nobody says anything."""
     own = {"dust": SpaceTraits("dust", Effect.ZERO), "span": SpaceTraits("span", Effect.DROP)}
-    monkeypatch.setattr(handlers, "traits_of", lambda space: own.get(space) or SPACES.get(space) or SpaceTraits(space))
+    monkeypatch.setattr(together, "traits_of", lambda space: own.get(space) or SPACES.get(space) or SpaceTraits(space))
 
 
 @pytest.mark.parametrize("spaces", [[], ["span"], ["dust", "span"], ["sparsity", "structured"], ["span", "sparsity"]])
