@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from compressed_tensors.offload.cache import DiskCache
+from processor import SAME_BITS
 from tiny import FAMILIES, OTHERS, tiny_model
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3TextConfig
 
@@ -57,7 +58,7 @@ def test_a_model_whose_blocks_are_in_its_files_is_the_same(family, tmp_path):
     with kept_tensors():
         assert all(parameter.is_meta for parameter in decoder.blocks.parameters())
         assert not streamed.get_input_embeddings().weight.is_meta
-    if family == "mamba":  # whose convolution heeds how memory is aligned on some processors
+    if family == "mamba" and not SAME_BITS:  # its convolution heeds how memory is aligned
         torch.testing.assert_close(logits(streamed), logits(held))
     else:
         assert torch.equal(logits(streamed), logits(held))
