@@ -24,6 +24,10 @@ settings.load_profile("unicuco")
 # The fast lane tries a quarter of the examples, and of what tests/fuzz makes up.
 settings.register_profile("fast", settings.get_profile("unicuco"), max_examples=25)
 
+# Families of which others are variants: separate projections and norms before halves, norms behind them, experts, fused
+# projections with positions that are learned.
+KINDS = {"llama", "gemma3", "gemma3_text", "qwen3_moe", "gpt2"}
+
 ROOT = Path(__file__).resolve().parents[1]
 # Helpers in folders of their own (zoo) import those beside this file.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,6 +46,19 @@ def pytest_configure(config):
         settings.load_profile("fast")
     # Told to every process of a parallel run, so that all of them collect the same whatever the hour.
     os.environ["ZOO_TENTH"] = str(config.getoption("--zoo-tenth") or tenth_of_today())
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at marks
+def pytest_collection_modifyitems(items):
+    """Of a test of every family, the fast lane runs one of each kind, or the first."""
+    seen = set()
+    for item in items:
+        family = item.callspec.params.get("family") if hasattr(item, "callspec") else None
+        if isinstance(family, str):
+            test = item.nodeid.partition("[")[0]
+            if family not in KINDS and test in seen:
+                item.add_marker("slow")
+            seen.add(test)
 
 
 def pytest_collection_finish():

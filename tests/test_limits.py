@@ -106,6 +106,7 @@ def test_limits_that_no_strategy_keeps_together_name_what_each_would_have_to_be(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [80_000_000, 120_000_000])
 def test_a_limit_on_bytes_and_one_on_parameters_both_hold_where_shares_come_in_steps(limit):
     strategy = PROFILE.answer(max_params=limit, max_bytes=2 * limit + 10**6, sparsity=0.05)

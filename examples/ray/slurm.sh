@@ -10,7 +10,8 @@
 set -euo pipefail
 
 export RAY_USAGE_STATS_ENABLED=0
-head="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+nodes="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
+head="${nodes%%$'\n'*}"
 port=6379
 workers=$((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))
 

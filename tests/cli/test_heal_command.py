@@ -64,6 +64,7 @@ def weights_of(folder):
     return unicuco_plugin.load(folder).state_dict()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_comes_out_better_in_the_form_that_it_came_in(healed, pruned):
     folder, done = healed
     assert done.exit_code == 0, done.stderr
@@ -84,6 +85,7 @@ def test_a_checkpoint_comes_out_better_in_the_form_that_it_came_in(healed, prune
     assert changed and all(name.endswith("_proj.weight") for name in changed)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(heal, healed, tmp_path, monkeypatch):
     step = Learning._step
 
@@ -109,6 +111,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(heal, healed, tmp_path, monkey
     assert all(torch.equal(whole[name], out[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_what_got_worse_is_not_written(heal, tmp_path):
     done = heal(tmp_path / "out", "--learning-rate", "5")
     assert done.exit_code == 1
@@ -127,6 +130,7 @@ def test_a_sparse_checkpoint_is_refused(heal, tmp_path):
     assert "50% of model.layers.1.mlp.up_proj are zeros, which merged adapters would fill" in done.stderr
 
 
+@pytest.mark.slow
 def test_silenced_halves_stay_so_and_a_card_is_begun(heal, tmp_path):
     model = tiny_model("llama")
     with torch.no_grad():

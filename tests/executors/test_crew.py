@@ -1,6 +1,7 @@
 """Workers come and go; every strategy is recorded once, and what nobody can do is said."""
 
 import threading
+import time
 
 import pytest
 from analytic import SPACE, AnalyticObjective, value_of
@@ -19,8 +20,9 @@ X = eye(10, dtype=float64)
 class Fake:
     """A worker in a thread; asks ``script`` what becomes of each call, given how many calls there were before."""
 
-    def __init__(self, script, calls):
-        self.script, self.calls, self.objective, self.ended = script, calls, AnalyticObjective(), threading.Event()
+    def __init__(self, script, calls, said):
+        self.script, self.calls, self.said = script, calls, said
+        self.objective, self.ended = AnalyticObjective(), threading.Event()
 
     def load(self):
         self.script(self, "load", None)
@@ -46,7 +48,7 @@ def run(tmp_path, monkeypatch):
 
     def measure(script=well, count=2, most=4, ahead=()):
         calls, said = [], []
-        workers = CandidateCrew(lambda: Fake(script, calls), count, most, said.append)
+        workers = CandidateCrew(lambda: Fake(script, calls, said), count, most, said.append)
         try:
             with Journal.open(tmp_path / "j", {}, resume=True) as journal:
                 measured = JournaledMeasure(journal, SPACE, workers)
@@ -115,10 +117,14 @@ def test_a_strategy_that_ends_every_worker_ends_the_run(run):
 def test_the_run_goes_on_with_fewer_workers(run):
     unlucky = []
 
-    def script(_worker, call, _X):
+    def script(worker, call, _X):
         unlucky[:] = unlucky or [threading.current_thread()]
         if call == "load" and threading.current_thread() is unlucky[0]:
             raise LostError("no device")
+        # Nobody is told of a worker that is done with everything before anybody waits for it.
+        until = time.monotonic() + 20
+        while call == 1 and "1 of 2 workers are at work" not in worker.said and time.monotonic() < until:
+            time.sleep(0.001)
 
     found, _, said, journaled = run(script)
     check(found, journaled)

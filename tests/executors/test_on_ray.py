@@ -95,7 +95,7 @@ def test_workers_on_a_device_that_ray_keeps_for_nobody_are_refused():
 
 
 def test_the_start_on_slurm_passes_processors_on(tmp_path):
-    for name, does in (("srun", 'printf "%s\\n" "$@"'), ("scontrol", "echo first; echo second")):
+    for name, does in (("srun", 'printf "%s\\n" "$@"'), ("scontrol", "echo first; seq 100000")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf8")
         (tmp_path / name).chmod(0o755)
     job = {"JOB_NODELIST": "first,second", "JOB_NUM_NODES": "2", "GPUS_ON_NODE": "8", "CPUS_PER_TASK": "64"}

@@ -59,6 +59,7 @@ def check_same(folder, other):
     assert records[0] == records[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["shared", "driver"])
 @pytest.mark.parametrize("kind", list(SETTINGS))
 def test_any_workers_make_the_database_of_one_process(build, kind, transport):

@@ -241,6 +241,7 @@ def test_two_builds_do_not_share_a_folder(decoder, windows, settings, tmp_path):
     build_levels(decoder, windows, tmp_path / "db", name="tiny", settings=settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "qwen2_moe"])
 def test_experts_are_linears_of_the_database_and_fused_again_in_the_model(family, windows, settings, tmp_path):
     model = tiny_mixture(family)
@@ -258,6 +259,7 @@ def test_experts_are_linears_of_the_database_and_fused_again_in_the_model(family
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+@pytest.mark.slow
 def test_levels_of_experts_are_what_the_toolkits_pass_makes_of_them(windows, settings, tmp_path):
     # Its pass shows every token to every expert; its sequential pipeline was seen to give them other states.
     tiny_mixture("mixtral").save_pretrained(tmp_path / "model")

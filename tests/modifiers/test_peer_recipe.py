@@ -93,6 +93,7 @@ def test_an_evopress_file_of_whole_blocks_drops_them(checkpoint, tmp_path):
     assert strategy.sparsity == pytest.approx(2 / 6)
 
 
+@pytest.mark.slow
 def test_an_evopress_file_of_levels_is_met_to_the_row(checkpoint, tmp_path, calibration):
     sizes = linear_sizes(tiny_model("llama"))
     levels = dict.fromkeys(sizes, 0) | {"model.layers.0.mlp.up_proj": 3, "model.layers.5.mlp.up_proj": -3}

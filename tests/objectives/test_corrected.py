@@ -156,6 +156,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "biased"), [("llama", True), ("llama", False), ("qwen2", True), ("granite", False)])
 def test_modules_without_some_parts_are_measured_as_the_model_that_they_are_folded_into(family, biased):
     model = tiny_model(family)

@@ -51,6 +51,7 @@ def test_descents_from_everywhere_find_the_least_mean(posterior, count):
     assert ends.min().item() == pytest.approx(posterior.mean(starts).min().item(), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kappa", [0.0, -0.5])
 def test_a_start_ends_where_it_ends_alone_whatever_paths_it_meets(posterior, kappa):
     starts = torch.cat([sets_of(3), sets_of(3).flip(0)])

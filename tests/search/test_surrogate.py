@@ -72,6 +72,7 @@ def test_the_log_density_is_that_of_the_divergences_themselves(kind):
     torch.testing.assert_close(judged.log_density, density.log_prob(y), atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["log", "raw"])
 def test_later_points_are_judged_by_the_fit_that_did_not_know_them(kind):
     X, y = data(kind)
@@ -118,6 +119,7 @@ def test_intervals_that_are_too_narrow_are_widened_and_wide_ones_stay():
     assert HeldOut(z, z).spread == pytest.approx(4.5 / Z90)
 
 
+@pytest.mark.slow
 def test_both_targets_start_from_where_they_ended():
     X, y = data("log")
     assert set(fit_surrogate(X, y, EYE).fits) == {"log", "raw"}

@@ -124,6 +124,7 @@ def test_relaxed_strategies_have_the_sigmoids_gradient(z):
     torch.testing.assert_close(gradient, (z.sigmoid() * (1 - z.sigmoid())).detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [3.5, 4.25, 7.0])
 def test_neighbours_exchange_steps_and_never_use_more_bits(bits):
     x = REAL.project(torch.zeros(1, 120, dtype=torch.float64), 1.0 - bits / 16.0)

@@ -41,6 +41,7 @@ def test_other_families_write_too(family, tokenizer, tmp_path):
     assert _generate(tokenizer, tmp_path, model=tiny_model(family)).shape == (3, 10)
 
 
+@pytest.mark.slow
 # Plain attention, windows that slide, states beside attention; and a model of which blocks alone give other numbers.
 @pytest.mark.parametrize("family", ["llama", "gemma3", "bamba", None])
 def test_a_model_in_files_writes_the_same_and_reads_each_block_once_for_all_batches(

@@ -268,6 +268,7 @@ def test_a_context_beyond_learned_positions_is_refused(tmp_path):
         measure(tiny_model("opt").eval(), tmp_path / "t.json", contexts=[250])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_compared_with_its_prediction_and_corrects_later_ones(model, table, tmp_path, monkeypatch):
     load, file = Load(8), tmp_path / "t.json"
     said = predicted(block_costs(find_decoder(model)), table, {"model.layers.1": 1.0}, load)

@@ -99,6 +99,7 @@ def test_with_a_compensation_answers_are_corrected_in_the_search_and_again_in_th
     assert (p.exp() * (p - q)).sum(-1).mean().item() == pytest.approx(after, abs=1e-4) and after < before
 
 
+@pytest.mark.slow
 def test_widths_are_multiples_of_what_goes_together(profile):
     widths = {
         round(share * 48) for one in profile.front() for name, share in one.shares.items() if name.endswith("mlp")

@@ -91,6 +91,7 @@ def test_bytes_are_the_checkpoints_whatever_it_is_measured_in(text, tmp_path):
     assert written <= sizes.total_bytes <= 1.01 * written
 
 
+@pytest.mark.slow
 def test_every_divergence_of_the_archive_is_the_evaluators_on_windows_of_its_own(trained, text, tmp_path):
     _, profile = trained
     windows = load_windows([text], tiny_tokenizer(tmp_path), count=2 + 2 + 4, length=16, seed=0)

@@ -113,27 +113,27 @@ def test_every_description_has_a_line():
     assert FAMILIES.keys() <= CONTRACT.keys()
 
 
-@pytest.mark.parametrize("name", sorted(CONTRACT.keys() & ANIMALS.keys()))
-def test_a_line_says_what_the_zoo_found(name):
-    right = {space: outcome.startswith(("right", "refused in training")) for space, outcome in OUTCOMES[name].items()}
-    cut = "" if not right["structured"] else "zeroed" if "format stock" in OUTCOMES[name]["structured"] else "cut"
+@pytest.mark.parametrize("family", sorted(CONTRACT.keys() & ANIMALS.keys()))
+def test_a_line_says_what_the_zoo_found(family):
+    right = {space: outcome.startswith(("right", "refused in training")) for space, outcome in OUTCOMES[family].items()}
+    cut = "" if not right["structured"] else "zeroed" if "format stock" in OUTCOMES[family]["structured"] else "cut"
     words = ["blocks"] * right["depth"] + ["halves"] * right["sublayer"] + [cut] * right["structured"]
-    assert CONTRACT[name].split() == words
+    assert CONTRACT[family].split() == words
 
 
-@pytest.mark.parametrize("name", [name for name, line in CONTRACT.items() if not line])
-def test_a_family_of_which_nothing_may_go_is_refused_by_its_configuration(name):
-    own = name == DeciLMConfig.model_type  # ours, which Transformers does not know
-    config = DeciLMConfig() if own else CONFIG_MAPPING[name]()
+@pytest.mark.parametrize("family", [name for name, line in CONTRACT.items() if not line])
+def test_a_family_of_which_nothing_may_go_is_refused_by_its_configuration(family):
+    own = family == DeciLMConfig.model_type  # ours, which Transformers does not know
+    config = DeciLMConfig() if own else CONFIG_MAPPING[family]()
     with pytest.raises(UnsupportedModelError) as caught:
         check_config(config)
     assert family_of(config).refused in str(caught.value)
-    assert own or name in ANIMALS or name in OUTSIDE
+    assert own or family in ANIMALS or family in OUTSIDE
 
 
-@pytest.mark.parametrize("name", lines("blocks"))
-def test_a_model_without_a_block_is_the_one_that_passes_it_by(name):
-    model = made(name)
+@pytest.mark.parametrize("family", lines("blocks"))
+def test_a_model_without_a_block_is_the_one_that_passes_it_by(family):
+    model = made(family)
     decoder, before = find_decoder(model), fingerprint(model)
     sizes, dense = measure_sizes(decoder), logits(model)
     with bypassed(decoder, [1]):
@@ -147,9 +147,9 @@ def test_a_model_without_a_block_is_the_one_that_passes_it_by(name):
     assert not torch.allclose(dense, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", lines("halves"))
-def test_a_half_without_its_output_projection_gives_zeros(name):
-    model = made(name)
+@pytest.mark.parametrize("family", lines("halves"))
+def test_a_half_without_its_output_projection_gives_zeros(family):
+    model = made(family)
     decoder, dense = find_decoder(model), logits(model)
     attentions, mlps = sublayer_names(decoder)
     params, sizes = sublayer_params(decoder), measure_sizes(decoder)
@@ -176,11 +176,11 @@ def some_parts(decoder, *, biased):
 
 
 @pytest.mark.parametrize(
-    ("name", "format"),
+    ("family", "format"),
     [(name, "compact") for name in lines("cut")] + [(name, "stock") for name in lines("cut") + lines("zeroed")],
 )
-def test_a_model_without_parts_is_the_one_whose_parts_are_masked(name, format):
-    model = build(name)
+def test_a_model_without_parts_is_the_one_whose_parts_are_masked(family, format):
+    model = build(family)
     decoder = find_decoder(model)
     parts = some_parts(decoder, biased=format == "compact")
     expected, count = masked_logits(decoder, parts, IDS), sum(p.numel() for p in model.parameters())
@@ -191,9 +191,9 @@ def test_a_model_without_parts_is_the_one_whose_parts_are_masked(name, format):
     assert smaller == (format == "compact")
 
 
-@pytest.mark.parametrize("name", ["bamba", "falcon_h1", "llama", "llama-biases"])
-def test_biases_that_a_family_has_a_field_for_stand_in_the_full_shape_too(name):
-    model = build(name)
+@pytest.mark.parametrize("family", ["bamba", "falcon_h1", "llama", "llama-biases"])
+def test_biases_that_a_family_has_a_field_for_stand_in_the_full_shape_too(family):
+    model = build(family)
     decoder = find_decoder(model)
     parts = some_parts(decoder, biased=True)
     expected = masked_logits(decoder, parts, IDS)
@@ -203,33 +203,33 @@ def test_biases_that_a_family_has_a_field_for_stand_in_the_full_shape_too(name):
     assert any(bool(model.get_submodule(f"{find_parts(decoder)[name].output}").bias.any()) for name in parts.biases)
 
 
-@pytest.mark.parametrize("name", lines_without("blocks"))
-def test_blocks_that_may_not_go_are_refused(name):
+@pytest.mark.parametrize("family", lines_without("blocks"))
+def test_blocks_that_may_not_go_are_refused(family):
     with pytest.raises(UnsupportedModelError):
-        check_exportable(made(name).config, "depth")
+        check_exportable(made(family).config, "depth")
 
 
-@pytest.mark.parametrize("name", lines_without("halves"))
-def test_halves_that_may_not_go_are_refused(name):
+@pytest.mark.parametrize("family", lines_without("halves"))
+def test_halves_that_may_not_go_are_refused(family):
     with pytest.raises(UnsupportedModelError):
-        check_exportable(made(name).config, "sublayer")
-        check_silence(find_decoder(made(name)))
+        check_exportable(made(family).config, "sublayer")
+        check_silence(find_decoder(made(family)))
 
 
-@pytest.mark.parametrize("name", lines_without("cut", "zeroed"))
-def test_parts_that_may_not_go_are_refused(name):
+@pytest.mark.parametrize("family", lines_without("cut", "zeroed"))
+def test_parts_that_may_not_go_are_refused(family):
     with pytest.raises(UnsupportedModelError):
-        check_cuts(find_decoder(made(name)))
+        check_cuts(find_decoder(made(family)))
 
 
-@pytest.mark.parametrize("name", lines("zeroed"))
-def test_a_family_that_cannot_be_built_in_other_sizes_is_refused_the_compact_form(name):
-    model = build(name)
+@pytest.mark.parametrize("family", lines("zeroed"))
+def test_a_family_that_cannot_be_built_in_other_sizes_is_refused_the_compact_form(family):
+    model = build(family)
     with pytest.raises(UnsupportedModelError):
         apply_parts(model, some_parts(find_decoder(model), biased=False), format="compact")
 
 
-@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.positions])
-def test_positions_end_where_the_field_says(name):
-    model = build(name)
-    assert Reach.of(model).positions == getattr(model.config, FAMILIES[name].positions)
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.positions])
+def test_positions_end_where_the_field_says(family):
+    model = build(family)
+    assert Reach.of(model).positions == getattr(model.config, FAMILIES[family].positions)

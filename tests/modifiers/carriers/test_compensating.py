@@ -119,6 +119,7 @@ def test_text_is_asked_for(checkpoint, tmp_path):
         llmcompressor.oneshot(model=model, recipe=[modifier])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", [None, "deci"])
 def test_halves_are_corrected_whether_they_are_silenced_or_leave(format, checkpoint, tmp_path, calibration):
     strategy = sublayer_strategy(tiny_model("llama"))

@@ -70,6 +70,7 @@ def test_a_checkpoint_names_its_database_and_says_when_the_divergence_is_of_anot
         assert (done.divergence_note == "") is measured
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_a_model_stitched_by_hand(checkpoint, database, tmp_path):
     folder = database()
     dense = load_model(checkpoint("llama"))
@@ -94,6 +95,7 @@ def test_it_composes_with_dropped_blocks_and_quantisation(checkpoint, database, 
     assert all(row.achieved == row.planned for row in done.achieved.linears)
 
 
+@pytest.mark.slow
 def test_recipe_yaml_replays(checkpoint, database, tmp_path):
     dense = load_model(checkpoint("llama"))
     modifier = SparsityProfileModifier(strategy=sparsity_strategy(dense, uneven_units(dense)), levels=database())

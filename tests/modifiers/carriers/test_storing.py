@@ -186,6 +186,7 @@ def split_units():
     return {"model.layers.0.self_attn.q_proj": W4, "model.layers.0.self_attn.k_proj+v_proj": W3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("units", "message"),
     [
@@ -256,6 +257,7 @@ def test_other_weights_are_stored_from_a_database_of_their_own(checkpoint, datab
     assert torch.equal(stored[f"{name}.weight_packed"], own.packed(name, W4)["weight_packed"])
 
 
+@pytest.mark.slow
 def test_what_breaks_off_half_way_leaves_the_dense_model(checkpoint, database, monkeypatch):
     model = load_model(checkpoint("llama"))
     strategy = scheme_strategy(model, scheme_units(model, W4))

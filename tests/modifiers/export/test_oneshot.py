@@ -81,6 +81,7 @@ def test_a_disk_that_fills_while_it_is_written_to_is_told_in_one_line(dense, mod
     assert list(tmp_path.glob("*out*")) == []
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_its_recipe_replays_to_the_same_weights(dense, modifier, tmp_path):
     first = prune_with_recipe(dense, modifier, tmp_path / "first")

@@ -55,6 +55,7 @@ def test_what_the_recipe_asked_for_and_vllm_refuses_is_said_loudly_and_kept(expo
     assert not check_serving(done.path).loads
 
 
+@pytest.mark.slow
 def test_a_device_without_a_kernel_is_in_the_card(export):
     done = export((["Linear"], packed(3)))
     [note] = done.notes
