@@ -40,6 +40,7 @@ from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Load
 from unicuco_plugin.strategy import ModelReference
 from unicuco_plugin.timing import running
+from unicuco_plugin.timing.measurement import Sizes
 from unicuco_plugin.timing.profile import profile_device
 
 DEPTH, STRUCTURED = "smollm2-135m-instruct-depth", "smollm2-135m-instruct-structured"
@@ -75,10 +76,13 @@ def main() -> None:
         file = args.table or Path(folder) / "device.json"
         dense = load_model(model, dtype="float32")
         reference = ModelReference(name=display_name(model), fingerprint=str(fingerprint(dense)))
-        sizes = {"batches": args.batches, "contexts": args.contexts, "repeats": args.repeats, "progress": print}
-        first = profile_device(find_decoder(dense), file, reference, **sizes, resume=os.path.lexists(file))
+        sizes = Sizes(args.batches, args.contexts, args.repeats)
+        resume = os.path.lexists(file)
+        first = profile_device(find_decoder(dense), file, reference, sizes, resume=resume, progress=print)
         dense.save_pretrained(Path(folder) / "dense")
-        again = partial(profile_device, output=Path(folder) / "again.json", model=reference, **sizes)
+        again = partial(
+            profile_device, output=Path(folder) / "again.json", model=reference, sizes=sizes, progress=print
+        )
         del dense
         exported = [(*_export(model, number, file, args, Path(folder)), *ASKED[number]) for number in range(len(ASKED))]
         measured, table = _take_turns([Path(folder) / "dense", *(path for path, *_ in exported)], args, again)

@@ -24,6 +24,7 @@ from unicuco_plugin.models.loading import display_name, load_model
 from unicuco_plugin.modifiers.export.oneshot import prune
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.strategy import ModelReference
+from unicuco_plugin.timing.measurement import Sizes
 from unicuco_plugin.timing.variants import find_variants
 from unicuco_plugin.timing.verify import verify_latency
 from unicuco_plugin.timing.vllm_engine import VllmEngine
@@ -53,9 +54,9 @@ def main() -> None:
         reference = ModelReference(name=display_name(model), fingerprint=str(fingerprint(dense)))
         variants = find_variants(find_decoder(dense))
         del dense
-        sizes = {"batches": [1], "contexts": args.contexts, "repeats": args.repeats}
+        sizes = Sizes([1], args.contexts, args.repeats)
         resume = os.path.lexists(file)
-        table = profile_wholes(variants, file, reference, engine, **sizes, resume=resume, progress=print)
+        table = profile_wholes(variants, file, reference, engine, sizes, resume=resume, progress=print)
         rows = [row for share in args.shares for row in _verify(model, share, file, Path(folder), args)]
     told = {"model": reference.name, "device": table.device.model_dump(mode="json"), "contexts": args.contexts}
     within = sum(abs(row["beside_dense"] - 1.0) <= 0.1 for row in rows)

@@ -20,9 +20,9 @@ from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.quantities import Latency, Load
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import ModelReference, Strategy
-from unicuco_plugin.timing import holding, profile, running, verify
+from unicuco_plugin.timing import holding, measurement, running, verify
 from unicuco_plugin.timing.holding import hold_table
-from unicuco_plugin.timing.measurement import check_output, check_sizes, is_begun
+from unicuco_plugin.timing.measurement import Sizes, check_output, is_begun
 from unicuco_plugin.timing.profile import profile_device
 from unicuco_plugin.timing.running import Generation
 from unicuco_plugin.timing.shapes import find_timed, narrowed
@@ -36,7 +36,8 @@ def reference(model):
 
 
 def measure(model, path, **options):
-    return profile_device(find_decoder(model), path, reference(model), **(SIZES | options))
+    sizes = Sizes(**{name: options.pop(name, default) for name, default in SIZES.items()})
+    return profile_device(find_decoder(model), path, reference(model), sizes, **options)
 
 
 @pytest.fixture
@@ -204,7 +205,7 @@ def test_a_table_that_came_to_be_while_another_process_held_it_stays(model, meas
         shutil.copy(measured[1], path)  # as the other process leaves it
         return hold_table(path)
 
-    monkeypatch.setattr(profile, "hold_table", take)
+    monkeypatch.setattr(measurement, "hold_table", take)
     with pytest.raises(DeviceTableError, match="is there already; pass --resume"):
         measure(model, tmp_path / "t.json")
     assert (tmp_path / "t.json").read_bytes() == measured[1].read_bytes()
@@ -246,7 +247,7 @@ def test_moments_are_recorded_on_the_device_that_runs_the_model(monkeypatch):
 )
 def test_what_no_table_has_room_for_is_refused(sizes, message):
     with pytest.raises(DeviceTableError, match=message):
-        check_sizes(*sizes)
+        Sizes(*sizes)
 
 
 def test_a_folder_that_is_missing_is_said_before_anything_is_timed(tmp_path):

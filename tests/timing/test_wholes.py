@@ -31,6 +31,7 @@ from unicuco_plugin.report.device import describe_table
 from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import ModelReference, Strategy
 from unicuco_plugin.timing import vllm_engine
+from unicuco_plugin.timing.measurement import Sizes
 from unicuco_plugin.timing.variants import find_variants
 from unicuco_plugin.timing.verify import check_here, time_checkpoint, verify_latency
 from unicuco_plugin.timing.vllm_engine import VllmEngine
@@ -60,7 +61,8 @@ def reference(model):
 
 def measure(model, path, engine, **options):
     variants = find_variants(find_decoder(model), options.pop("schemes", ()))
-    return profile_wholes(variants, path, reference(model), engine, **(SIZES | options))
+    sizes = Sizes(**{name: options.pop(name, default) for name, default in SIZES.items()})
+    return profile_wholes(variants, path, reference(model), engine, sizes, **options)
 
 
 @pytest.fixture(scope="module")

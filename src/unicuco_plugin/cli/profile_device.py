@@ -82,17 +82,16 @@ def profile_device(output: Path, as_json: bool, **fields: Any) -> None:  # noqa:
     on.
     """
     from unicuco_plugin.report.device import describe_table
-    from unicuco_plugin.timing.measurement import check_output, check_sizes, is_begun
+    from unicuco_plugin.timing.measurement import Sizes, check_output, is_begun
 
     output = output.expanduser()
     again = {"resume": fields["resume"], "overwrite": fields["overwrite"]}
     check_output(output, **again)
-    sizes = {"batches": fields["batch"], "contexts": fields["context"], "repeats": fields["repeats"]}
-    check_sizes(**sizes)
+    sizes = Sizes(fields["batch"], fields["context"], fields["repeats"])
     measure = _in_vllm(fields) if fields["engine"] == "vllm" else _in_transformers(fields)
     try:
         with ProgressBars("steps") as bars:
-            table = measure(output=output, **sizes, **again, progress=bars)
+            table = measure(output=output, sizes=sizes, **again, progress=bars)
     except KeyboardInterrupt:
         if is_begun(output):
             instead = " instead of --overwrite" if fields["overwrite"] else ""

@@ -18,8 +18,7 @@ from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Phase
 from unicuco_plugin.strategy import ModelReference
-from unicuco_plugin.timing.holding import hold_table
-from unicuco_plugin.timing.measurement import LEAST, PHASES, check_output, check_sizes, check_there, empty_points, go_on
+from unicuco_plugin.timing.measurement import LEAST, PHASES, Sizes, empty_points, fill_table
 from unicuco_plugin.timing.running import STEPS, Generation, Marks, describe_device
 from unicuco_plugin.timing.shapes import Timed, find_timed, narrowed
 
@@ -43,10 +42,8 @@ def profile_device(
     decoder: Decoder,
     output: Path,
     model: ModelReference,
+    sizes: Sizes,
     *,
-    batches: Sequence[int],
-    contexts: Sequence[int],
-    repeats: int = 5,
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
@@ -57,9 +54,7 @@ def profile_device(
         decoder: The dense model, all of it on its device; as it was afterwards.
         output: The table's file.
         model: Name and fingerprint.
-        batches: Sequences that run at once, one or more numbers of them.
-        contexts: Tokens of each sequence, one or more numbers; all pairs are timed.
-        repeats: Rounds; more where blocks are few.
+        sizes: What to time; there are more rounds where blocks are few.
         resume: Go on with what ``output`` holds.
         overwrite: Replace it.
         progress: Called after each step.
@@ -68,44 +63,29 @@ def profile_device(
         DeviceTableError: If ``output`` may not be written or is of another device, model or load, another process
             measures into it, a size is too large, or parts of the model wait elsewhere.
     """
-    check_output(output, resume=resume, overwrite=overwrite)
-    check_sizes(batches, contexts, repeats)
-    with hold_table(output):
-        check_there(output, resume=resume, overwrite=overwrite)  # once more: it may have come to be meanwhile
-        return _profile(decoder, output, model, (batches, contexts, repeats), resume=resume, progress=progress)
-
-
-def _profile(
-    decoder: Decoder,
-    output: Path,
-    model: ModelReference,
-    sizes: tuple[Sequence[int], Sequence[int], int],
-    *,
-    resume: bool,
-    progress: Callable[[Progress], None],
-) -> DeviceTable:
-    """Time all that is not there; the output is held."""
-    batches, contexts, repeats = sizes
     generation, timed = Generation(decoder.model), find_timed(decoder)
-    generation.check(max(contexts))
-    turns = max(repeats, timed.turns(_SAMPLES))
+    turns = max(sizes.repeats, timed.turns(_SAMPLES))
     variants = (False, True)[: 1 + bool(timed.parts)]
-    steps = [_Step(*one) for one in product(range(turns), sorted({*batches}), sorted({*contexts}), variants)]
-    table = _begin(decoder, timed, model, steps)
-    if resume and output.exists():
-        table = go_on(output, table)
-    table.write(output)  # before anything is timed: after a kill nobody takes an older table for this one
+    steps = [_Step(turn, *load, narrow) for turn, load, narrow in product(range(turns), sizes.loads, variants)]
     warm: tuple[int, bool] | None = None
-    for step in steps[table.done :]:
+
+    def begin() -> DeviceTable:
+        generation.check(max(sizes.contexts))
+        return _begin(decoder, timed, model, sizes.loads, len(steps))
+
+    def measure(table: DeviceTable) -> tuple[DeviceTable, str]:
+        nonlocal warm
+        step = steps[table.done]
         table = _measure(generation, decoder, timed, table, step, cold=warm != (step.batch, step.narrow))
         warm = step.batch, step.narrow
-        table.write(output)
-        progress(Progress(f"timing batch {step.batch}, context {step.context}", table.done, table.total))
-    return table
+        return table, f"timing batch {step.batch}, context {step.context}"
+
+    return fill_table(output, begin, measure, resume=resume, overwrite=overwrite, progress=progress)
 
 
-def _begin(decoder: Decoder, timed: Timed, model: ModelReference, steps: Sequence[_Step]) -> DeviceTable:
-    loads = sorted({(step.batch, step.context) for step in steps})
+def _begin(
+    decoder: Decoder, timed: Timed, model: ModelReference, loads: Sequence[tuple[int, int]], total: int
+) -> DeviceTable:
     return DeviceTable(
         device=describe_device(compute_device(decoder.model), str(decoder.model.dtype)),
         model=model,
@@ -113,7 +93,7 @@ def _begin(decoder: Decoder, timed: Timed, model: ModelReference, steps: Sequenc
         shapes=timed.shapes,
         points=empty_points(timed.shapes, loads),
         done=0,
-        total=len(steps),
+        total=total,
     )
 
 

@@ -1,7 +1,7 @@
 """A device profiled by whole models: what an engine takes for the dense one and for its variants, round after round."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -10,8 +10,7 @@ from unicuco_plugin.costs.timings import DENSE, Point, Whole
 from unicuco_plugin.progress import Progress
 from unicuco_plugin.quantities import Phase
 from unicuco_plugin.strategy import ModelReference
-from unicuco_plugin.timing.holding import hold_table
-from unicuco_plugin.timing.measurement import LEAST, check_output, check_sizes, check_there, empty_points, go_on
+from unicuco_plugin.timing.measurement import LEAST, Sizes, empty_points, fill_table
 from unicuco_plugin.timing.variants import Variants
 from unicuco_plugin.timing.vllm_engine import VllmEngine
 
@@ -26,10 +25,8 @@ def profile_wholes(
     output: Path,
     model: ModelReference,
     engine: VllmEngine,
+    sizes: Sizes,
     *,
-    batches: Sequence[int],
-    contexts: Sequence[int],
-    repeats: int = 3,
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[Progress], None] = lambda _: None,
@@ -41,9 +38,7 @@ def profile_wholes(
         output: The table's file.
         model: Name and fingerprint.
         engine: Runs them.
-        batches: Sequences that run at once, one or more numbers of them.
-        contexts: Tokens of each sequence, one or more numbers; all pairs are timed.
-        repeats: Rounds.
+        sizes: What to time.
         resume: Go on with what ``output`` holds.
         overwrite: Replace it.
         progress: Called after each variant.
@@ -52,55 +47,36 @@ def profile_wholes(
         DeviceTableError: If ``output`` may not be written or is of another device, model or load, another process
             measures into it, a size is too large, or the engine cannot run a variant.
     """
-    check_output(output, resume=resume, overwrite=overwrite)
-    check_sizes(batches, contexts, repeats)
-    with hold_table(output):
-        check_there(output, resume=resume, overwrite=overwrite)
-        return _profile(variants, output, model, engine, (batches, contexts, repeats), resume=resume, progress=progress)
+    steps = list(product(range(sizes.repeats), variants.every))
 
+    def begin() -> DeviceTable:
+        return DeviceTable(
+            device=engine.describe(variants.dtype),
+            model=model,
+            modules=dict(variants.modules),
+            shapes=variants.shapes,
+            stored=variants.stored,
+            points=empty_points(variants.shapes, sizes.loads, len(variants.stored)),
+            done=0,
+            total=len(steps),
+        )
 
-def _profile(
-    variants: Variants,
-    output: Path,
-    model: ModelReference,
-    engine: VllmEngine,
-    sizes: tuple[Sequence[int], Sequence[int], int],
-    *,
-    resume: bool,
-    progress: Callable[[Progress], None],
-) -> DeviceTable:
-    batches, contexts, repeats = sizes
-    loads = sorted(product({*batches}, {*contexts}))
-    steps = list(product(range(repeats), variants.every))
-    table = DeviceTable(
-        device=engine.describe(variants.dtype),
-        model=model,
-        modules=dict(variants.modules),
-        shapes=variants.shapes,
-        stored=variants.stored,
-        points=empty_points(variants.shapes, loads, len(variants.stored)),
-        done=0,
-        total=len(steps),
-    )
-    if resume and output.exists():
-        table = go_on(output, table)
-    table.write(output)
-    for turn, variant in steps[table.done :]:
+    def measure(table: DeviceTable) -> tuple[DeviceTable, str]:
+        turn, variant = steps[table.done]
         with tempfile.TemporaryDirectory() as folder:
             variant.write(Path(folder), variants.architecture)
             device, times = engine.time(
-                folder, table.device.dtype, loads, repeats=_RUNS, dummy=True, own_code=variant.own_code
+                folder, table.device.dtype, sizes.loads, repeats=_RUNS, dummy=True, own_code=variant.own_code
             )
         table.device.check(device, output)
         found = [Whole(variant=variant.name, **one.model_dump()) for one in times]
         table = table.model_copy(update={"wholes": (*table.wholes, *found), "done": table.done + 1})
         if variant is variants.every[-1]:
-            table = table.model_copy(
-                update={"points": tuple(_work_out(point, table, variants) for point in table.points)}
-            )
-        table.write(output)
-        progress(Progress(f"round {turn + 1}, {variant.name}", table.done, table.total))
-    return table
+            points = tuple(_work_out(point, table, variants) for point in table.points)
+            table = table.model_copy(update={"points": points})
+        return table, f"round {turn + 1}, {variant.name}"
+
+    return fill_table(output, begin, measure, resume=resume, overwrite=overwrite, progress=progress)
 
 
 def _work_out(point: Point, table: DeviceTable, variants: Variants) -> Point:
