@@ -70,6 +70,17 @@ def test_what_lost_workers_and_broken_runs_had_found_is_not_found_again(plan, al
     assert list((tmp_path / "out" / "workers").iterdir()) == []
 
 
+def test_a_text_that_a_plan_names_later_is_measured_by_workers(plan, alone, tmp_path):
+    fewer = plan.model_copy(update={"evaluation": dict(list(plan.evaluation.items())[:1])})
+    run_benchmark(fewer, tmp_path / "out")
+    workers = Threads(2)
+    assert untimed(run_benchmark(plan, tmp_path / "out", workers=workers)) == alone
+    assert {task for _, task in workers.tasks} == {cell.identity for cell in plan.cells()}
+    workers = Threads(2)
+    assert untimed(run_benchmark(plan, tmp_path / "out", workers=workers)) == alone
+    assert not workers.tasks
+
+
 def test_another_model_or_text_on_a_workers_machine_is_refused(plan, tmp_path, monkeypatch):
     def elsewhere(field, value):
         def script(_count, _task):

@@ -92,6 +92,22 @@ def test_what_a_lost_worker_held_goes_to_others_and_another_is_hired(run):
     assert said.count("a worker was lost: killed") >= 1
 
 
+def test_a_lost_worker_is_ended_before_others_take_what_it_held(run):
+    lost, seen = [], []
+
+    def script(worker, call, X):
+        if call == 1:
+            lost.append((worker, {SPACE.key(x) for x in X}))
+            raise LostError("killed")
+        if call != "load" and lost and lost[0][1] & {SPACE.key(x) for x in X}:
+            seen.append(lost[0][0].ended.is_set())
+
+    found, _, _, journaled = run(script)
+    check(found, journaled)
+    assert seen
+    assert all(seen)
+
+
 def test_a_slow_worker_holds_nobody(run):
     others = threading.Event()
 

@@ -86,24 +86,27 @@ class Answering:
             runner.rows(cell for cell in self.plan.cells() if cell.identity == identity)
 
 
-def answer_on(workers: RayWorkers, site: BenchmarkSite, output: Path, journal: Journal, progress: Tell) -> None:
-    """Have workers answer the cells that a journal does not hold yet, and take in what they find.
+def answer_on(workers: RayWorkers, site: BenchmarkSite, output: Path, quality: Quality, progress: Tell) -> None:
+    """Have workers answer and measure the cells that a journal does not hold yet, and take in what they find.
 
     Args:
         workers: To start.
         site: What is compared on what.
         output: The benchmark's folder, which all machines see.
-        journal: Of the benchmark, open.
+        quality: With the benchmark's journal, open.
         progress: Called often.
 
     Raises:
         EvaluationError: If there are no workers, or cells that none of them can answer.
         UnicucoError: As those say who raise them.
     """
-    plan, known, header = site.plan, journal.notes(), site.header
+    plan, journal, header = site.plan, quality.journal, site.header
+    known = journal.notes()
     cells = list(plan.cells())
     # What is trained takes longest, and comes first.
-    wanted = sorted((cell for cell in cells if cell.key not in known), key=lambda cell: cell.settings is None)
+    wanted = sorted(
+        (cell for cell in cells if not _is_done(quality, known.get(cell.key))), key=lambda cell: cell.settings is None
+    )
     identities = list(dict.fromkeys(cell.identity for cell in wanted))
     left = set(identities)
     if not left:
@@ -137,6 +140,13 @@ def answer_on(workers: RayWorkers, site: BenchmarkSite, output: Path, journal: J
                 crew.wait()
         finally:
             crew.close()
+
+
+def _is_done(quality: Quality, answer: dict[str, Any] | None) -> bool:
+    """Whether an answer is known and was measured on every text, one that a plan names since too."""
+    return answer is not None and all(
+        quality.knows(name, answer["units"], answer.get("compensation")) for name in quality.plan.evaluation
+    )
 
 
 def take_in(output: Path, journal: Journal, header: Mapping[str, str]) -> None:

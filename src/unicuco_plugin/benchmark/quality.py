@@ -91,10 +91,7 @@ class Quality:
             tell()
             return Room().measure(self._evaluator(name, compensation).evaluate, [units])
 
-        key = hashlib.sha256(json.dumps(units, sort_keys=True).encode()).hexdigest()
-        fidelity = f"text/{self.texts.hashes[f'evaluation.{name}']}"
-        if compensation is not None:
-            fidelity += f"/{compensation}/{self.texts.hashes['calibration']}"
+        key, fidelity = self._place(name, units, compensation)
         [row] = measure_once(self.journal, fidelity, [key], measure)
         found = Estimate.of(row.per_window)
         return {
@@ -102,6 +99,19 @@ class Quality:
             "standard_error": found.standard_error if len(row.per_window) > 1 else None,
             "windows": [round(value, 6) for value in row.per_window],
         }
+
+    def knows(self, name: str, units: Mapping[str, Any], compensation: str | None = None) -> bool:
+        """Whether the journal holds the divergence of one strategy on a text; arguments as of ``measure``."""
+        key, fidelity = self._place(name, units, compensation)
+        return bool(self.journal.lookup(fidelity, [key]))
+
+    def _place(self, name: str, units: Mapping[str, Any], compensation: str | None) -> tuple[str, str]:
+        """Key and fidelity of one strategy on a text."""
+        key = hashlib.sha256(json.dumps(units, sort_keys=True).encode()).hexdigest()
+        fidelity = f"text/{self.texts.hashes[f'evaluation.{name}']}"
+        if compensation is not None:
+            fidelity += f"/{compensation}/{self.texts.hashes['calibration']}"
+        return key, fidelity
 
     @cached_property
     def levels(self) -> Levels | SchemeLevels | None:

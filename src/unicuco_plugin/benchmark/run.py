@@ -58,7 +58,7 @@ def run_benchmark(
         quality = Quality(plan, site.texts, site.decoder, journal)
         quality.check_contents(output / JOURNAL)
         if workers is not None:
-            answer_on(workers, site, output, journal, progress)
+            answer_on(workers, site, output, quality, progress)
         rows = CellRunner(site, output, journal, quality, progress).rows(plan.cells())
     facts = {"model": display_name(plan.model), **header, "fingerprint": header["model"]}
     return facts | {

@@ -52,7 +52,7 @@ class Worker(Protocol):
         ...
 
     def end(self) -> None:
-        """Free what it holds; whoever waits for it gets a ``LostError``."""
+        """Free what it holds, also a second time; whoever waits for it gets a ``LostError``."""
         ...
 
 
@@ -224,6 +224,7 @@ class Crew(Generic[Kind]):
                 raise EvaluationError(
                     f"{_LOSSES} workers were lost over one {self._what}: {clip(str(error), 200)}"
                 ) from error
+            worker.end()  # before others take them: it may still hold files that they need
             self._line.give_back(again)
             raise
         self._events.put(None)
