@@ -105,7 +105,8 @@ def whole_windows(batches: Iterable[Mapping[str, Any]]) -> Tensor:
     if all(torch.equal(part, parts[0]) for part in parts[1:]):
         logger.warning(
             f"SparsityProfileModifier: all {len(parts)} ranks calibrate on the same {len(own)} samples; llm-compressor "
-            "divides no dataset that all of them are given: give each rank its own part"
+            "divides no dataset that all of them are given: give each rank its own part, unless the recipe has a pass "
+            "that needs the whole text (SparseGPT, Wanda)"
         )
         return own
     lengths = {part.shape[1] for part in parts}
