@@ -77,8 +77,10 @@ def test_what_does_not_go_together_is_refused(unicuco, profile, options, code, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_it_serves_until_it_is_told_to_stop(profile, tmp_path, workers):
+@pytest.mark.parametrize(
+    ("workers", "end"), [("1", signal.SIGTERM), ("2", signal.SIGTERM), ("2", signal.SIGKILL)], ids=str
+)
+def test_it_serves_until_it_is_told_to_stop_or_killed(profile, tmp_path, workers, end):
     command = "from unicuco_plugin.cli.main import main; main()"
     arguments = ["serve", str(profile), "--port", "0", "--workers", workers]
     log = tmp_path / "log"
@@ -93,6 +95,11 @@ def test_it_serves_until_it_is_told_to_stop(profile, tmp_path, workers):
         assert len(answer.json()["units"]) == 2
         told = httpx.get(f"{found[1]}/metrics", timeout=120).text
         assert 'unicuco_answers_total{outcome="found",profile="tiny-depth"} 1.0' in told
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(end)
         process.wait(60)
+    deadline = time.monotonic() + 60
+    with pytest.raises(httpx.TransportError):  # no worker that was left alone keeps the port
+        while time.monotonic() < deadline:
+            httpx.get(f"{found[1]}/healthz", timeout=60)
+            time.sleep(0.1)
     assert "Traceback" not in log.read_text()

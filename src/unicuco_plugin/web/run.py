@@ -1,9 +1,13 @@
 """The service as processes: one, or several that share a port."""
 
+import multiprocessing
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -28,7 +32,7 @@ class ServiceError(UnicucoError):
 
 
 def run_service(make: Callable[[], object], host: str, port: int, workers: int, ready: Callable[[str], None]) -> None:
-    """Serve until a signal ends it; a worker that dies is replaced.
+    """Serve until a signal ends it; a worker that dies is replaced, and workers end with who began them.
 
     Args:
         make: Makes the application, in each worker; it must be picklable.
@@ -41,7 +45,7 @@ def run_service(make: Callable[[], object], host: str, port: int, workers: int, 
         ServiceError: If the address cannot be listened on.
     """
     config = Config(
-        make,
+        partial(_make_in_worker, make),
         host=host,
         port=port,
         workers=workers,
@@ -77,6 +81,19 @@ def run_service(make: Callable[[], object], host: str, port: int, workers: int, 
         with tempfile.TemporaryDirectory(prefix="unicuco-serve-") as folder:
             os.environ[_SHARED] = str(Path(folder))
             _Workers(config, [listening]).run()
+
+
+def _make_in_worker(make: Callable[[], object]) -> object:
+    """What a worker serves; one whose parent is killed ends, which otherwise would keep the port for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=follow, daemon=True).start()
+    return make()
 
 
 class _Workers(Multiprocess):
