@@ -23,6 +23,8 @@ __all__ = ["ServiceError", "run_service"]
 _SHARED = "PROMETHEUS_MULTIPROC_DIR"
 _MOST_CONNECTIONS = 1_024  # of a worker
 _WAITING = 1_024  # connections that no worker has taken yet
+# Connections that a worker takes at a time: it would take all that wait, and the others would have none.
+_TAKEN = 1
 # A worker that imports PyTorch does not answer its supervisor for seconds; one that hangs is replaced after so many.
 _HUNG = 60
 
@@ -59,6 +61,7 @@ def run_service(make: Callable[[], object], host: str, port: int, workers: int, 
         log_level="warning",
         proxy_headers=False,
         server_header=False,
+        backlog=_WAITING if workers == 1 else _TAKEN,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_keep_alive=HEAD_SECONDS,
         timeout_graceful_shutdown=10,
@@ -102,7 +105,9 @@ class _Workers(Multiprocess):
     _known: frozenset[int | None] = frozenset()
 
     def keep_subprocess_alive(self) -> None:
-        """Replace who is dead or hangs, and forget who was replaced since the last look."""
+        """Replace who is dead or hangs, and forget who was replaced since the last look; let as many wait as before."""
+        for listening in self.sockets:
+            listening.listen(_WAITING)  # a worker that begins sets what it takes at a time
         known = self._known.union(process.pid for process in self.processes)
         super().keep_subprocess_alive()
         self._known = frozenset(process.pid for process in self.processes)
