@@ -21,6 +21,7 @@ from export_vllm import describe_run, engine_environment
 
 CONTEXT, BATCH = 8192, 8
 WINDOWS = "random-gemma3"
+DECI = "configuration_deci.py"  # beside a checkpoint of uneven blocks
 PAGE = 32  # tokens; 16 on GPUs, 128 on CPUs unless told otherwise, where multiples of 32 alone run
 
 
@@ -65,7 +66,7 @@ def count(folder: Path, dense: Path) -> dict[str, int]:
     """What the tables say of a checkpoint, made from the dense model's configuration as training makes them."""
     import torch  # noqa: PLC0415 - vLLM's environment has not all of these
 
-    from unicuco_plugin.costs.measure import measure_costs, with_serving  # noqa: PLC0415
+    from unicuco_plugin.costs.measure import measure_costs, part_costs, with_serving  # noqa: PLC0415
     from unicuco_plugin.costs.memory import ServedCosts  # noqa: PLC0415
     from unicuco_plugin.models.blocks.decoder import find_decoder  # noqa: PLC0415
     from unicuco_plugin.models.loading import load_config  # noqa: PLC0415
@@ -77,9 +78,13 @@ def count(folder: Path, dense: Path) -> dict[str, int]:
     decoder = find_decoder(sketch_model(load_config(folder if folder.name == WINDOWS else dense)))
     strategy = Strategy.read(told) if told.exists() else None
     stored = strategy is not None and strategy.traits.stores
-    costs = with_serving(measure_costs(decoder, "depth" if strategy is None or stored else strategy.space), decoder)
-    costs = costs.in_dtype(torch.bfloat16)
-    shares = {} if strategy is None or stored else strategy.shares
+    if (folder / DECI).exists():
+        costs = part_costs(decoder, compensate=False, uneven=True)
+    else:
+        costs = measure_costs(decoder, "depth" if strategy is None or stored else strategy.space)
+    costs = with_serving(costs, decoder).in_dtype(torch.bfloat16)
+    units = {} if strategy is None else strategy.units
+    shares = {unit: share for unit, share in units.items() if not isinstance(share, str)}  # others have schemes
     served, x = ServedCosts.under(costs, Load(CONTEXT, BATCH)), costs.row(shares)
     weights = strategy.bytes if strategy is not None and stored else int(costs.of("bytes", x))
     return {"weights": weights, "cache": int(served.cache(x)), "buffers": served.buffers}
@@ -124,6 +129,7 @@ def ask_vllm(folder: Path, name: str) -> dict[str, int]:
             enforce_eager=True,
             enable_prefix_caching=False,
             skip_tokenizer_init=True,
+            trust_remote_code=(folder / DECI).exists(),
         )
     finally:
         base_loader.process_weights_after_loading = finish

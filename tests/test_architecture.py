@@ -24,6 +24,7 @@ ROOMS = [
     "signed",
     "ownership",
     "progress",
+    "threads",
     "quantities",
     "request",
     "request_file",

@@ -25,6 +25,7 @@ from unicuco_plugin.request import Request
 from unicuco_plugin.schemes import DENSE_BITS
 from unicuco_plugin.spaces.space import check_key
 from unicuco_plugin.strategy import Divergence, ModelReference, Source, Strategy
+from unicuco_plugin.threads import one_thread
 from unicuco_plugin.traits import traits_of
 from unicuco_plugin.views import Views, record_space
 
@@ -77,9 +78,8 @@ class Profile:
             raise ProfileError(f"profile {record.name:.60} is damaged: {error}") from error
         self._tensors = tensors
         self._plain = {entry.strategy: entry.plain for entry in record.archive if entry.plain}
-        self.costs = TableCosts(
-            record.units, record.sizes, self.search_space.physical, device=device, space=record.space
-        )
+        physical = self.search_space.physical
+        self.costs = TableCosts(record.units, record.sizes, physical, device=device, space=record.space)
         self._views = Views(record, self.search_space, self.net, self.posterior, scaling, self.costs)
         self.divergences = self._views.divergences
 
@@ -128,8 +128,7 @@ class Profile:
         Raises:
             ProfileError: If the profile's space has no parts.
         """
-        # Here, because it needs Transformers, which answering a request must not wait for.
-        from unicuco_plugin.scores.ranked_parts import RankedParts  # noqa: PLC0415
+        from unicuco_plugin.scores.ranked_parts import RankedParts  # noqa: PLC0415 - answering needs no Transformers
 
         if self.payload is None:
             raise ProfileError(f"profile {self.name} of space {quoted(self.space)} has no ranked parts")
@@ -148,12 +147,14 @@ class Profile:
         """Identity of the level database it was trained on."""
         return identify_levels(*known["levels"]) if (known := self.provenance.get("levels")) else None
 
+    @one_thread()
     def predict(self, x: Tensor) -> Divergence:
         """Predict the divergence of one strategy, ``d`` shares, from the surrogate alone, even if it was measured."""
         with torch.no_grad():
             mean, std = self.posterior.log_predict(x[None])
         return self.divergences.shifted(x, mean.item(), std.item())
 
+    @one_thread()
     def front(self, load: Load | None = None, cost: str = "") -> list[Strategy]:
         """The best strategy at each budget, smallest removal first.
 
@@ -169,6 +170,7 @@ class Profile:
         asked = [{"bits": DENSE_BITS * (1.0 - share)} if stored else {"sparsity": share} for share in shares]
         return [self._strategy(Request.of(**one, **beside), found) for one, found in zip(asked, best, strict=True)]
 
+    @one_thread()
     def ends(self, cost: str, load: Load) -> tuple[float, float]:
         """The least and the most of ``memory``, ``latency`` or ``time`` that can be asked: all between has an answer.
 
@@ -189,12 +191,14 @@ class Profile:
             raise RequestError(f"give a request or its field, not both; got {request.to_dict()} and {fields}")
         return self.answer_many([request or Request.of(**fields)])[0]
 
+    @one_thread()
     def answer_many(self, requests: Iterable[Request]) -> list[Strategy]:
         """Answer many requests, in order; what they share is computed once."""
         requests = list(requests)
         best = self._views.answers(requests)
         return [self._strategy(request, candidate) for request, candidate in zip(requests, best, strict=True)]
 
+    @one_thread()
     def proposals(self, request: Request, source: Source) -> Strategy:
         """Answer a request from one source alone, for comparison.
 
@@ -205,10 +209,9 @@ class Profile:
             raise RequestError("proposals of one source need a budget, got a preference")
         view = self._views.of(request)
         [race] = view.contest.candidates([view.limits.budget_of(request)])
-        found = [candidate for candidate in race if candidate.source == source]
-        if not found:
-            raise RequestError(f"{source} has no strategy for {request.to_dict()}")
-        return self._strategy(request, safest(found))
+        if found := [candidate for candidate in race if candidate.source == source]:
+            return self._strategy(request, safest(found))
+        raise RequestError(f"{source} has no strategy for {request.to_dict()}")
 
     def _strategy(self, request: Request, candidate: Candidate) -> Strategy:
         x, stored = candidate.x[None], bool(self.record.sizes.choices)
@@ -236,8 +239,7 @@ def load_profile(source: str | Path, *, device_table: str | Path | None = None) 
 
     Args:
         source: The folder, or the name.
-        device_table: Times of the model on a device, as ``unicuco profile-device`` writes them: with them the profile
-            answers limits on latency and speed.
+        device_table: Times of the model on a device (``unicuco profile-device``), for limits on latency and speed.
 
     Raises:
         ProfileError: If there is none, or it is truncated, edited, or of a newer schema.

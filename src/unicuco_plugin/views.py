@@ -31,6 +31,7 @@ from unicuco_plugin.profile_record import ProfileRecord
 from unicuco_plugin.quantities import Load
 from unicuco_plugin.request import LIMITS, Request
 from unicuco_plugin.spaces.space import Space
+from unicuco_plugin.threads import one_thread
 
 __all__ = ["View", "Views", "record_space"]
 
@@ -218,6 +219,7 @@ class Views:
         limits = Limits(space, contest, costs, self.divergences.upper)
         return View(contest, limits, Preferences(self.record, self.scaling, space, self.net, contest, limits))
 
+    @one_thread()
     def _contest(self, space: Space) -> Contest:
         archive = {entry.strategy: entry.reranked for entry in self.record.archive}
         evidence = Evidence(self.record.reranked_shift, self.record.noise)

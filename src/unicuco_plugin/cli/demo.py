@@ -52,7 +52,11 @@ def demo(profile: str, model: str | None, text: str | None, output: Path | None,
     say(describe_profile(loaded))
     _head("2. Its answer to the request")
     say(describe_strategies([loaded.answer(request)]))
-    with _folder(output) as folder, _one_thread():
+    from unicuco_plugin.threads import one_thread
+
+    # For so small a model two threads are hardly faster, and where another process is busy they wait for each other
+    # (two cores, one of them taken: 153 s to write the windows instead of 14 s).
+    with _folder(output) as folder, one_thread():
         _head("3. A pruned checkpoint")
         where, accept = (model, False) if model is not None else _find_model()
         accept = accept or fields["accept_other_weights"]
@@ -73,21 +77,6 @@ def _folder(output: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="unicuco-demo-") as folder:
         yield Path(folder) / "checkpoint"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch work in one thread, until the end of the ``with``."""
-    # For so small a model two are hardly faster, and where another process is busy they wait for each other (two
-    # cores, one of them taken: 153 s to write the windows instead of 14 s).
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _find_model() -> tuple[str, bool]:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from unicuco_plugin.objectives.floor import LEAST
 from unicuco_plugin.policy.prior import Prior
+from unicuco_plugin.threads import one_thread
 
 __all__ = ["FLOOR", "LEVEL", "Z90", "Bound", "Posterior", "Target", "matern52", "matern52_of"]
 
@@ -113,6 +114,7 @@ class Posterior:
         """``n`` weights of the training targets in the mean."""
         return torch.cholesky_solve((self.t - self.expect(self.X))[:, None], self.L)[:, 0]
 
+    @one_thread()
     def check_units(self, count: int) -> None:
         """Refuse a surrogate of another number of units, or one that cannot predict.
 
