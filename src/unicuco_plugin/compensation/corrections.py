@@ -18,7 +18,8 @@ from unicuco_plugin.errors import EvaluationError, UnsupportedModelError
 from unicuco_plugin.models.blocks.halves import HalfRunner, step_names
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.memory import free_memory, lacks_memory
-from unicuco_plugin.models.tensors.storage import exchanged, sent
+from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.models.tensors.storage import exchanged
 
 __all__ = ["Corrected", "Corrections"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unicuco_plugin.compensation.moments import Moments, Weigh, equally, relatively
-from unicuco_plugin.models.tensors.storage import sent
+from unicuco_plugin.models.tensors.sending import sent
 
 __all__ = ["METHODS", "Compensation", "Correction", "Cut", "bias", "linear", "ridge", "scale"]
 

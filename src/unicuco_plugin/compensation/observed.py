@@ -10,7 +10,8 @@ from unicuco_plugin.compensation.methods import Cut
 from unicuco_plugin.compensation.moments import Moments, Weigh
 from unicuco_plugin.compensation.projection import Projection
 from unicuco_plugin.models.blocks.runner import BlockRunner
-from unicuco_plugin.models.tensors.storage import resident, sent
+from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.models.tensors.storage import resident
 
 __all__ = ["observe_cut", "observe_inputs"]
 

@@ -22,7 +22,8 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.memory import Fitting
-from unicuco_plugin.models.tensors.storage import compute_device, is_offloaded, resident, sent
+from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.models.tensors.storage import compute_device, is_offloaded, resident
 
 __all__ = ["Comparison", "Estimate", "compare_models"]
 

@@ -19,7 +19,8 @@ from unicuco_plugin.files.received import parse_json, read_bytes
 from unicuco_plugin.healing.settings import HealingSettings
 from unicuco_plugin.healing.targets import Targets, top_divergence
 from unicuco_plugin.models.tensors.memory import Fitting
-from unicuco_plugin.models.tensors.storage import compute_device, sent
+from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.payload import Payload
 
 __all__ = ["Learning", "Look"]

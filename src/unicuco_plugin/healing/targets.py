@@ -26,7 +26,8 @@ from unicuco_plugin.files.draft import remove_drafts, write_whole
 from unicuco_plugin.files.received import read_bytes
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.memory import Fitting
-from unicuco_plugin.models.tensors.storage import compute_device, sent
+from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.payload import Payload
 
 __all__ = ["Targets", "top_divergence"]

@@ -26,7 +26,7 @@ from unicuco_plugin.files.received import check_tensors, open_regular
 from unicuco_plugin.levels.record import RECORD, LinearEntry, write_file
 from unicuco_plugin.levels.sweep import Solved
 from unicuco_plugin.models.tensors.memory import lacks_memory
-from unicuco_plugin.models.tensors.storage import sent
+from unicuco_plugin.models.tensors.sending import sent
 
 __all__ = [
     "SAME_WIDTH",

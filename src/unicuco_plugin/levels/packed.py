@@ -20,7 +20,7 @@ from unicuco_plugin.levels.record import LinearEntry
 from unicuco_plugin.levels.scheme_sweep import Quantised
 from unicuco_plugin.levels.settings import resolve_schemes
 from unicuco_plugin.levels.toolkit_scheme import as_toolkit
-from unicuco_plugin.models.tensors.storage import sent
+from unicuco_plugin.models.tensors.sending import sent
 from unicuco_plugin.schemes import DENSE_BITS, Scheme
 
 __all__ = ["pack", "predict_packed_bytes", "read_packed", "unpack", "write_packed"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unicuco_plugin.errors import LevelsError
 from unicuco_plugin.levels.linear import LinearLevels
-from unicuco_plugin.models.tensors.storage import sent
+from unicuco_plugin.models.tensors.sending import sent
 
 __all__ = ["Mixture", "choose_rows", "realise"]
 

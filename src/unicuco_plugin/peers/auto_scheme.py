@@ -13,7 +13,8 @@ from unicuco_plugin.errors import RequestError
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.tensors.gradients import gradients_inside
 from unicuco_plugin.models.tensors.memory import Fitting
-from unicuco_plugin.models.tensors.storage import compute_device, sent
+from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.models.tensors.storage import compute_device
 from unicuco_plugin.peers.bits import BitsProblem, score_once
 from unicuco_plugin.peers.peer import PeerRequest, PeerResult
 from unicuco_plugin.progress import Progress

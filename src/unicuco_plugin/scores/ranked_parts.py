@@ -14,7 +14,7 @@ from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import Parts, find_parts, spread
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.memory import Fitting
-from unicuco_plugin.models.tensors.storage import sent
+from unicuco_plugin.models.tensors.sending import sent
 from unicuco_plugin.payload import Payload
 from unicuco_plugin.scores.ranking import Ranking
 

@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.memory import spare_memory
-from unicuco_plugin.models.tensors.storage import resident, sent
+from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.models.tensors.storage import resident
 
 __all__ = ["Loss", "Note", "backpropagate", "next_token_loss"]
 

@@ -18,7 +18,8 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.masks import without_masks
 from unicuco_plugin.models.tensors.finite import FiniteStates
 from unicuco_plugin.models.tensors.forwards import replace_forward
-from unicuco_plugin.models.tensors.storage import compute_device, sent
+from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.models.tensors.storage import compute_device
 
 __all__ = ["BlockRunner"]
 
@@ -47,8 +48,7 @@ class BlockRunner:
     """
 
     def __init__(self, decoder: Decoder, length: int) -> None:
-        self.decoder = decoder
-        self.length = length
+        self.decoder, self.length = decoder, length
         self._outputs: list[BlockOutput] = []
         self._calls: OrderedDict[tuple[int, ...], list[BlockCall]] = OrderedDict()
         # A balance of experts cannot be told of blocks that were not run.

@@ -10,7 +10,8 @@ from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import Parts, spread
 from unicuco_plugin.models.tensors.forwards import replace_forward
-from unicuco_plugin.models.tensors.storage import exchanged, sent
+from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.models.tensors.storage import exchanged
 
 __all__ = ["reduced"]
 

@@ -38,7 +38,6 @@ __all__ = [
     "read_named",
     "read_parameters",
     "resident",
-    "sent",
     "settle",
     "write_tensor",
 ]
@@ -166,12 +165,6 @@ def write_tensor(module: nn.Module, name: str, values: Tensor) -> None:
 def compute_device(model: PreTrainedModel) -> torch.device:
     """Where a model takes its tokens; no tensor is moved to find out."""
     return torch.device(get_execution_device(model.get_input_embeddings()))
-
-
-def sent(values: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on a device; what comes from the host is on its way, and nobody waits for it."""
-    # The other way round one would read numbers that have not arrived.
-    return values.to(device, non_blocking=values.device.type == "cpu")
 
 
 def count_parameters(module: nn.Module) -> int:
