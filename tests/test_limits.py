@@ -147,6 +147,7 @@ def tables(draw):
     return space, table
 
 
+@pytest.mark.slow
 # Three of four blocks are more than all but the one that is needed: the most that can go is no listed budget.
 @example(
     (

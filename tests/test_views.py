@@ -32,6 +32,7 @@ def cost_of(kind, strategy):
     return latency.decode if kind == "max_latency" else latency.prefill / latency.dense_prefill
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "kind", "count"), CASES, ids=lambda value: getattr(value, "space", value))
 def test_every_limit_between_both_ends_has_an_answer_and_none_below_has(profile, kind, count):
     least, most = profile.ends(LIMITS[kind].cost, LOAD)

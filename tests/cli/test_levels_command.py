@@ -17,6 +17,7 @@ def small(dense, text, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_database_is_built_and_described(unicuco, small, text, tmp_path):
     result = unicuco(*small)
     assert result.exit_code == 0, result.stderr

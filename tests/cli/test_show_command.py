@@ -21,6 +21,7 @@ def test_people_get_a_table_of_every_budget(unicuco, profile):
     assert [line.split()[0] for line in lines[-5:]] == ["1", "2", "3", "4", "5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "magic"), [("a.png", b"\x89PNG"), ("b.SVG", b"<?xml"), ("c.pdf", b"%PDF")])
 def test_a_picture_is_drawn(unicuco, profile, tmp_path, name, magic):
     result = unicuco("show", profile, "--plot", tmp_path / name)

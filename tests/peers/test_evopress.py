@@ -65,6 +65,7 @@ def test_bits_are_exchanged_within_the_budget_and_get_below_the_first_parent(dec
     assert after == pytest.approx(whole.details["divergence"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_set_of_blocks_is_found_where_all_are_tried(ask, decoder, windows):
     result = EvoPress(DROPS)(ask(0.5, space="depth"))
     sets = [list(drop) for drop in itertools.combinations(range(4), 2)]

@@ -72,6 +72,7 @@ def test_nothing_to_draw_is_refused(tmp_path):
         plot_front([], UNITS, tmp_path / "front.png", title="t")
 
 
+@pytest.mark.slow
 def test_a_picture_is_written_whole_or_not_at_all(drawn, tmp_path, monkeypatch):
     drawn([strategy()])
     older = (tmp_path / "front.png").read_bytes()

@@ -141,6 +141,7 @@ def test_a_feature_map_decides_what_is_alike():
     torch.testing.assert_close(fit.mean(X), fit.mean(swapped))
 
 
+@pytest.mark.slow
 def test_equal_divergences_can_be_fitted():
     X, _ = data("log", n=6)
     mean, _ = fit_surrogate(X, torch.full((6,), 0.5, dtype=torch.float64), EYE).posterior.log_predict(X)

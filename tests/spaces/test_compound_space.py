@@ -173,6 +173,7 @@ def test_neighbours_are_strategies_at_no_more_bits(space):
         assert bool((bits_of(space, moves) <= bits_of(space, x) + 1e-3).all())
 
 
+@pytest.mark.slow
 def test_in_a_whole_model_moves_let_blocks_go_and_come_back():
     x = REAL.project(torch.zeros(1, 120, dtype=torch.float64), 1.0 - 3.0 / 16.0)
     moves = REAL.neighbours(x)[0]
@@ -184,6 +185,7 @@ def test_in_a_whole_model_moves_let_blocks_go_and_come_back():
     assert count > 5 and {count, count + 1} <= gone <= {count - 1, count, count + 1}
 
 
+@pytest.mark.slow
 def test_first_and_random_strategies_are_feasible_and_some_drop_blocks():
     generator = torch.Generator().manual_seed(0)
     for bits in (0.3, 2.0, 4.25, 9.0):

@@ -165,6 +165,7 @@ def test_sparsity_is_the_share_of_block_parameters(case):
     assert space.sparsity(x[None]).item() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(sizes=SIZES, count=st.integers(2, 40), seed=st.integers(0, 5))
 def test_first_strategies_are_distinct_singles_before_random_sets(sizes, count, seed):
     space = space_of(sizes)

@@ -93,6 +93,7 @@ def test_a_wrong_source_is_said_at_once(tmp_path, monkeypatch, sources, message)
     assert str(error.value).startswith(message)
 
 
+@pytest.mark.slow
 def test_a_table_of_times_is_for_the_profiles_of_its_model(folder, tmp_path):
     record, tensors = read_profile(folder / "one")
     other = record.model.model_copy(update={"fingerprint": "0000.1111"})

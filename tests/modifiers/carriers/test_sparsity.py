@@ -174,6 +174,7 @@ def test_an_ignore_that_hits_a_planned_linear_is_refused(pattern, checkpoint, ru
         run(model, SparsityProfileModifier(strategy=sparsity_strategy(model)), engine(ignore=[*HEAD, pattern]))
 
 
+@pytest.mark.slow
 def test_an_ignore_that_hits_only_what_stays_dense_is_fine(checkpoint, run):
     model = load_model(checkpoint("llama"))
     strategy = sparsity_strategy(model)
