@@ -11,6 +11,7 @@ methods with seeds the first is drawn.
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from unicuco_plugin import load_profile
+from unicuco_plugin import Profile, load_profile
 from unicuco_plugin.report.figure import COLOURS, MARKERS, new_figure, save_figure
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,9 +40,15 @@ def read(name: str) -> dict[str, Any]:
     return found
 
 
+@cache
+def profile_of(space: str) -> Profile:
+    """The packaged profile of a space, read once."""
+    return load_profile(f"smollm2-135m-instruct-{space}")
+
+
 def bytes_of(space: str, units: Mapping[str, Any]) -> int:
     """What a strategy's checkpoint has, by the table of the packaged profile."""
-    profile = load_profile(f"smollm2-135m-instruct-{space}")
+    profile = profile_of(space)
     return int(profile.costs.of("bytes", profile.search_space.from_units(units)[None]))
 
 
@@ -57,7 +64,7 @@ def lines() -> Iterator[tuple[str, str, list[Point]]]:
         for row in corrected
     ]
     yield "blocks", "unicuco, ridge", points
-    profile, rows = load_profile("smollm2-135m-instruct-structured"), read("compensation-structured")["rows"]
+    profile, rows = profile_of("structured"), read("compensation-structured")["rows"]
     sizes = [profile.answer(sparsity=budget).bytes / 1e6 for budget in BUDGETS["structured"]]
     for compensation, name in (("none", "unicuco"), ("ridge", "unicuco, ridge")):
         own = [_mean(row) for row in rows if row["compensation"] == compensation]

@@ -83,8 +83,7 @@ def count(folder: Path, dense: Path) -> dict[str, int]:
     else:
         costs = measure_costs(decoder, "depth" if strategy is None or stored else strategy.space)
     costs = with_serving(costs, decoder).in_dtype(torch.bfloat16)
-    units = {} if strategy is None else strategy.units
-    shares = {unit: share for unit, share in units.items() if not isinstance(share, str)}  # others have schemes
+    shares = {} if strategy is None else strategy.shares
     served, x = ServedCosts.under(costs, Load(CONTEXT, BATCH)), costs.row(shares)
     weights = strategy.bytes if strategy is not None and stored else int(costs.of("bytes", x))
     return {"weights": weights, "cache": int(served.cache(x)), "buffers": served.buffers}
