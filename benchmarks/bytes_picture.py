@@ -17,12 +17,12 @@ from typing import Any
 
 from common import ROOT
 from compensation import BUDGETS
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unicuco_plugin import Profile, load_profile
-from unicuco_plugin.report.figure import COLOURS, MARKERS, new_figure, save_figure
+from unicuco_plugin.report.axes import add_legend, new_axes, scale_plainly
+from unicuco_plugin.report.figure import COLOURS, MARKERS, save_figure
 
 RESULTS = ROOT / "benchmarks" / "results"
 DEPTH = ("unicuco", "greedy", "evopress_super_fast_whole", "shortgpt")
@@ -97,8 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "figures" / "bytes.png")
     asked = parser.parse_args()
-    figure = new_figure(9.5, 5.5)
-    axes = figure.subplots()
+    figure, axes = new_axes(9.5, 5.5, "What the bytes of a checkpoint buy (SmolLM2-135M-Instruct, dense: 269 MB)")
     kinds: list[str] = []
     for place, (kind, method, points) in enumerate(lines()):
         shown = sorted(point for point in points if point[1] <= MOST)
@@ -107,16 +106,10 @@ def main() -> None:
         style |= {"linewidth": 2.2} if method.startswith("unicuco") else {"linewidth": 0.9, "linestyle": "--"}
         axes.plot(*zip(*shown, strict=True), label=f"{kind}: {method}", **style)
         print(kind, method, [(round(size, 1), round(value, 3)) for size, value in shown])
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(visible=True, color="#EEEEEE")
-    axes.set_axisbelow(True)
-    axes.set_title("What the bytes of a checkpoint buy (SmolLM2-135M-Instruct, dense: 269 MB)")
+    scale_plainly(axes)
     axes.set_xlabel("weight files (MB)")
     axes.set_ylabel("divergence from the dense model (nats per token),\nmean over texts")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    add_legend(figure, axes)
     save_figure(figure, asked.output)
     with Image.open(asked.output) as drawn:
         own = PngInfo()

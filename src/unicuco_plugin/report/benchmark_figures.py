@@ -1,22 +1,19 @@
 """A benchmark's pictures, one message each."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unicuco_plugin.escaping import escape_picture
+from unicuco_plugin.report.axes import add_legend, new_axes, scale_plainly, write_plainly
 from unicuco_plugin.report.benchmark_lines import Line, label_budget, lines_of, total_seconds
-from unicuco_plugin.report.figure import COLOURS, MARKERS, new_figure, save_figure
+from unicuco_plugin.report.figure import COLOURS, MARKERS, save_figure
 from unicuco_plugin.report.table import format_count
 from unicuco_plugin.traits import traits_of
 
 __all__ = ["draw_benchmark"]
 
-# An axis of less than this ratio between its ends has few round numbers.
-_LITTLE = 4.0
-# One that spans more is labelled at powers of ten alone.
-_MUCH = 1e4
 # Where an axis of seconds has its ticks.
 _TIMES = {
     **{1e-4: "0.1 ms", 1e-3: "1 ms", 1e-2: "10 ms", 0.1: "0.1 s", 1.0: "1 s", 10.0: "10 s", 60.0: "1 min"},
@@ -63,25 +60,25 @@ def draw_benchmark(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _quality(lines: Sequence[Line], title: str, space: str) -> Any:  # noqa: ANN401 - matplotlib is untyped
-    figure, axes = _axes(title)
+    figure, axes = new_axes(8, 4.8, title)
     for line, style in zip(lines, _styles(len(lines)), strict=True):
         means = [mean for mean, _ in line.scores.values()]
         spreads = [spread or 0.0 for _, spread in line.scores.values()]
         # A lower end at or below 0 has no place on a logarithmic axis.
         below = [min(spread, 0.99 * mean) for mean, spread in zip(means, spreads, strict=True)]
         axes.errorbar(list(line.scores), means, yerr=[below, spreads], capsize=2, label=_label(line), **style)
-    _scale_plainly(axes)
+    scale_plainly(axes)
     budgets = sorted({budget for line in lines for budget in line.scores})
     axes.set_xticks(budgets, [label_budget(space, budget) for budget in budgets] if traits_of(space).stores else None)
     axes.set_xlabel(_BITS if traits_of(space).stores else _SPARSITY)
     axes.set_ylabel(f"{_DIVERGENCE},\nmean over texts; bars: deviation over seeds")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
 def _ablation(lines: Sequence[Line], title: str, space: str) -> Any:  # noqa: ANN401
     """Ratios to the first variant side by side: divergences themselves would lie on top of each other."""
-    figure, axes = _axes(title)
+    figure, axes = new_axes(8, 4.8, title)
     budgets = sorted(lines[0].scores)
     first = {budget: max(mean, 1e-12) for budget, (mean, _) in lines[0].scores.items()}
     for place, (line, style) in enumerate(zip(lines, _styles(len(lines)), strict=True)):
@@ -97,13 +94,13 @@ def _ablation(lines: Sequence[Line], title: str, space: str) -> Any:  # noqa: AN
         f"divergence / that of '{escape_picture(lines[0].name)}', mean over texts\n"
         "(lower is better; bars: deviation over seeds)"
     )
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
 def _tokens(lines: Sequence[Line], budgets: int) -> Any:  # noqa: ANN401
     """Quality as the geometric mean over budgets of the ratio to the best there; of methods that answered all."""
-    figure, axes = _axes("What the tokens of a method buy")
+    figure, axes = new_axes(8, 4.8, "What the tokens of a method buy")
     lines = [line for line in lines if len(line.scores) == budgets] or lines
     least = {b: min(line.scores[b][0] for line in lines if b in line.scores) for line in lines for b in line.scores}
     for line, style in zip(lines, _styles(len(lines)), strict=True):
@@ -115,16 +112,16 @@ def _tokens(lines: Sequence[Line], budgets: int) -> Any:  # noqa: ANN401
         axes.set_xscale("log")
     else:  # a method that reads no text stands at 0
         axes.set_xscale("symlog", linthresh=min((line.tokens for line in lines if line.tokens > 0), default=1.0))
-    _scale_plainly(axes)
-    _write_plainly(axes.xaxis, (1.0, 2.0, 5.0), lambda value: format_count(value).replace(".0 ", " "))
+    scale_plainly(axes)
+    write_plainly(axes.xaxis, (1.0, 2.0, 5.0), lambda value: format_count(value).replace(".0 ", " "))
     axes.set_xlabel(f"evaluation tokens spent, one answer at each of {budgets} budgets")
     axes.set_ylabel("divergence / the lowest of all methods\n(geometric mean over budgets; lower is better)")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
 def _requests(lines: Sequence[Line], requests: Sequence[int], budgets: int) -> Any:  # noqa: ANN401
-    figure, axes = _axes("Time for many requests about one model")
+    figure, axes = new_axes(8, 4.8, "Time for many requests about one model")
     for line, style in zip(lines, _styles(len(lines)), strict=True):
         name = f"{_label(line)},\nextrapolated to the whole search" if line.extrapolated else _label(line)
         axes.plot(requests, [total_seconds(line, count) for count in requests], label=name, **style)
@@ -137,37 +134,8 @@ def _requests(lines: Sequence[Line], requests: Sequence[int], budgets: int) -> A
     axes.set_xticks(list(requests), [str(count) for count in requests])
     axes.set_xlabel(f"requests (mean of {budgets} measured budgets, extrapolated)")
     axes.set_ylabel("total time")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
-
-
-def _axes(title: str) -> tuple[Any, Any]:
-    figure = new_figure(8, 4.8)
-    axes = figure.subplots()
-    axes.set_title(title)
-    axes.grid(visible=True, color="#EEEEEE")
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _scale_plainly(axes: Any) -> None:  # noqa: ANN401
-    """A logarithmic ordinate whose numbers are written out: 0.5, 1, 2; more of them where it spans little."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    subs: tuple[float, ...] = (1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
-    if high > _LITTLE * low:
-        subs = (1.0, 2.0, 3.0, 5.0, 7.0) if high < _MUCH * low else (1.0,)
-    _write_plainly(axes.yaxis, subs, lambda value: f"{value:g}")
-
-
-def _write_plainly(axis: Any, subs: Sequence[float], write: Callable[[float], str]) -> None:  # noqa: ANN401
-    """Ticks of a logarithmic axis at these multiples of powers of ten, and at no others."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 - slow to import
-
-    if axis.get_scale() == "log":
-        axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _styles(count: int) -> list[dict[str, Any]]:
@@ -188,7 +156,3 @@ def _styles(count: int) -> list[dict[str, Any]]:
 def _label(line: Line) -> str:
     """A method's name, what stands in brackets behind it on a line of its own."""
     return escape_picture(line.name).replace(" (", "\n(")
-
-
-def _legend(figure: Any, axes: Any) -> None:  # noqa: ANN401
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
