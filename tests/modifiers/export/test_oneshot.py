@@ -21,6 +21,7 @@ from unicuco_plugin.modifiers.export.oneshot import prune_with_recipe
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.ownership import MARKER
 from unicuco_plugin.pruning import apply_strategy
+from unicuco_plugin.request import Request
 from unicuco_plugin.strategy import Strategy
 
 FILES = {
@@ -130,6 +131,16 @@ def test_what_can_be_refused_early_is(dense, modifier, tmp_path):
         prune_with_recipe(dense, WandaPruningModifier(sparsity=0.5), tmp_path / "new")
     with pytest.raises(RecipeError, match="the recipe is empty"):
         prune_with_recipe(dense, "", tmp_path / "new")
+
+
+def test_a_strategy_that_breaks_its_own_request_is_refused_before_a_block_goes(dense, depth_strategy, tmp_path):
+    model = load_model(dense)
+    given = depth_strategy(model).model_copy(update={"request": Request.of(max_params=100)})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ExportError, match=r"^max_params must be met: 100 was requested, the checkpoint would have "):
+        prune_with_recipe(model, SparsityProfileModifier(strategy=given), tmp_path / "out")
+    after = model.state_dict()
+    assert before.keys() == after.keys() and all(before[name].equal(after[name]) for name in before)
 
 
 @pytest.mark.usefixtures("forbidden")

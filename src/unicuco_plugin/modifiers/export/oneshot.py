@@ -30,7 +30,7 @@ from unicuco_plugin.modifiers.export.result import Export
 from unicuco_plugin.modifiers.export.saving import save_checkpoint
 from unicuco_plugin.modifiers.recipe import build_recipe, check_pipeline, check_recipe
 from unicuco_plugin.modifiers.recipes.own_recipe import check_modifiers
-from unicuco_plugin.modifiers.sources.limit_check import as_formed, check_limits
+from unicuco_plugin.modifiers.sources.limit_check import as_formed, check_counted, check_limits
 from unicuco_plugin.modifiers.sparsity_profile import SparsityProfileModifier
 from unicuco_plugin.modifiers.toolkit.failure import explain_failure
 from unicuco_plugin.modifiers.toolkit.flat_inputs import flat_inputs
@@ -114,6 +114,7 @@ def prune(
     check_modifiers(built.modifiers, live)
     for modifier in profiles:
         modifier.check(live)
+        check_counted(modifier.resolve())
     with staged_folder(output, overwrite=overwrite, need=least_bytes(built.modifiers, live)) as stage:
         try:
             windows = _windows(calibration, live, tokenizer)

@@ -7,7 +7,7 @@ import torch
 from unicuco_plugin.errors import ExportError, ModelMismatchError, RecipeError
 from unicuco_plugin.strategy import Strategy
 
-__all__ = ["as_formed", "check_dtype", "check_limits", "check_shape"]
+__all__ = ["as_formed", "check_counted", "check_dtype", "check_limits", "check_shape"]
 
 
 def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> None:
@@ -32,6 +32,16 @@ def check_limits(strategies: Sequence[Strategy], found: Mapping[str, int]) -> No
                     "counts the dtype and the biases it was trained with: leave out --dtype and --compensate, or "
                     "request less"
                 )
+
+
+def check_counted(strategies: Sequence[Strategy]) -> None:
+    """Refuse, before any work, a strategy whose own units leave more than its request allows: one edited by hand.
+
+    Raises:
+        ExportError: See :func:`check_limits`.
+    """
+    for strategy in strategies:
+        check_limits([strategy], {"params": strategy.params, "bytes": strategy.bytes})
 
 
 def as_formed(strategy: Strategy, format: str, params: int, size: int) -> Strategy:
