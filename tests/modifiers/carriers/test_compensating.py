@@ -119,20 +119,25 @@ def test_text_is_asked_for(checkpoint, tmp_path):
         llmcompressor.oneshot(model=model, recipe=[modifier])
 
 
+def check_gain(dense, folder, calibration, **fields):
+    """Export ``with`` ridge and ``without``: the one is nearer to the dense model, by as much as the export says."""
+    for name, given in (("with", {"compensation": "ridge"}), ("without", {})):
+        modifier = SparsityProfileModifier(**fields, **given)
+        done = prune_with_recipe(dense, modifier, folder / name, calibration=calibration)
+        if given:
+            said = describe_export(done)
+    model, held = load_model(dense), calibration[::4]
+    before, after = (divergence(unicuco_plugin.load(folder / name), model, held) for name in ("without", "with"))
+    assert after < before
+    assert f"on the windows held out {before:.4f} nats per token without and {after:.4f} with it" in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", [None, "deci"])
 def test_halves_are_corrected_whether_they_are_silenced_or_leave(format, checkpoint, tmp_path, calibration):
     strategy = sublayer_strategy(tiny_model("llama"))
-    dense, form = tiny_model("llama"), {} if format is None else {"structured": {"format": format}}
-    for name, given in (("with", {"compensation": "ridge"}), ("without", {})):
-        modifier = SparsityProfileModifier(strategy=strategy, **given, **form)
-        done = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / name, calibration=calibration)
-        if given:
-            said = describe_export(done)
-    held = calibration[::4]
-    before, after = (divergence(unicuco_plugin.load(tmp_path / name), dense, held) for name in ("without", "with"))
-    assert after < before
-    assert f"on the windows held out {before:.4f} nats per token without and {after:.4f} with it" in said
+    form = {} if format is None else {"structured": {"format": format}}
+    check_gain(checkpoint("llama"), tmp_path, calibration, strategy=strategy, **form)
     assert "## Compensation" in (tmp_path / "with" / "README.md").read_text()
 
 
@@ -145,21 +150,12 @@ UNEVEN = {M.format(0): tuple(range(0, 48, 3)), M.format(1): (), A.format(2): (),
     ("format", "biased"), [("compact", True), ("compact", False), ("deci", False), ("stock", False)]
 )
 def test_modules_that_lose_parts_are_corrected_in_every_form(format, biased, checkpoint, tmp_path, calibration):
-    dense = tiny_model("llama")
     kept = UNEVEN if format == "deci" else UNEVEN | {A.format(3): (1,)}
     biases = {name: draw(32, 3) / 50 for name in (M.format(0), A.format(3))} if biased else {}
     write_kept_parts(tmp_path / "kept.parts", KeptParts(kept, biases))
-    strategy = structured_strategy(dense, KeptParts(kept))
+    strategy = structured_strategy(tiny_model("llama"), KeptParts(kept))
     form = {"format": format, "kept_parts": str(tmp_path / "kept.parts")}
-    for name, given in (("with", {"compensation": "ridge"}), ("without", {})):
-        modifier = SparsityProfileModifier(strategy=strategy, structured=form, **given)
-        done = prune_with_recipe(checkpoint("llama"), modifier, tmp_path / name, calibration=calibration)
-        if given:
-            said = describe_export(done)
-    held = calibration[::4]
-    before, after = (divergence(unicuco_plugin.load(tmp_path / name), dense, held) for name in ("without", "with"))
-    assert after < before
-    assert f"on the windows held out {before:.4f} nats per token without and {after:.4f} with it" in said
+    check_gain(checkpoint("llama"), tmp_path, calibration, strategy=strategy, structured=form)
     assert "modules that lose parts or come before one that goes" in (tmp_path / "with" / "README.md").read_text()
     # The recipe begins with the same parts and biases, and solves the same corrections from the same text.
     again = prune_with_recipe(
