@@ -8,7 +8,9 @@ Rows of a compensation are written when they are there; the same command goes on
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import SHARED, TEXTS, reference_windows, write_result
@@ -19,6 +21,7 @@ from unicuco_plugin.models.loading import load_model, load_tokenizer
 from unicuco_plugin.objectives.units import UnitsEvaluator
 from unicuco_plugin.request import Request
 from unicuco_plugin.texts.calibration import load_windows
+from unicuco_plugin.texts.selfcalibration import generate_windows
 from unicuco_plugin.training.correcting import find_corrections
 from unicuco_plugin.traits import traits_of
 
@@ -59,6 +62,7 @@ def main() -> None:
     parser.add_argument("--compensations", nargs="+", default=["none", "linear", "ridge"])
     parser.add_argument("--units", type=int, nargs="+", help="only sets of so many")
     parser.add_argument("--calibration-windows", type=int, default=128)
+    parser.add_argument("--own", type=int, default=0, help="of these, windows that the dense model writes itself")
     parser.add_argument("--windows", type=int, default=16, help="of 512 tokens, of each text")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "compensation.json")
@@ -66,13 +70,22 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     tokens = 512 * asked.calibration_windows
     rows = json.loads(asked.output.read_text(encoding="utf8"))["rows"] if asked.output.exists() else []
-    known = {(json.dumps(row["removed"]), row["compensation"], row["calibration_tokens"]) for row in rows}
+    known = {
+        (json.dumps(row["removed"]), row["compensation"], row["calibration_tokens"], row.get("own_tokens", 0))
+        for row in rows
+    }
     profiles = [load_profile(name) for name in asked.profiles or [f"smollm2-135m-instruct-{asked.space}"]]
     sets = find_sets(asked.space, profiles, asked.peers, asked.seeds)
     payload = profiles[0].rank_parts().to_payload() if traits_of(asked.space).cuts else None
     decoder = find_decoder(load_model(asked.model, dtype="float32"))
     files = [SHARED / "data" / "text" / f"calib_{name}.txt" for name in ("wikipedia", "webtext")]
-    solve = load_windows(files, load_tokenizer(asked.model), count=asked.calibration_windows, length=512, seed=0)
+    tokenizer, given = load_tokenizer(asked.model), asked.calibration_windows - asked.own
+    solve = load_windows(files, tokenizer, count=given, length=512, seed=0)
+    if asked.own:
+        with tempfile.TemporaryDirectory() as folder:
+            how: dict[str, Any] = {"count": asked.own, "length": 512, "seed": 0, "cache_dir": Path(folder)}
+            solve = torch.cat([solve, generate_windows(decoder.model, tokenizer, **how)])
+        solve = solve[torch.randperm(len(solve), generator=torch.Generator().manual_seed(0))]
     texts = torch.cat([reference_windows(asked.model, text)[: asked.windows] for text in TEXTS])
     for name in asked.compensations:
         corrections = find_corrections(name, decoder, solve, space=asked.space)
@@ -80,7 +93,8 @@ def main() -> None:
         missing = [
             units
             for units in sets
-            if (json.dumps(short(units)), name, tokens) not in known and (not asked.units or len(units) in asked.units)
+            if (json.dumps(short(units)), name, tokens, 512 * asked.own) not in known
+            and (not asked.units or len(units) in asked.units)
         ]
         # Where parts go, all sets have cuts in common, whose moments are large: they pass the blocks together.
         step = max(len(missing), 1) if payload else 1
@@ -92,6 +106,8 @@ def main() -> None:
                     "compensation": name,
                     "calibration_tokens": tokens,
                 }
+                if asked.own:
+                    row["own_tokens"] = 512 * asked.own
                 for place, text in enumerate(TEXTS):
                     own = found.per_window[place * asked.windows : (place + 1) * asked.windows]
                     row[text] = round(sum(own) / len(own), 4)

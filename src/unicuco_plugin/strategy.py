@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -153,10 +152,8 @@ class Strategy(Frozen):
         stores, kinds = self.traits.stores, {isinstance(share, str) for share in self.units.values()}
         if stores and self.traits.whole:
             kinds.discard(False)
-            gone = set(self.shares)
-            inside = next(
-                (unit for unit in self.schemes if gone & set(accumulate(unit.split("."), "{}.{}".format))), None
-            )
+            gone = tuple(f"{block}." for block in self.shares)
+            inside = next((unit for unit in self.schemes if unit.startswith(gone)), None)
             if inside is not None:
                 raise ValueError(f"units[{quoted(inside)}] must have no scheme where all of its block goes")
         if len(kinds) > 1:

@@ -139,14 +139,28 @@ class CoupledPricing:
                 costs[group[0], int(self.steps.most[group[0]])] = cost
         return costs
 
+    @cached_property
+    def _inside(self) -> Tensor:
+        """Unit numbers of each group, ``b x m``; ``d`` fills up."""
+        groups = self.leaving.groups
+        longest = max(map(len, groups))
+        return torch.tensor([(*group, *[len(self.kinds)] * (longest - len(group))) for group in groups])
+
+    def _added(self, each: Tensor) -> Tensor:
+        """Sums over the units of each group, ``t x d`` to ``t x b``: in one order, whatever is summed beside them."""
+        padded = torch.cat([each, torch.zeros_like(each[:, :1])], 1)
+        total = padded[:, self._inside[:, 0]]
+        for column in self._inside.T[1:]:
+            total = total + padded[:, column]
+        return total
+
     def _split(self, costs: Tensor) -> tuple[Tensor, Tensor]:
-        """What own choices cost, ``d x l``, and being gone each group, ``b``."""
-        own, leaves = costs.clone(), []
-        for group in map(list, self.leaving.groups):
-            last = self.steps.most[group].long()
-            leaves.append(costs[group, last].sum())
-            own[group, last] = torch.inf
-        return own[:, : self._own.saved.shape[1]], torch.stack(leaves)
+        """What own choices cost, ``t x d x l``, and being gone each group, ``t x b``, of ``costs`` at each budget."""
+        own, last = costs.clone(), self.steps.most.long()
+        leaving = costs.gather(2, last.expand(len(costs), -1)[..., None])[..., 0]
+        units = self._inside[self._inside < len(self.kinds)]
+        own[:, units, last[units]] = torch.inf
+        return own[:, :, : self._own.saved.shape[1]], self._added(leaving)
 
     def spent(self, costs: Tensor, bits: Tensor) -> Tensor:
         """Choices at one price of a bit, then single steps onto each budget: ``t x d`` places, nearly the cheapest.
@@ -154,46 +168,52 @@ class CoupledPricing:
         Of the groups those leave that do at the lowest price at which enough bits are saved, and as many as do there,
         or just below it.
         """
-        each = costs.expand(len(bits), -1, -1)
-        return torch.stack([self._spent(*self._split(own), one) for own, one in zip(each, bits, strict=True)])
+        own, leaves = self._split(costs.expand(len(bits), -1, -1))
+        worth, counts = self._at_one_price(own, leaves, bits)
+        budget = torch.arange(len(bits)).repeat_interleave(counts.shape[1])
+        gone = self.leaving.clamped(worth[budget], counts.flatten(), bits[budget])
+        found = self.steps.most.repeat(len(gone), 1)
+        for rows, staying in self._by_groups(gone):
+            at = budget[rows]
+            k = staying.pricing.spent(own[at][:, staying.units], bits[at] - staying.gone)
+            found[rows[:, None], staying.units] = k
+        best = self._sums(own[budget], leaves[budget], found).view(counts.shape).argmin(1)
+        return found.view(*counts.shape, -1)[torch.arange(len(bits)), best]
 
-    def _spent(self, own: Tensor, leaves: Tensor, bits: Tensor) -> Tensor:
+    def _at_one_price(self, own: Tensor, leaves: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
+        """How much better it is that each group leaves, ``t x b``, and how many may, fewer first, ``t x 2``."""
         low, high, steps = PRICES
-        below = int((self._worth(own, leaves, low)[0] > 0.0).sum())
+        low, high = torch.full_like(bits, low), torch.full_like(bits, high)
+        below = (self._worth(own, leaves, low)[0] > 0.0).sum(-1)
         for _ in range(steps):
             middle = 0.5 * (low + high)
             worth, saved = self._worth(own, leaves, middle)
-            if saved >= bits - 0.5:
-                high = middle
-            else:
-                low, below = middle, int((worth > 0.0).sum())
+            enough = saved >= bits - 0.5
+            below = torch.where(enough, below, (worth > 0.0).sum(-1))
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
         worth, _ = self._worth(own, leaves, high)
-        counts = torch.tensor(sorted({below, int((worth > 0.0).sum())}))
-        gone = self.leaving.clamped(worth.expand(len(counts), -1), counts, bits.expand(len(counts)))
-        found = self.steps.most.repeat(len(counts), 1)
-        for rows, staying in self._by_groups(gone):
-            k = staying.pricing.spent(own[staying.units], (bits - staying.gone)[None])
-            found[rows[:, None], staying.units] = k
-        return found[self._sums(own, leaves, found).argmin()]
+        return worth, torch.stack([below, (worth > 0.0).sum(-1)], 1).sort(dim=1).values
 
-    def _worth(self, own: Tensor, leaves: Tensor, price: float) -> tuple[Tensor, float]:
-        """How much better it is at a price that each group leaves, ``b``, and what is saved where those do."""
-        bit = math.exp(price)
-        value, place = (own - bit * self._own.saved).min(1)
-        saved = self._own.saved.gather(1, place[:, None])[:, 0]
-        stay = torch.stack([value, saved]) @ self.leaving.members
-        worth = self.leaving.kept_last((stay[0] - leaves + bit * self.leaving.full)[None])[0]
-        return worth, (saved.sum() + (self.leaving.full - stay[1])[worth > 0.0].sum()).item()
+    def _worth(self, own: Tensor, leaves: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
+        """How much better it is at ``t`` prices that each group leaves, ``t x b``, and what is saved where those do."""
+        bit = torch.tensor([math.exp(one) for one in price.tolist()], dtype=torch.float64)[:, None]
+        value, place = (own - bit[..., None] * self._own.saved).min(2)
+        saved = self._own.saved.gather(1, place.T).T
+        worth = self.leaving.kept_last(self._added(value) - leaves + bit * self.leaving.full)
+        more = (self.leaving.full - self._added(saved)).masked_fill(worth <= 0.0, 0.0)
+        return worth, saved.sum(-1) + more.sum(-1)
 
     def cheapest(self, costs: Tensor, bits: Tensor) -> Tensor:
         """The choices of least sum at each budget, ``t x d`` places."""
-        own, leaves = self._split(costs)
+        own, leaves = self._split(costs[None])
         groups = [
             Together(units, cost, int(full))
-            for units, cost, full in zip(self.leaving.groups, leaves.tolist(), self.leaving.full.tolist(), strict=True)
+            for units, cost, full in zip(
+                self.leaving.groups, leaves[0].tolist(), self.leaving.full.tolist(), strict=True
+            )
         ]
         targets = [int(one) for one in bits.tolist()]
-        k = cheapest(own, self._own.saved.long(), targets, groups, self.leaving.needed).double()
+        k = cheapest(own[0], self._own.saved.long(), targets, groups, self.leaving.needed).double()
         k = torch.where(k == TOGETHER, self.steps.most, k)
         # Where savings were counted coarsely a step is missing, or too much.
         gone = self.leaving.gone(self.steps.shares(k))
@@ -206,7 +226,8 @@ class CoupledPricing:
         return torch.where(better[:, None], settled, k)
 
     def _sums(self, own: Tensor, leaves: Tensor, k: Tensor) -> Tensor:
-        """What strategies ``t x d`` cost, ``t``."""
+        """What strategies ``t x d`` cost, ``t``; ``own`` and ``leaves`` are theirs, or one for all."""
         gone = self.leaving.gone(self.steps.shares(k))
-        each = own.gather(1, torch.minimum(k, self._own.steps.most).long().T).T
+        places = torch.minimum(k, self._own.steps.most).long()[..., None]
+        each = own.expand(len(k), -1, -1).gather(2, places)[..., 0]
         return each.masked_fill(self.leaving.units(gone), 0.0).sum(-1) + leaves.masked_fill(~gone, 0.0).sum(-1)

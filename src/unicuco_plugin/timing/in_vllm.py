@@ -104,7 +104,7 @@ def _ahead(batch: int, context: int) -> int:
 
 
 def _run(engine: Any, batch: int, context: int, steps: int) -> tuple[float, float]:  # noqa: ANN401 - vLLM's LLM
-    """Read a prompt for each sequence and write tokens; ms until all have one, and the median of each one afterwards."""
+    """Read a prompt for each sequence and write tokens; ms until all have one, and of each afterwards: the median."""
     from vllm import SamplingParams  # noqa: PLC0415
     from vllm.inputs import TokensPrompt  # noqa: PLC0415
 
