@@ -228,7 +228,7 @@ class PrecisionSpace(SteppedUnits, WeightedUnits):
 
     def to_units(self, x: Tensor) -> dict[str, Any]:
         """Name the schemes of the units that are not left alone in one strategy, ``d``."""
-        places = map(int, self._steps.count(x).tolist())
+        places = self._steps.count(x).long().tolist()
         chosen = {unit: row[k][0] for unit, row, k in zip(self.units, self.choices, places, strict=True)}
         return {unit: scheme for unit, scheme in chosen.items() if scheme != DENSE}
 

@@ -83,7 +83,7 @@ class SteppedUnits:
 
     def key(self: _Own, x: Tensor) -> str:
         """The steps that each unit loses, such as ``"0,3,12"``."""
-        return ",".join(str(int(steps)) for steps in self._steps.count(x).tolist())
+        return ",".join(map(str, self._steps.count(x).long().tolist()))
 
     def parse(self: _Own, key: str) -> Tensor:
         """The inverse of ``key``, ``d``.
