@@ -29,7 +29,8 @@ DEPTH = ("unicuco", "greedy", "evopress_super_fast_whole", "shortgpt")
 TEXTS = ("encyclopedia", "techdocs")
 # Nats: beyond them a model is of no use, and the picture would show little else.
 MOST = 3.0
-CALIBRATED = 65_536  # tokens that corrections of blocks are solved from
+PLAIN, CALIBRATED = 16_384, 65_536  # tokens that biases, and corrections, are solved from
+TRAINED = "profile ridge-0"  # of several seeds
 PALETTE = 48  # colours of the picture: a third of its bytes
 Point = tuple[float, float]
 
@@ -58,7 +59,8 @@ def lines() -> Iterator[tuple[str, str, list[Point]]]:
     for method in DEPTH:
         own = [row for row in rows if row["method"] == method]
         yield "blocks", method, [_point(bytes_of("depth", dict.fromkeys(row["units"], 1.0)), row) for row in own]
-    corrected = [row for row in read("compensation-trained")["rows"] if row["calibration_tokens"] == CALIBRATED]
+    trained = read("compensation-trained")["rows"]
+    corrected = [row for row in trained if row["calibration_tokens"] == CALIBRATED and TRAINED in row["answers"]]
     points = [
         (bytes_of("depth", {f"model.layers.{block}": 1.0 for block in row["removed"]}) / 1e6, _mean(row))
         for row in corrected
@@ -66,8 +68,9 @@ def lines() -> Iterator[tuple[str, str, list[Point]]]:
     yield "blocks", "unicuco, ridge", points
     profile, rows = profile_of("structured"), read("compensation-structured")["rows"]
     sizes = [profile.answer(sparsity=budget).bytes / 1e6 for budget in BUDGETS["structured"]]
-    for compensation, name in (("none", "unicuco"), ("ridge", "unicuco, ridge")):
-        own = [_mean(row) for row in rows if row["compensation"] == compensation]
+    for compensation, name, tokens in (("none", "unicuco", PLAIN), ("ridge", "unicuco, ridge", CALIBRATED)):
+        asked = compensation, tokens
+        own = [_mean(row) for row in rows if (row["compensation"], row["calibration_tokens"]) == asked]
         yield "parts", name, list(zip(sizes, own, strict=True))
     cells = read("structured-quality")["cells"]
     own = [cell for name, cell in cells.items() if name.startswith("uniform/") and name.endswith("/bias")]

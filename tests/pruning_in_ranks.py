@@ -24,7 +24,7 @@ from unicuco_plugin.modifiers.toolkit.log import set_toolkit_verbosity
 
 WINDOWS = torch.randint(4, VOCABULARY, (8, 16), generator=torch.Generator().manual_seed(0))
 # Recipes of which each rank reads all of the text.
-WHOLE = ("sparsegpt", "wanda", "gptq")
+WHOLE = ("sparsegpt", "wanda", "gptq", "dropped")
 
 
 def recipe_of(name, model, folder):
@@ -43,6 +43,7 @@ def recipe_of(name, model, folder):
         "stored": [bits | {"levels": str(folder / "schemes")}],
         "gptq": [bits, GPTQModifier(ignore=["lm_head"])],
         "divided": [bits, GPTQModifier(ignore=["lm_head"])],
+        "dropped": [depth, GPTQModifier(targets=["Linear"], scheme="W8A8", ignore=["lm_head"])],
     }[name]
     return [SparsityProfileModifier(**fields), *others]
 

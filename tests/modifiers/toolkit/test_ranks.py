@@ -20,7 +20,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.toolkit import ranks
 
 WINDOWS = torch.randint(4, VOCABULARY, (6, 16), generator=torch.Generator().manual_seed(1))
-RECIPES = ("depth", "compensated", "peer", "stitched", "sparsegpt", "wanda", "stored", "gptq", "divided")
+RECIPES = ("depth", "compensated", "peer", "stitched", "sparsegpt", "wanda", "stored", "gptq", "divided", "dropped")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from compressed_tensors.offload import as_single_threaded
 from llmcompressor.modifiers import Modifier
 from llmcompressor.transformers.compression.compressed_tensors_utils import modify_save_pretrained
 from loguru import logger
@@ -162,8 +163,9 @@ def correct_saving(
         write_config_fields(Path(save_directory), live, sorted(written))
         for write in writers:
             write(Path(save_directory))
-        check_checkpoint(Path(save_directory), live)
-        check_loading(Path(save_directory), live)
+        with as_single_threaded():  # loading packed weights would wait for ranks that do not load
+            check_checkpoint(Path(save_directory), live)
+            check_loading(Path(save_directory), live)
 
     # The toolkit's sign that a save is already wrapped.
     save_pretrained._overridden = True  # type: ignore[attr-defined]
