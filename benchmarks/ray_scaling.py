@@ -47,7 +47,6 @@ SEARCHES = {
     "32 blocks, lag 3": (32, Settings(lag=3)),
     "80 blocks, more at once": (80, Settings(initial=128, picks=128, epochs=3, lag=0)),
     "80 blocks, more at once, lag 1": (80, Settings(initial=128, picks=128, epochs=3, lag=1)),
-    "32 blocks, long, lag 1": (32, Settings(initial=256, picks=64, epochs=24, lag=1)),
 }
 # What a candidate takes, in latencies, from a number drawn evenly in [0, 1].
 JITTER: dict[str, Callable[[Tensor], Tensor]] = {

@@ -182,8 +182,8 @@ class CoupledPricing:
 
     def _at_one_price(self, own: Tensor, leaves: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
         """How much better it is that each group leaves, ``t x b``, and how many may, fewer first, ``t x 2``."""
-        low, high, steps = PRICES
-        low, high = torch.full_like(bits, low), torch.full_like(bits, high)
+        least, most, steps = PRICES
+        low, high = torch.full_like(bits, least), torch.full_like(bits, most)
         below = (self._worth(own, leaves, low)[0] > 0.0).sum(-1)
         for _ in range(steps):
             middle = 0.5 * (low + high)

@@ -77,6 +77,21 @@ def test_a_pass_that_sums_nothing_over_ranks_is_refused_where_these_have_parts_o
     assert "on_sequential_epoch_end" not in vars(engine)
 
 
+def test_a_save_that_fails_on_one_rank_fails_on_all(two, tmp_path, monkeypatch):
+    model = tiny_model("llama")
+    ranks.save_in_step(model)
+    two.append("ExportError: no room")
+    with pytest.raises(ExportError, match=r"^rank 0 could not save it: ExportError: no room$"):
+        model.save_pretrained(tmp_path / "out", save_compressed=False)
+    two[0] = None
+    model.save_pretrained(tmp_path / "out", save_compressed=False)
+    gathered = []
+    monkeypatch.setattr(ranks, "_gather", lambda own: [None, gathered.append(own) or own])
+    with pytest.raises(NotADirectoryError):  # a file stands where the folder would be
+        model.save_pretrained(tmp_path / "out" / "config.json" / "below", save_compressed=False)
+    assert [said.partition(":")[0] for said in gathered] == ["NotADirectoryError"]
+
+
 def test_one_process_alone_exports(two, tmp_path):
     with pytest.raises(ExportError, match=r"^prune works in one process, .* call llmcompressor\.oneshot"):
         prune("model", "recipe.yaml", tmp_path / "out")

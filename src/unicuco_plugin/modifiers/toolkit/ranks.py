@@ -164,7 +164,10 @@ def out_of_step(modifiers: Iterable[Modifier]) -> None:
 
 
 def save_in_step(model: Any) -> None:  # noqa: ANN401 - save_pretrained is replaced on it
-    """Make every later save of a model one that no rank fails in, and that all leave when the files are there."""
+    """Make every later save of a model one that all ranks leave together: when the files are there, or one has failed.
+
+    A rank on which nothing went wrong raises an ``ExportError`` then.
+    """
     if not is_distributed():
         return
     modify_save_pretrained(model)
@@ -178,8 +181,17 @@ def save_in_step(model: Any) -> None:  # noqa: ANN401 - save_pretrained is repla
             format = given.get("quantization_format")
             ModelCompressor.from_pretrained_model(live, format).compress_model(live, skip_compressed=True)
             _keep_parameters(live)
-        save(*args, **kwargs)
-        wait()
+        failed: Exception | None = None
+        try:
+            save(*args, **kwargs)
+        except Exception as error:
+            failed = error
+        found = _gather(None if failed is None else f"{type(failed).__name__}: {failed}")
+        if failed is not None:
+            raise failed
+        wrong = next((f"rank {rank} could not save it: {said}" for rank, said in enumerate(found) if said), "")
+        if wrong:
+            raise ExportError(wrong)
 
     save_pretrained._overridden = True  # type: ignore[attr-defined]
     model.save_pretrained = save_pretrained
