@@ -4,8 +4,9 @@
 
 Of every tiny family of the tests, and of SmolLM2: depth, sparsity by SparseGPT, and bits by GPTQ on the whole text
 (``gptq``) and on a part for each rank (``divided``), in float32. A row has the files of a checkpoint whose bytes
-differ, and of what differs in weights how much: ``codes``, elements that are otherwise, of ``elements``. Gloo on the
-processor.
+differ, and of what differs in weights how much: ``words``, elements that are otherwise, of ``elements``; packed codes
+are several to one. Sums over two parts of a text are rounded otherwise, and GPTQ hands every difference on: so
+``control`` says what one process makes of the same text in another order. Gloo on the processor.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from unicuco_plugin.modifiers.toolkit.log import set_toolkit_verbosity
 from unicuco_plugin.texts.calibration import load_windows
 
 RECIPES = ("depth", "sparsegpt", "gptq", "divided")
+REORDERED = "reordered"
 REAL = "smollm2-135m-instruct"
 WINDOWS, LENGTH = 8, 128  # of SmolLM2's text
 
@@ -74,6 +76,7 @@ def _prepare(dense: Path, name: str) -> tuple[Any, list[Any], Any, Any]:
     files = [SHARED / "data" / "text" / "calib_wikipedia.txt"]
     ids = load_windows(files, tokenizer, count=WINDOWS, length=LENGTH, seed=0)
     count, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    ids = ids.flip(0) if name == REORDERED else ids
     own = ids.chunk(count)[rank] if name == "divided" else ids
     rows = [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in own]
     data: Any = DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
@@ -91,8 +94,26 @@ def compare(alone: Path, ranks: Path) -> dict[str, Any]:
     if "model.safetensors" in names:
         one, other = (load_file(folder / "model.safetensors") for folder in (alone, ranks))
         found["elements"] = sum(tensor.numel() for tensor in one.values())
-        found["codes"] = sum(int((tensor != other[key]).sum()) for key, tensor in one.items())
+        found["words"] = sum(int((tensor != other[key]).sum()) for key, tensor in one.items())
     return found
+
+
+def prepare(folder: Path, families: Sequence[str], tiny: Any) -> None:
+    """Write the models."""
+    for family in families:
+        if family == REAL:
+            (folder / family).symlink_to(find_smollm2())
+        else:
+            tiny.tiny_model(family).save_pretrained(folder / family)
+            tiny.tiny_tokenizer(folder / family)
+
+
+def run_all(folder: Path, output: Path, families: Sequence[str], recipes: Sequence[str], ranks: int = 1) -> None:
+    """Carry out recipes in one process, or under torchrun."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    script = [str(Path(__file__).resolve()), "--carry-out", str(folder), str(output)]
+    command = [sys.executable, *torchrun, *script, "--families", *families, "--recipes", *recipes]
+    subprocess.run(command, check=True)
 
 
 def main() -> None:
@@ -119,32 +140,28 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for family in families:
-            if family == REAL:
-                (folder / family).symlink_to(find_smollm2())
-            else:
-                tiny.tiny_model(family).save_pretrained(folder / family)
-                tiny.tiny_tokenizer(folder / family)
+        prepare(folder, families, tiny)
         outputs = folder / "alone", folder / "ranks"
-        started = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        for command, output in (([sys.executable], outputs[0]), (started, outputs[1])):
-            script = [str(Path(__file__).resolve()), "--carry-out", str(folder), str(output)]
-            script += ["--families", *families, "--recipes", *args.recipes]
-            subprocess.run([*command, *script], check=True)
+        run_all(folder, outputs[0], families, args.recipes)
+        run_all(folder, outputs[1], families, args.recipes, ranks=2)
         rows = []
         for family, name in wanted:
             said = outputs[0] / family / f"{name}.txt"
             if said.exists():
-                again = (outputs[1] / family / said.name).exists()
-                row = {"refused": said.read_text(encoding="utf8"), "ranks": "refused" if again else "carried out"}
+                both = (outputs[1] / family / said.name).exists()
+                row = {"refused": said.read_text(encoding="utf8"), "ranks": "refused" if both else "carried out"}
             else:
                 row = compare(outputs[0] / family / name, outputs[1] / family / name)
             rows.append({"model": family, "recipe": name} | row)
             print(rows[-1])
+        control = {}
+        if {REAL, "gptq"} <= {*families, *args.recipes}:
+            run_all(folder, outputs[0], [REAL], [REORDERED])
+            control = {"control": compare(outputs[0] / REAL / "gptq", outputs[0] / REAL / REORDERED)}
     same, refused = sum(row.get("differ") == [] for row in rows), sum("refused" in row for row in rows)
     facts = {"ranks": 2, "dtype": "float32", "same": same, "refused": refused, "of": len(rows)}
     shown = [] if args.families is None else ["--families", *args.families]
-    write_result(args.output, facts | {"rows": rows}, shown)
+    write_result(args.output, facts | control | {"rows": rows}, shown)
 
 
 if __name__ == "__main__":
