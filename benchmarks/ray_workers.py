@@ -76,7 +76,8 @@ def main() -> None:
                     rows.append(row | {"seconds": seconds})
                 print(row, seconds, flush=True)
                 settings = SETTINGS.model_dump(mode="json", exclude_defaults=True)
-                write_result(args.output, {"dtype": "float32", "settings": settings, "rows": rows})
+                shown = ["--spaces", *args.spaces, "--workers", *map(str, args.workers), "--levels", "DIR"]
+                write_result(args.output, {"dtype": "float32", "settings": settings, "rows": rows}, shown)
 
 
 class _Nodes:
