@@ -27,7 +27,6 @@ from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.pruning import SparseGPTModifier
 from safetensors.torch import load_file
 from torch import distributed as dist
-from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unicuco_plugin.errors import UnicucoError
@@ -44,13 +43,10 @@ WINDOWS, LENGTH = 8, 128  # of SmolLM2's text
 
 def real_recipe(name: str) -> list[Any]:
     """The modifiers of a recipe for SmolLM2; profiles that are packaged answer."""
-    space, asked = {"depth": ("depth", {"sparsity": 0.25}), "sparsegpt": ("sparsity", {"sparsity": 0.5})}.get(
-        name, ("precision", {"bits": 4.5})
-    )
-    ours = SparsityProfileModifier(profile=f"{REAL}-{space}", request=asked)
-    if space == "sparsity":
-        return [ours, SparseGPTModifier(sparsity=0.5, ignore=["lm_head"])]
-    return [ours] if space == "depth" else [ours, GPTQModifier(ignore=["lm_head"])]
+    bits = "precision", {"bits": 4.5}, [GPTQModifier(ignore=["lm_head"])]
+    zeros = "sparsity", {"sparsity": 0.5}, [SparseGPTModifier(sparsity=0.5, ignore=["lm_head"])]
+    space, asked, engines = {"depth": ("depth", {"sparsity": 0.25}, []), "sparsegpt": zeros}.get(name, bits)
+    return [SparsityProfileModifier(profile=f"{REAL}-{space}", request=asked), *engines]
 
 
 def carry_out(folder: Path, output: Path, wanted: Sequence[tuple[str, str]]) -> None:
@@ -75,11 +71,7 @@ def _prepare(dense: Path, name: str) -> tuple[Any, list[Any], Any, Any]:
         return model, tests.recipe_of(name, model, dense), tests.part(whole=name in tests.WHOLE), tokenizer
     files = [SHARED / "data" / "text" / "calib_wikipedia.txt"]
     ids = load_windows(files, tokenizer, count=WINDOWS, length=LENGTH, seed=0)
-    count, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    ids = ids.flip(0) if name == REORDERED else ids
-    own = ids.chunk(count)[rank] if name == "divided" else ids
-    rows = [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in own]
-    data: Any = DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
+    data = tests.part(ids.flip(0) if name == REORDERED else ids, whole=name != "divided")
     return model, real_recipe(name), data, tokenizer
 
 

@@ -48,10 +48,10 @@ def recipe_of(name, model, folder):
     return [SparsityProfileModifier(**fields), *others]
 
 
-def part(*, whole):
+def part(windows=WINDOWS, *, whole):
     """What a rank calibrates on: all windows, or its own."""
     rank, count = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    ids = WINDOWS if whole else WINDOWS.chunk(count)[rank]
+    ids = windows if whole else windows.chunk(count)[rank]
     rows = [{"input_ids": row[None], "attention_mask": torch.ones_like(row)[None]} for row in ids]
     return DataLoader(rows, batch_size=None)
 
