@@ -8,8 +8,9 @@ from tiny import tiny_model
 
 from unicuco_plugin.compensation import compensate as compensating
 from unicuco_plugin.compensation.compensate import compensate
+from unicuco_plugin.compensation.cut import Correction
 from unicuco_plugin.compensation.dense_states import DenseStates
-from unicuco_plugin.compensation.methods import METHODS, Compensation, Correction
+from unicuco_plugin.compensation.methods import METHODS, Compensation
 from unicuco_plugin.compensation.projection import find_projection
 from unicuco_plugin.errors import CalibrationError, UnsupportedModelError
 from unicuco_plugin.models.blocks.bypass import bypassed

@@ -7,8 +7,9 @@ import torch
 from structured_parts import A, M, draw, masked, masked_logits, mixed_parts
 from tiny import tiny_model
 
+from unicuco_plugin.compensation.cut import Correction
 from unicuco_plugin.compensation.dense_states import DenseStates
-from unicuco_plugin.compensation.methods import METHODS, Compensation, Correction
+from unicuco_plugin.compensation.methods import METHODS, Compensation
 from unicuco_plugin.compensation.moments import relatively
 from unicuco_plugin.compensation.parts import compensate_parts
 from unicuco_plugin.errors import UnsupportedModelError
@@ -76,20 +77,22 @@ def regression(model, parts, name, following, ridge):
     for index in range(place, following):
         target = runner.run(index, target)
     columns = spread(parts.kept.get(name, range(part.count)), part.width)
-    u = seen["u"].reshape(*fit.shape, -1)[..., columns].double()
+    whole = seen["u"].reshape(*fit.shape, -1).double()
     if name in parts.biases:
-        u = torch.cat([u, torch.ones_like(u[..., :1])], -1)
+        whole = torch.cat([whole, torch.ones_like(whole[..., :1])], -1)
     w = relatively(target).double().flatten()[:, None]
-    u, r = u.flatten(0, 1), (target - left).double().flatten(0, 1)
+    size = (w * whole.flatten(0, 1) ** 2).sum(0).mean()  # the mean of the diagonal of all inputs' moments
+    kept = torch.cat([columns, torch.arange(part.count * part.width, whole.shape[-1])])
+    u, r = whole[..., kept].flatten(0, 1), (target - left).double().flatten(0, 1)
     gram = u.T @ (w * u)
-    change = torch.linalg.solve(gram + ridge * gram.diagonal().mean() * torch.eye(len(gram)), u.T @ (w * r)).T
+    change = torch.linalg.solve(gram + ridge * size * torch.eye(len(gram)), u.T @ (w * r)).T
     whole = torch.cat([output.weight[:, columns].double(), torch.zeros(32, int(name in parts.biases))], 1) + change
     return columns, whole
 
 
 @pytest.mark.parametrize("biases", [{}, some_biases()], ids=["plain", "with biases"])
 def test_what_is_left_of_a_projection_is_the_regression_on_the_dense_models_rows(biases, monkeypatch):
-    monkeypatch.setattr("unicuco_plugin.compensation.methods._RIDGES", (0.05,))
+    monkeypatch.setattr("unicuco_plugin.compensation.penalised._RIDGES", (0.05,))
     model, parts = tiny_model("llama"), KeptParts(KEPT, biases)
     dense, _ = states_of(model)
     done = compensate_parts(dense, parts, METHODS["ridge"])
@@ -184,7 +187,7 @@ def worse_at(*places):
         change = METHODS["ridge"].solve(cut).change
         return Correction(-40.0 * change if len(calls) - 1 in places else change)
 
-    return replace(METHODS["ridge"], solve=solve)
+    return replace(METHODS["ridge"], solve=solve, widths=None)
 
 
 @pytest.mark.parametrize("bad", [(0,), (3,), (1, 2)])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from unicuco_plugin.compensation.methods import METHODS, Cut, linear, ridge, scale
+from unicuco_plugin.compensation.cut import Cut
+from unicuco_plugin.compensation.methods import METHODS, linear, ridge, scale
 from unicuco_plugin.compensation.moments import Moments, equally, relatively
 
 

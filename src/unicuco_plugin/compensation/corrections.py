@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unicuco_plugin.compensation.cut import Cut, Widths
 from unicuco_plugin.compensation.dense_states import DenseStates
-from unicuco_plugin.compensation.methods import Compensation, Cut
+from unicuco_plugin.compensation.methods import Compensation
 from unicuco_plugin.compensation.narrowed import Narrowed
 from unicuco_plugin.compensation.observed import observe_cut, observe_inputs
 from unicuco_plugin.compensation.projection import Projection, find_projection
@@ -87,7 +88,7 @@ class Corrections:
         self._projections: dict[int, Projection] = {}
         self._cache_bytes, self._bytes = free_memory() / 4 if cache_bytes is None else cache_bytes, 0
         self._kept: OrderedDict[Hashable, Corrected] = OrderedDict()
-        self._cuts: OrderedDict[tuple[int, int, bool], Cut] = OrderedDict()
+        self._widths: OrderedDict[tuple[int, int, bool], Widths] = OrderedDict()
         self._seen: OrderedDict[int, list[Tensor]] = OrderedDict()
 
     @property
@@ -173,27 +174,31 @@ class Corrections:
         """Let go of what was used least recently: of inputs first, which take more memory and less time."""
         while self._bytes > self._cache_bytes and len(self._seen) > 1:
             self._bytes -= sum(batch.nbytes for batch in self._seen.popitem(last=False)[1])
-        while self._bytes > self._cache_bytes and len(self._cuts) > 1:
-            self._bytes -= self._cuts.popitem(last=False)[1].nbytes
+        while self._bytes > self._cache_bytes and len(self._widths) > 1:
+            self._bytes -= self._widths.popitem(last=False)[1].nbytes
         while self._bytes > self._cache_bytes and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
-    def _observe(self, index: int, following: int, projection: Projection | None, *, room: bool, keep: bool) -> Cut:
-        """What is known of a cut; that of a half that may get many widths is to be kept."""
-        dense, key = self.dense, (index, following, room)
-        if key in self._cuts:
-            self._cuts.move_to_end(key)
-            return self._cuts[key]
+    def _observe(self, index: int, following: int, projection: Projection | None, *, room: bool = False) -> Cut:
+        dense = self.dense
         inputs: Iterable[Tensor] = () if projection is None else self._inputs(index, projection)
         between = dense.at(index + 1), dense.at(following)
         if projection is None:
             inputs = [states[..., :0] for states in between[0]]
-        cut = observe_cut(dense, between, projection, inputs, self._method.weigh, room=room)
-        if keep and dense.keep and isinstance(dense.runner, HalfRunner):
-            cut = self._cuts[key] = cut.sent("cpu")  # where memory is counted
-            self._bytes += cut.nbytes
+        return observe_cut(dense, between, projection, inputs, self._method.weigh, room=room)
+
+    def _narrowing(self, index: int, following: int, projection: Projection, *, room: bool) -> Widths:
+        """What the widths of a half have in common; a search meets many of them."""
+        key = index, following, room
+        if key in self._widths:
+            self._widths.move_to_end(key)
+            return self._widths[key].sent(self.dense.runner.device)
+        found = self._method.narrowing(self._observe(index, following, projection, room=room))
+        if self.dense.keep:
+            kept = self._widths[key] = found.sent("cpu")  # where memory is counted
+            self._bytes += kept.nbytes
             self._shed()
-        return cut
+        return found
 
     def _solve(self, index: int, following: int, left: Narrowed | None) -> Corrected:
         if self._method.solve is None:
@@ -203,15 +208,18 @@ class Corrections:
         biased = projection is not None and (room or projection.module.bias is not None)
         if self._method.biased and not biased:
             return Corrected()
-        cut = self._observe(index, following, projection, room=room, keep=left is not None)
         try:
-            cut = cut.sent(self.dense.runner.device)
-            cut = cut if left is None else left.narrow(cut, biased=biased)
-            correction = self._method.solve(cut)
-            if projection is None or correction.change is None:
-                check_finite("the correction", [correction.gain], torch.float64)
-                return Corrected(gain=correction.gain)
-            changed = projection.parameters(cut.weight + correction.change, biased=biased)
+            if left is not None and projection is not None:
+                widths = self._narrowing(index, following, projection, room=room)
+                whole = widths.fit(*left.columns(widths.weight, biased=biased))
+            else:
+                cut = self._observe(index, following, projection)
+                correction = self._method.solve(cut)
+                if projection is None or correction.change is None:
+                    check_finite("the correction", [correction.gain], torch.float64)
+                    return Corrected(gain=correction.gain)
+                whole = cut.weight + correction.change
+            changed = projection.parameters(whole, biased=biased)
             values = {name: value.cpu() for name, value in changed.items()}
             for value in values.values():
                 check_finite("the correction", value, value.dtype)

@@ -4,77 +4,20 @@ The model adds ``s W u`` to its states, with ``W`` the projection (``d x c``, it
 family's factor, 1 for most.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from unicuco_plugin.compensation.moments import Moments, Weigh, equally, relatively
-from unicuco_plugin.models.tensors.sending import sent
+from unicuco_plugin.compensation.cut import Correction, Cut, EachAlone, Widths
+from unicuco_plugin.compensation.moments import Weigh, equally, relatively
+from unicuco_plugin.compensation.penalised import RidgeWidths, find_ridge, mean_diagonal
 
-__all__ = ["METHODS", "Compensation", "Correction", "Cut", "bias", "linear", "ridge", "scale"]
+__all__ = ["METHODS", "Compensation", "bias", "linear", "ridge", "scale"]
 
-# Multiples of G's mean diagonal, strongest first; the first that the next one is not better than on held-out windows is
-# taken, since solving is most of what a correction costs in a search.
-_RIDGES = (10.0, 1.0, 3e-1, 1e-1, 3e-2, 1e-2, 1e-3, 1e-4)
 # Only makes the plain regression solvable.
 _JITTER = 1e-7
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What is known of one cut.
-
-    Attributes:
-        weight: ``W``, float64.
-        scale: ``s``.
-        fit: Moments of the windows to solve from.
-        held: Those of windows to choose by.
-    """
-
-    weight: Tensor
-    scale: float
-    fit: Moments
-    held: Moments
-
-    @property
-    def nbytes(self) -> int:
-        """What keeping it takes."""
-        moments = (tensor for one in (self.fit, self.held) for tensor in (one.gram, one.cross))
-        return self.weight.nbytes + sum(tensor.nbytes for tensor in moments)
-
-    def sent(self, device: torch.device | str) -> "Cut":
-        """The same on a device."""
-        fit, held = (
-            Moments(sent(one.gram, device), sent(one.cross, device), sent(one.ratio, device), one.tokens)
-            for one in (self.fit, self.held)
-        )
-        return Cut(sent(self.weight, device), self.scale, fit, held)
-
-    def narrowed(self, columns: Tensor, weight: Tensor) -> "Cut":
-        """The same where only some inputs of the projection are left.
-
-        Args:
-            columns: ``k`` indices of these.
-            weight: ``d x k``, what is left of ``W``.
-        """
-        fit, held = (one.narrowed(columns, self.weight, weight, self.scale) for one in (self.fit, self.held))
-        return Cut(weight, self.scale, fit, held)
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What to change.
-
-    Attributes:
-        change: ``d x c``, is added to ``W``; None for nothing.
-        gain: Factor of the states that leave the block.
-    """
-
-    change: Tensor | None = None
-    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,12 +30,25 @@ class Compensation:
         stream: Whether it multiplies the states, which all that was written before takes part in, and changes no single
             projection.
         biased: Whether it changes the projection's bias alone, the last column of ``W``, which must then have one.
+        widths: What the many widths of one module share, made from the whole module's moments; None solves each from
+            its own.
     """
 
     solve: Callable[[Cut], Correction] | None
     weigh: Weigh = equally
     stream: bool = False
     biased: bool = False
+    widths: Callable[[Cut], Widths] | None = None
+
+    def narrowing(self, cut: Cut) -> Widths:
+        """What narrower modules are solved by.
+
+        Args:
+            cut: Of the whole module.
+        """
+        if self.widths is not None:
+            return self.widths(cut)
+        return EachAlone(cut, self.solve or (lambda _: Correction()))
 
 
 def bias(cut: Cut) -> Correction:
@@ -136,34 +92,23 @@ def ridge(cut: Cut) -> Correction:
     Source:
         Derived in docs/compensation.md.
     """
-    least, best = math.inf, torch.zeros_like(cut.fit.cross)
-    for share in _RIDGES:
-        factor, failed = torch.linalg.cholesky_ex(_ridged(cut.fit.gram, share))
-        if failed:
-            break
-        B = torch.cholesky_solve(cut.fit.cross, factor)
-        error = float((B * (cut.held.gram @ B - 2.0 * cut.held.cross)).sum())
-        if not error < least:
-            break
-        least, best = error, B
-    return Correction(best.T / cut.scale)
+    none = torch.zeros_like(cut.weight)
+    fit, held = ((one.gram, one.cross) for one in (cut.fit, cut.held))
+    found = find_ridge(fit, held, none.T, mean_diagonal(cut.fit.gram))
+    return Correction(none if found is None else found.solution.T / cut.scale)
 
 
 def _solve(gram: Tensor, cross: Tensor, share: float) -> Tensor:
     """``(gram + share * mean diagonal * I)^{-1} cross``."""
-    return torch.linalg.solve(_ridged(gram, share), cross)
-
-
-def _ridged(gram: Tensor, share: float) -> Tensor:
     ridged = gram.clone()
     ridged.diagonal().add_(share * gram.diagonal().mean().clamp_min(1e-30))
-    return ridged
+    return torch.linalg.solve(ridged, cross)
 
 
 METHODS: Mapping[str, Compensation] = {
     "bias": Compensation(bias, biased=True),
     "linear": Compensation(linear),
     "none": Compensation(None),
-    "ridge": Compensation(ridge, relatively),
+    "ridge": Compensation(ridge, relatively, widths=RidgeWidths.of),
     "scale": Compensation(scale, stream=True),
 }

@@ -1,4 +1,4 @@
-"""A module of which some parts stay: its cut, as that of the projection's columns that are left."""
+"""A module of which some parts stay: the columns of its projection that are left."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,7 +6,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from unicuco_plugin.compensation.methods import Cut
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import Parts, spread
 
@@ -38,18 +37,21 @@ class Narrowed:
         """Equal for equal ones of one module."""
         return self.kept, None if self.bias is None else self.bias.detach().float().cpu().numpy().tobytes()
 
-    def narrow(self, cut: Cut, *, biased: bool) -> Cut:
-        """What is known of the narrower module.
+    def columns(self, whole: Tensor, *, biased: bool) -> tuple[Tensor, Tensor]:
+        """What is left of a projection.
 
         Args:
-            cut: Of the whole one; where ``biased``, the last input is a one.
-            biased: Whether its projection has a bias, or may get one.
+            whole: ``d x c``, its weights; where ``biased``, the last column is the bias.
+            biased: Whether it has a bias, or may get one.
+
+        Returns:
+            ``k`` indices of the columns that stay, and these, ``d x k``, with the bias for what goes.
         """
         columns = spread(self.kept, self.part.width)
         if biased:
-            columns = torch.cat([columns, torch.tensor([cut.weight.shape[1] - 1])])
-        columns = columns.to(cut.weight.device)
-        weight = cut.weight.index_select(1, columns)
+            columns = torch.cat([columns, torch.tensor([whole.shape[1] - 1])])
+        columns = columns.to(whole.device)
+        kept = whole.index_select(1, columns)
         if self.bias is not None:
-            weight[:, -1] += self.bias.to(weight)
-        return cut.narrowed(columns, weight)
+            kept[:, -1] += self.bias.to(kept)
+        return columns, kept

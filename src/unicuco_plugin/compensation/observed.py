@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from unicuco_plugin.compensation.cut import Cut
 from unicuco_plugin.compensation.dense_states import DenseStates
-from unicuco_plugin.compensation.methods import Cut
 from unicuco_plugin.compensation.moments import Moments, Weigh
 from unicuco_plugin.compensation.projection import Projection
 from unicuco_plugin.models.blocks.runner import BlockRunner
