@@ -7,7 +7,9 @@ this machine. When the journal has a number of measurements that is drawn, one t
 killed (SIGKILL); a node with its worker, and another node joins; the driver, which is started again with ``resume``; or
 the disk of one worker, on which it keeps the dense model's states, is full for ten seconds, and its process is killed,
 so that the next has to load there (this needs root, which mounts it). A run is right if its journal holds what the
-unbroken one's holds, bit for bit and each measurement once, and the profile says the same.
+unbroken one's holds, bit for bit and each measurement once, the profile says the same, and workers began no more
+measurements than the unbroken run plus those that were in flight: what those that were killed had been given last.
+Rows are written when they are there; the same command goes on.
 """
 
 import argparse
@@ -30,8 +32,9 @@ from typing import Any
 
 import torch
 from common import ROOT, write_result
+from ray_tally import TalliedWorkers, begun
 
-from unicuco_plugin.executors.on_ray import RayWorkers, import_ray
+from unicuco_plugin.executors.on_ray import import_ray
 from unicuco_plugin.search.settings import Settings
 from unicuco_plugin.training import JOURNAL, train_profile
 
@@ -47,7 +50,7 @@ SETTINGS = Settings(
 def drive(dense: Path, text: Path, output: Path, address: str | None) -> None:
     """A training, begun or continued; without an address in this process alone."""
     torch.set_num_threads(1)
-    workers = None if address is None else RayWorkers(address, count=2)
+    workers = None if address is None else TalliedWorkers(address, count=2, tally=str(tally_of(output)))
     how: dict[str, Any] = {"settings": SETTINGS, "compensation": "linear", "resume": True, "workers": workers}
     train_profile(dense, output, calibration=[str(text)], **how)
 
@@ -59,6 +62,11 @@ def measurements(output: Path) -> list[tuple[Any, ...]]:
             return sorted(journal.execute("SELECT fidelity, key, hex(value), hex(per_window) FROM measurements"))
     except sqlite3.OperationalError:
         return []
+
+
+def tally_of(output: Path) -> Path:
+    """Where a training's workers write down what they begin."""
+    return output.with_suffix(".tally")
 
 
 def said(output: Path) -> dict[str, Any]:
@@ -81,6 +89,7 @@ class Faults:
         import_ray()
         from ray.cluster_utils import Cluster  # noqa: PLC0415
 
+        scratch.mkdir()
         self.chance, self.scratch, self.disks = chance, scratch, list[Path]()
         self.cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self.nodes = [self.join() for _ in range(2)]
@@ -102,18 +111,23 @@ class Faults:
         for disk in self.disks if os.geteuid() == 0 else []:
             subprocess.run(["umount", "-l", disk], check=True)  # noqa: S607
 
-    def strike(self, kind: str, driver: Any) -> None:
-        """Kill one thing."""
+    def strike(self, kind: str, driver: Any) -> set[int]:
+        """Kill one thing; returns the processes of workers that end with it."""
         if kind == "driver":
+            ended = {pid for node in self.nodes for pid in workers_of(node)}
             driver.kill()
         elif kind == "node":
+            ended = set(workers_of(self.nodes[0]))
             self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
             self.nodes.append(self.join())
         else:
             node = self.chance.choice([node for node in self.nodes if workers_of(node)])
+            ended = {workers_of(node)[0]}
             if kind == "disk":
                 self.fill(node.disk)
-            os.kill(workers_of(node)[0], signal.SIGKILL)
+            for pid in ended:
+                os.kill(pid, signal.SIGKILL)
+        return ended
 
     def fill(self, disk: Path) -> None:
         """Let a disk be full for a while."""
@@ -126,22 +140,27 @@ class Faults:
 
 def run(kind: str, moment: int, output: Path, start: Callable[[Path], Any], faults: Faults) -> dict[str, Any]:
     """One training with one fault, once ``moment`` measurements are there."""
-    begun = time.perf_counter()
-    driver, struck = start(output), False
+    clock = time.perf_counter()
+    driver, ended = start(output), None
     while driver.is_alive():
-        if not struck and len(measurements(output)) >= moment:
-            faults.strike(kind, driver)
-            struck = True
+        if ended is None and len(measurements(output)) >= moment:
+            ended = faults.strike(kind, driver)
             if kind == "driver":
                 driver.join()
                 driver = start(output)
         time.sleep(0.02)
+    seconds = round(time.perf_counter() - clock)
+    given = begun(tally_of(output))
+    # A worker holds what it was given last, and nothing else.
+    in_flight = sum(dict(given).get(pid, 0) for pid in ended or ())
     return {
         "kind": kind,
         "moment": moment,
-        "struck": struck,
+        "struck": ended is not None,
         "exit": driver.exitcode,
-        "seconds": round(time.perf_counter() - begun),
+        "begun": sum(count for _, count in given),
+        "in_flight": in_flight,
+        "seconds": seconds,
     }
 
 
@@ -152,44 +171,46 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
+    runs = json.loads(args.output.read_text(encoding="utf8"))["runs"] if args.output.exists() else []
     # Drivers are forked from a process that has imported everything and knows no cluster.
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["unicuco_plugin.training.run", "unicuco_plugin.executors.on_ray"])
     with tempfile.TemporaryDirectory() as folder:
         tiny = importlib.import_module("tiny")  # of the tests
 
-        scratch, chance = Path(folder), random.Random(args.seed)  # noqa: S311
+        scratch, words = Path(folder), random.Random(args.seed)  # noqa: S311
         dense, text = scratch / "dense", scratch / "text.txt"
         tiny.tiny_model("llama", blocks=8).save_pretrained(dense)
         tiny.tiny_tokenizer(dense)
-        text.write_text("\n\n".join(" ".join(chance.choices(tiny.WORDS, k=50)) for _ in range(60)), encoding="utf8")
+        text.write_text("\n\n".join(" ".join(words.choices(tiny.WORDS, k=50)) for _ in range(60)), encoding="utf8")
         whole = scratch / "whole"
         alone = forks.Process(target=drive, args=(dense, text, whole, None))
         alone.start()
         alone.join()
         wanted, facts = measurements(whole), said(whole)
-        faults = Faults(chance, scratch)
+        for number in range(len(runs), args.runs):
+            chance, output = random.Random(f"{args.seed} {number}"), scratch / f"run-{number}"  # noqa: S311
+            faults = Faults(chance, scratch / f"nodes-{number}")
 
-        def start(output: Path) -> Any:
-            process = forks.Process(target=drive, args=(dense, text, output, faults.cluster.address))
-            process.start()
-            return process
+            def start(output: Path, faults: Faults = faults) -> Any:
+                process = forks.Process(target=drive, args=(dense, text, output, faults.cluster.address))
+                process.start()
+                return process
 
-        runs = []
-        try:
-            for number in range(args.runs):
-                output = scratch / f"run-{number}"
+            try:
                 row = run(KINDS[number % len(KINDS)], chance.randrange(1, len(wanted)), output, start, faults)
-                row |= {
-                    "journal": measurements(output) == wanted,
-                    "profile": row["exit"] == 0 and said(output) == facts,
-                }
-                print(row, flush=True)
-                runs.append(row)
-        finally:
-            faults.close()
-    right = sum(row["struck"] and row["journal"] and row["profile"] for row in runs)
-    write_result(args.output, {"measurements": len(wanted), "right": f"{right} of {len(runs)}", "runs": runs})
+            finally:
+                faults.close()
+            row |= {
+                "journal": measurements(output) == wanted,
+                "profile": row["exit"] == 0 and said(output) == facts,
+                "few": row["begun"] <= len(wanted) + row["in_flight"],
+            }
+            print(row, flush=True)
+            runs.append(row)
+            right = sum(all(row[name] for name in ("struck", "journal", "profile", "few")) for row in runs)
+            found = {"measurements": len(wanted), "right": f"{right} of {len(runs)}", "runs": runs}
+            write_result(args.output, found)
 
 
 if __name__ == "__main__":
