@@ -61,16 +61,16 @@ def main() -> None:
             found = run_tasks(decoder.model, tokenizer, args.tasks, manager, limit=args.limit)
         result["answers"][name] = {
             "seconds": round(time.perf_counter() - started, 1),
-            **{task: _digits(scores[METRIC]) for task, scores in found.items()},
+            **{task: digits(scores[METRIC]) for task, scores in found.items()},
         }
         print(name, result["answers"][name]["seconds"], flush=True)
         write_result(args.output, result)
-    dense = _scores(result["answers"][_name({})])
+    dense = scores_of(result["answers"][_name({})])
     for row in rows:
-        compared = compare_tasks(dense, _scores(result["answers"][_name(row["units"])]))
+        compared = compare_tasks(dense, scores_of(result["answers"][_name(row["units"])]))
         result["rows"].append(
             {key: row[key] for key in ("method", "budget", "seed", "sparsity")}
-            | {part.task: _entry(part) for part in (*compared, *mean_of_tasks(compared))}
+            | {part.task: entry(part) for part in (*compared, *mean_of_tasks(compared))}
         )
     for row in result["rows"]:
         print(row["budget"], row["method"], row[f"mean of {len(args.tasks)}"])
@@ -98,11 +98,13 @@ def _name(units: Mapping[str, float]) -> str:
     return hashlib.sha256(json.dumps(units, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _digits(scores: Mapping[int, float]) -> str:
+def digits(scores: Mapping[int, float]) -> str:
+    """One digit per document, in order."""
     return "".join(str(int(scores[document])) for document in sorted(scores))
 
 
-def _scores(answer: Mapping[str, Any]) -> dict[str, Scores]:
+def scores_of(answer: Mapping[str, Any]) -> dict[str, Scores]:
+    """What was written of an answer, as scores."""
     return {
         task: {METRIC: {document: float(digit) for document, digit in enumerate(digits)}}
         for task, digits in answer.items()
@@ -110,7 +112,8 @@ def _scores(answer: Mapping[str, Any]) -> dict[str, Scores]:
     }
 
 
-def _entry(part: Any) -> dict[str, float]:
+def entry(part: Any) -> dict[str, float]:
+    """Accuracies of both, and their difference with its paired standard error."""
     return {
         "dense": round(part.dense.mean, 4),
         "pruned": round(part.pruned.mean, 4),
