@@ -74,7 +74,8 @@ def main() -> None:
         (json.dumps(row["removed"]), row["compensation"], row["calibration_tokens"], row.get("own_tokens", 0))
         for row in rows
     }
-    profiles = [load_profile(name) for name in asked.profiles or [f"smollm2-135m-instruct-{asked.space}"]]
+    packaged = [f"smollm2-135m-instruct-{asked.space}"]
+    profiles = [load_profile(name) for name in (packaged if asked.profiles is None else asked.profiles)]
     sets = find_sets(asked.space, profiles, asked.peers, asked.seeds)
     payload = profiles[0].rank_parts().to_payload() if traits_of(asked.space).cuts else None
     decoder = find_decoder(load_model(asked.model, dtype="float32"))

@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/ray_workers.py --levels DIR --output benchmarks/results/ray-workers.json
 
-Spaces depth, sublayer and sparsity, the last on a level database of the model (``unicuco levels build``): each by one
-process alone, then by one, two and four workers, every one on a node of its own. A row says whether the journal holds
-what that process's holds, bit for bit and each measurement once, and whether the profile says the same. No speed is
-claimed: all share the cores of one machine. Rows are written when they are there; the same command goes on.
+Spaces depth, sublayer and sparsity, the last on a level database of the model in float32 (``unicuco levels build
+--dtype float32 --inputs dense --sparsities 0.2,0.4,0.6,0.8 --samples 16``): each by one process alone, then by one, two
+and four workers, every one on a node of its own. A row says whether the journal holds what that process's holds, bit
+for bit and each measurement once, and whether the profile says the same. No speed is claimed: all share the cores of
+one machine. Rows are written when they are there; the same command goes on.
 """
 
 import argparse

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from compressed_tensors.offload import load_offloaded_model
 from depth_strategies import whole_block_strategy
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
@@ -36,6 +37,7 @@ def recipe_of(name, model, folder):
     fields, *others = {
         "depth": [depth],
         "compensated": [depth | {"compensation": "linear"}],
+        "shared": [depth | {"compensation": "linear"}],
         "peer": [{"peer": "shortgpt", "request": {"sparsity": 0.3}}],
         "stitched": [zeros | {"levels": str(folder / "sparsities")}],
         "sparsegpt": [zeros, SparseGPTModifier(sparsity=0.5, ignore=["lm_head"])],
@@ -56,8 +58,17 @@ def part(windows=WINDOWS, *, whole):
     return DataLoader(rows, batch_size=None)
 
 
+def load(folder, name):
+    """The dense model: a copy for each rank, or weights that all of them share on the disk."""
+    if name != "shared":
+        return AutoModelForCausalLM.from_pretrained(folder / "dense")
+    where = {"device_map": {"": "disk"}, "offload_folder": str(folder / "offloaded"), "max_memory": {"cpu": 2**30}}
+    with load_offloaded_model():
+        return AutoModelForCausalLM.from_pretrained(folder / "dense", **where)
+
+
 def run(folder, output, name):
-    model = AutoModelForCausalLM.from_pretrained(folder / "dense")
+    model = load(folder, name)
     tokenizer = AutoTokenizer.from_pretrained(folder / "dense")
     data = part(whole=name in WHOLE)
     oneshot(model=model, recipe=recipe_of(name, model, folder), tokenizer=tokenizer, dataset=data)

@@ -20,7 +20,9 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.modifiers.toolkit import ranks
 
 WINDOWS = torch.randint(4, VOCABULARY, (6, 16), generator=torch.Generator().manual_seed(1))
-RECIPES = ("depth", "compensated", "peer", "stitched", "sparsegpt", "wanda", "stored", "gptq", "divided", "dropped")
+RECIPES = (
+    "depth", "compensated", "shared", "peer", "stitched", "sparsegpt", "wanda", "stored", "gptq", "divided", "dropped",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
