@@ -111,22 +111,26 @@ class Faults:
         for disk in self.disks if os.geteuid() == 0 else []:
             subprocess.run(["umount", "-l", disk], check=True)  # noqa: S607
 
-    def strike(self, kind: str, driver: Any) -> set[int]:
-        """Kill one thing; returns the processes of workers that end with it."""
+    def strike(self, kind: str, driver: Any) -> set[int] | None:
+        """Kill one thing; returns the processes of workers that end with it, None where no worker is there to kill."""
+        working = [(node, found) for node in self.nodes if (found := workers_of(node))]
         if kind == "driver":
-            ended = {pid for node in self.nodes for pid in workers_of(node)}
+            ended = {pid for _, found in working for pid in found}
             driver.kill()
         elif kind == "node":
             ended = set(workers_of(self.nodes[0]))
             self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
             self.nodes.append(self.join())
         else:
-            node = self.chance.choice([node for node in self.nodes if workers_of(node)])
-            ended = {workers_of(node)[0]}
+            if not working:
+                return None
+            node, found = self.chance.choice(working)
+            ended = set(found)
             if kind == "disk":
                 self.fill(node.disk)
             for pid in ended:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         return ended
 
     def fill(self, disk: Path) -> None:
@@ -135,7 +139,7 @@ class Faults:
         with suppress(OSError), ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(2**12))
-        threading.Timer(FULL, ballast.unlink).start()
+        threading.Timer(FULL, ballast.unlink, kwargs={"missing_ok": True}).start()
 
 
 def run(kind: str, moment: int, output: Path, start: Callable[[Path], Any], faults: Faults) -> dict[str, Any]:
