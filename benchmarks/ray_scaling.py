@@ -43,20 +43,21 @@ from unicuco_plugin.search.trainer import train
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 # Seconds a candidate, depth, one H200 at 400 TFLOP/s (``footprint.py``: arithmetic; no device was at hand): Llama-3-8B
-# on the default's 1 024 and the preset paper's 524 288 ranking tokens, Llama-3-70B on those, and one in between.
-LATENCIES = {"0.032 s": 0.032, "1 s": 1.0, "16.4 s": 16.4, "140 s": 140.0}
+# on the default's 1 024 and the preset paper's 524 288 ranking tokens, Llama-3-70B on those, -405B as its weights are
+# more, and one in between.
+LATENCIES = {"0.032 s": 0.032, "1 s": 1.0, "16.4 s": 16.4, "140 s": 140.0, "810 s": 810.0}
 SEARCHES = {
     "32 blocks": (32, Settings()),
     "32 blocks, lag 3": (32, Settings(lag=3)),
     "80 blocks, more at once": (80, Settings(initial=128, picks=128, epochs=3, lag=0)),
     "80 blocks, more at once, lag 1": (80, Settings(initial=128, picks=128, epochs=3, lag=1)),
-    # The preset whose windows take as long, with more picks in fewer rounds.
+    # The preset whose windows take as long, with more picks in fewer rounds; 126 blocks are those of Llama-3-405B.
     **{
-        f"80 blocks, preset paper, more at once, lag {lag}": (
-            80,
+        f"{units} blocks, preset paper, more at once, lag {lag}": (
+            units,
             PRESETS["paper"].model_copy(update={"picks": 128, "epochs": 13, "lag": lag}),
         )
-        for lag in (0, 1, 2)
+        for units, lag in ((80, 0), (80, 1), (80, 2), (32, 1), (126, 1))
     },
 }
 # What a candidate takes, in latencies, from a number drawn evenly in [0, 1].
