@@ -63,9 +63,10 @@ def main() -> None:
     files = [SHARED / "data" / "text" / f"calib_{name}.txt" for name in ("wikipedia", "webtext")]
     solve = load_windows(files, tokenizer, count=asked.calibration_windows, length=512, seed=0)
     texts = {text: reference_windows(asked.model, text) for text in TEXTS}
-    wanted: dict[str, tuple[list[int], str | None]] = {"dense": ([], None)}
+    wanted: dict[str, tuple[list[int], str | None]] = {}
     for count in asked.blocks:
         wanted |= {f"{name} {count}": (find_set(name, count), ANSWERS[name][2]) for name in ANSWERS}
+    wanted["dense"] = ([], None)
     for name, (gone, method) in wanted.items():
         if name in result["answers"]:
             continue

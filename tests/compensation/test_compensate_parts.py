@@ -1,5 +1,6 @@
 """Corrections of modules that lose parts, against regressions on what the masked model's projections are given."""
 
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 from structured_parts import A, M, draw, masked, masked_logits, mixed_parts
 from tiny import tiny_model
 
+from unicuco_plugin.compensation import corrections as corrections_module
+from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.compensation.cut import Correction
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.methods import METHODS, Compensation
 from unicuco_plugin.compensation.moments import relatively
+from unicuco_plugin.compensation.narrowed import Narrowed
 from unicuco_plugin.compensation.parts import compensate_parts
 from unicuco_plugin.errors import UnsupportedModelError
 from unicuco_plugin.models.blocks.decoder import find_decoder
@@ -80,7 +84,8 @@ def regression(model, parts, name, following, ridge):
     whole = seen["u"].reshape(*fit.shape, -1).double()
     if name in parts.biases:
         whole = torch.cat([whole, torch.ones_like(whole[..., :1])], -1)
-    w = relatively(target).double().flatten()[:, None]
+    behind = runner.run(place, states) if name in parts.kept else target
+    w = relatively(behind).double().flatten()[:, None]
     size = (w * whole.flatten(0, 1) ** 2).sum(0).mean()  # the mean of the diagonal of all inputs' moments
     kept = torch.cat([columns, torch.arange(part.count * part.width, whole.shape[-1])])
     u, r = whole[..., kept].flatten(0, 1), (target - left).double().flatten(0, 1)
@@ -212,3 +217,28 @@ def test_what_goes_before_the_first_module_that_stays_has_nothing_to_fold_into()
     dense, divergences = states_of(tiny_model("llama"))
     done = compensate_parts(dense, KeptParts({A.format(0): (), **KEPT}), METHODS["ridge"], divergences)
     assert done.left_out[-1] == "no module comes before it" and done.corrected
+
+
+@pytest.mark.parametrize("method", ["ridge", "linear", "bias"])
+@torch.no_grad()
+def test_a_search_gathers_moments_of_inputs_once_and_solves_to_the_bits_of_an_export(method, monkeypatch):
+    gathered = []
+    observe = corrections_module.observe_cut
+    monkeypatch.setattr(
+        corrections_module, "observe_cut", lambda *args, **named: gathered.append(args[1]) or observe(*args, **named)
+    )
+    runner = HalfRunner(find_decoder(tiny_model("llama")), WINDOWS.shape[1])
+    part = find_parts(runner.decoder)[M.format(1)]
+    dense = DenseStates(runner, WINDOWS, keep=True)
+    dense.at(12)
+    once = copy(dense)
+    once.keep = False
+    search = Corrections(dense, method, METHODS[method])
+    for kept, following in (((1, 2, 40), 6), ((1, 2, 40), 4), ((3, 5), 6)):
+        left = Narrowed(part, kept, draw(32, 0))
+        found = search.at(3, following, left)
+        assert len(gathered) == 1
+        export = Corrections(once, method, METHODS[method]).at(3, following, left)
+        gathered.pop()
+        assert found.values.keys() == export.values.keys() == {"weight", "bias"}
+        assert all(torch.equal(value, export.values[name]) for name, value in found.values.items())

@@ -21,7 +21,7 @@ def cut_of(weight, s, noise=0.0, weigh=equally, count=60):
     for seed in (0, 1):
         u, h, y, _ = rows(seed, noise, count)
         moments.append(Moments.zeros(6, 4, torch.device("cpu")))
-        moments[-1].add(u, h, y, weigh)
+        moments[-1].add(u, h, y, weigh(y))
     return Cut(weight, s, *moments)
 
 

@@ -13,7 +13,7 @@ def test_moments_are_the_weighted_sums_over_all_batches(weigh, ones):
     u, h, y = (torch.randn(4, 5, width, generator=generator) for width in (3, 2, 2))
     moments = Moments.zeros(3 + ones, 2, torch.device("cpu"))
     for batch in (slice(0, 3), slice(3, 4)):
-        moments.add(u[batch], h[batch], y[batch], weigh)
+        moments.add(u[batch], h[batch], y[batch], weigh(y[batch]))
     gram, cross, ratio = torch.zeros(3 + ones, 3 + ones), torch.zeros(3 + ones, 2), 0.0
     for window in range(4):
         for place in range(5):

@@ -1,6 +1,5 @@
 """Corrections of cuts that many candidates share: each is solved once, from the dense model's states."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -8,11 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unicuco_plugin.compensation.cut import Cut, Widths
+from unicuco_plugin.compensation.cache import Cache, Kind
+from unicuco_plugin.compensation.cut import Crosses, Cut, Widths
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.methods import Compensation
 from unicuco_plugin.compensation.narrowed import Narrowed
-from unicuco_plugin.compensation.observed import observe_cut, observe_inputs
+from unicuco_plugin.compensation.observed import Between, observe_crosses, observe_cut, observe_inputs
 from unicuco_plugin.compensation.projection import Projection, find_projection
 from unicuco_plugin.compensation.stream import check_stream
 from unicuco_plugin.errors import EvaluationError, UnsupportedModelError
@@ -74,8 +74,8 @@ class Corrections:
         dense: The dense model's states; those of all blocks are kept where many candidates are to come.
         name: Of the method, for whoever is to know what was measured.
         method: What solves a correction.
-        cache_bytes: Most bytes to keep in the host's memory, of corrections and of what they are solved from, the least
-            recently used going first; a quarter of what is free by default.
+        cache_bytes: Most bytes to keep in the host's memory, of corrections and of what they are solved from; a quarter
+            of what is free by default. What takes much memory for the time that it saves goes first.
 
     Attributes:
         dense, name: As given.
@@ -86,10 +86,12 @@ class Corrections:
     ) -> None:
         self.dense, self.name, self._method = dense, name, method
         self._projections: dict[int, Projection] = {}
-        self._cache_bytes, self._bytes = free_memory() / 4 if cache_bytes is None else cache_bytes, 0
-        self._kept: OrderedDict[Hashable, Corrected] = OrderedDict()
-        self._widths: OrderedDict[tuple[int, int, bool], Widths] = OrderedDict()
-        self._seen: OrderedDict[int, list[Tensor]] = OrderedDict()
+        self._seen: Kind[int, Sequence[Tensor]] = Kind(_bytes_of)
+        self._crosses: Kind[tuple[int, int, bool], Crosses] = Kind(_bytes_of)
+        self._widths: Kind[tuple[int, bool], Widths] = Kind(lambda widths: widths.nbytes)
+        self._found: Kind[Hashable, Corrected] = Kind(lambda corrected: corrected.nbytes)
+        most = free_memory() / 4 if cache_bytes is None else cache_bytes
+        self._cache = Cache(most, [self._seen, self._crosses, self._widths, self._found])
 
     @property
     def corrects(self) -> bool:
@@ -144,13 +146,7 @@ class Corrections:
             UnsupportedModelError: If it cannot be folded into the block's weights.
         """
         cut = index, following, None if left is None else left.key
-        if cut in self._kept:
-            self._kept.move_to_end(cut)
-            return self._kept[cut]
-        found = self._kept[cut] = self._solve(index, following, left)
-        self._bytes += found.nbytes
-        self._shed()
-        return found
+        return self._found.find(cut) or self._cache.add(self._found, cut, self._solve(index, following, left))
 
     def _projection(self, index: int) -> Projection:
         if index not in self._projections:
@@ -159,46 +155,49 @@ class Corrections:
 
     def _inputs(self, index: int, projection: Projection) -> Iterable[Tensor]:
         """What the projection of a block is given; a search meets the block before many cuts, one model before one."""
-        if index in self._seen:
-            self._seen.move_to_end(index)
-            return self._seen[index]
+        seen = self._seen.find(index)
+        if seen is not None:
+            return seen
         given = observe_inputs(self.dense.runner, index, self.dense.at(index), projection)
         if not self.dense.keep:
             return given
-        found = self._seen[index] = list(given)
-        self._bytes += sum(batch.nbytes for batch in found)
-        self._shed()
-        return found
+        return self._cache.add(self._seen, index, list(given))
 
-    def _shed(self) -> None:
-        """Let go of what was used least recently: of inputs first, which take more memory and less time."""
-        while self._bytes > self._cache_bytes and len(self._seen) > 1:
-            self._bytes -= sum(batch.nbytes for batch in self._seen.popitem(last=False)[1])
-        while self._bytes > self._cache_bytes and len(self._widths) > 1:
-            self._bytes -= self._widths.popitem(last=False)[1].nbytes
-        while self._bytes > self._cache_bytes and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+    def _between(self, index: int, following: int) -> Between:
+        return self.dense.at(index + 1), self.dense.at(following)
 
-    def _observe(self, index: int, following: int, projection: Projection | None, *, room: bool = False) -> Cut:
-        dense = self.dense
+    def _observe(
+        self, index: int, following: int, projection: Projection | None, *, room: bool = False, narrowing: bool = False
+    ) -> Cut:
         inputs: Iterable[Tensor] = () if projection is None else self._inputs(index, projection)
-        between = dense.at(index + 1), dense.at(following)
+        between = self._between(index, following)
         if projection is None:
             inputs = [states[..., :0] for states in between[0]]
-        return observe_cut(dense, between, projection, inputs, self._method.weigh, room=room)
+        return observe_cut(self.dense, between, projection, inputs, self._method.weigh, room=room, narrowing=narrowing)
 
     def _narrowing(self, index: int, following: int, projection: Projection, *, room: bool) -> Widths:
-        """What the widths of a half have in common; a search meets many of them."""
-        key = index, following, room
-        if key in self._widths:
-            self._widths.move_to_end(key)
-            return self._widths[key].sent(self.dense.runner.device)
-        found = self._method.narrowing(self._observe(index, following, projection, room=room))
-        if self.dense.keep:
-            kept = self._widths[key] = found.sent("cpu")  # where memory is counted
-            self._bytes += kept.nbytes
-            self._shed()
-        return found
+        """What the widths of a half have in common.
+
+        A search meets many of them, and others gone behind it: moments of the inputs are gathered once.
+        """
+        dense, method = self.dense, self._method
+        if not dense.keep:
+            cut = self._observe(index, following, projection, room=room, narrowing=True)
+            return method.narrowing(cut).before((cut.fit.cross, cut.held.cross))
+        widths = self._widths.find((index, room))
+        if widths is None:
+            widths = method.narrowing(self._observe(index, index + 1, projection, room=room, narrowing=True))
+            widths = self._cache.add(self._widths, (index, room), widths.sent("cpu"))
+        widths = widths.sent(dense.runner.device)
+        if following == index + 1:
+            return widths
+        crosses = self._crosses.find((index, following, room))
+        if crosses is None:
+            inputs, between = self._inputs(index, projection), self._between(index, following)
+            biased = room or projection.module.bias is not None
+            crosses = _sent(observe_crosses(dense, between, inputs, method.weigh, biased=biased), "cpu")
+            self._cache.add(self._crosses, (index, following, room), crosses)
+        return widths.before(_sent(crosses, dense.runner.device))
 
     def _solve(self, index: int, following: int, left: Narrowed | None) -> Corrected:
         if self._method.solve is None:
@@ -228,3 +227,12 @@ class Corrections:
                 raise
             return Corrected(finite=False)
         return Corrected(projection, values)
+
+
+def _bytes_of(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _sent(crosses: Crosses, device: torch.device | str) -> Crosses:
+    fit, held = (sent(cross, device) for cross in crosses)
+    return fit, held

@@ -1,8 +1,8 @@
 """What is known of one cut, and what comes of it. Symbols are those of :mod:`.moments`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,7 +10,10 @@ from torch import Tensor
 from unicuco_plugin.compensation.moments import Moments
 from unicuco_plugin.models.tensors.sending import sent
 
-__all__ = ["Correction", "Cut", "EachAlone", "Widths"]
+__all__ = ["Correction", "Crosses", "Cut", "EachAlone", "Widths"]
+
+Crosses: TypeAlias = tuple[Tensor, Tensor]
+"""``C``, ``c x d``, of the windows to solve from and of those to choose by."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Correction:
 
 
 class Widths(Protocol):
-    """A module that may get many widths: what they have in common."""
+    """A module that may get many widths, with all modules behind it: what they have in common."""
 
     @property
     def weight(self) -> Tensor:
@@ -82,6 +85,14 @@ class Widths(Protocol):
 
     def sent(self, device: torch.device | str) -> "Widths":
         """The same on a device."""
+        ...
+
+    def before(self, crosses: Crosses) -> "Widths":
+        """The same where the next modules go whole.
+
+        Args:
+            crosses: Of what these gave.
+        """
         ...
 
     def fit(self, columns: Tensor, kept: Tensor) -> Tensor:
@@ -119,6 +130,11 @@ class EachAlone:
     def sent(self, device: torch.device | str) -> "EachAlone":
         """See ``Widths``."""
         return EachAlone(self.cut.sent(device), self.solve)
+
+    def before(self, crosses: Crosses) -> "EachAlone":
+        """See ``Widths``."""
+        fit, held = (replace(one, cross=C) for one, C in zip((self.cut.fit, self.cut.held), crosses, strict=True))
+        return EachAlone(replace(self.cut, fit=fit, held=held), self.solve)
 
     def fit(self, columns: Tensor, kept: Tensor) -> Tensor:
         """See ``Widths``."""

@@ -26,12 +26,12 @@ class Compensation:
 
     Attributes:
         solve: Finds a correction; None for a method that never corrects.
-        weigh: Weighs the rows of the moments.
+        weigh: Weighs the rows of the moments by states.
         stream: Whether it multiplies the states, which all that was written before takes part in, and changes no single
             projection.
         biased: Whether it changes the projection's bias alone, the last column of ``W``, which must then have one.
-        widths: What the many widths of one module share, made from the whole module's moments; None solves each from
-            its own.
+        widths: What the many widths of one module share, made from the whole module's moments, whatever its ``C``; None
+            solves each from its own.
     """
 
     solve: Callable[[Cut], Correction] | None
@@ -44,7 +44,7 @@ class Compensation:
         """What narrower modules are solved by.
 
         Args:
-            cut: Of the whole module.
+            cut: Of the whole module; what goes behind it is told later.
         """
         if self.widths is not None:
             return self.widths(cut)

@@ -20,29 +20,43 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "Weigh", "equally", "relatively"]
+__all__ = ["Moments", "Weigh", "equally", "relatively", "weigh_rows"]
 
 Weigh: TypeAlias = Callable[[Tensor], Tensor]
-"""Turns targets, ``b x L x d``, into weights of rows, ``b x L``."""
+"""Turns states, ``b x L x d``, into weights of rows, ``b x L``."""
 
 # The block before an early cut may be the one that writes the first token's huge state, which all others attend to: a
 # regression without it doubled the divergence at eleven blocks of SmolLM2-135M (docs/compensation.md).
 _FIRST = 8.0
 
 
-def equally(targets: Tensor) -> Tensor:
+def equally(states: Tensor) -> Tensor:
     """Every row counts the same."""
-    return torch.ones(targets.shape[:2], device=targets.device)
+    return torch.ones(states.shape[:2], device=states.device)
 
 
-def relatively(targets: Tensor) -> Tensor:
+def relatively(states: Tensor) -> Tensor:
     """One over the size of the state, since what follows reads it through a norm; a window's first token eight times.
 
     One over the squared size was as good within 0.3 % at eleven blocks of SmolLM2-135M.
     """
-    weights = 1.0 / targets.float().square().mean(-1).sqrt().clamp_min(1e-6)
+    weights = 1.0 / states.float().square().mean(-1).sqrt().clamp_min(1e-6)
     weights[:, 0] *= _FIRST
     return weights
+
+
+def weigh_rows(inputs: Tensor, weights: Tensor, *, ones: bool) -> tuple[Tensor, Tensor]:
+    """``u``, ``t x c``, and ``w u``, in float32.
+
+    Args:
+        inputs: ``b x L x c``, without the ones.
+        weights: ``b x L``.
+        ones: Whether to add a column of ones.
+    """
+    u = inputs.float().flatten(0, 1)
+    if ones:
+        u = torch.cat([u, torch.ones_like(u[:, :1])], 1)
+    return u, u * weights.flatten()[:, None]
 
 
 @dataclass
@@ -70,20 +84,17 @@ class Moments:
         )
         return cls(gram, cross, ratio)
 
-    def add(self, inputs: Tensor, states: Tensor, targets: Tensor, weigh: Weigh) -> None:
+    def add(self, inputs: Tensor, states: Tensor, targets: Tensor, weights: Tensor) -> None:
         """Add the rows of some windows; products are made in float32, sums in float64.
 
         Args:
             inputs: ``b x L x c``, without the ones; ``c`` 0 where no projection is changed.
             states: ``b x L x d``, ``h``.
             targets: ``b x L x d``, ``y``.
-            weigh: Weighs rows.
+            weights: ``b x L``, ``w``.
         """
-        u = inputs.float().flatten(0, 1)
-        if self.gram.shape[0] > u.shape[1]:
-            u = torch.cat([u, torch.ones_like(u[:, :1])], 1)
+        u, weighted = weigh_rows(inputs, weights, ones=self.gram.shape[0] > inputs.shape[-1])
         y, h = targets.float().flatten(0, 1), states.float().flatten(0, 1)
-        weighted = u * weigh(targets).flatten()[:, None]
         self.gram += weighted.T @ u
         self.cross += weighted.T @ (y - h)
         self.ratio += (y.abs().sum(-1) / h.abs().sum(-1).clamp_min(1e-12)).double().sum()

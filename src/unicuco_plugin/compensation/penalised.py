@@ -8,13 +8,13 @@ a factor of ``G_KK`` and two triangular solves.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from unicuco_plugin.compensation.cut import Cut
+from unicuco_plugin.compensation.cut import Crosses, Cut
 from unicuco_plugin.models.tensors.sending import sent
 
 __all__ = ["Pair", "Ridge", "RidgeWidths", "find_ridge", "mean_diagonal"]
@@ -98,7 +98,7 @@ class RidgeWidths:
 
     @classmethod
     def of(cls, cut: Cut) -> "RidgeWidths":
-        """From the whole module's cut.
+        """From the whole module's cut, with all modules behind it.
 
         ``lambda`` is the best one for the half of the inputs that gives most of its output. On SmolLM2-135M's MLPs that
         was the best one, or the next to it, at every width from a quarter to nine tenths.
@@ -106,7 +106,7 @@ class RidgeWidths:
         W, s = cut.weight, cut.scale
         gives = cut.fit.gram.diagonal() * W.square().sum(0)
         some = gives.topk(-(-len(gives) // 2)).indices.sort().values
-        fit, held = ((one.gram, one.cross + s * (one.gram @ W.T)) for one in (cut.fit, cut.held))
+        fit, held = ((one.gram, s * (one.gram @ W.T)) for one in (cut.fit, cut.held))
         half, other = ((gram.index_select(0, some).index_select(1, some), P[some]) for gram, P in (fit, held))
         best = find_ridge(half, other, s * W[:, some].T, mean_diagonal(cut.fit.gram))
         penalty = None if best is None else best.penalty
@@ -121,6 +121,10 @@ class RidgeWidths:
         """See ``Widths``."""
         weight, gram, target = (sent(tensor, device) for tensor in (self.weight, self.gram, self.target))
         return RidgeWidths(weight, self.scale, gram, target, self.penalty)
+
+    def before(self, crosses: Crosses) -> "RidgeWidths":
+        """See ``Widths``."""
+        return replace(self, target=self.target + crosses[0])
 
     def fit(self, columns: Tensor, kept: Tensor) -> Tensor:
         """See ``Widths``."""
