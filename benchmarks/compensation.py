@@ -9,17 +9,32 @@ Rows of a compensation are written when they are there; the same command goes on
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import SHARED, TEXTS, reference_windows, write_result
+from torch import Tensor
 
 from unicuco_plugin.answering import Profile, load_profile
+from unicuco_plugin.compensation.compensate import compensate
+from unicuco_plugin.compensation.dense_states import DenseStates, run_blocks
+from unicuco_plugin.compensation.methods import Compensation
+from unicuco_plugin.compensation.parts import compensate_parts
 from unicuco_plugin.models.blocks.decoder import find_decoder
+from unicuco_plugin.models.blocks.halves import HalfRunner, step_names
+from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import load_model, load_tokenizer
+from unicuco_plugin.models.parts.parts import find_parts
+from unicuco_plugin.models.parts.reduction import reduced
+from unicuco_plugin.objectives.head import DivergenceHead
 from unicuco_plugin.objectives.units import UnitsEvaluator
+from unicuco_plugin.plugins.manager import make_compensation
 from unicuco_plugin.request import Request
+from unicuco_plugin.scores.ranked_parts import RankedParts
 from unicuco_plugin.texts.calibration import load_windows
 from unicuco_plugin.texts.selfcalibration import generate_windows
 from unicuco_plugin.training.correcting import find_corrections
@@ -77,7 +92,8 @@ def main() -> None:
     packaged = [f"smollm2-135m-instruct-{asked.space}"]
     profiles = [load_profile(name) for name in (packaged if asked.profiles is None else asked.profiles)]
     sets = find_sets(asked.space, profiles, asked.peers, asked.seeds)
-    payload = profiles[0].rank_parts().to_payload() if traits_of(asked.space).cuts else None
+    ranked = profiles[0].rank_parts() if traits_of(asked.space).cuts else None
+    payload = None if ranked is None else ranked.to_payload()
     decoder = find_decoder(load_model(asked.model, dtype="float32"))
     files = [SHARED / "data" / "text" / f"calib_{name}.txt" for name in ("wikipedia", "webtext")]
     tokenizer, given = load_tokenizer(asked.model), asked.calibration_windows - asked.own
@@ -89,18 +105,24 @@ def main() -> None:
         solve = solve[torch.randperm(len(solve), generator=torch.Generator().manual_seed(0))]
     texts = torch.cat([reference_windows(asked.model, text)[: asked.windows] for text in TEXTS])
     for name in asked.compensations:
-        corrections = find_corrections(name, decoder, solve, space=asked.space)
-        evaluator = UnitsEvaluator(decoder, asked.space, texts, payload=payload, corrections=corrections)
         missing = [
             units
             for units in sets
             if (json.dumps(short(units)), name, tokens, 512 * asked.own) not in known
             and (not asked.units or len(units) in asked.units)
         ]
-        # Where parts go, all sets have cuts in common, whose moments are large: they pass the blocks together.
-        step = max(len(missing), 1) if payload else 1
-        for lot in (missing[first : first + step] for first in range(0, len(missing), step)):
-            for units, found in zip(lot, evaluator.evaluate([dict(units) for units in lot]), strict=True):
+        if make_compensation(name).sequential:
+            method, runner = (
+                make_compensation(name),
+                (BlockRunner if asked.space == "depth" else HalfRunner)(decoder, 512),
+            )
+            lots = sequentially(runner, missing, ranked, method, windows=solve, texts=texts)
+        else:
+            corrections = find_corrections(name, decoder, solve, space=asked.space)
+            evaluator = UnitsEvaluator(decoder, asked.space, texts, payload=payload, corrections=corrections)
+            lots = together(evaluator, missing, all_at_once=ranked is not None)
+        for lot in lots:
+            for units, per_window in lot:
                 row = {
                     "removed": short(units),
                     "answers": sets[units],
@@ -110,11 +132,57 @@ def main() -> None:
                 if asked.own:
                     row["own_tokens"] = 512 * asked.own
                 for place, text in enumerate(TEXTS):
-                    own = found.per_window[place * asked.windows : (place + 1) * asked.windows]
+                    own = per_window[place * asked.windows : (place + 1) * asked.windows]
                     row[text] = round(sum(own) / len(own), 4)
                 print(row, flush=True)
                 rows.append(row)
             write_result(asked.output, {"evaluation_windows": asked.windows, "dtype": "float32", "rows": rows})
+
+
+def together(
+    evaluator: UnitsEvaluator, missing: list[Set], *, all_at_once: bool
+) -> Iterator[list[tuple[Set, tuple[float, ...]]]]:
+    """Measured with corrections of the dense model's states, in lots.
+
+    Where parts go, all sets have cuts in common, whose moments are large: they pass the blocks together.
+    """
+    step = max(len(missing), 1) if all_at_once else 1
+    for lot in (missing[first : first + step] for first in range(0, len(missing), step)):
+        found = evaluator.evaluate([dict(units) for units in lot])
+        yield [(units, one.per_window) for units, one in zip(lot, found, strict=True)]
+
+
+@torch.no_grad()
+def sequentially(
+    runner: BlockRunner,
+    missing: list[Set],
+    ranked: RankedParts | None,
+    method: Compensation,
+    *,
+    windows: Tensor,
+    texts: Tensor,
+) -> Iterator[list[tuple[Set, tuple[float, ...]]]]:
+    """Each corrected on its own states and measured, as an export is."""
+    decoder, names, entered = runner.decoder, step_names(runner), [runner.embed(batch) for batch in texts.split(8)]
+    before = torch.cat(run_blocks(runner, range(len(names)), entered))
+    for units in missing:
+        dense = DenseStates(runner, windows)
+        if ranked is None:
+            parts, gone = None, {names.index(unit) for unit, _ in units}
+            done = compensate(dense, gone, method)
+        else:
+            kept = ranked.keep(decoder, dict(units))
+            gone = {names.index(name) for name in kept.removed if name not in kept.biases}
+            done = compensate_parts(dense, kept, method)
+            parts = replace(kept, biases={**kept.biases, **done.biases})
+        restore = done.fold(decoder, gone if ranked is None else ())
+        known = find_parts(decoder) if parts else {}
+        changed = [known[name] for name in known if parts and name in {*parts.kept, *parts.biases}]
+        with reduced(decoder, parts, changed) if parts else nullcontext():
+            stays = [place for place in range(len(names)) if place not in gone]
+            after = torch.cat(run_blocks(runner, stays, entered))
+        restore()
+        yield [(units, DivergenceHead(runner).divergences(before, [after])[0])]
 
 
 def short(units: Set) -> list[str] | dict[str, float]:

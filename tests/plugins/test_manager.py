@@ -130,7 +130,7 @@ def test_the_built_ins_are_listed_as_a_plugin_of_this_package(install):
         ("scalarization", "weighted_sum"),
         *(("peer", name) for name in PEERS),
         *(("ranking", name) for name in ("flap", "magnitude", "taylor", "wanda")),
-        *(("compensation", name) for name in ("bias", "linear", "none", "ridge", "scale")),
+        *(("compensation", name) for name in ("bias", "linear", "none", "ridge", "scale", "sequential")),
     ]
     assert {(entry.package, entry.version) for entry in entries} == {
         ("unicuco-plugin", importlib.metadata.version("unicuco-plugin"))
@@ -259,7 +259,7 @@ def test_the_newest_plugin_is_asked_first_and_may_replace_a_built_in(install):
         (lambda: make_ranking("oracle"), "ranking must be one of flap, magnitude, taylor, wanda; got 'oracle'"),
         (
             lambda: make_compensation("oracle"),
-            "compensation must be one of bias, linear, none, ridge, scale; got 'oracle'",
+            "compensation must be one of bias, linear, none, ridge, scale, sequential; got 'oracle'",
         ),
     ],
     ids=["space", "objective", "scalarization", "peer", "ranking", "compensation"],

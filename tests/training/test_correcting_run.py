@@ -117,7 +117,9 @@ def test_a_model_that_cannot_be_corrected_is_refused_before_there_is_a_journal(t
             "compensation ridge corrects what leaves, in the spaces 'depth', 'sublayer",
         ),
         ("depth", "a b", StrategyError, "compensation must be named by letters, digits, '.', '_' and '-', got 'a b'"),
-        ("depth", "hope", UnknownNameError, "compensation must be one of bias, linear, none, ridge, scale; got 'hope'"),
+        ("depth", "hope", UnknownNameError, "compensation must be one of bias, linear, none, ridge, scale, seq"),
+        ("depth", "sequential", StrategyError, "compensation sequential is solved anew behind all that one model has"),
+        ("structured", "sequential", StrategyError, "compensation sequential is solved anew behind all that one model"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_weight_is_read(tmp_path, space, name, error, message):

@@ -77,7 +77,7 @@ accept_option = click.option(
 compensation_option = click.option(
     "--compensation",
     help="For depth, sublayer and structured: correct for what leaves, on --calibration text, in weights that stay: "
-    "none (the default), bias, scale, linear, ridge, or another that unicuco plugins lists.",
+    "none (the default), bias, scale, linear, ridge, sequential, or another that unicuco plugins lists.",
 )
 
 _LOAD_OPTIONS = (

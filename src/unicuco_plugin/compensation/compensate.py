@@ -114,7 +114,7 @@ def compensate(
 
 
 class _Walk:
-    """States of the corrected model on windows held out, taken from cut to cut."""
+    """States of the corrected model taken from cut to cut: on windows held out, or on all for a sequential method."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class _Walk:
         cuts = [place for place, (index, following) in enumerate(pairs) if following > index + 1]
         if cuts:
             corrections.check([pairs[place][0] for place in cuts], removed)
-            states = dense.at(pairs[cuts[0]][0])[: dense.held]
+            states = dense.at(pairs[cuts[0]][0])[: None if corrections.sequential else dense.held]
             for index, following in pairs[cuts[0] : cuts[-1] + 1]:
                 if following > index + 1:
                     states = self._correct(index, states, following)
@@ -154,7 +154,9 @@ class _Walk:
 
     def _correct(self, index: int, entering: list[Tensor], following: int) -> list[Tensor]:
         """States behind one cut, corrected if that is better."""
-        found, runner = self.corrections.at(index, following), self.dense.runner
+        dense, runner = self.dense, self.dense.runner
+        around = (entering, dense.at(following)) if self.corrections.sequential else None
+        found = self.corrections.at(index, following, around=around)
         plain = run_blocks(runner, [index], entering)
         measured = float("nan")
         try:
@@ -165,7 +167,8 @@ class _Walk:
             for values in corrected:
                 check_finite("the correction", values, values.dtype)
             if self.divergences is not None:
-                measured = self._measure([block for block in self.kept if block > index], corrected)
+                rest = [block for block in self.kept if block > index]
+                measured = self._measure(rest, corrected[: dense.held])
         except EvaluationError as error:
             if lacks_memory(error):
                 raise

@@ -1,18 +1,17 @@
 """Corrections of cuts that many candidates share: each is solved once, from the dense model's states."""
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Collection, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from unicuco_plugin.compensation.cache import Cache, Kind
+from unicuco_plugin.compensation.corrected import Corrected
 from unicuco_plugin.compensation.cut import Crosses, Cut, Widths
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.methods import Compensation
 from unicuco_plugin.compensation.narrowed import Narrowed
-from unicuco_plugin.compensation.observed import Between, observe_crosses, observe_cut, observe_inputs
+from unicuco_plugin.compensation.observed import Between, observe_crosses, observe_cut, observe_here, observe_inputs
 from unicuco_plugin.compensation.projection import Projection, find_projection
 from unicuco_plugin.compensation.stream import check_stream
 from unicuco_plugin.errors import EvaluationError, UnsupportedModelError
@@ -20,47 +19,8 @@ from unicuco_plugin.models.blocks.halves import HalfRunner, step_names
 from unicuco_plugin.models.tensors.finite import check_finite
 from unicuco_plugin.models.tensors.memory import free_memory, lacks_memory
 from unicuco_plugin.models.tensors.sending import sent
-from unicuco_plugin.models.tensors.storage import exchanged
 
-__all__ = ["Corrected", "Corrections"]
-
-
-@dataclass(frozen=True)
-class Corrected:
-    """A block before a cut, as it computes with its correction.
-
-    Attributes:
-        projection: What changes; None where nothing does, or no single one.
-        values: New values of its parameters, in the host's memory.
-        gain: Factor of the states that leave the block.
-        finite: Whether there is a correction that could be applied.
-    """
-
-    projection: Projection | None = None
-    values: Mapping[str, Tensor] = field(default_factory=dict)
-    gain: float = 1.0
-    finite: bool = True
-
-    def run(self, block: Callable[[Tensor], Tensor], states: Tensor) -> Tensor:
-        """States that leave the block once it is corrected.
-
-        Args:
-            block: The dense one.
-            states: That enter it.
-        """
-        with ExitStack() as changed:
-            if self.projection is not None:
-                module = self.projection.module
-                device = module.weight.device  # it may have no bias yet
-                values = {name: sent(value, device) for name, value in self.values.items()}
-                changed.enter_context(exchanged(module, values))
-            left = block(states)
-        return left if self.gain == 1.0 else left * self.gain
-
-    @property
-    def nbytes(self) -> int:
-        """What keeping it takes."""
-        return sum(value.nbytes for value in self.values.values())
+__all__ = ["Corrections"]
 
 
 class Corrections:
@@ -98,6 +58,11 @@ class Corrections:
         """Whether the method ever corrects something."""
         return self._method.solve is not None
 
+    @property
+    def sequential(self) -> bool:
+        """Whether :meth:`at` is to be told what the model makes of the text once it is corrected so far."""
+        return self._method.sequential
+
     @torch.no_grad()
     def prepare(self) -> None:
         """Run the dense model now, and not inside a walk, where one block is in memory."""
@@ -131,13 +96,15 @@ class Corrections:
                 )
 
     @torch.no_grad()
-    def at(self, index: int, following: int, left: Narrowed | None = None) -> Corrected:
+    def at(self, index: int, following: int, left: Narrowed | None = None, around: Between | None = None) -> Corrected:
         """The block before a cut with its correction, or a half that is narrower, whatever comes behind it.
 
         Args:
             index: The block.
             following: The next block that stays, or the number of blocks.
             left: What stays of a half, which is to run with this and no bias of its own; None where all of it does.
+            around: For a sequential method: states that enter the block in the model corrected so far, and the dense
+                model's where ``following`` begins.
 
         Returns:
             The same bits whenever it is asked; nothing is corrected where the correction is not finite.
@@ -145,6 +112,8 @@ class Corrections:
         Raises:
             UnsupportedModelError: If it cannot be folded into the block's weights.
         """
+        if around is not None:
+            return self._solve(index, following, left, around)
         cut = index, following, None if left is None else left.key
         return self._found.find(cut) or self._cache.add(self._found, cut, self._solve(index, following, left))
 
@@ -199,7 +168,7 @@ class Corrections:
             self._cache.add(self._crosses, (index, following, room), crosses)
         return widths.before(_sent(crosses, dense.runner.device))
 
-    def _solve(self, index: int, following: int, left: Narrowed | None) -> Corrected:
+    def _solve(self, index: int, following: int, left: Narrowed | None, around: Between | None = None) -> Corrected:
         if self._method.solve is None:
             return Corrected()
         projection = None if self._method.stream else self._projection(index)
@@ -208,7 +177,11 @@ class Corrections:
         if self._method.biased and not biased:
             return Corrected()
         try:
-            if left is not None and projection is not None:
+            if around is not None and projection is not None:
+                cut = observe_here(self.dense, index, around, projection, self._method.weigh, left=left)
+                change = self._method.solve(cut).change
+                whole = cut.weight if change is None else cut.weight + change
+            elif left is not None and projection is not None:
                 widths = self._narrowing(index, following, projection, room=room)
                 whole = widths.fit(*left.columns(widths.weight, biased=biased))
             else:
@@ -218,15 +191,11 @@ class Corrections:
                     check_finite("the correction", [correction.gain], torch.float64)
                     return Corrected(gain=correction.gain)
                 whole = cut.weight + correction.change
-            changed = projection.parameters(whole, biased=biased)
-            values = {name: value.cpu() for name, value in changed.items()}
-            for value in values.values():
-                check_finite("the correction", value, value.dtype)
+            return Corrected.of(projection, whole, biased=biased)
         except EvaluationError as error:
             if lacks_memory(error):
                 raise
             return Corrected(finite=False)
-        return Corrected(projection, values)
 
 
 def _bytes_of(tensors: Sequence[Tensor]) -> int:

@@ -30,6 +30,8 @@ class Compensation:
         stream: Whether it multiplies the states, which all that was written before takes part in, and changes no single
             projection.
         biased: Whether it changes the projection's bias alone, the last column of ``W``, which must then have one.
+        sequential: Whether it is solved on what the model makes of the text once it is corrected so far: for one model,
+            and not for the many of a search.
         widths: What the many widths of one module share, made from the whole module's moments, whatever its ``C``; None
             solves each from its own.
     """
@@ -38,6 +40,7 @@ class Compensation:
     weigh: Weigh = equally
     stream: bool = False
     biased: bool = False
+    sequential: bool = False
     widths: Callable[[Cut], Widths] | None = None
 
     def narrowing(self, cut: Cut) -> Widths:
@@ -111,4 +114,5 @@ METHODS: Mapping[str, Compensation] = {
     "none": Compensation(None),
     "ridge": Compensation(ridge, relatively, widths=RidgeWidths.of),
     "scale": Compensation(scale, stream=True),
+    "sequential": Compensation(ridge, relatively, sequential=True),
 }

@@ -1,13 +1,16 @@
 """A module of which some parts stay: the columns of its projection that are left."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import Parts, spread
+from unicuco_plugin.models.parts.reduction import reduced
 
 __all__ = ["Narrowed"]
 
@@ -36,6 +39,16 @@ class Narrowed:
     def key(self) -> tuple[tuple[int, ...], bytes | None]:
         """Equal for equal ones of one module."""
         return self.kept, None if self.bias is None else self.bias.detach().float().cpu().numpy().tobytes()
+
+    def taken_out(self, decoder: Decoder, *, biased: bool = True) -> AbstractContextManager[None]:
+        """The module without what goes, for a while.
+
+        Args:
+            decoder: The dense model.
+            biased: Whether it gets the bias, if there is one.
+        """
+        biases = {self.part.name: self.bias} if self.bias is not None and biased else {}
+        return reduced(decoder, KeptParts({self.part.name: self.kept}, biases), [self.part])
 
     def columns(self, whole: Tensor, *, biased: bool) -> tuple[Tensor, Tensor]:
         """What is left of a projection.

@@ -1,6 +1,7 @@
 """What is seen of one cut: moments of what passes the block before it, and of the target behind it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TypeAlias
 
 import torch
@@ -9,15 +10,16 @@ from torch import Tensor
 from unicuco_plugin.compensation.cut import Crosses, Cut
 from unicuco_plugin.compensation.dense_states import DenseStates
 from unicuco_plugin.compensation.moments import Moments, Weigh, weigh_rows
+from unicuco_plugin.compensation.narrowed import Narrowed
 from unicuco_plugin.compensation.projection import Projection
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.tensors.sending import sent
 from unicuco_plugin.models.tensors.storage import resident
 
-__all__ = ["Between", "observe_crosses", "observe_cut", "observe_inputs"]
+__all__ = ["Between", "observe_crosses", "observe_cut", "observe_here", "observe_inputs"]
 
 Between: TypeAlias = tuple[list[Tensor], list[Tensor]]
-"""The dense model's states that leave the block before a cut, ``b x L x d`` for each batch, and those behind it."""
+"""States on both sides of a cut, ``b x L x d`` for each batch."""
 
 
 def observe_inputs(
@@ -59,7 +61,7 @@ def observe_cut(
 
     Args:
         dense: Says which batches are held out.
-        between: States on both sides.
+        between: The dense model's states that leave the block before it, and those behind it.
         projection: What is to change; None for methods that change none.
         inputs: What it is given, ``b x L x c`` for each batch; ``c`` is 0 where there is none.
         weigh: Weighs rows by the states behind the cut.
@@ -68,9 +70,7 @@ def observe_cut(
             is then the same whatever goes behind it.
     """
     device = dense.runner.device
-    weight = torch.zeros(dense.width, 0) if projection is None else projection.weight
-    if room and projection is not None and projection.module.bias is None:
-        weight = torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)
+    weight = torch.zeros(dense.width, 0) if projection is None else projection.widened(room=room)
     moments = [Moments.zeros(weight.shape[1], weight.shape[0], device) for _ in range(2)]
     for place, batch in enumerate(zip(inputs, *between, strict=True)):
         given, states, targets = (sent(values, device) for values in batch)
@@ -86,7 +86,7 @@ def observe_crosses(
 
     Args:
         dense: Says which batches are held out.
-        between: States on both sides.
+        between: As there.
         inputs: What the projection is given, ``b x L x c`` for each batch.
         weigh: Weighs rows by the states before the cut.
         biased: Whether the projection has a bias, or may get one.
@@ -102,3 +102,36 @@ def observe_crosses(
         else:
             fit = fit + products
     return fit, held
+
+
+def observe_here(
+    dense: DenseStates, index: int, around: Between, projection: Projection, weigh: Weigh, *, left: Narrowed | None
+) -> Cut:
+    """Gather the moments of a cut from what a model makes of the text that is corrected so far.
+
+    Args:
+        dense: Says which batches are held out.
+        index: The block.
+        around: That model's states that enter the block, and the dense model's behind the cut.
+        projection: Of the block.
+        weigh: Weighs rows by the states behind the cut.
+        left: What stays of it; None where all of it does.
+    """
+    runner, room = dense.runner, left is not None and left.bias is not None
+    weight = projection.widened(room=room)
+    if left is not None:
+        _, weight = left.columns(weight, biased=room or projection.module.bias is not None)
+    weight = weight.to(runner.device).double()
+    moments = [Moments.zeros(weight.shape[1], weight.shape[0], runner.device) for _ in range(2)]
+    given: list[Tensor] = []
+    with resident(), nullcontext() if left is None else left.taken_out(runner.decoder):
+        hook = projection.module.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+        try:
+            for place, (states, targets) in enumerate(zip(*around, strict=True)):
+                behind = runner.run(index, states)
+                inputs = given.pop().reshape(*states.shape[:2], -1)
+                target = sent(targets, runner.device)
+                moments[place < dense.held].add(inputs, behind, target, weigh(target))
+        finally:
+            hook.remove()
+    return Cut(weight, projection.scale, *moments)

@@ -45,6 +45,17 @@ class Projection:
             return weight
         return torch.cat([weight, read_kept(self.module, "bias").double()[:, None].to(weight.device)], 1)
 
+    def widened(self, *, room: bool) -> Tensor:
+        """``weight``, with a column of zeros behind it where there is no bias and may be one.
+
+        Args:
+            room: Whether there may.
+        """
+        weight = self.weight
+        if not room or self.module.bias is not None:
+            return weight
+        return torch.cat([weight, torch.zeros_like(weight[:, :1])], 1)
+
     def parameters(self, whole: Tensor, *, biased: bool) -> dict[str, Tensor]:
         """What its parameters have to be in their dtype, where ``whole`` is.
 

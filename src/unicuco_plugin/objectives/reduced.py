@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unicuco_plugin.compensation.corrections import Corrected, Corrections
+from unicuco_plugin.compensation.corrected import Corrected
+from unicuco_plugin.compensation.corrections import Corrections
 from unicuco_plugin.compensation.narrowed import Narrowed
 from unicuco_plugin.models.blocks.decoder import Decoder
 from unicuco_plugin.models.blocks.halves import step_names

@@ -142,5 +142,5 @@ def unicuco_make_ranking(name: str) -> Ranking | None:
 
 @hookimpl
 def unicuco_make_compensation(name: str) -> Compensation | None:
-    """``none``, ``scale`` (Prune&Comp), ``linear`` (ReplaceMe) and ``ridge`` (ours)."""
+    """``none``, ``bias`` (FLAP), ``scale`` (Prune&Comp), ``linear`` (ReplaceMe), ``ridge``, ``sequential``."""
     return METHODS.get(name)

@@ -28,11 +28,17 @@ def check_compensation(name: str | None, space: str, *, biased: bool = True) -> 
 
     Raises:
         UnknownNameError: If no plugin provides it.
-        StrategyError: If no profile could name it, strategies of the space do more than drop blocks or parts of them,
-            or it changes biases, and nothing gets one.
+        StrategyError: If no profile could name it, it is solved for one model and not for the many of a search,
+            strategies of the space do more than drop blocks or parts of them, or it changes biases, and nothing gets
+            one.
     """
     if name is not None and re.fullmatch(r"[\w.-]{1,100}", name) is None:
         raise StrategyError(f"compensation must be named by letters, digits, '.', '_' and '-', got {quoted(name)}")
+    if name is not None and make_compensation(name).sequential:
+        raise StrategyError(
+            f"compensation {name} is solved anew behind all that one model has lost, and a search measures hundreds: "
+            f"leave it out here, or take ridge, and prune with --compensation {name}"
+        )
     if corrects(name) and not traits_of(space).corrected:
         raise StrategyError(
             f"compensation {name} corrects what leaves, in the spaces 'depth', 'sublayer' and 'structured'; there is "

@@ -35,7 +35,9 @@ GONE = (1, 3, 4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "method"), [("llama", "ridge"), ("llama", "scale"), ("granite", "linear")])
+@pytest.mark.parametrize(
+    ("family", "method"), [("llama", "ridge"), ("llama", "scale"), ("granite", "linear"), ("qwen2", "sequential")]
+)
 def test_the_checkpoint_is_the_corrected_model(family, method, checkpoint, tmp_path, calibration):
     dense = tiny_model(family)
     done = prune(checkpoint, family, tmp_path / "with", calibration, compensation=method)
@@ -66,7 +68,7 @@ def test_a_strategy_that_was_measured_with_one_is_corrected_unless_another_is_as
         assert f"compensation: {asked or 'linear'}" in (tmp_path / f"{asked}" / "recipe.yaml").read_text()
     assert notes == {
         None: "with corrections from the profile's text",
-        "ridge": "without the compensation",
+        "ridge": "with compensation linear",
         "none": "with compensation linear",
     }
     with pytest.raises(RecipeError, match=r"^SparsityProfileModifier needs calibration text, got none"):
@@ -119,9 +121,9 @@ def test_text_is_asked_for(checkpoint, tmp_path):
         llmcompressor.oneshot(model=model, recipe=[modifier])
 
 
-def check_gain(dense, folder, calibration, **fields):
-    """Export ``with`` ridge and ``without``: the one is nearer to the dense model, by as much as the export says."""
-    for name, given in (("with", {"compensation": "ridge"}), ("without", {})):
+def check_gain(dense, folder, calibration, compensation="ridge", **fields):
+    """Export ``with`` it and ``without``: the one is nearer to the dense model, by as much as the export says."""
+    for name, given in (("with", {"compensation": compensation}), ("without", {})):
         modifier = SparsityProfileModifier(**fields, **given)
         done = prune_with_recipe(dense, modifier, folder / name, calibration=calibration)
         if given:
@@ -147,15 +149,23 @@ UNEVEN = {M.format(0): tuple(range(0, 48, 3)), M.format(1): (), A.format(2): (),
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("format", "biased"), [("compact", True), ("compact", False), ("deci", False), ("stock", False)]
+    ("form", "method"),
+    [
+        ("compact with biases", "ridge"),
+        ("compact", "ridge"),
+        ("deci", "sequential"),
+        ("stock", "ridge"),
+        ("compact with biases", "sequential"),
+    ],
 )
-def test_modules_that_lose_parts_are_corrected_in_every_form(format, biased, checkpoint, tmp_path, calibration):
+def test_modules_that_lose_parts_are_corrected_in_every_form(form, method, checkpoint, tmp_path, calibration):
+    format, _, biased = form.partition(" ")
     kept = UNEVEN if format == "deci" else UNEVEN | {A.format(3): (1,)}
     biases = {name: draw(32, 3) / 50 for name in (M.format(0), A.format(3))} if biased else {}
     write_kept_parts(tmp_path / "kept.parts", KeptParts(kept, biases))
     strategy = structured_strategy(tiny_model("llama"), KeptParts(kept))
     form = {"format": format, "kept_parts": str(tmp_path / "kept.parts")}
-    check_gain(checkpoint("llama"), tmp_path, calibration, strategy=strategy, structured=form)
+    check_gain(checkpoint("llama"), tmp_path, calibration, method, strategy=strategy, structured=form)
     assert "modules that lose parts or come before one that goes" in (tmp_path / "with" / "README.md").read_text()
     # The recipe begins with the same parts and biases, and solves the same corrections from the same text.
     again = prune_with_recipe(
@@ -193,6 +203,6 @@ def test_a_space_that_has_none_yet_is_refused_before_a_weight_is_read(checkpoint
 
 def test_a_method_that_nobody_knows_is_refused(checkpoint):
     with pytest.raises(
-        UnknownNameError, match=r"^compensation must be one of bias, linear, none, ridge, scale; got 'ho"
+        UnknownNameError, match=r"^compensation must be one of bias, linear, none, ridge, scale, sequential; got 'ho"
     ):
         SparsityProfileModifier(strategy=whole_block_strategy(tiny_model("llama"), GONE), compensation="hope")

@@ -47,11 +47,12 @@ def find_divergence_note(
     if not own_parts and any(strategy.traits.cuts for strategy in strategies):
         reasons.append("of the profile's own parts and biases")
     measured = {strategy.compensation for strategy in strategies} - {None}
-    if corrected:
-        same = corrected in measured
-        reasons.append("with corrections from the profile's text" if same else "without the compensation")
+    if corrected in measured:
+        reasons.append("with corrections from the profile's text")
     elif measured:
         reasons.append(f"with compensation {' and '.join(sorted(map(str, measured)))}")
+    elif corrected:
+        reasons.append("without the compensation")
     if others:
         reasons.append(f"without the recipe's {', '.join(others)}")
     if not strategies or not reasons:
