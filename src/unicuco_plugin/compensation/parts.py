@@ -113,9 +113,12 @@ class _Trial:
             self.done.left_out[place] = f"it is not finite in {self.dense.runner.decoder.model.dtype}"
         return exists
 
-    def _settle(self, states: list[Tensor], begin: int, places: list[int]) -> None:
-        """Take these corrections beside those that are taken already, or halves of them, if that is better."""
-        if self.corrections.sequential:
+    def _settle(self, states: list[Tensor], begin: int, places: list[int], *, solved: bool = False) -> None:
+        """Take these corrections beside those that are taken already, or halves of them, if that is better.
+
+        ``solved`` says that a sequential method has solved them behind those that are taken, and not behind others.
+        """
+        if self.corrections.sequential and not solved:
             places = self._find_here(states, begin, places)
         if self.divergences is None:
             self.done.corrected += places
@@ -134,8 +137,9 @@ class _Trial:
         elif len(places) == 1:
             self.done.left_out[places[0]] = f"{measured:.4f} instead of {self.done.after:.4f} nats per token with it"
         else:
-            self._settle(states, begin, places[: len(places) // 2])
-            self._settle(states, begin, places[len(places) // 2 :])
+            first, second = places[: len(places) // 2], places[len(places) // 2 :]
+            self._settle(states, begin, first, solved=True)
+            self._settle(states, begin, second, solved={*first} <= {*self.done.corrected})
 
     def _find_here(self, states: list[Tensor], begin: int, places: list[int]) -> list[int]:
         """Solve corrections one behind the other, each on what those before it make of the text; those there are."""
