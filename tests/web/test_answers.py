@@ -55,7 +55,7 @@ def test_clients_that_wait_for_one_profile_are_answered_together_and_profiles_ta
     batches, begun = [], threading.Event()
 
     def slowly(profile, requests):
-        begun.wait(5)
+        begun.wait(60)
         batches.append((profile.name, len(requests)))
         return answer_each(profile, requests)
 

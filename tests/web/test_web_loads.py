@@ -147,7 +147,7 @@ def test_others_are_answered_between_two_steps(served, monkeypatch):
     order, asked = [], threading.Event()
 
     def steps(_served, _load, _cost):
-        asked.wait(5)
+        asked.wait(60)
         order.append("first step")
         yield
         order.append("second step")
