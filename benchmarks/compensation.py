@@ -10,7 +10,6 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from unicuco_plugin.models.blocks.decoder import find_decoder
 from unicuco_plugin.models.blocks.halves import HalfRunner, step_names
 from unicuco_plugin.models.blocks.runner import BlockRunner
 from unicuco_plugin.models.loading import load_model, load_tokenizer
+from unicuco_plugin.models.parts.kept_parts import KeptParts
 from unicuco_plugin.models.parts.parts import find_parts
 from unicuco_plugin.models.parts.reduction import reduced
 from unicuco_plugin.objectives.head import DivergenceHead
@@ -111,11 +111,8 @@ def main() -> None:
             if (json.dumps(short(units)), name, tokens, 512 * asked.own) not in known
             and (not asked.units or len(units) in asked.units)
         ]
-        if make_compensation(name).sequential:
-            method, runner = (
-                make_compensation(name),
-                (BlockRunner if asked.space == "depth" else HalfRunner)(decoder, 512),
-            )
+        if (method := make_compensation(name)).sequential:
+            runner = (BlockRunner if asked.space == "depth" else HalfRunner)(decoder, 512)
             lots = sequentially(runner, missing, ranked, method, windows=solve, texts=texts)
         else:
             corrections = find_corrections(name, decoder, solve, space=asked.space)
@@ -164,11 +161,12 @@ def sequentially(
 ) -> Iterator[list[tuple[Set, tuple[float, ...]]]]:
     """Each corrected on its own states and measured, as an export is."""
     decoder, names, entered = runner.decoder, step_names(runner), [runner.embed(batch) for batch in texts.split(8)]
+    known, head = find_parts(decoder), DivergenceHead(runner)
     before = torch.cat(run_blocks(runner, range(len(names)), entered))
     for units in missing:
         dense = DenseStates(runner, windows)
         if ranked is None:
-            parts, gone = None, {names.index(unit) for unit, _ in units}
+            parts, gone = KeptParts({}, {}), {names.index(unit) for unit, _ in units}
             done = compensate(dense, gone, method)
         else:
             kept = ranked.keep(decoder, dict(units))
@@ -176,13 +174,11 @@ def sequentially(
             done = compensate_parts(dense, kept, method)
             parts = replace(kept, biases={**kept.biases, **done.biases})
         restore = done.fold(decoder, gone if ranked is None else ())
-        known = find_parts(decoder) if parts else {}
-        changed = [known[name] for name in known if parts and name in {*parts.kept, *parts.biases}]
-        with reduced(decoder, parts, changed) if parts else nullcontext():
+        with reduced(decoder, parts, [known[name] for name in {*parts.kept, *parts.biases}]):
             stays = [place for place in range(len(names)) if place not in gone]
             after = torch.cat(run_blocks(runner, stays, entered))
         restore()
-        yield [(units, DivergenceHead(runner).divergences(before, [after])[0])]
+        yield [(units, head.divergences(before, [after])[0])]
 
 
 def short(units: Set) -> list[str] | dict[str, float]:

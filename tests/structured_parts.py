@@ -22,6 +22,17 @@ SOME = {
     M.format(5): (),
 }
 
+# Narrower, some before what goes whole; whole before what does; a block that goes; the last module.
+KEPT_BEFORE_CUTS = {
+    A.format(1): (1,),
+    M.format(1): tuple(range(0, 48, 2)),
+    A.format(2): (),
+    M.format(3): (),
+    A.format(4): (),
+    M.format(4): (),
+    M.format(5): tuple(range(10, 30)),
+}
+
 
 def draw(length: int, seed: int) -> torch.Tensor:
     return torch.randn(length, generator=torch.Generator().manual_seed(seed))

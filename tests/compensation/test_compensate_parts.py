@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from structured_parts import KEPT_BEFORE_CUTS as KEPT
 from structured_parts import A, M, draw, masked, masked_logits, mixed_parts
 from tiny import tiny_model
 
@@ -25,16 +26,6 @@ from unicuco_plugin.models.parts.parts import find_parts, spread
 from unicuco_plugin.objectives.head import DivergenceHead
 
 WINDOWS = torch.randint(4, 128, (16, 32), generator=torch.Generator().manual_seed(0))
-# Narrower, some before what goes whole; whole before what does; a block that goes; the last module.
-KEPT = {
-    A.format(1): (1,),
-    M.format(1): tuple(range(0, 48, 2)),
-    A.format(2): (),
-    M.format(3): (),
-    A.format(4): (),
-    M.format(4): (),
-    M.format(5): tuple(range(10, 30)),
-}
 TOUCHED = (2, 3, 6, 11)
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from structured_parts import KEPT_BEFORE_CUTS as KEPT
 from structured_parts import A, M, draw, masked, masked_logits
 from tiny import tiny_model
 
@@ -25,16 +26,6 @@ SEQUENTIAL = METHODS["sequential"]
 PENALTY = 0.05
 WINDOWS = torch.randint(4, 128, (16, 32), generator=torch.Generator().manual_seed(0))
 FIT, HELD = WINDOWS[torch.arange(16) % 4 != 0], WINDOWS[::4]
-# Narrower, some before what goes whole; whole before what does; a block that goes; the last module.
-KEPT = {
-    A.format(1): (1,),
-    M.format(1): tuple(range(0, 48, 2)),
-    A.format(2): (),
-    M.format(3): (),
-    A.format(4): (),
-    M.format(4): (),
-    M.format(5): tuple(range(10, 30)),
-}
 BIASES = {name: draw(32, seed) for seed, name in enumerate((A.format(1), M.format(5)))}
 # Places of modules that are corrected, and of the next ones that stay.
 FOLLOWING = {2: 3, 3: 5, 6: 10, 11: 12}

@@ -20,22 +20,19 @@ WINDOWS = torch.randint(4, 128, (16, 32), generator=torch.Generator().manual_see
 
 @pytest.mark.parametrize("method", ["ridge", "sequential", "scale"])
 def test_of_blocks(method):
-    found = []
-    for place in ("cpu", str(DEVICE)):
-        runner = BlockRunner(find_decoder(tiny_model("llama").to(place)), WINDOWS.shape[1])
-        means = METHODS[method], DivergenceHead(runner).divergences
-        found.append(compensate(DenseStates(runner, WINDOWS, batch=2), (1, 3, 4), *means))
-    same(*found)
+    same(*both(BlockRunner, compensate, (1, 3, 4), METHODS[method]))
 
 
 @pytest.mark.parametrize("method", ["ridge", "sequential", "bias"])
 def test_of_parts(method):
-    found = []
+    same(*both(HalfRunner, compensate_parts, mixed_parts(biases=True), METHODS[method]))
+
+
+def both(runner_of, solve, lost, method):
+    """What comes of a method on the CPU, and there."""
     for place in ("cpu", str(DEVICE)):
-        runner = HalfRunner(find_decoder(tiny_model("llama").to(place)), WINDOWS.shape[1])
-        means = METHODS[method], DivergenceHead(runner).divergences
-        found.append(compensate_parts(DenseStates(runner, WINDOWS, batch=2), mixed_parts(biases=True), *means))
-    same(*found)
+        runner = runner_of(find_decoder(tiny_model("llama").to(place)), WINDOWS.shape[1])
+        yield solve(DenseStates(runner, WINDOWS, batch=2), lost, method, DivergenceHead(runner).divergences)
 
 
 def same(here, there):

@@ -177,15 +177,14 @@ class Corrections:
         if self._method.biased and not biased:
             return Corrected()
         try:
-            if around is not None and projection is not None:
-                cut = observe_here(self.dense, index, around, projection, self._method.weigh, left=left)
-                change = self._method.solve(cut).change
-                whole = cut.weight if change is None else cut.weight + change
-            elif left is not None and projection is not None:
+            if around is None and left is not None and projection is not None:
                 widths = self._narrowing(index, following, projection, room=room)
                 whole = widths.fit(*left.columns(widths.weight, biased=biased))
             else:
-                cut = self._observe(index, following, projection)
+                if around is not None and projection is not None:
+                    cut = observe_here(self.dense, index, around, projection, self._method.weigh, left=left)
+                else:
+                    cut = self._observe(index, following, projection)
                 correction = self._method.solve(cut)
                 if projection is None or correction.change is None:
                     check_finite("the correction", [correction.gain], torch.float64)
